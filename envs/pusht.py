@@ -1,0 +1,143 @@
+"""Push-T: push a T-shaped block over a table with a disc.
+
+Reference: Chi et al., Diffusion Policy, arXiv 2303.04137; as an offline planning task: Zhou et al., DINO-WM,
+arXiv 2411.04983.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from envs import checks
+from envs.base import SimStateEnv
+from envs.pusht_physics import ACTION_SCALE_PX, CONTROL_HZ, WORLD_PX, PushTSimulator
+
+SUCCESS_DISTANCE_PX = 20.0
+SUCCESS_ANGLE_RAD = math.pi / 9
+
+POSE_NAMES = ("agent_x", "agent_y", "block_x", "block_y", "block_angle")
+
+
+class PushTEnv(SimStateEnv):
+    """A position-controlled disc (agent) and a T (block) that moves only while it is pushed.
+
+    sim_state `[7]`: agent x, y, block x, y [px of a 512 x 512 table, y down], block angle [rad, 0 to 2 pi], agent
+    velocity x, y [px/s]. proprio `[4]`: agent x, y, velocity x, y. An action `[2]` is the agent's next target
+    relative to where it is now, in units of 100 px; it is not clipped.
+
+    The bounds of `action_space` (+-5.12) reach from any place on the table to any other. Human actions stay below
+    1.8 (99 % below 0.75).
+
+    Resetting to a sim_state lets one physics step (10 ms) pass, as published. So an agent with velocity has moved on
+    by a hundredth of it in the first `info["sim_state"]`, and overlapping bodies begin to part. `render_state` shows
+    a sim_state as it is.
+
+    Args:
+        image_size: Height and width of `pixels` [px], 16 to 512. The published size is 224.
+        render_mode: None or `"rgb_array"`.
+        goal_marker: Whether the table carries the green T of Diffusion Policy's task. It is in the published
+            planning frames and in human recordings, and has nothing to do with the goal of an episode.
+
+    Raises:
+        ImportError: pymunk or OpenCV is not installed.
+    """
+
+    control_hz: ClassVar[int] = CONTROL_HZ
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": control_hz}  # noqa: RUF012
+    action_names = ("target_x", "target_y")
+    proprio_names = ("agent_x", "agent_y", "agent_velocity_x", "agent_velocity_y")
+    sim_state_names = (*POSE_NAMES, "agent_velocity_x", "agent_velocity_y")
+    action_max_norm = None
+
+    def __init__(self, image_size: int = 224, render_mode: str | None = None, goal_marker: bool = True) -> None:
+        checks.require("pymunk", "jepawm[pusht]")
+        checks.require("cv2", "jepawm[pusht]")
+        from envs.pusht_drawing import PushTDrawing
+
+        super().__init__(image_size, render_mode, action_bound=WORLD_PX / ACTION_SCALE_PX)
+        self.goal_marker = goal_marker
+        self._simulator = PushTSimulator()
+        self._drawing = PushTDrawing(self.image_size, goal_marker)
+
+    @classmethod
+    def sim_state_from_pose(cls, pose: Sequence[float], agent_velocity: Sequence[float] = (0.0, 0.0)) -> np.ndarray:
+        """Makes a sim_state of what recordings keep.
+
+        The velocity of a recorded frame inside an episode is not zero. It follows exactly from the recorded targets:
+        see `envs.pusht_physics.agent_velocities`. With zero velocity the block and the picture are right, and the
+        agent lags behind the recording for about half a second.
+
+        Args:
+            pose: `[5]` agent x, y, block x, y [px], block angle [rad].
+            agent_velocity: `[2]` [px/s].
+
+        Returns:
+            sim_state `[7]`, float64.
+
+        Raises:
+            ValueError: Wrong shape or values that are not finite.
+        """
+        velocity = checks.vector("agent_velocity", agent_velocity, cls.sim_state_names[5:])
+        return np.concatenate([checks.vector("pose", pose, POSE_NAMES), velocity])
+
+    def sample_start_goal(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws the published start and goal of a seed, both at rest: `[7]` and `[7]`.
+
+        As published, the drawn angles are not wrapped to `[0, 2 pi)`.
+        """
+        random = np.random.RandomState(seed)
+        return self._random_state(random), self._random_state(random)
+
+    def success(self, sim_state: np.ndarray, goal: np.ndarray) -> bool:
+        """Whether agent and block are where the goal has them.
+
+        Distance of (agent x, y, block x, y) below 20 px, and angles less than pi/9 apart. The published test reads
+        `min(|d|, 2 pi - |d|) < pi/9` without wrapping d; for goals drawn at random, whose angles are not wrapped
+        either, it passes every angle with |d| > 2 pi - pi/9. Here the difference is wrapped first. For goals taken
+        from data (angles in `[0, 2 pi)`) both tests agree.
+
+        Args:
+            sim_state: `[7]`.
+            goal: `[7]`; its velocity does not count.
+        """
+        distance = math.dist([float(v) for v in sim_state[:4]], [float(v) for v in goal[:4]])
+        angle = math.remainder(float(goal[4]) - float(sim_state[4]), math.tau)
+        return distance < SUCCESS_DISTANCE_PX and abs(angle) < SUCCESS_ANGLE_RAD
+
+    def render_state(self, sim_state: np.ndarray) -> np.ndarray:
+        """Returns pixels `[Y, X, C]` uint8 of a sim_state `[7]`; velocities do not show."""
+        sim_state = self._check_sim_state(sim_state)
+        # A world of its own, so that the episode never notices.
+        world = PushTSimulator()
+        world.set_state(sim_state)
+        return self._drawing.draw(sim_state, world.contacts())
+
+    def proprio(self, sim_state: np.ndarray) -> np.ndarray:
+        """Returns agent position and velocity: float32 `[4]`."""
+        return np.asarray(sim_state, dtype=np.float32)[[0, 1, 5, 6]]
+
+    def _sample_start(self) -> np.ndarray:
+        # A RandomState of its own, so that starts of np_random follow the published distribution.
+        return self._random_state(np.random.RandomState(self.np_random.integers(2**31)))
+
+    @staticmethod
+    def _random_state(random: np.random.RandomState) -> np.ndarray:
+        agent_x, agent_y = random.randint(50, 450), random.randint(50, 450)
+        block_x, block_y = random.randint(100, 400), random.randint(100, 400)
+        angle = random.randn() * 2 * np.pi - np.pi
+        return np.array([agent_x, agent_y, block_x, block_y, angle, 0.0, 0.0])
+
+    def _set_state(self, sim_state: np.ndarray) -> None:
+        self._simulator.set_state(sim_state)
+        self._simulator.settle()
+
+    def _get_state(self) -> np.ndarray:
+        return self._simulator.get_state()
+
+    def _advance(self, action: np.ndarray) -> None:
+        self._simulator.advance(action)
+
+    def _draw(self) -> np.ndarray:
+        return self._drawing.draw(self._simulator.get_state(), self._simulator.contacts())

@@ -1,0 +1,200 @@
+"""Physics of Push-T: a position-controlled disc pushes a T-shaped block over a table seen from above.
+
+The world is 512 x 512 px with y pointing down. The block is quasi-static: it keeps no speed of its own from one
+physics step to the next (`space.damping = 0`). The disc is kinematic, so the block never slows it down; a PD
+controller draws it to the target that an action names.
+
+Reference: Chi et al., Diffusion Policy, arXiv 2303.04137; numbers as in Zhou et al., DINO-WM, arXiv 2411.04983.
+"""
+
+import math
+from array import array
+from typing import Any
+
+import numpy as np
+
+WORLD_PX = 512
+CONTROL_HZ = 10
+PHYSICS_HZ = 100
+SUBSTEPS = PHYSICS_HZ // CONTROL_HZ
+DT_S = 1.0 / PHYSICS_HZ
+
+ACTION_SCALE_PX = 100.0
+PROPORTIONAL_GAIN = 100.0
+DERIVATIVE_GAIN = 20.0
+
+AGENT_RADIUS_PX = 15
+WALL_RADIUS_PX = 2
+WALL_CORNERS = ((5, 506), (5, 5), (506, 5), (506, 506))
+
+# The two boxes of the T in the block's own frame, whose origin is the middle of the bar's outer edge.
+BAR = ((-60, 30), (60, 30), (60, 0), (-60, 0))
+STEM = ((-15, 30), (-15, 120), (15, 120), (15, 30))
+T_POLYGONS = (BAR, STEM)
+CENTRE_OF_GRAVITY = (0.0, 45.0)
+
+# No corner of the T is farther than this from its centre of gravity (the stem's end: hypot(15, 75) = 76.5).
+BLOCK_REACH_PX = 78
+
+# A point on either body, then the unit normal [px].
+Contact = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+
+
+class PushTSimulator:
+    """One Push-T world in pymunk: the disc (agent), the T (block) and four walls.
+
+    A pickled simulator holds its start and its actions, and replays them: pymunk 7.3 pickles neither a block whose
+    centre of gravity was moved nor the contacts it caches, and without those the block would part from its course.
+    """
+
+    def __init__(self) -> None:
+        self.set_state(np.array([256, 400, 256, 300, 0, 0, 0]))
+
+    def set_state(self, sim_state: np.ndarray) -> None:
+        """Makes a new world as `sim_state` says, with no memory of earlier contacts, without advancing time.
+
+        Args:
+            sim_state: `[7]` agent x, y [px], block x, y [px], block angle [rad], agent velocity x, y [px/s].
+        """
+        self._start = np.array(sim_state, dtype=np.float64)
+        self._settled = False
+        self._actions = array("d")
+        self._build_world()
+
+        agent_x, agent_y, block_x, block_y, angle, velocity_x, velocity_y = self._start.tolist()
+        self.agent.velocity = (velocity_x, velocity_y)
+        self.agent.position = (agent_x, agent_y)
+        # The angle goes first: turning a body moves its origin around its centre of gravity.
+        self.block.angle = angle
+        self.block.position = (block_x, block_y)
+        for body in (self.agent, self.block):
+            self.space.reindex_shapes_for_body(body)
+
+    def _build_world(self) -> None:
+        import pymunk
+
+        self.space = pymunk.Space()
+        self.space.gravity = (0, 0)
+        self.space.damping = 0
+
+        walls = [
+            pymunk.Segment(self.space.static_body, start, end, WALL_RADIUS_PX)
+            for start, end in zip(WALL_CORNERS, WALL_CORNERS[1:] + WALL_CORNERS[:1], strict=True)
+        ]
+        self.space.add(*walls)
+
+        self.agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
+        self.space.add(self.agent, pymunk.Circle(self.agent, AGENT_RADIUS_PX))
+
+        # The published T has twice the bar's moment of inertia (3000), not the bar's plus the stem's (6375).
+        # Data and results exist for the former, so it stays.
+        self.block = pymunk.Body(mass=1, moment=2 * pymunk.moment_for_poly(1, BAR))
+        self.block.center_of_gravity = CENTRE_OF_GRAVITY
+        self.space.add(self.block, *(pymunk.Poly(self.block, polygon) for polygon in T_POLYGONS))
+
+    def get_state(self) -> np.ndarray:
+        """Returns the sim_state `[7]`, float64, with the angle in `[0, 2 pi)`."""
+        agent_x, agent_y = self.agent.position
+        block_x, block_y = self.block.position
+        velocity_x, velocity_y = self.agent.velocity
+        return np.array([agent_x, agent_y, block_x, block_y, self.block.angle % math.tau, velocity_x, velocity_y])
+
+    def settle(self) -> None:
+        """One physics step of 10 ms without control, right after `set_state`: overlapping bodies begin to part."""
+        self._settled = True
+        self.space.step(DT_S)
+
+    def advance(self, action: np.ndarray) -> None:
+        """One env_step of 100 ms.
+
+        Args:
+            action: `[2]` target of the disc relative to where it is now, in units of 100 px.
+        """
+        self._actions.extend((float(action[0]), float(action[1])))
+        agent, space = self.agent, self.space
+        x, y = agent.position
+        velocity_x, velocity_y = agent.velocity
+        target_x = x + ACTION_SCALE_PX * float(action[0])
+        target_y = y + ACTION_SCALE_PX * float(action[1])
+        for _ in range(SUBSTEPS):
+            velocity_x += (PROPORTIONAL_GAIN * (target_x - x) - DERIVATIVE_GAIN * velocity_x) * DT_S
+            velocity_y += (PROPORTIONAL_GAIN * (target_y - y) - DERIVATIVE_GAIN * velocity_y) * DT_S
+            agent.velocity = (velocity_x, velocity_y)
+            space.step(DT_S)
+            # A kinematic body feels no contact, so its path is known here without asking the simulator again.
+            x += velocity_x * DT_S
+            y += velocity_y * DT_S
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"start": self._start, "settled": self._settled, "actions": self._actions}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.set_state(state["start"])
+        if state["settled"]:
+            self.settle()
+        for action in np.asarray(state["actions"]).reshape(-1, 2):
+            self.advance(action)
+
+    def contacts(self) -> list[Contact]:
+        """Where the block touches disc or walls now, each with the direction in which the two press.
+
+        A function of the pose alone, so that a picture of a sim_state does not depend on how it was reached.
+        """
+        if not self._near_contact():
+            return []
+        return [
+            (tuple(point.point_a), tuple(point.point_b), tuple(hit.contact_point_set.normal))
+            for part in self.block.shapes
+            for hit in self.space.shape_query(part)
+            if hit.shape is not None and hit.shape.body is not self.block
+            for point in hit.contact_point_set.points
+        ]
+
+    def _near_contact(self) -> bool:
+        """False when the block is too far from everything to touch it, which spares most frames the query."""
+        x, y = self.block.local_to_world(CENTRE_OF_GRAVITY)
+        agent_x, agent_y = self.agent.position
+        to_wall = min(x - WALL_CORNERS[1][0], y - WALL_CORNERS[1][1], WALL_CORNERS[3][0] - x, WALL_CORNERS[3][1] - y)
+        return (
+            math.hypot(agent_x - x, agent_y - y) < BLOCK_REACH_PX + AGENT_RADIUS_PX
+            or to_wall < BLOCK_REACH_PX + WALL_RADIUS_PX
+        )
+
+
+def polygons_in_world(x: float, y: float, angle: float) -> np.ndarray:
+    """Corners of the T's two boxes for a block pose: `[2, 4, 2]` [px]."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    rotation = np.array([[cos, sin], [-sin, cos]])
+    return np.asarray(T_POLYGONS, dtype=np.float64) @ rotation + (x, y)
+
+
+def agent_velocities(agent_T2: np.ndarray, targets_T2: np.ndarray) -> np.ndarray:
+    """Velocity of the disc at each frame of a recording that kept positions and absolute targets only.
+
+    The PD controller is linear and nothing disturbs the disc, so the velocity follows exactly from the targets,
+    given that the episode starts at rest.
+
+    Args:
+        agent_T2: `[T, 2]` recorded disc positions of one episode [px], 10 per second.
+        targets_T2: `[T, 2]` absolute target at each frame [px].
+
+    Returns:
+        `[T, 2]` velocities at each frame [px/s], float64; the first is zero.
+    """
+    position_decay, velocity_gain = _one_env_step_of_pd()
+    velocities = np.zeros((len(agent_T2), 2))
+    for t in range(len(agent_T2) - 1):
+        offset = np.asarray(targets_T2[t], dtype=np.float64) - agent_T2[t]
+        velocities[t + 1] = velocity_gain * velocities[t] + position_decay * offset
+    return velocities
+
+
+def _one_env_step_of_pd() -> tuple[float, float]:
+    """`(k, m)` such that the velocity after one env_step is `k * (target - position) + m * velocity`."""
+    effects = []
+    for position, velocity, target in ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0)):
+        for _ in range(SUBSTEPS):
+            velocity += (PROPORTIONAL_GAIN * (target - position) - DERIVATIVE_GAIN * velocity) * DT_S
+            position += velocity * DT_S
+        effects.append(velocity)
+    return effects[0], effects[1]

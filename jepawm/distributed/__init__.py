@@ -1,0 +1,1 @@
+"""The only room that imports ray. An actor here is a shell around a library object."""

@@ -1,0 +1,96 @@
+"""Environment hosts as Ray actors."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
+
+from jepawm.config import EnvConfig, ScalingConfig
+from jepawm.errors import EnvironmentFault
+from jepawm.rollout import EnvHost, EnvPool, WorkerDied
+
+# One thread per library: environments are many, cores are few, and a thread pool per actor would fight for them.
+_SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class _HostActor(EnvHost):
+    """The shell around a host: single-threaded drawing, and the simulators' process to itself."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        try:
+            import cv2
+
+            cv2.setNumThreads(1)
+        except ImportError:
+            pass
+        super().__init__(config)
+
+
+class RayBackend:
+    """Hosts in actors, restarted by the pool and not by Ray, for a fresh actor must be told its episodes anew.
+
+    Args:
+        env: Which environment.
+        num_workers: Actors.
+        call_timeout_s: A call that takes longer counts as a dead actor.
+    """
+
+    def __init__(self, env: EnvConfig, num_workers: int, *, call_timeout_s: float) -> None:
+        self.num_workers = num_workers
+        self.call_timeout_s = call_timeout_s
+        self._env = env
+        self._submitted: dict[Any, tuple[int, str, float]] = {}
+        self._actors = [self._start() for _ in range(num_workers)]
+
+    def _start(self) -> Any:
+        # Less than a CPU each, so that the actors leave room for training on a small machine.
+        options = {"num_cpus": 0.1, "max_restarts": 0, "runtime_env": {"env_vars": _SINGLE_THREAD}}
+        return ray.remote(**options)(_HostActor).remote(self._env)
+
+    def submit(self, worker: int, method: str, *args: Any) -> Any:
+        handle = getattr(self._actors[worker], method).remote(*args)
+        self._submitted[handle] = (worker, method, time.monotonic())
+        return handle
+
+    def next_done(self, handles: Sequence[Any]) -> tuple[Any, Callable[[], Any]]:
+        oldest = min(handles, key=lambda handle: self._submitted[handle][2])
+        left = self.call_timeout_s - (time.monotonic() - self._submitted[oldest][2])
+        ready, _ = ray.wait(list(handles), num_returns=1, timeout=max(0.0, left))
+        handle = ready[0] if ready else oldest
+        worker, method, _ = self._submitted.pop(handle)
+        if not ready:
+            ray.kill(self._actors[worker])
+            return handle, lambda: _raise(WorkerDied(f"no answer to '{method}' within {self.call_timeout_s:g} s"))
+        return handle, lambda: self._result(handle, worker, method)
+
+    def _result(self, handle: Any, worker: int, method: str) -> Any:
+        try:
+            return ray.get(handle)
+        except (RayActorError, OutOfMemoryError, GetTimeoutError) as error:
+            if isinstance(getattr(error, "cause", None), EnvironmentFault):
+                raise error.cause from error
+            raise WorkerDied(str(error).strip().splitlines()[0]) from error
+        except RayTaskError as error:
+            if isinstance(error.cause, EnvironmentFault):
+                raise error.cause from error
+            raise EnvironmentFault(f"environment actor {worker} failed in '{method}': {error.cause!r}") from error
+
+    def restart(self, worker: int) -> None:
+        ray.kill(self._actors[worker])
+        self._actors[worker] = self._start()
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def ray_env_pool(env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
+    """A pool of `scaling.num_env_actors` actors."""
+    backend = RayBackend(env, scaling.num_env_actors, call_timeout_s=scaling.env_call_timeout_s)
+    return EnvPool(backend, max_restarts=scaling.max_actor_restarts)

@@ -1,0 +1,40 @@
+"""A run on Ray: environment actors, Ray Train workers, one session around both."""
+
+from jepawm.config import EnvConfig, RunConfig, ScalingConfig
+from jepawm.distributed.session import connect
+from jepawm.rollout import EnvPool
+
+
+class RayRuntime:
+    """See `jepawm.runtime.Runtime`.
+
+    Args:
+        scaling: Size of a Ray that is started here.
+    """
+
+    def __init__(self, scaling: ScalingConfig) -> None:
+        self._started = connect(object_store_memory_mib=scaling.object_store_memory_mib)
+
+    def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
+        from jepawm.distributed.env_pool import ray_env_pool
+
+        return ray_env_pool(env, scaling)
+
+    def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
+        from jepawm.distributed.train import ray_train
+
+        return ray_train(config, dataset_path, run_dir)
+
+    def describe(self) -> str:
+        import ray
+
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        return f"Ray {ray.__version__}, {nodes} node(s), {int(resources.get('CPU', 0))} CPUs, {gpus} GPUs"
+
+    def close(self) -> None:
+        import ray
+
+        if self._started:
+            ray.shutdown()

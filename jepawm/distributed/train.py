@@ -1,0 +1,139 @@
+"""Ray Train: the library's training loop in any number of workers."""
+
+import os
+import tempfile
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchTrainer
+
+from jepawm.config import RunConfig, to_dict
+from jepawm.config_io import from_dict
+from jepawm.data import EpisodeDataset
+from jepawm.data.selection import choose_loader
+from jepawm.distributed.data import stream_batches, window_stream
+from jepawm.errors import JepawmError, TrainingError
+from jepawm.runtime import checkpoint_name, checkpoint_step
+from jepawm.tracking import METRICS_FILE, MetricsWriter
+from jepawm.training.checkpoint import ModelSpec, save_checkpoint
+from jepawm.training.loop import Metrics, TrainingState
+from jepawm.training.run import run_training
+
+STREAM_EPOCHS = 4
+"""Epochs in one execution of the stream; the next begins when it ends, at the cost of Ray Data's start-up."""
+
+
+def _worker(job: dict[str, Any]) -> None:
+    """One Ray Train worker: a shell around `run_training`."""
+    config = from_dict(RunConfig, job["config"])
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    if job["num_threads"]:
+        torch.set_num_threads(job["num_threads"])
+    resume = ray.train.get_checkpoint()
+    metrics_path = os.path.join(job["run_dir"], METRICS_FILE)
+
+    def train(restore_from: str | None, train_step: int | None) -> None:
+        writer = MetricsWriter(metrics_path, resume_step=train_step) if rank == 0 else None
+        run_training(
+            config,
+            job["dataset_path"],
+            rank=rank,
+            world_size=world_size,
+            restore_from=restore_from,
+            stream=_stream if job["stream"] else None,
+            on_metrics=writer.write if writer else None,
+            on_checkpoint=report,
+        )
+
+    def _stream(_start_step: int) -> Any:
+        shard = ray.train.get_dataset_shard("windows")
+        return stream_batches(config, job["dataset_path"], shard, world_size=world_size)
+
+    def report(state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
+        name = checkpoint_name(state.train_step)
+        if rank:
+            ray.train.report(record, checkpoint_dir_name=name)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save_checkpoint(os.path.join(folder, name), state, config, spec)
+            checkpoint = Checkpoint.from_directory(os.path.join(folder, name))
+            ray.train.report(record, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    if resume is None:
+        train(None, None)
+    else:
+        with resume.as_directory() as folder:
+            train(folder, checkpoint_step(resume.path))
+
+
+def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
+    """Trains with Ray Train, continuing what `run_dir` holds.
+
+    Args:
+        config: The resolved configuration.
+        dataset_path: A dataset that every worker's node can read.
+        run_dir: On a file system that the driver and the workers share.
+
+    Returns:
+        The folder of the last checkpoint.
+
+    Raises:
+        JepawmError: What a worker raised.
+        TrainingError: Workers died more often than `scaling.max_train_failures`.
+    """
+    scaling = config.scaling
+    dataset = EpisodeDataset(dataset_path)
+    stream = choose_loader(config.data, dataset, local=False) == "stream"
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= scaling.num_workers and config.device in ("auto", "cuda")
+    cpus = scaling.cpus_per_worker or max(1, int(ray.cluster_resources().get("CPU", 1)) // scaling.num_workers)
+    job = {
+        "config": to_dict(config),
+        "dataset_path": os.path.abspath(dataset_path),
+        "run_dir": os.path.abspath(run_dir),
+        "num_threads": 0 if use_gpu else cpus,
+        "stream": stream,
+    }
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=job,
+        scaling_config=ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=use_gpu,
+            # A token share: the environment actors of the same job idle while training runs.
+            resources_per_worker={"CPU": 0.5, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RayRunConfig(
+            name="checkpoints",
+            storage_path=os.path.abspath(run_dir),
+            failure_config=FailureConfig(max_failures=scaling.max_train_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
+        ),
+        datasets=(
+            {"windows": window_stream(config, job["dataset_path"], first_epoch=0, num_epochs=STREAM_EPOCHS)}
+            if stream
+            else None
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        cause = _cause(error)
+        if isinstance(cause, JepawmError):
+            raise cause from error
+        raise TrainingError(f"training failed on a worker: {cause!r}") from error
+    if result.checkpoint is None:
+        raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
+    return str(result.checkpoint.path)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first failure of a worker inside Ray's wrapping, else the error itself."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        first = failures[min(failures)]
+        return getattr(first, "cause", None) or first
+    return error

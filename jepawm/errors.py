@@ -1,0 +1,76 @@
+"""Typed errors: each message says what is wrong, where, what was expected and found, and what to do.
+
+Command-line entry points print a `JepawmError` as one line and exit with its `exit_code`; anything else is a bug
+in jepawm and keeps its traceback.
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class JepawmError(Exception):
+    """Base of every error a user can cause and mend."""
+
+    exit_code: int = 1
+
+
+class ConfigError(JepawmError):
+    """A wrong key, value or combination in a recipe or on the command line."""
+
+    exit_code = 2
+
+
+class DataError(JepawmError):
+    """A dataset that is missing, damaged, or does not hold what was asked of it."""
+
+
+class EnvironmentFault(JepawmError):
+    """A simulator that cannot be made, or died more often than it may."""
+
+
+class TrainingError(JepawmError):
+    """Training cannot go on: a loss that is not finite, no windows, a batch that cannot be split."""
+
+
+class PlanningError(JepawmError):
+    """A planner was handed costs or bounds that no plan can be chosen from."""
+
+
+class CheckpointError(JepawmError):
+    """A checkpoint that is missing, damaged, or belongs to another model or format."""
+
+
+class MissingDependencyError(JepawmError):
+    """An optional package is not installed."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns `" (did you mean 'x'?)"` for the closest known word, else the known words themselves."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean '{close[0]}'?)"
+    return f" (known: {', '.join(known)})"
+
+
+def require(package: str, extra: str | None = None) -> ModuleType:
+    """Imports an optional package or says how to install it.
+
+    Args:
+        package: Import name, e.g. `"av"`.
+        extra: The extra of jepawm that brings it, or None for a core dependency.
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != package.split(".")[0]:
+            raise
+        target = f'"jepawm[{extra}]"' if extra else f'"{package}"'
+        raise MissingDependencyError(
+            f"the package '{package}' is needed here and is not installed; run: pip install {target}"
+        ) from error

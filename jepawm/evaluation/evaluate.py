@@ -1,0 +1,166 @@
+"""A whole evaluation: tasks, every protocol, the random baseline beside each, and held-out prediction."""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from jepawm.config import ProtocolConfig, RunConfig, to_dict
+from jepawm.console import Console
+from jepawm.data import EpisodeDataset
+from jepawm.data.selection import Split, held_out_windows
+from jepawm.diagnostics import latent_diagnostics, prediction_errors
+from jepawm.errors import ConfigError, DataError
+from jepawm.evaluation.goals import held_out_tasks, sampled_tasks
+from jepawm.evaluation.manifest import manifest
+from jepawm.evaluation.run import run_protocol
+from jepawm.planning import CEM, ActionSearchSpace, RandomPlanner
+from jepawm.rollout import EnvPool, Task
+from jepawm.training.checkpoint import ModelSpec, weights_sha256
+from jepawm.world_model import WorldModel
+
+Animation = dict[str, Any]
+
+
+def evaluate(
+    config: RunConfig,
+    model: WorldModel,
+    spec: ModelSpec,
+    pool: EnvPool,
+    dataset: EpisodeDataset | None,
+    *,
+    model_dir: str,
+    console: Console,
+) -> tuple[dict[str, Any], dict[int, Animation]]:
+    """Judges a world model as `config.evaluation` says.
+
+    Args:
+        config: The resolved configuration.
+        model: The world model.
+        spec: Its statistics and action specification.
+        pool: Hosts of the environment.
+        dataset: For held-out prediction and goals; None leaves prediction out.
+        model_dir: Where the model was read from, for the record.
+        console: Progress.
+
+    Returns:
+        What `eval.json` holds, and for the recorded episodes of the headline protocol start, goal and rollout frames.
+
+    Raises:
+        ConfigError: Goals from held-out data without a dataset.
+        DataError: Not enough tasks, or no held-out windows.
+    """
+    evaluation = config.evaluation
+    device = next(model.parameters()).device
+    split = Split.of(config, dataset) if dataset is not None else None
+    tasks, passed_over = _tasks(config, pool, dataset, split)
+    space = ActionSearchSpace(
+        spec.action, spec.statistics, frameskip=model.frameskip, hold=config.planner.hold_actions, device=device
+    )
+    record = [task.episode_id for task in tasks[: evaluation.num_animations]]
+    protocols: dict[str, Any] = {}
+    animations: dict[int, Animation] = {}
+    for name in evaluation.protocols:
+        protocol: ProtocolConfig = getattr(evaluation, name)
+        headline = name == evaluation.protocols[0]
+        common: dict[str, Any] = {"seed": evaluation.seed, "frameskip": model.frameskip, "device": device}
+        with console.bar(f"{name}: chunks", protocol.max_chunks) as advance:
+            planned = run_protocol(
+                model,
+                CEM(config.planner, space),
+                protocol,
+                pool,
+                tasks,
+                record=record if headline else (),
+                on_progress=lambda done, _total, advance=advance: advance(done, ""),
+                **common,
+            )
+        random = run_protocol(model, RandomPlanner(config.planner, space), protocol, pool, tasks, **common)
+        protocols[name] = {**planned.to_dict(), "random": random.to_dict(), "protocol": to_dict(protocol)}
+        if headline:
+            animations = _animations(pool, tasks, planned.frames)
+    headline_result = protocols[evaluation.protocols[0]]
+    keys = ("success_rate", "success_interval", "num_episodes")
+    result = {
+        **{key: headline_result[key] for key in keys},
+        "random": {key: headline_result["random"][key] for key in keys},
+        "protocol": evaluation.protocols[0],
+        "episodes": headline_result["episodes"],
+        "solved_at_start": passed_over,
+        "seed": evaluation.seed,
+        "goal_source": evaluation.goal_source,
+        "protocols": protocols,
+        "prediction": [],
+        "diagnostics": {},
+        "config": to_dict(config),
+        "model": {
+            "path": model_dir,
+            "sha256": weights_sha256(model_dir),
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        **manifest(tasks_sha256=_tasks_hash(tasks)),
+    }
+    if dataset is not None and split is not None and len(split.held_out):
+        result["dataset"] = {
+            "path": str(dataset.path),
+            "fingerprint": dataset.fingerprint,
+            "num_episodes": len(dataset),
+            "held_out_episodes": [int(i) for i in split.held_out],
+        }
+        result.update(_held_out(config, model, dataset, split))
+    return result, animations
+
+
+def _tasks(
+    config: RunConfig, pool: EnvPool, dataset: EpisodeDataset | None, split: Split | None
+) -> tuple[list[Task], int]:
+    evaluation = config.evaluation
+    if evaluation.goal_source == "sampler":
+        return sampled_tasks(pool, seed=evaluation.seed, num_episodes=evaluation.num_episodes)
+    if dataset is None or split is None:
+        raise ConfigError("evaluation.goal_source 'held_out' needs the dataset the goals are taken from")
+    return held_out_tasks(
+        pool,
+        dataset,
+        [int(i) for i in split.held_out],
+        seed=evaluation.seed,
+        num_episodes=evaluation.num_episodes,
+        env_steps_to_goal=evaluation.goal_offset * config.data.frameskip,
+    )
+
+
+def _held_out(config: RunConfig, model: WorldModel, dataset: EpisodeDataset, split: Split) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    horizon = config.evaluation.prediction_horizon
+    windows = held_out_windows(
+        dataset, split, config, num_frames=horizon + 1, num_windows=config.train.diagnostics_windows
+    )
+    if windows is None or len(windows) < 2:
+        raise DataError(
+            f"evaluation.prediction_horizon {horizon} leaves fewer than two held-out windows; lower it or raise "
+            "data.held_out_fraction"
+        )
+    names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()
+    return {
+        "prediction": prediction_errors(model, windows, device, seed=config.seed),
+        "prediction_windows": len(windows),
+        "prediction_episodes": len(np.unique(windows.episode_ids)),
+        "diagnostics": latent_diagnostics(model, windows, names, device),
+    }
+
+
+def _animations(pool: EnvPool, tasks: list[Task], frames: dict[int, np.ndarray]) -> dict[int, Animation]:
+    chosen = [task for task in tasks if task.episode_id in frames]
+    if not chosen:
+        return {}
+    goals = pool.render([task.goal for task in chosen])
+    return {
+        task.episode_id: {"rollout": frames[task.episode_id], "goal": goal}
+        for task, goal in zip(chosen, goals, strict=True)
+    }
+
+
+def _tasks_hash(tasks: list[Task]) -> str:
+    facts = [[task.episode_id, task.seed, task.start.tolist(), task.goal.tolist()] for task in tasks]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

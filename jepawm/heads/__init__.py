@@ -1,0 +1,5 @@
+"""Heads that read something from latents."""
+
+from jepawm.heads.inverse_dynamics import InverseDynamicsHead
+
+__all__ = ["InverseDynamicsHead"]

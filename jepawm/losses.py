@@ -1,0 +1,119 @@
+"""Prediction losses and anti-collapse terms, each with its paper.
+
+Terms that are statistics of the batch are statistics of the GLOBAL batch: under data parallelism the moments are summed
+over all workers inside the graph, so that the averaged gradients of W workers with 1/W of the batch each equal the
+gradient of one worker with all of it.
+"""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, local: Tensor) -> Tensor:
+        total = local.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        # Every worker holds the same loss, so each contributes its own gradient of it; data parallelism divides by W.
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_workers(local: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return _SumOverWorkers.apply(local)  # type: ignore[no-untyped-call, no-any-return]
+    return local
+
+
+def _num_workers() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def prediction_loss(
+    predicted_BTPD: Float[Tensor, "B T P D"], target_BTPD: Float[Tensor, "B T P D"]
+) -> Float[Tensor, ""]:
+    """Mean squared error over batch, time, patches and width. No stop-gradient: the target may move too."""
+    return (predicted_BTPD - target_BTPD).square().mean()
+
+
+def variance_covariance(
+    latents_SF: Float[Tensor, "S F"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The variance and covariance terms of VICReg, over the global batch.
+
+    Args:
+        latents_SF: `[S,F]` samples of the flattened latent on this worker (the same S on each).
+
+    Returns:
+        `mean(relu(1 - std))` over dimensions, and the sum of squared off-diagonal covariances over `F`.
+
+    Reference: Bardes et al. 2022, VICReg, arXiv 2105.04906, equations 1 and 3; as used for world models in
+        Sobal et al. 2025, PLDM, arXiv 2502.14819.
+    """
+    S, F = latents_SF.shape
+    count = S * _num_workers()
+    mean = _sum_over_workers(latents_SF.sum(dim=0)) / count
+    centred = latents_SF - mean
+    covariance_FF = _sum_over_workers(centred.T @ centred) / (count - 1)
+    variances = covariance_FF.diagonal()
+    # The small constant keeps the square root's gradient finite at a collapsed dimension.
+    hinge = torch.relu(1 - (variances + 1e-4).sqrt()).mean()
+    off_diagonal = (covariance_FF.square().sum() - variances.square().sum()) / F
+    return hinge, off_diagonal
+
+
+def time_similarity(latents_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, ""]:
+    """Mean squared distance of successive latents: frames that follow each other should lie close.
+
+    Reference: Sobal et al. 2025, PLDM, arXiv 2502.14819, temporal smoothness term.
+    """
+    return (latents_BTPD[:, 1:] - latents_BTPD[:, :-1]).square().mean()
+
+
+def sigreg(
+    latents_BTF: Float[Tensor, "B T F"],
+    *,
+    num_projections: int,
+    generator: torch.Generator,
+    num_knots: int = 17,
+    max_frequency: float = 3.0,
+) -> Float[Tensor, ""]:
+    """Sketched isotropic Gaussian regularisation over the global batch, per time step.
+
+    Random unit directions are drawn; along each, the empirical characteristic function of the batch is held against
+    the standard normal's `exp(-t^2 / 2)` on a grid of frequencies, weighted by that same window.
+
+    Args:
+        latents_BTF: `[B,T,F]` flattened latents of this worker.
+        num_projections: Random directions.
+        generator: On the latents' device; in the same state on every worker, so that all test the same directions.
+        num_knots: Points of the trapezoid rule on `[0, max_frequency]`.
+        max_frequency: Largest frequency tested.
+
+    Returns:
+        The statistic, scaled by the global batch size, averaged over time and directions.
+
+    Reference: Balestriero and LeCun 2025, LeJEPA, arXiv 2511.08544 (SIGReg with the Epps-Pulley test).
+    """
+    B, _, F = latents_BTF.shape
+    count = B * _num_workers()
+    directions_FM = torch.randn(F, num_projections, generator=generator, device=latents_BTF.device)
+    directions_FM = directions_FM / directions_FM.norm(dim=0, keepdim=True)
+    knots_K = torch.linspace(0, max_frequency, num_knots, device=latents_BTF.device)
+    normal_K = torch.exp(-0.5 * knots_K.square())
+    spacing = max_frequency / (num_knots - 1)
+    weights_K = torch.full_like(knots_K, 2 * spacing)
+    weights_K[[0, -1]] = spacing
+    weights_K = weights_K * normal_K
+    angles_BTMK = (latents_BTF @ directions_FM)[..., None] * knots_K
+    cosine_TMK = _sum_over_workers(angles_BTMK.cos().sum(dim=0)) / count
+    sine_TMK = _sum_over_workers(angles_BTMK.sin().sum(dim=0)) / count
+    gap_TMK = (cosine_TMK - normal_K).square() + sine_TMK.square()
+    return count * (gap_TMK @ weights_K).mean()

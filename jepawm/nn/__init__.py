@@ -1,0 +1,1 @@
+"""Building blocks that know torch and nothing else of ours."""

@@ -1,0 +1,19 @@
+"""Multi-layer perceptron."""
+
+from torch import nn
+
+
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> nn.Sequential:
+    """`num_layers` hidden layers of `hidden_dim` with ReLU, and a linear output layer.
+
+    Args:
+        in_dim: Input width.
+        hidden_dim: Width of every hidden layer.
+        out_dim: Output width.
+        num_layers: Number of hidden layers, at least 1.
+    """
+    widths = [in_dim] + [hidden_dim] * num_layers
+    layers: list[nn.Module] = []
+    for before, after in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(hidden_dim, out_dim))

@@ -1,0 +1,282 @@
+"""Several environments in one process, driven by action chunks. The body of an environment actor."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jepawm.config import EnvConfig
+from jepawm.errors import EnvironmentFault
+from jepawm.types import ActionSpec, Episode, VectorSpec
+
+
+@dataclass(frozen=True)
+class EnvDescription:
+    """What a dataset and a planner need to know about an environment.
+
+    Attributes:
+        control_hz: Environment steps per simulated second.
+        action: One environment step's action.
+        proprio: Names of the proprio numbers.
+        sim_state: Names of the simulator state's numbers.
+    """
+
+    control_hz: float
+    action: ActionSpec
+    proprio: VectorSpec
+    sim_state: VectorSpec
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode to solve.
+
+    Attributes:
+        episode_id: Fixes, with the evaluation's seed, everything random about the episode.
+        seed: For the environment's own generator.
+        start: `[S]` simulator state to reset to.
+        goal: `[S]` simulator state whose picture is the goal.
+    """
+
+    episode_id: int
+    seed: int
+    start: np.ndarray
+    goal: np.ndarray
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is seen at one moment: `pixels [Y,X,C]` uint8, `proprio [R]`, and the simulator truth `sim_state [S]`."""
+
+    pixels: np.ndarray
+    proprio: np.ndarray
+    sim_state: np.ndarray
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What executing chunks brought.
+
+    Attributes:
+        pixels: `[n,Y,X,C]` uint8 frames after each chunk, or after each environment step if recorded.
+        sim_states: `[n*frameskip,S]` after each environment step.
+        solved: `[n*frameskip]` bool, the goal condition after each environment step.
+    """
+
+    pixels: np.ndarray
+    sim_states: np.ndarray
+    solved: np.ndarray
+
+
+class EnvHost:
+    """Holds one environment per running episode and reuses them.
+
+    Every public method takes and returns plain data, so that it can be an actor's method; all randomness comes from
+    the seeds in the arguments.
+
+    Args:
+        config: Which environment, at which frame size.
+
+    Raises:
+        EnvironmentFault: The environment cannot be made, or lacks what jepawm needs.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
+        self._idle: list[Any] = []
+        self._running: dict[int, tuple[Any, Task]] = {}
+        self._idle.append(self._make())
+
+    def _make(self) -> Any:
+        import gymnasium
+
+        try:
+            env = gymnasium.make(self.config.id, disable_env_checker=True, **self.config.make_kwargs())
+        except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
+            raise EnvironmentFault(f"cannot make env.id '{self.config.id}': {error}") from error
+        lacking = [
+            name
+            for name in ("sample_start_goal", "render_state", "success", "control_hz", "sim_state_names")
+            if not hasattr(env.unwrapped, name)
+        ]
+        if lacking:
+            raise EnvironmentFault(
+                f"env.id '{self.config.id}' lacks {', '.join(lacking)}; the contract is in the README, under Environments"
+            )
+        return env
+
+    @property
+    def _bare(self) -> Any:
+        if not self._idle:
+            self._idle.append(self._make())
+        return self._idle[0].unwrapped
+
+    def pid(self) -> int:
+        """Process id of this host."""
+        return os.getpid()
+
+    def describe(self) -> EnvDescription:
+        """The environment's specifications."""
+        bare = self._bare
+        space = bare.action_space
+        names = tuple(getattr(bare, "action_names", ()))
+        return EnvDescription(
+            control_hz=float(bare.control_hz),
+            action=ActionSpec(
+                dim=space.shape[0],
+                low=tuple(float(x) for x in space.low),
+                high=tuple(float(x) for x in space.high),
+                max_norm=getattr(bare, "action_max_norm", None),
+                names=names,
+                units=getattr(bare, "action_units", ""),
+            ),
+            proprio=VectorSpec(bare.observation_space["proprio"].shape[0], tuple(bare.proprio_names)),
+            sim_state=VectorSpec(len(bare.sim_state_names), tuple(bare.sim_state_names)),
+        )
+
+    def sample_tasks(self, episode_ids: Sequence[int], seeds: Sequence[int]) -> list[Task]:
+        """Start and goal of each episode from the environment's own sampler."""
+        tasks = []
+        for episode_id, seed in zip(episode_ids, seeds, strict=True):
+            start, goal = self._bare.sample_start_goal(seed)
+            tasks.append(Task(episode_id, seed, np.asarray(start, np.float64), np.asarray(goal, np.float64)))
+        return tasks
+
+    def render(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
+        """`[n,Y,X,C]` uint8 pictures of simulator states."""
+        return np.stack([self._bare.render_state(state) for state in sim_states])
+
+    def solved(self, sim_states: Sequence[np.ndarray], goals: Sequence[np.ndarray]) -> list[bool]:
+        """The goal condition of each pair of states."""
+        return [bool(self._bare.success(state, goal)) for state, goal in zip(sim_states, goals, strict=True)]
+
+    def complete(self, states: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Recorded states as simulator states: those that lack velocities get an agent at rest.
+
+        Raises:
+            EnvironmentFault: A width that the environment cannot complete.
+        """
+        bare = self._bare
+        width = len(bare.sim_state_names)
+        completed = []
+        for state in states:
+            if len(state) == width:
+                completed.append(np.asarray(state, np.float64))
+            elif hasattr(bare, "sim_state_from_pose"):
+                completed.append(np.asarray(bare.sim_state_from_pose(state), np.float64))
+            else:
+                raise EnvironmentFault(
+                    f"recorded states have {len(state)} numbers, env.id '{self.config.id}' resets to {width}: "
+                    f"{', '.join(bare.sim_state_names)}"
+                )
+        return completed
+
+    def begin(self, tasks: Sequence[Task]) -> list[Observed]:
+        """Resets one environment per task to its start."""
+        observed = []
+        for task in tasks:
+            known = self._running.pop(task.episode_id, None)
+            env = known[0] if known else (self._idle.pop() if self._idle else self._make())
+            self._running[task.episode_id] = (env, task)
+            seen, info = env.reset(seed=task.seed, options={"sim_state": task.start, "goal": task.goal})
+            observed.append(Observed(seen["pixels"], seen["proprio"], info["sim_state"]))
+        return observed
+
+    def execute(self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = ()) -> list[Executed]:
+        """Executes action chunks, open loop.
+
+        Args:
+            episode_ids: `B` running episodes.
+            chunks: `[B,n,frameskip,a]` raw actions.
+            record: Episodes of which every frame is returned, not only those after each chunk.
+
+        Raises:
+            EnvironmentFault: An episode that was never begun here.
+        """
+        results = []
+        for episode_id, actions in zip(episode_ids, chunks, strict=True):
+            if episode_id not in self._running:
+                raise EnvironmentFault(f"episode {episode_id} was not begun in this host")
+            env, task = self._running[episode_id]
+            bare = env.unwrapped
+            # An environment that can step without drawing saves the frames nobody looks at.
+            advance = getattr(bare, "advance", None)
+            frames, states, solved = [], [], []
+            for chunk in actions:
+                for step, action in enumerate(chunk):
+                    wanted = episode_id in record or step == len(chunk) - 1
+                    if wanted or advance is None:
+                        seen, _, _, _, info = env.step(action)
+                        state = info["sim_state"]
+                        if wanted:
+                            frames.append(seen["pixels"])
+                    else:
+                        state = advance(action)
+                    states.append(state)
+                    solved.append(bool(bare.success(state, task.goal)))
+            results.append(Executed(np.stack(frames), np.stack(states), np.array(solved)))
+        return results
+
+    def finish(self) -> None:
+        """Ends all running episodes; their environments wait for the next ones."""
+        self._idle.extend(env for env, _ in self._running.values())
+        self._running.clear()
+
+    def collect(self, episode_ids: Sequence[int], policy: str, seed: int, env_steps: int) -> list[Episode]:
+        """Runs a policy from random starts.
+
+        Args:
+            episode_ids: Which episodes; with `seed` they fix everything random.
+            policy: A name in `envs.policies`, or `uniform` for the action space's own sampler.
+            seed: Of the run.
+            env_steps: Actions in each episode.
+
+        Returns:
+            Episodes of `env_steps + 1` frames.
+        """
+        if not self._idle:
+            self._idle.append(self._make())
+        env = self._idle[0]
+        return [self._collect_one(env, episode_id, policy, seed, env_steps) for episode_id in episode_ids]
+
+    def _collect_one(self, env: Any, episode_id: int, policy: str, seed: int, env_steps: int) -> Episode:
+        reset_seed, policy_seed = (
+            int(word) for word in np.random.SeedSequence([seed, episode_id]).generate_state(2, dtype=np.uint32)
+        )
+        act = _policy(env, policy, policy_seed)
+        seen, info = env.reset(seed=reset_seed)
+        frames, proprio, states, actions = [seen["pixels"]], [seen["proprio"]], [info["sim_state"]], []
+        for _ in range(env_steps):
+            action = np.asarray(act(info["sim_state"]), dtype=np.float32)
+            seen, _, _, _, info = env.step(action)
+            actions.append(action)
+            frames.append(seen["pixels"])
+            proprio.append(seen["proprio"])
+            states.append(info["sim_state"])
+        return Episode(
+            episode_id=episode_id,
+            pixels=np.stack(frames),
+            actions=np.stack(actions),
+            proprio=np.stack(proprio).astype(np.float32),
+            sim_state=np.stack(states).astype(np.float64),
+            info={"seed": seed, "policy": policy},
+        )
+
+    def close(self) -> None:
+        """Closes every environment."""
+        self.finish()
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _policy(env: Any, name: str, seed: int) -> Any:
+    if name == "uniform":
+        env.action_space.seed(seed)
+        return lambda _sim_state: env.action_space.sample()
+    from envs.policies import make_policy
+
+    policy = make_policy(name)
+    policy.reset(seed)
+    return policy.act

@@ -1,0 +1,96 @@
+"""Where a run's work happens. This module is the one without Ray; `jepawm.distributed.runtime` has its sibling."""
+
+import os
+import shutil
+from typing import Protocol
+
+from jepawm.config import EnvConfig, RunConfig, ScalingConfig
+from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.tracking import METRICS_FILE, MetricsWriter
+from jepawm.training.checkpoint import ModelSpec, save_checkpoint
+from jepawm.training.loop import Metrics, TrainingState
+from jepawm.training.run import run_training
+
+
+class Runtime(Protocol):
+    """Hosts environments and trains."""
+
+    def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
+        """A pool of environment hosts."""
+        ...
+
+    def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
+        """Trains, continuing from the newest checkpoint in `run_dir` if there is one.
+
+        Returns:
+            The folder of the last checkpoint.
+        """
+        ...
+
+    def describe(self) -> str:
+        """One line: what this run runs on."""
+        ...
+
+    def close(self) -> None:
+        """Frees what was started."""
+        ...
+
+
+class LocalRuntime:
+    """Everything in this process: for laptops, notebooks and debuggers."""
+
+    def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
+        return EnvPool(SerialBackend(lambda: EnvHost(env)), max_restarts=scaling.max_actor_restarts)
+
+    def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
+        folder = os.path.join(run_dir, "checkpoints")
+        newest = newest_checkpoint(folder)
+        writer = MetricsWriter(os.path.join(run_dir, METRICS_FILE), resume_step=checkpoint_step(newest))
+
+        def keep(state: TrainingState, spec: ModelSpec, _record: Metrics) -> None:
+            save_checkpoint(os.path.join(folder, checkpoint_name(state.train_step)), state, config, spec)
+            for old in list_checkpoints(folder)[: -config.train.num_checkpoints_kept]:
+                shutil.rmtree(os.path.join(folder, old))
+
+        run_training(config, dataset_path, restore_from=newest, on_metrics=writer.write, on_checkpoint=keep)
+        last = newest_checkpoint(folder)
+        assert last is not None, "fit always ends with a checkpoint"
+        return last
+
+    def describe(self) -> str:
+        return "one process, without Ray"
+
+    def close(self) -> None:
+        return None
+
+
+def checkpoint_name(train_step: int) -> str:
+    """Folder name of a checkpoint; names sort as the steps do."""
+    return f"step-{train_step:08d}"
+
+
+def checkpoint_step(folder: str | None) -> int | None:
+    """Train step of a checkpoint folder, by its name."""
+    return None if folder is None else int(os.path.basename(os.path.normpath(folder)).removeprefix("step-"))
+
+
+def list_checkpoints(folder: str) -> list[str]:
+    """Names of the whole checkpoints in a folder, oldest first."""
+    if not os.path.isdir(folder):
+        return []
+    return sorted(name for name in os.listdir(folder) if name.startswith("step-") and ".tmp" not in name)
+
+
+def newest_checkpoint(folder: str) -> str | None:
+    """Path of the newest whole checkpoint, or None."""
+    names = list_checkpoints(folder)
+    return os.path.join(folder, names[-1]) if names else None
+
+
+def make_runtime(config: RunConfig) -> Runtime:
+    """The runtime a configuration asks for; Ray is imported only here, and only without `--local`."""
+    if config.local:
+        return LocalRuntime()
+    from jepawm.distributed.runtime import RayRuntime
+
+    return RayRuntime(config.scaling)

@@ -1,0 +1,223 @@
+"""Metrics: a local JSONL file is the truth; a progress bar and MLflow read along.
+
+One process writes `metrics.jsonl` (rank 0 of training). The driver follows the file in a thread, so a tracker that is
+slow, locked or gone never holds up an update, and `jepawm track sync RUN` can deliver it later.
+"""
+
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jepawm.errors import DataError, require
+
+METRICS_FILE = "metrics.jsonl"
+_RUN_ID_FILE = "mlflow_run_id"
+_SENT_FILE = "mlflow_sent"
+
+Record = dict[str, Any]
+
+
+class MetricsWriter:
+    """Appends one flat record a line.
+
+    Args:
+        path: The file.
+        resume_step: On a resume, records after this train step belong to updates that were lost, and are dropped.
+    """
+
+    def __init__(self, path: str, *, resume_step: int | None = None) -> None:
+        self.path = path
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        if resume_step is None:
+            Path(path).write_text("")
+        else:
+            kept = [record for record in read_metrics(path) if record.get("train_step", 0) <= resume_step]
+            temporary = f"{path}.tmp"
+            Path(temporary).write_text("".join(json.dumps(record) + "\n" for record in kept))
+            os.replace(temporary, path)
+
+    def write(self, record: Record) -> None:
+        """Appends a record with the time of day, in seconds since 1970."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({**record, "time_s": time.time()}) + "\n")
+
+
+def read_metrics(path: str) -> list[Record]:
+    """All whole records of a metrics file; an unfinished last line (a kill) is left out.
+
+    Raises:
+        DataError: A line that is not JSON.
+    """
+    return list(_records(path)) if os.path.exists(path) else []
+
+
+def _records(path: str) -> Iterator[Record]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}: line {number} is not JSON: {error}") from error
+
+
+class MetricsFollower:
+    """Follows a metrics file from another thread and hands each new record on.
+
+    Args:
+        path: The file; it may not exist yet.
+        on_record: Called with each record, in order.
+        poll_s: Time between two looks, seconds.
+    """
+
+    def __init__(self, path: str, on_record: Callable[[Record], None], *, poll_s: float = 0.2) -> None:
+        self.path = path
+        self.on_record = on_record
+        self.poll_s = poll_s
+        self._stop = threading.Event()
+        self._seen_step = -1
+        self._thread = threading.Thread(target=self._follow, name="metrics-follower", daemon=True)
+
+    def __enter__(self) -> "MetricsFollower":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while True:
+            stopping = self._stop.is_set()
+            # A resume rewrites the file, so progress is told by train step and not by position.
+            for record in read_metrics(self.path):
+                step = record.get("train_step", -1)
+                if step > self._seen_step:
+                    self._seen_step = step
+                    self.on_record(record)
+            if stopping:
+                return
+            self._stop.wait(self.poll_s)
+
+
+class MLflowSink:
+    """Copies a run to MLflow; any failure is a warning, never the end of a run.
+
+    Args:
+        run_dir: The run; the MLflow run's id is kept there, so a resumed run continues it.
+        uri: Tracking URI, e.g. `sqlite:////path/mlflow.db`.
+        experiment: Experiment name.
+        params: Flat configuration.
+    """
+
+    def __init__(self, run_dir: str, *, uri: str, experiment: str, params: dict[str, Any]) -> None:
+        self.run_dir = run_dir
+        self.uri = uri
+        self.experiment = experiment
+        self.params = params
+        self._client: Any = None
+        self._run_id = ""
+
+    def start(self) -> None:
+        """Opens or continues the MLflow run."""
+        require("mlflow")
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=self.uri)
+        known = Path(self.run_dir, _RUN_ID_FILE)
+        if known.exists():
+            self._run_id = known.read_text().strip()
+            return
+        found = self._client.get_experiment_by_name(self.experiment)
+        experiment_id = found.experiment_id if found else self._client.create_experiment(self.experiment)
+        name = os.path.basename(os.path.normpath(self.run_dir))
+        self._run_id = self._client.create_run(experiment_id, run_name=name).info.run_id
+        params = [Param(key, str(value)[:6000]) for key, value in self.params.items()]
+        for at in range(0, len(params), 100):
+            self._client.log_batch(self._run_id, params=params[at : at + 100])
+        known.write_text(self._run_id)
+
+    def sync(self) -> int:
+        """Sends the records of `metrics.jsonl` that were not sent yet.
+
+        Returns:
+            Number of records sent.
+        """
+        from mlflow.entities import Metric
+
+        sent_file = Path(self.run_dir, _SENT_FILE)
+        sent = int(sent_file.read_text()) if sent_file.exists() else -1
+        records = [r for r in read_metrics(os.path.join(self.run_dir, METRICS_FILE)) if r.get("train_step", 0) > sent]
+        for record in records:
+            step, when = record.get("train_step", 0), int(1000 * record["time_s"])
+            metrics = [
+                Metric(key, float(value), when, step)
+                for key, value in record.items()
+                if key not in ("train_step", "time_s") and isinstance(value, int | float)
+            ]
+            for at in range(0, len(metrics), 1000):
+                self._client.log_batch(self._run_id, metrics=metrics[at : at + 1000])
+            sent_file.write_text(str(step))
+        return len(records)
+
+    def finish(self, summary: Record, artifacts: list[str]) -> None:
+        """Sends the evaluation's numbers and files, and closes the MLflow run."""
+        for key, value in summary.items():
+            self._client.log_metric(self._run_id, key, float(value))
+        for path in artifacts:
+            self._client.log_artifact(self._run_id, path)
+        self._client.set_terminated(self._run_id)
+
+
+class BackgroundTracker:
+    """Feeds an `MLflowSink` from a thread: MLflow's import and first migration take seconds that training need not
+    wait for.
+
+    Args:
+        sink: Where records go, or None for no tracking.
+    """
+
+    def __init__(self, sink: MLflowSink | None) -> None:
+        self.sink = sink
+        self.failure: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        if sink is not None:
+            self._thread.start()
+
+    def _work(self) -> None:
+        assert self.sink is not None
+        try:
+            self.sink.start()
+            while not self._stop.is_set():
+                self.sink.sync()
+                self._stop.wait(2.0)
+            self.sink.sync()
+        except Exception as error:  # noqa: BLE001 - whatever a tracker dies of, the run goes on and says so
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = f"{type(error).__name__}: {error}"
+        warnings.warn(
+            f"MLflow tracking stopped ({self.failure}); metrics.jsonl is complete, send it later with `jepawm track sync`",
+            stacklevel=2,
+        )
+
+    def close(self, summary: Record | None = None, artifacts: list[str] | None = None) -> None:
+        """Sends what is left and ends the thread."""
+        if self.sink is None:
+            return
+        self._stop.set()
+        self._thread.join()
+        if self.failure is None and summary is not None:
+            try:
+                self.sink.finish(summary, artifacts or [])
+            except Exception as error:  # noqa: BLE001 - see above
+                self._fail(error)

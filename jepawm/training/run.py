@@ -1,0 +1,88 @@
+"""One training worker, from a dataset on disk to a trained state. The same for a laptop and for each Ray worker."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from jepawm.config import RunConfig
+from jepawm.data import EpisodeDataset, WindowSampler, compute_statistics
+from jepawm.data.selection import Split, held_out_windows, open_reader, sampled_batches, window_index
+from jepawm.diagnostics import COLLAPSED_STD, latent_diagnostics
+from jepawm.training.checkpoint import ModelSpec, fresh_state, restore_training
+from jepawm.training.loop import Hooks, Metrics, TrainingState, fit
+from jepawm.training.optim import pick_device
+from jepawm.types import WindowBatch
+
+
+def model_spec(dataset: EpisodeDataset, split: Split) -> ModelSpec:
+    """Statistics of the training episodes and the dataset's action specification."""
+    return ModelSpec(compute_statistics(dataset, split.train), dataset.spec.action)
+
+
+def run_training(
+    config: RunConfig,
+    dataset_path: str,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    restore_from: str | None = None,
+    stream: Callable[[int], Iterator[WindowBatch]] | None = None,
+    on_metrics: Callable[[Metrics], None] | None = None,
+    on_checkpoint: Callable[[TrainingState, ModelSpec, Metrics], None] | None = None,
+) -> TrainingState:
+    """Trains a world model on a dataset, as one of `world_size` workers.
+
+    Args:
+        config: The resolved configuration.
+        dataset_path: A complete dataset.
+        rank: Of this worker.
+        world_size: Workers in all; the process group, if any, is set up already.
+        restore_from: A checkpoint folder to continue.
+        stream: This worker's batches from a train step on, where the loader is not an index sampler.
+        on_metrics: Gets each record, on rank 0 only.
+        on_checkpoint: Called on every worker when a checkpoint is due.
+
+    Returns:
+        The state after the last update.
+
+    Raises:
+        DataError: A damaged dataset, or no window fits into its episodes.
+        TrainingError: A loss that is not finite.
+    """
+    dataset = EpisodeDataset(dataset_path)
+    split = Split.of(config, dataset)
+    spec = model_spec(dataset, split)
+    device = pick_device(config.device)
+    state = fresh_state(config, spec, device)
+    if restore_from is not None:
+        restore_training(restore_from, state)
+    if stream is not None:
+        batches = stream(state.train_step)
+    else:
+        index = window_index(dataset, split.train, config.data, config.data.num_frames_in_window)
+        reader = open_reader(config, dataset)
+        sampler = WindowSampler(len(index), config.train.batch_size, seed=config.seed, rank=rank, world_size=world_size)
+        batches = sampled_batches(reader, index, sampler, state.train_step)
+    hooks = Hooks()
+    if rank == 0:
+        hooks.on_metrics = on_metrics
+        hooks.diagnose = _diagnosis(config, dataset, split, device)
+    if on_checkpoint is not None:
+        hooks.on_checkpoint = lambda now, record: on_checkpoint(now, spec, record)
+    return fit(state, batches, config.train, config.optim, device=device, hooks=hooks)
+
+
+def _diagnosis(
+    config: RunConfig, dataset: EpisodeDataset, split: Split, device: torch.device
+) -> Callable[[TrainingState], Metrics] | None:
+    windows = held_out_windows(dataset, split, config, num_frames=1, num_windows=config.train.diagnostics_windows)
+    if windows is None or len(windows) < 2:
+        return None
+    names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()
+
+    def diagnose(state: TrainingState) -> Metrics:
+        metrics: Metrics = dict(latent_diagnostics(state.objective.model, windows, names, device))
+        metrics["diagnostics/collapsed"] = float(metrics["diagnostics/latent_std_mean"] < COLLAPSED_STD)
+        return metrics
+
+    return diagnose

@@ -1,0 +1,34 @@
+"""Where golden vectors are, and the environments every contract test runs over."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+import envs
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Mapping[str, np.ndarray]:
+    """Published trajectories and frames of Wall and Push-T."""
+    folder = Path(os.environ.get("JEPAWM_GOLDEN", REPO.parent / "shared" / "golden"))
+    path = folder / "envs" / "envs.npz"
+    if not path.is_file():
+        pytest.skip(f"golden vectors: no {path.name} under JEPAWM_GOLDEN or ../shared/golden")
+    with np.load(path) as vectors:
+        return dict(vectors)
+
+
+@pytest.fixture(params=sorted(envs.ENTRY_POINTS))
+def env(request: pytest.FixtureRequest) -> Iterator[gymnasium.Env]:
+    """Every registered environment, small."""
+    if "PushT" in request.param:
+        pytest.importorskip("pymunk")
+    made = gymnasium.make(request.param, image_size=64, render_mode="rgb_array")
+    yield made
+    made.close()
