@@ -1,0 +1,1 @@
+"""Published datasets -> episode datasets. Foreign names are translated here, once."""
