@@ -1,5 +1,6 @@
 """The `jepawm` command, and the way every command ends: one clear line for a user's error, a traceback for ours."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ def guarded(main: Callable[[], int | None]) -> int:
     Args:
         main: The command; its return value is the exit code, None for 0.
     """
+    # Set before torch is loaded. A thread that spins at every barrier as long as OpenMP's default does takes the core
+    # from whoever it waits for, as soon as anything else runs on the machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         return main() or 0
     except JepawmError as error:
@@ -36,8 +40,6 @@ class TrackSync:
 
 
 def _track_sync(command: TrackSync) -> int:
-    import os
-
     from jepawm.config import RunConfig, home, to_dict
     from jepawm.config_io import flatten, load_yaml
     from jepawm.tracking import MLflowSink

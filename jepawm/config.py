@@ -64,8 +64,8 @@ class DataConfig:
     """Episodes to collect or import; for an import, 0 means all."""
     env_steps_per_episode: int = 50
     """Environment steps in one collected episode."""
-    codec: Literal["jpeg", "png", "raw"] = "raw"
-    """How frames lie in the shards: `raw` (lossless, zstd), `png` (lossless) or `jpeg` (quality 95)."""
+    codec: Literal["zstd", "png", "jpeg", "raw"] = "zstd"
+    """How frames lie in the shards: `zstd` or `png` (lossless), `jpeg` (quality 95, for cameras), `raw`."""
     frameskip: int = 5
     """Environment steps per model step; an action chunk holds that many actions."""
     num_frames_in_window: int = 4

@@ -155,9 +155,19 @@ def save_yaml(config: Any, path: str) -> None:
 
 
 def load_yaml(cls: type[T], path: str) -> T:
-    """Reads what `save_yaml` wrote."""
-    with open(path, encoding="utf-8") as file:
-        return from_dict(cls, yaml.safe_load(file), path)
+    """Reads what `save_yaml` wrote.
+
+    Raises:
+        ConfigError: No such file, not YAML, or keys and values that this class does not take.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must be a mapping of sections, found {type(data).__name__}")
+    return from_dict(cls, data, path)
 
 
 def parse(argv: list[str] | None = None, description: str = "") -> tuple[RunConfig, str]:

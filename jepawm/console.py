@@ -2,13 +2,17 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Advance = Callable[[int, str], None]
-"""Called with the number of units done, and a short remark."""
+
+class Advance(Protocol):
+    """Moves a bar: units done, a short remark, and the number of units in all where it was not known before."""
+
+    def __call__(self, done: int, remark: str = "", total: int | None = None) -> None: ...
 
 
 class Console:
@@ -51,14 +55,19 @@ class Console:
             )
             with Progress(*columns, console=self._rich) as progress:
                 task = progress.add_task(what, total=total, remark="")
-                yield lambda done, remark="": progress.update(task, completed=done, remark=remark)
+
+                def move(done: int, remark: str = "", total: int | None = None) -> None:
+                    progress.update(task, completed=done, remark=remark, total=total)
+
+                yield move
             return
-        last = [time.perf_counter(), -1.0]
+        said = {"at": time.perf_counter(), "done": -1, "total": total}
 
-        def advance(done: int, remark: str = "") -> None:
+        def tell(done: int, remark: str = "", total: int | None = None) -> None:
+            said["total"] = total or said["total"]
             now = time.perf_counter()
-            if (done >= total and last[1] < total) or now - last[0] >= 10:
-                last[:] = [now, done]
-                self.say(f"   {what} {done}/{total} {remark}".rstrip())
+            if (done >= said["total"] > said["done"]) or now - said["at"] >= 10:
+                said.update(at=now, done=done)
+                self.say(f"   {what} {done}/{said['total']} {remark}".rstrip())
 
-        yield advance
+        yield tell

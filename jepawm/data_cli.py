@@ -79,9 +79,7 @@ class Import:
 
         from jepawm.data.importers.pusht_zarr import import_pusht_zarr
 
-        with Progress(
-            TextColumn("episodes"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
-        ) as bar:
+        with Progress(TextColumn("episodes"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bar:
             task = bar.add_task("episodes", total=None)
 
             def progress(done: int, total: int) -> None:

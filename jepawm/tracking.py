@@ -5,6 +5,7 @@ slow, locked or gone never holds up an update, and `jepawm track sync RUN` can d
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -127,6 +128,9 @@ class MLflowSink:
     def start(self) -> None:
         """Opens or continues the MLflow run."""
         require("mlflow")
+        # Its first use prints a line for each table of its database.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
@@ -206,7 +210,7 @@ class BackgroundTracker:
     def _fail(self, error: Exception) -> None:
         self.failure = f"{type(error).__name__}: {error}"
         warnings.warn(
-            f"MLflow tracking stopped ({self.failure}); metrics.jsonl is complete, send it later with `jepawm track sync`",
+            f"MLflow tracking stopped ({self.failure}); metrics.jsonl is complete, `jepawm track sync` sends it later",
             stacklevel=2,
         )
 

@@ -34,8 +34,8 @@ class WorldModel(nn.Module):
         self.frameskip = frameskip
         self.action_dim = frameskip * len(statistics.action_mean)
         self.encoder = build_encoder(config.encoder, image_size)
-        self.num_patches: int = self.encoder.num_patches
-        self.latent_dim: int = self.encoder.latent_dim
+        self.num_patches = int(self.encoder.num_patches)
+        self.latent_dim = int(self.encoder.latent_dim)
         self.context_window = config.predictor.context_window
         self.predictor = build_predictor(
             config.predictor, num_patches=self.num_patches, latent_dim=self.latent_dim, action_dim=self.action_dim

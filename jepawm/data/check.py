@@ -295,9 +295,7 @@ class _Checker:
                 key = f"{prefix}_{kind}"
                 given = getattr(stored, key)
                 if given.shape != value.shape:
-                    self.add(
-                        META_FILE, None, f"statistics.{key} has {given.size} numbers, expected {value.size}"
-                    )
+                    self.add(META_FILE, None, f"statistics.{key} has {given.size} numbers, expected {value.size}")
                 # Judged only where every row could be read: else the fault is already named above.
                 elif self.readable and not np.all(
                     np.abs(given - value) <= STATISTICS_TOLERANCE * (std + np.abs(value))

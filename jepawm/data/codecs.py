@@ -38,9 +38,7 @@ def check_codec(codec: str, channels: int) -> None:
     if codec not in CODECS:
         raise DataError(f"unknown codec '{codec}'{did_you_mean(codec, CODECS)}")
     if codec in ("jpeg", "png") and channels not in (1, 3):
-        raise DataError(
-            f"codec '{codec}' holds 1 or 3 channels, the frames have {channels}; use 'zstd' or 'raw'"
-        )
+        raise DataError(f"codec '{codec}' holds 1 or 3 channels, the frames have {channels}; use 'zstd' or 'raw'")
 
 
 @lru_cache(maxsize=1)
@@ -110,9 +108,7 @@ def decode_frame(data: np.ndarray | bytes, codec: str, out: np.ndarray) -> None:
     if image is None:
         raise FrameError(f"{len(buffer)} bytes are not a readable {codec} image")
     if image.shape[:2] != out.shape[:2]:
-        raise FrameError(
-            f"the frame is {image.shape[0]}x{image.shape[1]}, expected {out.shape[0]}x{out.shape[1]}"
-        )
+        raise FrameError(f"the frame is {image.shape[0]}x{image.shape[1]}, expected {out.shape[0]}x{out.shape[1]}")
     if channels == 3:
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out)
     else:

@@ -110,9 +110,7 @@ def count_finished(path: Path) -> tuple[int, int]:
         try:
             table = pq.read_table(shard, columns=["chunk", "num_frames"], use_threads=False)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(
-                f"{shard}: shard is damaged; delete it to have its episodes written again"
-            ) from error
+            raise DataError(f"{shard}: shard is damaged; delete it to have its episodes written again") from error
         episodes += int(np.count_nonzero(table["chunk"].to_numpy() == 0))
         frames += int(table["num_frames"].to_numpy().sum())
     return episodes, frames
@@ -190,9 +188,7 @@ class EpisodeDataset:
         """
         if self._fingerprint is None:
             meta = {key: value for key, value in self.spec.to_meta().items() if key not in ("name", "source")}
-            digest = hashlib.blake2b(
-                json.dumps([FORMAT_VERSION, meta], sort_keys=True).encode(), digest_size=16
-            )
+            digest = hashlib.blake2b(json.dumps([FORMAT_VERSION, meta], sort_keys=True).encode(), digest_size=16)
             for number in range(self.num_shards):
                 shard = self.shard(number)
                 stat = os.stat(shard.path)
@@ -316,7 +312,5 @@ class EpisodeDataset:
             except FrameError as error:
                 path = self.shard_path(self.location(episode_id)[0])
                 raise DataError(f"{path}: row {chunk.row} (episode {episode_id}): {error}") from error
-        vectors = {
-            name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in self.spec.widths
-        }
+        vectors = {name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in self.spec.widths}
         return Episode(int(episode_id), np.concatenate(pixels), info=self.info(episode_id), **vectors)

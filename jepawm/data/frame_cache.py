@@ -99,9 +99,7 @@ class FrameCache:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                logger.warning(
-                    "%s: another process of this node is filling the frame cache; waiting for it", self.path
-                )
+                logger.warning("%s: another process of this node is filling the frame cache; waiting for it", self.path)
                 lock.acquire()
             try:
                 if not self.path.is_dir():
@@ -124,8 +122,7 @@ class FrameCache:
             self.sim_state = _map(self.path / "sim_state.npy") if self.spec.sim_state is not None else None
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.path}: the frame cache is damaged: {error}; delete this folder, it will be filled "
-                "again"
+                f"{self.path}: the frame cache is damaged: {error}; delete this folder, it will be filled again"
             ) from error
         self.episode_ids, self.first_row, self.num_frames_each = (column.copy() for column in episodes.T)
 
@@ -183,9 +180,7 @@ def _map(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r").view(np.ndarray))
 
 
-def _fill(
-    dataset: EpisodeDataset, chosen: np.ndarray, path: Path, num_threads: int, progress: Progress | None
-) -> None:
+def _fill(dataset: EpisodeDataset, chosen: np.ndarray, path: Path, num_threads: int, progress: Progress | None) -> None:
     ids = np.sort(chosen)
     frames = np.array([dataset.num_frames(i) for i in ids.tolist()], dtype=np.int64)
     first_row = np.cumsum(frames) - frames
@@ -231,9 +226,7 @@ def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
             try:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
             except OSError as error:
-                raise DataError(
-                    f"{path}: cannot reserve space for the frame cache: {error.strerror}"
-                ) from error
+                raise DataError(f"{path}: cannot reserve space for the frame cache: {error.strerror}") from error
     return array
 
 

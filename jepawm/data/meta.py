@@ -131,9 +131,7 @@ def meta_problems(meta: Any) -> list[str]:
         elif not isinstance(meta[key], kinds) or (isinstance(meta[key], bool)):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             problems.append(f"key '{key}' is {meta[key]!r}, expected {expected}")
-    problems += [
-        f"unknown key '{key}'{did_you_mean(key, _META_TYPES)}" for key in meta if key not in _META_TYPES
-    ]
+    problems += [f"unknown key '{key}'{did_you_mean(key, _META_TYPES)}" for key in meta if key not in _META_TYPES]
     if problems:
         return problems
     if meta["format"] != FORMAT:
@@ -183,8 +181,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     version = meta.get("format_version") if isinstance(meta, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise DataError(
-            f"{meta_path}: format_version {version} is newer than this jepawm reads ({FORMAT_VERSION}); "
-            "upgrade jepawm"
+            f"{meta_path}: format_version {version} is newer than this jepawm reads ({FORMAT_VERSION}); upgrade jepawm"
         )
     problems = meta_problems(meta)
     if problems:

@@ -41,9 +41,7 @@ class Split:
         return cls(*split_episodes(dataset.episode_ids, config.data.held_out_fraction, config.seed))
 
 
-def window_index(
-    dataset: EpisodeDataset, episode_ids: np.ndarray, config: DataConfig, num_frames: int
-) -> WindowIndex:
+def window_index(dataset: EpisodeDataset, episode_ids: np.ndarray, config: DataConfig, num_frames: int) -> WindowIndex:
     """All windows of some episodes."""
     lengths = [dataset.num_frames(int(episode_id)) for episode_id in episode_ids]
     return WindowIndex(episode_ids, lengths, frameskip=config.frameskip, num_frames_in_window=num_frames)

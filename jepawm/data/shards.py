@@ -131,9 +131,7 @@ def chunk_table(episode: Episode, encoded: list[bytes], chunk_frames: int) -> pa
     if episode.sim_state is not None:
         columns["sim_state"] = lists(episode.sim_state, pa.float64())
     # The facts about an episode stand in its first row only.
-    columns["info"] = pa.array(
-        [json.dumps(episode.info, sort_keys=True, allow_nan=False)] + [""] * (rows - 1)
-    )
+    columns["info"] = pa.array([json.dumps(episode.info, sort_keys=True, allow_nan=False)] + [""] * (rows - 1))
     return pa.table(columns, schema=shard_schema(episode.sim_state is not None))
 
 
@@ -154,9 +152,7 @@ def binary_views(values: Any) -> tuple[np.ndarray, np.ndarray]:
     _, offsets, data = values.buffers()
     first, count = values.offset, len(values)
     edges = np.frombuffer(offsets, dtype=np.int32)[first : first + count + 1]
-    bytes_view = (
-        np.frombuffer(data, dtype=np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
-    )
+    bytes_view = np.frombuffer(data, dtype=np.uint8) if data is not None and data.size else np.empty(0, np.uint8)
     return bytes_view, edges
 
 
@@ -191,12 +187,8 @@ class ShardFile:
             if position < 0:
                 raise DataError(f"{path}: column '{field.name}' is missing, found {found.names}")
             if not _same_type(found.field(position).type, field.type):
-                raise DataError(
-                    f"{path}: column '{field.name}' is {found.field(position).type}, expected {field.type}"
-                )
-        counts = [
-            self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)
-        ]
+                raise DataError(f"{path}: column '{field.name}' is {found.field(position).type}, expected {field.type}")
+        counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups)]
         self._group_ends = np.cumsum(counts, dtype=np.int64)
 
     @property
@@ -248,11 +240,7 @@ class ShardFile:
         table = self.table(group, [*KEYS, *columns])
         keys = {name: table[name].to_numpy() for name in KEYS}
         lists = {name: list_values(table[name]) for name in columns}
-        flat = {
-            name: values.to_numpy(zero_copy_only=False)
-            for name, (values, _) in lists.items()
-            if name != "frames"
-        }
+        flat = {name: values.to_numpy(zero_copy_only=False) for name, (values, _) in lists.items() if name != "frames"}
         frame_bytes, frame_edges = binary_views(lists["frames"][0]) if "frames" in lists else (None, None)
         first_row = self.first_row(group)
         chunks = []

@@ -43,11 +43,7 @@ def contact_sheet(
     dataset = EpisodeDataset(path)
     if isinstance(episodes, int):
         count = min(episodes, len(dataset))
-        picked = (
-            dataset.episode_ids[np.linspace(0, len(dataset) - 1, count).astype(int)].tolist()
-            if count > 0
-            else []
-        )
+        picked = dataset.episode_ids[np.linspace(0, len(dataset) - 1, count).astype(int)].tolist() if count > 0 else []
     else:
         picked = list(episodes)
     if not picked or frames < 1:
@@ -82,9 +78,7 @@ def _episode_row(dataset: EpisodeDataset, episode_id: int, frames: int) -> np.nd
         caption = f"ep {episode_id}, t {t}" if k == 0 else f"t {t}"
         position = (k * tile_x + 3, CAPTION_PX - 5)
         cv2.putText(row, caption, position, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
-    _draw_actions(
-        row[CAPTION_PX + tile_y : CAPTION_PX + tile_y + CURVE_PX], dataset.read_column("actions", episode_id)
-    )
+    _draw_actions(row[CAPTION_PX + tile_y : CAPTION_PX + tile_y + CURVE_PX], dataset.read_column("actions", episode_id))
     return row
 
 

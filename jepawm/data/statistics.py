@@ -77,9 +77,7 @@ def statistics_of(actions: RunningMoments, proprio: RunningMoments, where: str) 
     return Statistics(**parts)
 
 
-def compute_statistics(
-    dataset: "EpisodeDataset", episode_ids: Sequence[int] | np.ndarray | None = None
-) -> Statistics:
+def compute_statistics(dataset: "EpisodeDataset", episode_ids: Sequence[int] | np.ndarray | None = None) -> Statistics:
     """Statistics over some episodes of a dataset; give the training split, so that held-out data stays
     unseen.
 
@@ -99,8 +97,7 @@ def compute_statistics(
             values = getattr(chunk, name)
             if not np.isfinite(values).all():
                 raise DataError(
-                    f"{shard.path}: row {chunk.row} (episode {chunk.episode_id}): '{name}' holds NaN or "
-                    "infinity"
+                    f"{shard.path}: row {chunk.row} (episode {chunk.episode_id}): '{name}' holds NaN or infinity"
                 )
             running.update(values)
     return statistics_of(moments["actions"], moments["proprio"], str(dataset.path))

@@ -57,8 +57,7 @@ def windows_of_shard(
     """
     if batch_size < 1 or (windows_per_episode is not None and windows_per_episode < 1):
         raise DataError(
-            f"batch_size and windows_per_episode must be 1 or more, found {batch_size} and "
-            f"{windows_per_episode}"
+            f"batch_size and windows_per_episode must be 1 or more, found {batch_size} and {windows_per_episode}"
         )
     source = dataset if isinstance(dataset, EpisodeDataset) else EpisodeDataset(dataset)
     if not 0 <= shard < source.num_shards:
@@ -118,9 +117,7 @@ def decode_window_batch(batch: pa.Table | Mapping[str, Any], spec: DatasetSpec) 
     count = len(starts)
     frames = _frames_of(batch["frames"])
     if count == 0 or len(frames) % count:
-        raise DataError(
-            f"decode_window_batch: {len(frames)} frames in {count} windows; windows must be equally long"
-        )
+        raise DataError(f"decode_window_batch: {len(frames)} frames in {count} windows; windows must be equally long")
     length = len(frames) // count
     pixels = np.empty((count, length, *spec.pixels.shape), dtype=np.uint8)
     for i, data in enumerate(frames):
@@ -142,9 +139,7 @@ def decode_window_batch(batch: pa.Table | Mapping[str, Any], spec: DatasetSpec) 
         if rows == 0:
             return np.empty((count, 0, spec.widths[name]), dtype=dtype)
         if values.size == 0 or values.size % (count * rows):
-            raise DataError(
-                f"decode_window_batch: '{name}' holds {values.size} numbers for {count} windows of {rows}"
-            )
+            raise DataError(f"decode_window_batch: '{name}' holds {values.size} numbers for {count} windows of {rows}")
         return np.array(values, dtype=dtype).reshape(count, rows, -1)
 
     return WindowBatch(

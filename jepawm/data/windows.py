@@ -39,8 +39,7 @@ def window_span(frameskip: int, num_frames_in_window: int) -> int:
     """
     if frameskip < 1 or num_frames_in_window < 1:
         raise DataError(
-            f"frameskip and num_frames_in_window must be 1 or more, found {frameskip} and "
-            f"{num_frames_in_window}"
+            f"frameskip and num_frames_in_window must be 1 or more, found {frameskip} and {num_frames_in_window}"
         )
     return (num_frames_in_window - 1) * frameskip + 1
 
@@ -113,8 +112,7 @@ class WindowIndex:
         frames = np.asarray(num_frames, dtype=np.int64)
         if self.episode_ids.shape != frames.shape or frames.ndim != 1:
             raise DataError(
-                f"WindowIndex: {self.episode_ids.shape} episode ids and {frames.shape} lengths; expected one "
-                "each"
+                f"WindowIndex: {self.episode_ids.shape} episode ids and {frames.shape} lengths; expected one each"
             )
         self.frameskip = frameskip
         self.num_frames_in_window = num_frames_in_window
@@ -173,9 +171,7 @@ class WindowSampler:
             repeats would defeat the variance and covariance terms of a loss).
     """
 
-    def __init__(
-        self, num_windows: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, num_windows: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
         if world_size < 1 or not 0 <= rank < world_size:
             raise DataError(f"WindowSampler: rank {rank} does not lie in [0, {world_size})")
         if batch_size < 1 or batch_size % world_size:
@@ -222,9 +218,7 @@ class WindowSampler:
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._permutations:
             # Two are enough: a batch touches at most two epochs.
-            self._permutations = {
-                key: self._permutations[key] for key in self._permutations if key == epoch - 1
-            }
+            self._permutations = {key: self._permutations[key] for key in self._permutations if key == epoch - 1}
             generator = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
             self._permutations[epoch] = generator.permutation(self.num_windows)
         return self._permutations[epoch]

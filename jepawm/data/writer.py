@@ -196,9 +196,7 @@ class EpisodeWriter:
             pixels = PixelSpec(shape.height, shape.width, shape.channels, codec)
             spec = DatasetSpec(**{**spec.__dict__, "pixels": pixels})
         if shard_frames < 1 or chunk_frames < 1:
-            raise DataError(
-                f"shard_frames and chunk_frames must be 1 or more, found {shard_frames}, {chunk_frames}"
-            )
+            raise DataError(f"shard_frames and chunk_frames must be 1 or more, found {shard_frames}, {chunk_frames}")
         self.path = Path(path)
         self.spec = spec
         self.shard_frames = shard_frames
@@ -213,22 +211,16 @@ class EpisodeWriter:
         self._complete = False
         entries = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
         if self.path.is_file() or (entries and not resume):
-            raise DataError(
-                f"{self.path}: already exists; pass resume=True to go on with it, or choose another path"
-            )
+            raise DataError(f"{self.path}: already exists; pass resume=True to go on with it, or choose another path")
         # A writer killed before its first meta.json leaves these two; anything else is not ours to touch.
         if META_FILE not in entries and entries - {SHARD_FOLDER, LOCK_FILE, META_FILE + TEMP_SUFFIX}:
-            raise DataError(
-                f"{self.path}: is not a dataset (no {META_FILE}) and not empty; choose another path"
-            )
+            raise DataError(f"{self.path}: is not a dataset (no {META_FILE}) and not empty; choose another path")
         (self.path / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / LOCK_FILE, timeout=0)
         try:
             self._lock.acquire()
         except Timeout:
-            raise DataError(
-                f"{self.path}: another process is writing this dataset; wait for it or stop it"
-            ) from None
+            raise DataError(f"{self.path}: another process is writing this dataset; wait for it or stop it") from None
         try:
             self._start()
         except BaseException:
@@ -328,16 +320,13 @@ class EpisodeWriter:
         for key in ("control_hz", "chunk_frames", "pixels", "action", "proprio", "sim_state"):
             if json.loads(json.dumps(wanted[key])) != meta[key]:
                 raise DataError(
-                    f"{self.path / META_FILE}: cannot resume, '{key}' is {meta[key]} on disk and "
-                    f"{wanted[key]} here"
+                    f"{self.path / META_FILE}: cannot resume, '{key}' is {meta[key]} on disk and {wanted[key]} here"
                 )
         self._complete = meta["status"] == "complete" and (self.path / INDEX_FILE).is_file()
         for shard_path in sorted((self.path / SHARD_FOLDER).glob("shard-*.parquet")):
             if shard_path.name != shard_name(self._next_shard):
                 missing = shard_name(self._next_shard)
-                raise DataError(
-                    f"{shard_path.parent / missing}: shard is missing, but {shard_path.name} is there"
-                )
+                raise DataError(f"{shard_path.parent / missing}: shard is missing, but {shard_path.name} is there")
             self._take_in(shard_path)
             self._next_shard += 1
 
@@ -349,9 +338,7 @@ class EpisodeWriter:
             for chunk, info in zip(shard.chunks(group, list(parts)), infos, strict=True):
                 if chunk.first_frame == 0:
                     if chunk.episode_id in self._seen:
-                        raise DataError(
-                            f"{shard_path}: row {chunk.row}: episode {chunk.episode_id} is there twice"
-                        )
+                        raise DataError(f"{shard_path}: row {chunk.row}: episode {chunk.episode_id} is there twice")
                     self._update_moments(parts)
                     self._record(chunk.episode_id, self._next_shard, chunk.row, 0, 0, info)
                 self._index["num_rows"][-1] += 1
@@ -369,9 +356,7 @@ class EpisodeWriter:
 
     def _record(self, episode_id: int, shard: int, first_row: int, rows: int, frames: int, info: str) -> None:
         self._seen.add(episode_id)
-        for name, value in zip(
-            INDEX_SCHEMA.names, (episode_id, shard, first_row, rows, frames, info), strict=True
-        ):
+        for name, value in zip(INDEX_SCHEMA.names, (episode_id, shard, first_row, rows, frames, info), strict=True):
             self._index[name].append(value)
 
     def _publish_shard(self) -> None:

@@ -1,63 +1,63 @@
 """Ray Data: reads shards, samples windows, shuffles, and streams batches to the training workers."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 
 from jepawm.config import RunConfig
 from jepawm.data import EpisodeDataset, decode_window_batch, windows_of_shard
-from jepawm.data.selection import Split
+from jepawm.data.selection import Split, window_index
 from jepawm.types import WindowBatch
 
 _BLOCK_WINDOWS = 64
+_MAX_BLOCKS = 2000
 
 
-def window_stream(config: RunConfig, dataset_path: str, *, first_epoch: int, num_epochs: int) -> "ray.data.Dataset":
-    """A lazy Ray dataset of encoded windows, epoch after epoch.
+def window_stream(config: RunConfig, dataset_path: str, *, start_step: int) -> "ray.data.Dataset":
+    """A lazy Ray dataset of encoded windows, from a train step to the end of the run.
 
     Each task reads one shard and yields its windows in a random order of its own; shards are visited in a new random
     order every epoch, and batches mix the shards that are read at the same time. Frames stay encoded until they
-    reach a training worker.
+    reach a training worker. Ray Data promises no order between tasks, so a resumed stream begins a new epoch: no window
+    is more than one epoch ahead of another, but the batches are not those of an uninterrupted run (the `cache` and
+    `shards` loaders are exact there).
 
     Args:
-        config: Window size, seed and split.
+        config: Window size, batch size, seed and split.
         dataset_path: A dataset every node can read.
-        first_epoch: Seeds the order, with the run's seed.
-        num_epochs: Epochs in the stream.
+        start_step: Train step the run goes on from.
     """
     dataset = EpisodeDataset(dataset_path)
     allowed = Split.of(config, dataset).train
+    windows = len(window_index(dataset, allowed, config.data, config.data.num_frames_in_window))
+    first_epoch = math.ceil(start_step * config.train.batch_size / windows)
+    last_epoch = math.ceil(config.train.num_train_steps * config.train.batch_size / windows)
     visits = [
         {"epoch": epoch, "shard": int(shard)}
-        for epoch in range(first_epoch, first_epoch + num_epochs)
+        for epoch in range(first_epoch, max(last_epoch, first_epoch) + 1)
         for shard in np.random.default_rng([config.seed, epoch]).permutation(dataset.num_shards)
     ]
-    frameskip, frames = config.data.frameskip, config.data.num_frames_in_window
+    size = {"frameskip": config.data.frameskip, "num_frames_in_window": config.data.num_frames_in_window}
     seed = config.seed
 
-    def read(visit: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        epoch, shard = int(visit["epoch"]), int(visit["shard"])
+    def read(visit: pa.Table) -> Iterator[pa.Table]:
+        epoch, shard = visit["epoch"][0].as_py(), visit["shard"][0].as_py()
         shard_seed = int(np.random.SeedSequence([seed, epoch, shard]).generate_state(1)[0])
-        tables = windows_of_shard(
-            dataset_path,
-            shard,
-            frameskip=frameskip,
-            num_frames_in_window=frames,
-            batch_size=_BLOCK_WINDOWS,
-            seed=shard_seed,
-            episode_ids=allowed,
+        yield from windows_of_shard(
+            dataset_path, shard, **size, batch_size=_BLOCK_WINDOWS, seed=shard_seed, episode_ids=allowed
         )
-        for table in tables:
-            yield from table.to_pylist()
 
-    return ray.data.from_items(visits, override_num_blocks=len(visits)).flat_map(read)
+    source = ray.data.from_items(visits, override_num_blocks=min(len(visits), _MAX_BLOCKS))
+    return source.map_batches(read, batch_size=1, batch_format="pyarrow")
 
 
 def stream_batches(config: RunConfig, dataset_path: str, shard: Any, *, world_size: int) -> Iterator[WindowBatch]:
-    """This worker's batches, without end: a stream that runs dry is started again.
+    """This worker's batches, without end: should the stream run dry (it holds an epoch to spare), it starts again.
 
     Args:
         config: Batch size.

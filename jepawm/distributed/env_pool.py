@@ -69,8 +69,6 @@ class RayBackend:
         try:
             return ray.get(handle)
         except (RayActorError, OutOfMemoryError, GetTimeoutError) as error:
-            if isinstance(getattr(error, "cause", None), EnvironmentFault):
-                raise error.cause from error
             raise WorkerDied(str(error).strip().splitlines()[0]) from error
         except RayTaskError as error:
             if isinstance(error.cause, EnvironmentFault):

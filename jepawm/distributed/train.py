@@ -16,14 +16,11 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.selection import choose_loader
 from jepawm.distributed.data import stream_batches, window_stream
 from jepawm.errors import JepawmError, TrainingError
-from jepawm.runtime import checkpoint_name, checkpoint_step
+from jepawm.runtime import checkpoint_name, checkpoint_step, newest_checkpoint
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import ModelSpec, save_checkpoint
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
-
-STREAM_EPOCHS = 4
-"""Epochs in one execution of the stream; the next begins when it ends, at the cost of Ray Data's start-up."""
 
 
 def _worker(job: dict[str, Any]) -> None:
@@ -90,7 +87,8 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
     stream = choose_loader(config.data, dataset, local=False) == "stream"
     use_gpu = ray.cluster_resources().get("GPU", 0) >= scaling.num_workers and config.device in ("auto", "cuda")
     cpus = scaling.cpus_per_worker or max(1, int(ray.cluster_resources().get("CPU", 1)) // scaling.num_workers)
-    job = {
+    resume_step = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
+    job: dict[str, Any] = {
         "config": to_dict(config),
         "dataset_path": os.path.abspath(dataset_path),
         "run_dir": os.path.abspath(run_dir),
@@ -112,11 +110,7 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
             failure_config=FailureConfig(max_failures=scaling.max_train_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
-        datasets=(
-            {"windows": window_stream(config, job["dataset_path"], first_epoch=0, num_epochs=STREAM_EPOCHS)}
-            if stream
-            else None
-        ),
+        datasets=({"windows": window_stream(config, job["dataset_path"], start_step=resume_step)} if stream else None),
     )
     try:
         result = trainer.fit()

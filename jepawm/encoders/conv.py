@@ -55,13 +55,14 @@ class ConvEncoder(nn.Module):
             ConfigError: Frames of another size than the encoder was built for.
         """
         B, T, C, Y, X = pixels_BTCYX.shape
-        if (C, Y, X) != (3, self.image_size, self.image_size):
+        expected = (3, self.image_size, self.image_size)
+        if expected != (C, Y, X):
             raise ConfigError(
                 f"the encoder expects frames [C,Y,X] = [3,{self.image_size},{self.image_size}], found [{C},{Y},{X}]"
             )
         device_type = pixels_BTCYX.device.type
         autocast = torch.is_autocast_enabled(device_type)
-        dtype = torch.get_autocast_dtype(device_type) if autocast else self.head[1].weight.dtype
+        dtype = torch.get_autocast_dtype(device_type) if autocast else next(self.parameters()).dtype
         # Converting before any permute keeps the memory order; frames stored channels-last stay so for the convolution.
         images = pixels_BTCYX.flatten(0, 1).to(dtype)
         images = images.contiguous(memory_format=torch.channels_last).mul_(1 / 127.5).sub_(1)

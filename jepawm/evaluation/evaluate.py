@@ -73,7 +73,7 @@ def evaluate(
                 pool,
                 tasks,
                 record=record if headline else (),
-                on_progress=lambda done, _total, advance=advance: advance(done, ""),
+                on_progress=advance,
                 **common,
             )
         random = run_protocol(model, RandomPlanner(config.planner, space), protocol, pool, tasks, **common)

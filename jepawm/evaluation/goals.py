@@ -76,8 +76,8 @@ def held_out_tasks(
     long_enough = sorted(episode_id for episode_id, frames in lengths.items() if frames > env_steps_to_goal)
     if not long_enough:
         raise DataError(
-            f"evaluation.goal_offset asks for goals {env_steps_to_goal} environment steps after the start, but the longest "
-            f"of {len(lengths)} held-out episodes has {max(lengths.values(), default=0)} frames; lower "
+            f"evaluation.goal_offset asks for goals {env_steps_to_goal} environment steps after the start, but the "
+            f"longest of {len(lengths)} held-out episodes has {max(lengths.values(), default=0)} frames; lower "
             "evaluation.goal_offset or raise data.held_out_fraction"
         )
 

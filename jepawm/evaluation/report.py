@@ -15,7 +15,8 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid #d8dee6}
 .big{font-size:2.4rem;font-weight:650}.muted{color:#5b6878}table{border-collapse:collapse;margin:.6rem 0}
-td,th{padding:.25rem .8rem .25rem 0;text-align:left;vertical-align:top}th{font-weight:600;border-bottom:1px solid #d8dee6}
+td,th{padding:.25rem .8rem .25rem 0;text-align:left;vertical-align:top}
+th{font-weight:600;border-bottom:1px solid #d8dee6}
 td.n{font-variant-numeric:tabular-nums}.rolls{display:flex;flex-wrap:wrap;gap:1rem}.roll{border:1px solid #d8dee6;
 border-radius:6px;padding:.6rem}.roll img{image-rendering:pixelated;width:110px;height:110px;border:1px solid #eee}
 .ok{color:#17703a;font-weight:600}.no{color:#a4262c;font-weight:600}details{margin:1rem 0}
@@ -207,9 +208,9 @@ def _latents(result: Record, metrics: Sequence[Record]) -> str:
     if not rows:
         return figure or "<p class=muted>No episodes were held out, so nothing was measured.</p>"
     note = (
-        "<p class=muted>On held-out frames. Standard deviation near 0 or effective rank near 1 mean collapse; probe_r2 is "
-        "how much of a simulator number a linear probe reads from the latent (1 is all). The simulator's numbers are never "
-        "a model input.</p>"
+        "<p class=muted>On held-out frames. Standard deviation near 0 or effective rank near 1 mean collapse; "
+        "probe_r2 is how much of a simulator number a linear probe reads from the latent (1 is all). The simulator's "
+        "numbers are never a model input.</p>"
     )
     return f"{figure}{note}<table>{rows}</table>"
 
@@ -242,7 +243,8 @@ def _prediction(result: Record) -> str:
         _figure(plot, (7.0, 3.0))
         + "<table><tr><th>model steps</th><th>model</th><th>persistence</th><th>shuffled actions</th>"
         + f"<th>model / persistence</th></tr>{body}</table>"
-        + f"<p class=muted>{result['prediction_windows']} windows of {result['prediction_episodes']} held-out episodes.</p>"
+        + f"<p class=muted>{result['prediction_windows']} windows of {result['prediction_episodes']} held-out "
+        + "episodes.</p>"
     )
 
 
@@ -250,6 +252,7 @@ def _provenance(result: Record) -> str:
     import yaml
 
     wall = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["wall_s"].items())
+    machine = result["hardware"]
     facts = {
         "wall time": wall,
         "run": result["run_dir"],
@@ -257,7 +260,7 @@ def _provenance(result: Record) -> str:
         "dataset": result.get("dataset", {}).get("path", ""),
         "evaluation seed": result["seed"],
         "code": result["git_revision"] or "not a git checkout",
-        "hardware": f"{result['hardware']['cpu']}, {result['hardware']['cpu_cores']} cores, GPU: {result['hardware']['gpu']}",
+        "hardware": f"{machine['cpu']}, {machine['cpu_cores']} cores, GPU: {machine['gpu']}",
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
     }
     rows = "".join(

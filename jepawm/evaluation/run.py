@@ -105,7 +105,7 @@ def run_protocol(
     frameskip: int,
     device: torch.device,
     record: Sequence[int] = (),
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ProtocolResult:
     """Plays every task under one protocol.
 
@@ -119,7 +119,7 @@ def run_protocol(
         frameskip: Environment steps in a chunk.
         device: Where the model lives.
         record: Episodes whose frames are kept.
-        on_progress: Called with (chunks executed, chunks at most) after each execution.
+        on_progress: Called with the number of chunks executed, of at most `protocol.max_chunks`.
 
     Returns:
         One outcome per task, in order; the same whichever hosts played them.
@@ -158,7 +158,7 @@ def run_protocol(
         context.select(staying)
         active = [active[at] for at in staying]
         if on_progress is not None:
-            on_progress(done if active else protocol.max_chunks, protocol.max_chunks)
+            on_progress(done if active else protocol.max_chunks)
     pool.finish()
     rate = success_rate([outcome.solved for outcome in book.outcomes])
     wall_s = time.perf_counter() - began

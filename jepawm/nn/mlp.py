@@ -1,5 +1,7 @@
 """Multi-layer perceptron."""
 
+import itertools
+
 from torch import nn
 
 
@@ -14,6 +16,6 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> nn.Seque
     """
     widths = [in_dim] + [hidden_dim] * num_layers
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(hidden_dim, out_dim))

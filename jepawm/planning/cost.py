@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ class Plan:
     mean_elite_cost_IB: Tensor
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Searches `B` plans at once."""
 

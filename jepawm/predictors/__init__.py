@@ -1,14 +1,12 @@
 """Predictors: latents and action chunks to the next latents."""
 
-from torch import nn
-
 from jepawm.config import PredictorConfig
 from jepawm.predictors.mlp import MLPPredictor
 
 __all__ = ["MLPPredictor", "build_predictor"]
 
 
-def build_predictor(config: PredictorConfig, *, num_patches: int, latent_dim: int, action_dim: int) -> nn.Module:
+def build_predictor(config: PredictorConfig, *, num_patches: int, latent_dim: int, action_dim: int) -> MLPPredictor:
     """The predictor that a configuration names.
 
     Args:

@@ -76,18 +76,16 @@ class EnvHost:
     Every public method takes and returns plain data, so that it can be an actor's method; all randomness comes from
     the seeds in the arguments.
 
+    The first environment is made at the first call, so that what is wrong with it is that call's `EnvironmentFault`.
+
     Args:
         config: Which environment, at which frame size.
-
-    Raises:
-        EnvironmentFault: The environment cannot be made, or lacks what jepawm needs.
     """
 
     def __init__(self, config: EnvConfig) -> None:
         self.config = config
         self._idle: list[Any] = []
         self._running: dict[int, tuple[Any, Task]] = {}
-        self._idle.append(self._make())
 
     def _make(self) -> Any:
         import gymnasium
@@ -103,7 +101,8 @@ class EnvHost:
         ]
         if lacking:
             raise EnvironmentFault(
-                f"env.id '{self.config.id}' lacks {', '.join(lacking)}; the contract is in the README, under Environments"
+                f"env.id '{self.config.id}' lacks {', '.join(lacking)}; what an environment "
+                "must offer is in the README, under Environments"
             )
         return env
 

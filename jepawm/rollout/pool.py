@@ -215,6 +215,8 @@ class EnvPool:
             except WorkerDied as death:
                 self._replace(worker, death)
                 waiting.append((index, calls[index]))
+                # The oldest goes first: a younger call that lies beyond the window must not bar its way.
+                waiting.sort(key=lambda item: -item[0])
             while wanted in done:
                 yield done.pop(wanted)
                 wanted += 1
@@ -229,7 +231,8 @@ class EnvPool:
         fresh: bool = False,
     ) -> list[Any]:
         """Calls each host with its episodes; after a death its episodes are brought back, then called again."""
-        todo, results = list(episode_ids), {}
+        todo = list(episode_ids)
+        results: dict[int, Any] = {}
         while todo:
             if not fresh:
                 self._bring_back(todo)
@@ -244,10 +247,11 @@ class EnvPool:
                     results.update(zip(groups[worker], result(), strict=True))
                 except WorkerDied as death:
                     self._replace(worker, death)
+                    continue
+                # What was begun counts as there from now on: its host may die again while the others still begin.
+                for episode_id in groups[worker] if fresh else ():
+                    self._running[episode_id].lost = False
             todo = [episode_id for episode_id in todo if episode_id not in results]
-        if fresh:
-            for episode_id in episode_ids:
-                self._running[episode_id].lost = False
         return [results[episode_id] for episode_id in episode_ids]
 
     def _bring_back(self, episode_ids: Sequence[int]) -> None:
@@ -275,8 +279,8 @@ class EnvPool:
         self._alive.discard(worker)
         if not self._alive:
             raise EnvironmentFault(
-                f"every environment host died more than scaling.max_actor_restarts = {self.max_restarts} times; the last "
-                f"one said: {death}. Look at its memory (fewer scaling.num_env_actors) and at the simulator"
+                f"every environment host died more than scaling.max_actor_restarts = {self.max_restarts} times; the "
+                f"last one said: {death}. Look at its memory (fewer scaling.num_env_actors) and at the simulator"
             ) from death
         self.log.append(
             f"environment host {worker} died {self.restarts[worker]} times; its episodes move to the others"

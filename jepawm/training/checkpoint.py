@@ -13,6 +13,7 @@ FOLDER/
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from jepawm.world_model import WorldModel
 
 FORMAT_VERSION = 1
 _FILES = ("format_version", "config.yaml", "model.safetensors", "stats.json")
+_DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def read_spec(folder: str) -> tuple[RunConfig, ModelSpec]:
     try:
         stats = json.loads(Path(folder, "stats.json").read_text())
         spec = ModelSpec(Statistics.from_dict(stats["statistics"]), ActionSpec.from_dict(stats["action"]))
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}/stats.json is damaged: {error!r}") from error
     return config, spec
 
@@ -140,7 +142,7 @@ def restore_training(folder: str, state: TrainingState) -> None:
     """Puts weights, optimizer and train step of a checkpoint into a fresh state.
 
     Raises:
-        CheckpointError: The checkpoint holds no training state, or another model's.
+        CheckpointError: The checkpoint holds no training state, a damaged one, or another model's.
     """
     path = os.path.join(folder, "training_state.pt")
     read_spec(folder)
@@ -148,14 +150,26 @@ def restore_training(folder: str, state: TrainingState) -> None:
         raise CheckpointError(f"{folder} is an exported model without training_state.pt; training cannot resume there")
     _load_weights(state.objective.model, os.path.join(folder, "model.safetensors"))
     device = next(state.objective.parameters()).device
-    saved = torch.load(path, map_location=device, weights_only=True)
     head = state.objective.inverse_dynamics
-    if (head is None) != (saved["inverse_dynamics"] is None):
+    try:
+        # weights_only: a checkpoint from elsewhere can hold no code. What it raises for damage is a matter of luck.
+        saved = torch.load(path, map_location=device, weights_only=True)
+        head_weights, moments = saved["inverse_dynamics"], saved["optimizer"]
+        train_step, seconds = int(saved["train_step"]), float(saved["seconds"])
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{path} is damaged or not one of ours ({_first_line(error)}); remove this checkpoint to go on from an "
+            "older one"
+        ) from error
+    if (head is None) != (head_weights is None):
         raise CheckpointError(f"{path}: the inverse-dynamics head is on in one of checkpoint and configuration only")
-    if head is not None:
-        head.load_state_dict(saved["inverse_dynamics"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.train_step, state.seconds = saved["train_step"], saved["seconds"]
+    try:
+        if head is not None:
+            head.load_state_dict(head_weights)
+        state.optimizer.load_state_dict(moments)
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path} does not fit the model of its configuration: {_first_line(error)}") from error
+    state.train_step, state.seconds = train_step, seconds
 
 
 def export_model(checkpoint: str, folder: str) -> str:
@@ -175,6 +189,10 @@ def weights_sha256(folder: str) -> str:
     """SHA-256 of a checkpoint's weights file."""
     with open(os.path.join(folder, "model.safetensors"), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _load_weights(module: nn.Module, path: str) -> None:

@@ -173,8 +173,7 @@ def _open_array(zarr: Any, store: Any, source: Path, prefix: str, name: str) -> 
     # zarr reads a chunk that is not there as zeros, without a word.
     if array.nchunks_initialized != array.nchunks:
         raise DataError(
-            f"{source}: array '{name}' has {array.nchunks_initialized} of its {array.nchunks} chunks; copy "
-            "it again"
+            f"{source}: array '{name}' has {array.nchunks_initialized} of its {array.nchunks} chunks; copy it again"
         )
     return array
 
@@ -188,15 +187,11 @@ def _read_vectors(source: Path, arrays: dict[str, Any]) -> tuple[Any, np.ndarray
     if len(images.shape) != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
         raise DataError(f"{source}: array 'data/img' has shape {images.shape}, expected (N, size, size, 3)")
     if ends.ndim != 1 or not np.issubdtype(ends.dtype, np.integer) or len(ends) == 0:
-        raise DataError(
-            f"{source}: array 'meta/episode_ends' is {ends.dtype} {ends.shape}, expected integers (E,)"
-        )
+        raise DataError(f"{source}: array 'meta/episode_ends' is {ends.dtype} {ends.shape}, expected integers (E,)")
     steps = np.diff(ends, prepend=0)
     short = np.flatnonzero(steps <= 0)
     if len(short):
-        raise DataError(
-            f"{source}: array 'meta/episode_ends' does not increase at row {short[0]}: {ends[short[0]]}"
-        )
+        raise DataError(f"{source}: array 'meta/episode_ends' does not increase at row {short[0]}: {ends[short[0]]}")
     vectors = {}
     for name, width in WIDTHS.items():
         array = arrays[name]
@@ -209,8 +204,7 @@ def _read_vectors(source: Path, arrays: dict[str, Any]) -> tuple[Any, np.ndarray
     for name in ("data/img", "data/action", "data/state"):
         if arrays[name].shape[0] != ends[-1]:
             raise DataError(
-                f"{source}: array '{name}' has {arrays[name].shape[0]} rows, 'meta/episode_ends' ends at "
-                f"{ends[-1]}"
+                f"{source}: array '{name}' has {arrays[name].shape[0]} rows, 'meta/episode_ends' ends at {ends[-1]}"
             )
     return images, vectors["data/state"], vectors["data/action"], ends
 
@@ -220,9 +214,7 @@ def _read(source: Path, name: str, array: Any, rows: slice) -> np.ndarray:
         return np.asarray(array[rows])
     except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
         where = f"rows {rows.start} to {rows.stop}" if rows.stop is not None else "some rows"
-        raise DataError(
-            f"{source}: array '{name}', {where}, cannot be read: {error}; copy the file again"
-        ) from error
+        raise DataError(f"{source}: array '{name}', {where}, cannot be read: {error}; copy the file again") from error
 
 
 def _episode_frames(source: Path, images: Any, ends: np.ndarray) -> Iterator[np.ndarray]:
@@ -247,9 +239,7 @@ def _as_uint8(source: Path, frames: np.ndarray, first_row: int) -> np.ndarray:
     # NaN fails both comparisons, so it is caught here as well.
     bad = np.flatnonzero(~((frames >= 0) & (frames <= 255)).all(axis=(1, 2, 3)))
     if len(bad):
-        raise DataError(
-            f"{source}: array 'data/img' row {first_row + bad[0]} holds NaN or values outside 0 to 255"
-        )
+        raise DataError(f"{source}: array 'data/img' row {first_row + bad[0]} holds NaN or values outside 0 to 255")
     return np.asarray(np.rint(frames), dtype=np.uint8)
 
 

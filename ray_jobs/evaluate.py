@@ -1,0 +1,38 @@
+"""Evaluates a trained world model again: other episodes, protocols or planner settings, without training.
+
+python ray_jobs/evaluate.py --model RUN/model --evaluation.num-episodes 200 --evaluation.seed 7
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from jepawm.cli import guarded
+from jepawm.config_io import parse
+from jepawm.errors import ConfigError
+
+
+def main() -> int:
+    """Reads `--model FOLDER`, starts from that model's own configuration, and plays the episodes."""
+    argv = sys.argv[1:]
+    if "--model" not in argv or argv.index("--model") + 1 == len(argv):
+        raise ConfigError("pass --model FOLDER, the `model` folder of a run")
+    at = argv.index("--model")
+    model_dir = argv[at + 1]
+    del argv[at : at + 2]
+    config, _ = parse(["--recipe", os.path.join(model_dir, "config.yaml"), *argv], (__doc__ or "").split("\n")[0])
+    from jepawm.console import Console
+    from jepawm.pipeline import evaluate_model
+    from jepawm.runtime import make_runtime
+
+    runtime = make_runtime(config)
+    try:
+        evaluate_model(config, runtime, Console(), model_dir)
+    finally:
+        runtime.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,12 @@
+"""Search spaces for Ray Tune: functions that map dotted configuration keys to search domains.
+
+Each function returns `{"optim.learning_rate": tune.loguniform(...), ...}`; spaces are joined with `|`. The keys are
+those of the command line, so a sweep's best trial is repeated by passing its values as flags.
+"""
+
+from tune_spaces.encoder import encoder_space
+from tune_spaces.optimizer import optimizer_space
+from tune_spaces.planner import planner_space
+from tune_spaces.predictor import predictor_space
+
+__all__ = ["encoder_space", "optimizer_space", "planner_space", "predictor_space"]
