@@ -10,14 +10,10 @@ is far larger than memory.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +30,7 @@ from jepawm.data import (
     WindowIndex,
     WindowSampler,
 )
+from jepawm.evaluation.manifest import manifest
 from jepawm.types import ActionSpec, Episode, VectorSpec, WindowBatch
 
 FRAMESKIP, FRAMES, BATCH = 5, 4, 32
@@ -77,9 +74,7 @@ def make_episodes(kind: str, size: int, count: int) -> list[Episode]:
     return episodes
 
 
-def windows_per_cpu_second(
-    read: Callable[[np.ndarray, np.ndarray], Any], index: WindowIndex, seconds: float
-) -> float:
+def windows_per_cpu_second(read: Callable[[np.ndarray, np.ndarray], Any], index: WindowIndex, seconds: float) -> float:
     """Reads random batches for a while and counts CPU time, so that a busy neighbour does not show."""
     sampler = WindowSampler(len(index), BATCH, seed=0)
     read(*index.locate(sampler.ids(0)))
@@ -116,9 +111,7 @@ def measure(kind: str, size: int, count: int, seconds: float, folder: Path) -> l
     index = WindowIndex(range(count), [EPISODE_FRAMES] * count, **options)
     limit = windows_per_cpu_second(plain_reader(folder, episodes), index, seconds)
     rows: list[dict[str, Any]] = []
-    rows.append(
-        {"layout": "plain memory map (limit)", "windows_per_s": limit, "bytes_per_frame": size * size * 3}
-    )
+    rows.append({"layout": "plain memory map (limit)", "windows_per_s": limit, "bytes_per_frame": size * size * 3})
     for codec in ("zstd", "jpeg", "png", "raw"):
         with EpisodeWriter(folder / f"warm-{codec}", spec, codec=codec) as writer:
             writer.write(episodes[0])  # imports and first calls are no part of the figure
@@ -159,9 +152,7 @@ def measure(kind: str, size: int, count: int, seconds: float, folder: Path) -> l
 
 def main() -> None:
     """Runs every case, prints a table and writes the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "data.json")
     parser.add_argument("--seconds", type=float, default=2.0, help="CPU seconds per figure")
     arguments = parser.parse_args()
@@ -180,25 +171,13 @@ def main() -> None:
                     f"{row['share_of_limit']:>10.1%}{row['bytes_per_frame'] / 1024:>11.2f}{written:>11}"
                 )
     results = {
+        **manifest(command="python benchmarks/data.py"),
         "what": "windows per CPU second on one core; 4 frames, frameskip 5, batches of 32",
-        "date": datetime.date.today().isoformat(),
-        "hardware": {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("numpy", "pyarrow", "opencv-python-headless")},
         "rows": [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {arguments.output}")
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
 
 
 if __name__ == "__main__":

@@ -12,25 +12,24 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import datetime
 import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import gymnasium
 import numpy as np
 
+# This file's own folder comes first on the path, where `envs` would be this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs.policies import make_policy
 from envs.wall_drawing import render_positions
 from envs.wall_physics import step_positions
+from jepawm.evaluation.manifest import manifest
 
 CASES = (("envs/Wall-v1", "wall_mixed_walk"), ("envs/PushT-v1", "pusht_noisy_push"))
 IMAGE_SIZES_PX = (64, 224)
@@ -54,14 +53,10 @@ def main() -> None:
         figures[f"wall batch of {BATCH} {image_size} px"] = measure_wall_batch(image_size, arguments.seconds)
 
     results = {
+        **manifest(command="python benchmarks/envs.py"),
         "what": "env_steps per second, one process, one thread; ratio = step_and_render / step_only",
-        "command": "python benchmarks/envs.py",
-        "date": datetime.date.today().isoformat(),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
         "load_average_1min": round(os.getloadavg()[0], 2),
         "threads": {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"], "cv2": cv2.getNumThreads()},
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("gymnasium", "numpy", "opencv-python-headless", "pymunk")},
         "figures": figures,
     }
     for name, figure in figures.items():
@@ -137,14 +132,6 @@ def alternate(first: Callable[[], float], second: Callable[[], float], seconds: 
         times[0].append(first())
         times[1].append(second())
     return statistics.median(times[0]), statistics.median(times[1])
-
-
-def cpu_name() -> str:
-    """The processor's name where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

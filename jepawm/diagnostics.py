@@ -43,7 +43,7 @@ def latent_diagnostics(
 @torch.inference_mode()
 def prediction_errors(
     model: WorldModel, windows: WindowBatch, device: torch.device, *, seed: int
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | int]]:
     """k-step latent prediction against two baselines.
 
     Args:

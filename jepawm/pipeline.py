@@ -4,6 +4,7 @@ Each stage leaves its result in the run directory, and a run that was killed goe
 """
 
 import json
+import math
 import os
 import time
 from dataclasses import replace
@@ -18,7 +19,7 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.selection import choose_loader
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
-from jepawm.run_dir import FINISHED, prepare_run_dir
+from jepawm.run_dir import FINISHED, lock_run, prepare_run_dir
 from jepawm.runtime import Runtime, checkpoint_step, newest_checkpoint
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, MLflowSink, Record, read_metrics
 from jepawm.training.checkpoint import export_model, load_world_model
@@ -38,6 +39,13 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> d
         What `eval.json` holds.
     """
     run_dir, resumed = prepare_run_dir(config, recipe)
+    with lock_run(run_dir):
+        return _run(config, recipe, runtime, console, run_dir, resumed)
+
+
+def _run(
+    config: RunConfig, recipe: str, runtime: Runtime, console: Console, run_dir: str, resumed: bool
+) -> dict[str, Any]:
     console.say(f"run        {run_dir}{' (continued)' if resumed else ''}")
     console.say(f"runs on    {runtime.describe()}")
     tracker = BackgroundTracker(_mlflow_sink(config, run_dir))
@@ -149,8 +157,17 @@ def _evaluate_and_report(
 
 def _write_json(path: str, data: dict[str, Any]) -> None:
     temporary = f"{path}.tmp"
-    Path(temporary).write_text(json.dumps(data, indent=1))
+    Path(temporary).write_text(json.dumps(_finite(data), indent=1, allow_nan=False))
     os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    """The same data with null for NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _mlflow_uri(config: RunConfig) -> str:

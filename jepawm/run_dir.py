@@ -9,15 +9,20 @@ RUN/
 ```
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from jepawm.config import RunConfig, home
 from jepawm.config_io import flatten, load_yaml, save_yaml
 from jepawm.errors import ConfigError
 
 FINISHED = "finished"
+LOCK_FILE = ".lock"
 
 
 def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
@@ -31,7 +36,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         The run directory and whether an earlier run continues there.
 
     Raises:
-        ConfigError: `run_dir` holds a run of another configuration, or a finished or foreign one.
+        ConfigError: `run_dir` holds a run of another configuration, or something that is no run.
     """
     if config.run_dir is not None:
         folder = os.path.abspath(config.run_dir)
@@ -39,7 +44,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
             return _new_run(folder, config, recipe), False
         _check_same_run(folder, config)
         return folder, True
-    runs = os.path.join(home(), "runs")
+    runs = home()
     stem = os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
     if config.resume == "auto" and os.path.isdir(runs):
         for name in sorted(os.listdir(runs), reverse=True):
@@ -47,9 +52,11 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
             if name.startswith(f"{stem}-") and not os.path.exists(os.path.join(folder, FINISHED)):
                 try:
                     _check_same_run(folder, config)
+                    with lock_run(folder):
+                        return folder, True
                 except ConfigError:
+                    # Another configuration's run, or one that is running right now.
                     continue
-                return folder, True
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = os.path.join(runs, f"{stem}-{stamp}-seed{config.seed}")
     suffix = 1
@@ -80,3 +87,21 @@ def _check_same_run(folder: str, config: RunConfig) -> None:
             f"run_dir {folder} holds a run of another configuration ({'; '.join(changed[:5])}); choose another "
             "directory, or repeat its settings"
         )
+
+
+@contextlib.contextmanager
+def lock_run(folder: str) -> Iterator[None]:
+    """Holds a run directory for this process.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    lock = FileLock(os.path.join(folder, LOCK_FILE), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"run_dir {folder} is in use by another process; wait for it, or choose another") from None
+    try:
+        yield
+    finally:
+        lock.release()

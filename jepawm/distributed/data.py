@@ -42,7 +42,10 @@ def window_stream(config: RunConfig, dataset_path: str, *, start_step: int) -> "
         for epoch in range(first_epoch, max(last_epoch, first_epoch) + 1)
         for shard in np.random.default_rng([config.seed, epoch]).permutation(dataset.num_shards)
     ]
-    size = {"frameskip": config.data.frameskip, "num_frames_in_window": config.data.num_frames_in_window}
+    size: dict[str, Any] = {
+        "frameskip": config.data.frameskip,
+        "num_frames_in_window": config.data.num_frames_in_window,
+    }
     seed = config.seed
 
     def read(visit: pa.Table) -> Iterator[pa.Table]:

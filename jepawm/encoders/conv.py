@@ -14,9 +14,6 @@ class ConvEncoder(nn.Module):
     Args:
         config: Channels, kernels, strides and widths.
         image_size: Side of the square input frames, pixels.
-
-    Raises:
-        ConfigError: The strides leave nothing of so small an image.
     """
 
     def __init__(self, config: EncoderConfig, image_size: int) -> None:
@@ -29,11 +26,6 @@ class ConvEncoder(nn.Module):
         for channels, kernel, stride in zip(config.channels, config.kernel_sizes, config.strides, strict=True):
             layers += [nn.Conv2d(before, channels, kernel, stride, padding=kernel // 2), nn.ReLU(inplace=True)]
             before, side = channels, (side + 2 * (kernel // 2) - kernel) // stride + 1
-            if side < 1:
-                raise ConfigError(
-                    f"env.image_size {image_size} is too small for model.encoder.strides {config.strides}: a layer is "
-                    "left without pixels"
-                )
         self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.head = nn.Sequential(
             nn.Flatten(),

@@ -54,6 +54,8 @@ def evaluate(
     evaluation = config.evaluation
     device = next(model.parameters()).device
     split = Split.of(config, dataset) if dataset is not None else None
+    if dataset is not None and split is not None and len(split.held_out):
+        _check_prediction_horizon(config, dataset, split)
     tasks, passed_over = _tasks(config, pool, dataset, split)
     space = ActionSearchSpace(
         spec.action, spec.statistics, frameskip=model.frameskip, hold=config.planner.hold_actions, device=device
@@ -128,6 +130,18 @@ def _tasks(
         num_episodes=evaluation.num_episodes,
         env_steps_to_goal=evaluation.goal_offset * config.data.frameskip,
     )
+
+
+def _check_prediction_horizon(config: RunConfig, dataset: EpisodeDataset, split: Split) -> None:
+    """Before any episode is played: is there a held-out window to predict in?"""
+    horizon = config.evaluation.prediction_horizon
+    needed = horizon * config.data.frameskip + 1
+    longest = max(dataset.num_frames(int(episode_id)) for episode_id in split.held_out)
+    if longest < needed:
+        raise DataError(
+            f"evaluation.prediction_horizon {horizon} needs held-out episodes of {needed} frames, the longest of "
+            f"{len(split.held_out)} has {longest}; lower it, or raise data.env_steps_per_episode"
+        )
 
 
 def _held_out(config: RunConfig, model: WorldModel, dataset: EpisodeDataset, split: Split) -> dict[str, Any]:

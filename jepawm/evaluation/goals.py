@@ -106,7 +106,7 @@ def _unsolved(pool: EnvPool, draw: Callable[[Sequence[int]], list[Task]], num_ep
         solved = pool.solved([task.start for task in drawn], [task.goal for task in drawn])
         tasks += [task for task, already in zip(drawn, solved, strict=True) if not already]
         passed_over += sum(solved)
-        if next_id >= 50 * num_episodes:
+        if len(tasks) < num_episodes and next_id >= 50 * num_episodes:
             raise DataError(
                 f"{passed_over} of the first {next_id} tasks are solved before they begin; choose goals further away "
                 "(evaluation.goal_offset)"

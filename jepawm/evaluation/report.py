@@ -175,7 +175,9 @@ def _training(metrics: Sequence[Record]) -> str:
         for key in terms:
             steps, values = _series(metrics, key)
             axes.plot(steps, values, label=key.removeprefix("train/"), linewidth=2.2 if key == "train/loss" else 1.2)
+        # At the first steps covariance terms are near 0; on a log axis they would squeeze all else.
         axes.set(yscale="log", xlabel="train step", ylabel="term before its weight")
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-3))
         axes.legend(frameon=False, ncols=3, fontsize=8)
 
     last = metrics[-1]

@@ -47,20 +47,22 @@ class TrainingObjective(nn.Module):
         weights = self.config
         latents_BTPD = self.model.encode(pixels_BTCYX)
         unrolled_BKPD = self.model.unroll(latents_BTPD[:, :1], actions_BTA)
-        terms = {"prediction": prediction_loss(unrolled_BKPD, latents_BTPD[:, 1:])}
-        if self.inverse_dynamics is not None:
-            read_BKA = self.inverse_dynamics(latents_BTPD)
-            terms["inverse_dynamics"] = (read_BKA - self.model.normalize_actions(actions_BTA)).square().mean()
-        if weights.variance or weights.covariance:
-            terms["variance"], terms["covariance"] = variance_covariance(latents_BTPD.flatten(0, 1).flatten(1))
-        if weights.time_similarity:
-            terms["time_similarity"] = time_similarity(latents_BTPD)
-        if weights.sigreg:
-            generator = torch.Generator(latents_BTPD.device).manual_seed(self.seed * 1_000_003 + train_step)
-            terms["sigreg"] = sigreg(
-                latents_BTPD.flatten(2), num_projections=weights.sigreg_num_projections, generator=generator
-            )
-        loss = sum(getattr(weights, name) * term for name, term in terms.items())
+        read_BKA = None if self.inverse_dynamics is None else self.inverse_dynamics(latents_BTPD)
+        # The terms are statistics of the batch: their sums need float32, whatever the layers compute in.
+        with torch.autocast(latents_BTPD.device.type, enabled=False):
+            terms = {"prediction": prediction_loss(unrolled_BKPD, latents_BTPD[:, 1:])}
+            if read_BKA is not None:
+                terms["inverse_dynamics"] = (read_BKA - self.model.normalize_actions(actions_BTA)).square().mean()
+            if weights.variance or weights.covariance:
+                terms["variance"], terms["covariance"] = variance_covariance(latents_BTPD.flatten(0, 1).flatten(1))
+            if weights.time_similarity:
+                terms["time_similarity"] = time_similarity(latents_BTPD)
+            if weights.sigreg:
+                generator = torch.Generator(latents_BTPD.device).manual_seed(self.seed * 1_000_003 + train_step)
+                terms["sigreg"] = sigreg(
+                    latents_BTPD.flatten(2), num_projections=weights.sigreg_num_projections, generator=generator
+                )
+            loss = sum(getattr(weights, name) * term for name, term in terms.items())
         return {"loss": loss, **terms}  # type: ignore[dict-item]
 
 

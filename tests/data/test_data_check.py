@@ -156,9 +156,7 @@ def test_frame_of_another_size(dataset):
 
     small = encode_frames(np.zeros((1, 8, 8, 3), np.uint8), "png")[0]
     edit_rows(dataset.shard_path(0), put(2, "frames", lambda v: [small, *v[1:]]))
-    assert messages(dataset.path) == [
-        "shards/shard-00000.parquet row 2: frame 0: the frame is 8x8, expected 16x20"
-    ]
+    assert messages(dataset.path) == ["shards/shard-00000.parquet row 2: frame 0: the frame is 8x8, expected 16x20"]
     assert messages(dataset.path, decode=False) == []
 
 
@@ -170,9 +168,7 @@ def test_every_violation_is_named_not_only_the_first(dataset):
     (dataset.path / "shards" / "shard-00009.parquet.tmp").write_bytes(b"")
     found = messages(dataset.path)
     assert len(found) == 5
-    assert found[0] == (
-        "shards/shard-00009.parquet.tmp: a temporary file that a killed writer left; delete it"
-    )
+    assert found[0] == ("shards/shard-00009.parquet.tmp: a temporary file that a killed writer left; delete it")
 
 
 def test_index_violations(dataset):
@@ -213,9 +209,7 @@ def test_whole_files(dataset):
         table.column_names.index("actions"), "actions", table["actions"].cast(pa.list_(pa.float64()))
     )
     pq.write_table(double, dataset.shard_path(0))
-    assert any(
-        "column 'actions' is list<element: double>, expected list<" in m for m in messages(dataset.path)
-    )
+    assert any("column 'actions' is list<element: double>, expected list<" in m for m in messages(dataset.path))
     for path in (dataset.path / "shards").iterdir():
         path.unlink()
     assert "shards: there are no shards" in messages(dataset.path)

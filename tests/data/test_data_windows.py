@@ -40,9 +40,7 @@ def assert_windows_equal(left: WindowBatch, right: WindowBatch) -> None:
 
 
 def index_of(dataset: EpisodeDataset, frameskip: int, frames: int) -> WindowIndex:
-    return WindowIndex(
-        dataset.episode_ids, dataset.num_frames_each, frameskip=frameskip, num_frames_in_window=frames
-    )
+    return WindowIndex(dataset.episode_ids, dataset.num_frames_each, frameskip=frameskip, num_frames_in_window=frames)
 
 
 # ---- splits
@@ -180,9 +178,7 @@ def test_three_readers_one_truth(codec, frameskip, frames, write, tmp_path):
     for shard in range(dataset.num_shards):
         for table in windows_of_shard(dataset.path, shard, **options, batch_size=5, seed=0):
             decoded = decode_window_batch(table, dataset.spec)
-            as_lists = decode_window_batch(
-                {n: table[n].to_pylist() for n in table.column_names}, dataset.spec
-            )
+            as_lists = decode_window_batch({n: table[n].to_pylist() for n in table.column_names}, dataset.spec)
             assert_windows_equal(decoded, as_lists)
             assert_windows_equal(decoded, readers[0].read(decoded.episode_ids, decoded.starts))
             for key in zip(decoded.episode_ids.tolist(), decoded.starts.tolist(), strict=True):
@@ -196,9 +192,7 @@ def test_reader_errors(write, tmp_path):
     options = {"frameskip": 2, "num_frames_in_window": 3}
     keep = FrameCache(dataset, root=tmp_path, keep=[10, 13])
     for reader in (ShardReader(dataset, **options), CacheReader(keep, **options)):
-        with pytest.raises(
-            DataError, match="episode 10: a window of 5 frames from frame 5 does not lie within its 9"
-        ):
+        with pytest.raises(DataError, match="episode 10: a window of 5 frames from frame 5 does not lie within its 9"):
             reader.read(np.array([13, 10]), np.array([0, 5]))
         with pytest.raises(DataError, match="does not lie within"):
             reader.read(np.array([10]), np.array([-1]))

@@ -81,9 +81,7 @@ def test_round_trip(codec, write, spec, make_episode):
     assert check_dataset(dataset.path) == []
 
 
-@pytest.mark.parametrize(
-    ("codec", "channels"), [("zstd", 1), ("zstd", 5), ("jpeg", 1), ("png", 1), ("raw", 2)]
-)
+@pytest.mark.parametrize(("codec", "channels"), [("zstd", 1), ("zstd", 5), ("jpeg", 1), ("png", 1), ("raw", 2)])
 def test_round_trip_of_other_channel_counts(codec, channels):
     pixels = np.full((2, 8, 9, channels), 40, dtype=np.uint8)
     pixels[:, 4:] = 90
@@ -271,8 +269,7 @@ with EpisodeWriter(path, spec, shard_frames=60, chunk_frames=8, resume=True) as 
 def test_kill_at_any_moment_then_resume_gives_the_same_dataset(tmp_path, write, spec, make_episode):
     whole = write("whole")
     episodes = [
-        make_episode(int(i), int(n), spec)
-        for i, n in zip(whole.episode_ids, whole.num_frames_each, strict=True)
+        make_episode(int(i), int(n), spec) for i, n in zip(whole.episode_ids, whole.num_frames_each, strict=True)
     ]
     job, path = tmp_path / "job.pickle", tmp_path / "killed"
     for fatal in (0, 3, 7, None):
@@ -317,9 +314,7 @@ def test_reader_errors(tmp_path, write, spec):
     (tmp_path / "folder").mkdir()
     with pytest.raises(DataError, match=r"not a jepawm-episodes dataset, it has no meta\.json"):
         EpisodeDataset(tmp_path / "folder")
-    with pytest.raises(
-        DataError, match="there is no episode 11; the dataset holds 8 episodes with ids 10 to 31"
-    ):
+    with pytest.raises(DataError, match="there is no episode 11; the dataset holds 8 episodes with ids 10 to 31"):
         dataset.read_episode(11)
     with pytest.raises(DataError, match=r"unknown column 'action' \(did you mean 'actions'"):
         dataset.read_column("action", 10)
@@ -359,14 +354,10 @@ def test_missing_and_truncated_shards(write):
     with pytest.raises(DataError, match=r"shard-00001\.parquet: rows? \d+ .*cannot be read"):
         EpisodeDataset(dataset.path).read_episode(victim)
     shutil.copy(dataset.shard_path(0), shard)
-    with pytest.raises(
-        DataError, match=r"shard-00001\.parquet: row \d+ belongs to episode 10, the index says"
-    ):
+    with pytest.raises(DataError, match=r"shard-00001\.parquet: row \d+ belongs to episode 10, the index says"):
         EpisodeDataset(dataset.path).read_episode(victim)
     shard.unlink()
-    with pytest.raises(
-        DataError, match=r"shard-00001\.parquet: shard is missing \(1 missing in all, with \d of 8"
-    ):
+    with pytest.raises(DataError, match=r"shard-00001\.parquet: shard is missing \(1 missing in all, with \d of 8"):
         EpisodeDataset(dataset.path)
 
 

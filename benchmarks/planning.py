@@ -1,0 +1,80 @@
+"""Claim: one forward for all episodes plans many times faster than episode by episode.
+
+python benchmarks/planning.py
+
+Times the demo's planner (untrained weights; time does not depend on them) for 1, 10 and 50 episodes at once and for 50
+episodes one after the other, and micro-batched. Ratios within one run count. Writes results/planning.json.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from jepawm.config import PlannerConfig
+from jepawm.config_io import load_recipe
+from jepawm.evaluation.manifest import manifest
+from jepawm.planning import CEM, ActionSearchSpace, GoalDistance
+from jepawm.training.checkpoint import ModelSpec, build_world_model
+from jepawm.types import ActionSpec, Statistics
+
+RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "planning.json")
+STATISTICS = Statistics(
+    np.zeros(2, np.float32), np.ones(2, np.float32), np.zeros(2, np.float32), np.ones(2, np.float32)
+)
+SPEC = ActionSpec(2, (-28.0, -28.0), (28.0, 28.0), max_norm=1.8)
+
+
+def main() -> None:
+    config = load_recipe("demo")
+    torch.manual_seed(0)
+    model = build_world_model(config, ModelSpec(STATISTICS, SPEC)).eval()
+    space = ActionSearchSpace(SPEC, STATISTICS, frameskip=config.data.frameskip, hold=True)
+
+    def plan(episodes: int, planner: PlannerConfig, seed: int) -> None:
+        noise = torch.Generator().manual_seed(seed)
+        latents = torch.randn(episodes, 1, model.num_patches, model.latent_dim, generator=noise)
+        goals = torch.randn(episodes, model.num_patches, model.latent_dim, generator=noise)
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(episodes)]
+        CEM(planner, space).plan(
+            lambda chunks: model.unroll_candidates(latents, chunks), GoalDistance(goals, "last"), generators=generators
+        )
+
+    def seconds_of(work: Callable[[int], object], repeats: int = 5) -> float:
+        work(0)
+        times = []
+        for repeat in range(1, repeats + 1):
+            began = time.perf_counter()
+            work(repeat)
+            times.append(time.perf_counter() - began)
+        return float(np.median(times))
+
+    planner = config.planner
+    small = replace(planner, max_candidates_per_forward=50)
+    rows = {
+        "1 episode": seconds_of(lambda seed: plan(1, planner, seed)),
+        "10 episodes, one batch": seconds_of(lambda seed: plan(10, planner, seed)),
+        "50 episodes, one batch": seconds_of(lambda seed: plan(50, planner, seed)),
+        "50 episodes, one after the other": seconds_of(lambda seed: [plan(1, planner, seed) for _ in range(50)], 3),
+        "50 episodes, one batch, 50 candidates per forward": seconds_of(lambda seed: plan(50, small, seed)),
+    }
+    for name, seconds in rows.items():
+        print(f"{name:<52} {1e3 * seconds:8.1f} ms")
+    ratio = rows["50 episodes, one after the other"] / rows["50 episodes, one batch"]
+    print(f"one after the other over one batch: {ratio:.2f}")
+    report = manifest(
+        command="python benchmarks/planning.py",
+        planner={"num_samples": planner.num_samples, "iterations": planner.num_iterations, "horizon": planner.horizon},
+        plan_s=rows,
+        serial_over_batched=ratio,
+    )
+    with open(RESULTS, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""A whole evaluation of a saved model, with goals from held-out episodes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, PlannerConfig, RunConfig
+from jepawm.console import Console
+from jepawm.data import EpisodeDataset
+from jepawm.data.selection import Split
+from jepawm.errors import ConfigError, DataError
+from jepawm.evaluation.evaluate import evaluate
+from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.training.checkpoint import fresh_state, load_world_model, save_checkpoint, weights_sha256
+from jepawm.training.run import model_spec
+
+CONFIG = RunConfig(
+    device="cpu",
+    data=DataConfig(held_out_fraction=0.1),
+    planner=PlannerConfig(horizon=2, num_samples=8, num_elites=2, num_iterations=1, num_iterations_warm=1),
+    evaluation=EvaluationConfig(
+        num_episodes=3,
+        goal_source="held_out",
+        goal_offset=4,
+        protocols=("per_chunk",),
+        num_animations=1,
+        prediction_horizon=2,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def model_dir(wall_dataset: EpisodeDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained model."""
+    spec = model_spec(wall_dataset, Split.of(CONFIG, wall_dataset))
+    folder = str(tmp_path_factory.mktemp("models") / "fresh")
+    save_checkpoint(folder, fresh_state(CONFIG, spec, torch.device("cpu")), CONFIG, spec)
+    return folder
+
+
+def judge(config: RunConfig, dataset: EpisodeDataset | None, model_dir: str, env: EnvConfig):
+    model, _, spec = load_world_model(model_dir)
+    with EnvPool(SerialBackend(lambda: EnvHost(env))) as pool:
+        return evaluate(config, model, spec, pool, dataset, model_dir=model_dir, console=Console(quiet=True))
+
+
+def test_goals_come_from_held_out_episodes(wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig) -> None:
+    result, animations = judge(CONFIG, wall_dataset, model_dir, wall_env)
+    held_out = Split.of(CONFIG, wall_dataset).held_out
+    walks = [wall_dataset.read_column("sim_state", int(episode_id)) for episode_id in held_out]
+    assert result["goal_source"] == "held_out"
+    assert result["dataset"]["held_out_episodes"] == held_out.tolist()
+    assert result["model"]["sha256"] == weights_sha256(model_dir)
+    assert list(result["protocols"]) == ["per_chunk"]
+    assert len(result["episodes"]) == result["num_episodes"] == result["random"]["num_episodes"] == 3
+    for episode in result["episodes"]:
+        pairs = [(walk[:-20], walk[20:]) for walk in walks]
+        found = [(start == episode["start"]).all(1) & (goal == episode["goal"]).all(1) for start, goal in pairs]
+        assert sum(int(each.sum()) for each in found) == 1
+        assert np.linalg.norm(np.subtract(episode["start"], episode["goal"])) >= 4.5
+    assert [row["model_steps"] for row in result["prediction"]] == [1, 2]
+    assert result["prediction_episodes"] == len(held_out)
+    # One recorded episode: the start, and every env_step after it.
+    first = result["episodes"][0]
+    assert list(animations) == [first["episode_id"]]
+    assert animations[first["episode_id"]]["rollout"].shape == (first["env_steps"] + 1, 64, 64, 3)
+
+
+def test_an_evaluation_without_data_leaves_prediction_out(model_dir: str, wall_env: EnvConfig) -> None:
+    with pytest.raises(ConfigError, match="goal_source 'held_out' needs the dataset"):
+        judge(CONFIG, None, model_dir, wall_env)
+    sampled = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, goal_source="sampler"))
+    result, _ = judge(sampled, None, model_dir, wall_env)
+    assert result["prediction"] == []
+    assert "dataset" not in result
+    again, _ = judge(sampled, None, model_dir, wall_env)
+    assert again["episodes"] == result["episodes"]
+    assert again["tasks_sha256"] == result["tasks_sha256"]
+
+
+def test_a_prediction_horizon_longer_than_the_episodes_is_an_error(
+    wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig
+) -> None:
+    config = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, prediction_horizon=30))
+    with pytest.raises(DataError, match=r"prediction_horizon 30 needs held-out episodes of 151 frames.* has 51"):
+        judge(config, wall_dataset, model_dir, wall_env)

@@ -1,0 +1,377 @@
+"""Hosts of environments, and the pool that outlives them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from jepawm.config import EnvConfig
+from jepawm.errors import EnvironmentFault
+from jepawm.rollout import EnvHost, EnvPool, SerialBackend, Task, WorkerDied
+from jepawm.types import Episode
+
+WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
+FRAMESKIP = 5
+
+
+class MortalBackend:
+    """Hosts in this process that die as scripted.
+
+    Args:
+        make_host: Makes a fresh host.
+        num_workers: Hosts.
+        deaths: `(worker, method, n)`: that worker dies in its n-th call of that method, counted from 1 over restarts.
+        newest_first: Which of several running calls ends first.
+    """
+
+    def __init__(
+        self,
+        make_host: Callable[[], Any],
+        num_workers: int,
+        deaths: Sequence[tuple[int, str, int]] = (),
+        *,
+        newest_first: bool = False,
+    ) -> None:
+        self.num_workers = num_workers
+        self.make_host = make_host
+        self.hosts: list[Any] = [make_host() for _ in range(num_workers)]
+        self.deaths = set(deaths)
+        self.newest_first = newest_first
+        self.calls: list[tuple[int, str]] = []
+        self.open: dict[int, tuple[int, str, tuple[Any, ...]]] = {}
+        self.died: list[tuple[int, str, int]] = []
+        self.most_open = 0
+
+    def submit(self, worker: int, method: str, *args: Any) -> int:
+        self.calls.append((worker, method))
+        handle = len(self.calls)
+        self.open[handle] = (worker, method, args)
+        self.most_open = max(self.most_open, len(self.open))
+        assert sum(other == worker for other, _, _ in self.open.values()) == 1, "one call per host at a time"
+        return handle
+
+    def next_done(self, handles: Sequence[int]) -> tuple[int, Callable[[], Any]]:
+        handle = max(handles) if self.newest_first else min(handles)
+        worker, method, args = self.open.pop(handle)
+        death = (worker, method, self.calls[:handle].count((worker, method)))
+
+        def result() -> Any:
+            if death in self.deaths:
+                self.died.append(death)
+                self.hosts[worker] = None
+                raise WorkerDied("scripted")
+            return getattr(self.hosts[worker], method)(*args)
+
+        return handle, result
+
+    def restart(self, worker: int) -> None:
+        self.hosts[worker] = self.make_host()
+
+    def close(self) -> None:
+        pass
+
+
+def pool_of(
+    num_workers: int, deaths: Sequence[tuple[int, str, int]] = (), *, max_restarts: int = 3, newest_first: bool = False
+) -> EnvPool:
+    backend = MortalBackend(lambda: EnvHost(WALL), num_workers, deaths, newest_first=newest_first)
+    return EnvPool(backend, max_restarts=max_restarts)
+
+
+def play(pool: EnvPool, num_episodes: int = 5) -> dict[str, Any]:
+    """Everything a pool does in an evaluation, with fixed actions."""
+    rng = np.random.default_rng(0)
+    tasks = pool.sample_tasks(range(num_episodes), [3 * i + 1 for i in range(num_episodes)])
+    told = {"goals": pool.render([task.goal for task in tasks])}
+    told["solved_at_start"] = np.array(pool.solved([t.start for t in tasks], [t.goal for t in tasks]))
+    seen = pool.begin(tasks)
+    told["first"] = np.stack([each.pixels for each in seen])
+    told["states"] = [np.stack([each.sim_state for each in seen])]
+    ids = [task.episode_id for task in tasks]
+    for _ in range(3):
+        chunks = rng.uniform(-1.5, 1.5, size=(len(ids), 2, FRAMESKIP, 2)).astype(np.float32)
+        done = pool.execute(ids, chunks, record=[0])
+        told["states"].append(np.stack([each.sim_states[-1] for each in done]))
+        told[f"frames of {len(ids)}"] = np.stack([each.pixels[-1] for each in done])
+        told[f"recorded {len(ids)}"] = done[0].pixels
+        # One episode less each time, as when it is solved.
+        ids = ids[:-1]
+    pool.finish()
+    return told
+
+
+def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        parts = (value, right[name]) if isinstance(value, list) else ([value], [right[name]])
+        for a, b in zip(*parts, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def collect(pool: EnvPool, num_episodes: int = 7, per_call: int = 2) -> list[Episode]:
+    return list(
+        pool.collect(range(num_episodes), policy="wall_mixed_walk", seed=4, env_steps=6, episodes_per_call=per_call)
+    )
+
+
+def assert_same_episodes(left: list[Episode], right: list[Episode]) -> None:
+    assert [episode.episode_id for episode in left] == [episode.episode_id for episode in right]
+    for a, b in zip(left, right, strict=True):
+        for name in ("pixels", "actions", "proprio", "sim_state"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Any]:
+    return play(pool_of(1))
+
+
+# -- how many hosts there are does not show --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("num_workers", [2, 3, 8])
+def test_outcomes_do_not_depend_on_the_number_of_hosts(
+    num_workers: int, newest_first: bool, undisturbed: dict[str, Any]
+) -> None:
+    assert_same(play(pool_of(num_workers, newest_first=newest_first)), undisturbed)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_collected_episodes_do_not_depend_on_hosts_or_call_size(newest_first: bool) -> None:
+    one = collect(pool_of(1))
+    assert [episode.episode_id for episode in one] == list(range(7))
+    assert len({episode.actions.tobytes() for episode in one}) == 7
+    assert_same_episodes(collect(pool_of(3, newest_first=newest_first)), one)
+    assert_same_episodes(collect(pool_of(2, newest_first=newest_first), per_call=3), one)
+    alone = EnvHost(WALL).collect([5], "wall_mixed_walk", 4, 6)
+    assert_same_episodes(alone, one[5:6])
+
+
+def test_the_serial_backend_is_such_a_pool(undisturbed: dict[str, Any]) -> None:
+    with EnvPool(SerialBackend(lambda: EnvHost(WALL), num_workers=2)) as pool:
+        assert_same(play(pool), undisturbed)
+
+
+# -- deaths ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        [(0, "sample_tasks", 1)],
+        [(1, "render", 1)],
+        [(0, "solved", 1)],
+        [(1, "begin", 1)],
+        [(0, "execute", 1)],
+        [(1, "execute", 2)],
+        # While it is being brought back: begun again (2), and replayed.
+        [(1, "execute", 2), (1, "begin", 2)],
+        [(1, "execute", 2), (1, "execute", 3)],
+        [(0, "execute", 1), (1, "execute", 2), (0, "execute", 4)],
+        [(0, "finish", 1)],
+    ],
+)
+def test_a_host_that_dies_is_replaced_and_nothing_else_changes(
+    deaths: list[tuple[int, str, int]], newest_first: bool, undisturbed: dict[str, Any]
+) -> None:
+    pool = pool_of(2, deaths, newest_first=newest_first)
+    assert_same(play(pool), undisturbed)
+    backend = pool.backend
+    assert isinstance(backend, MortalBackend)
+    assert sorted(backend.died) == sorted(deaths)
+    assert sum(pool.restarts) == len(deaths)
+    assert len(pool.log) == len(deaths)
+    assert "died (scripted); restarted" in pool.log[0]
+
+
+@pytest.mark.parametrize("method", ["begin", "execute"])
+def test_a_host_that_dies_too_often_leaves_its_episodes_to_the_others(method: str, undisturbed: dict[str, Any]) -> None:
+    deaths = [(1, method, 1), (1, method, 2)]
+    pool = pool_of(3, deaths, max_restarts=1)
+    assert_same(play(pool), undisturbed)
+    assert "environment host 1 died 2 times; its episodes move to the others" in pool.log
+    # It is not asked again.
+    assert isinstance(pool.backend, MortalBackend)
+    asked = len(pool.backend.calls)
+    assert_same(play(pool), undisturbed)
+    assert {worker for worker, _ in pool.backend.calls[asked:]} == {0, 2}
+
+
+def test_an_heir_that_dies_while_it_begins_moved_episodes_brings_back_its_own(undisturbed: dict[str, Any]) -> None:
+    # Host 1 is given up while beginning; host 0 dies when it begins the episodes it inherits, its own begun long ago.
+    pool = pool_of(2, [(1, "begin", 1), (1, "begin", 2), (0, "begin", 2)], max_restarts=1)
+    assert_same(play(pool), undisturbed)
+
+
+def test_when_all_hosts_are_gone_the_setting_is_named() -> None:
+    deaths = [(worker, "execute", n) for worker in (0, 1) for n in range(1, 20)]
+    pool = pool_of(2, deaths, max_restarts=2)
+    message = r"every environment host died more than scaling.max_actor_restarts = 2 times.*scripted.*num_env_actors"
+    with pytest.raises(EnvironmentFault, match=message):
+        play(pool)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_collecting_survives_deaths(newest_first: bool) -> None:
+    one = collect(pool_of(1))
+    pool = pool_of(3, [(0, "collect", 1), (2, "collect", 1), (2, "collect", 2)], newest_first=newest_first)
+    assert_same_episodes(collect(pool, per_call=1), one)
+    assert sum(pool.restarts) == 3
+
+
+def test_collecting_survives_the_loss_of_all_hosts_but_one() -> None:
+    one = collect(pool_of(1), num_episodes=30, per_call=1)
+    for newest_first in (False, True):
+        pool = pool_of(3, [(0, "collect", 1), (1, "collect", 4)], max_restarts=0, newest_first=newest_first)
+        assert_same_episodes(collect(pool, num_episodes=30, per_call=1), one)
+
+
+class Toy:
+    """A host whose episodes are their own numbers."""
+
+    made: int = 0
+
+    def collect(self, episode_ids: list[int], policy: str, seed: int, env_steps: int) -> list[int]:
+        Toy.made += len(episode_ids)
+        return episode_ids
+
+
+class SlowFirst(MortalBackend):
+    """Worker 0 answers only when nobody else is working."""
+
+    def next_done(self, handles: Sequence[int]) -> tuple[int, Callable[[], Any]]:
+        order = sorted(handles, key=lambda handle: (self.open[handle][0] == 0, handle))
+        return super().next_done(order[:1])
+
+
+def test_a_slow_consumer_does_not_let_episodes_pile_up() -> None:
+    Toy.made, ahead = 0, []
+    pool = EnvPool(SlowFirst(Toy, 3))
+    stream = pool.collect(range(200), policy="x", seed=0, env_steps=1, episodes_per_call=2)
+    for count, episode in enumerate(stream):  # type: ignore[var-annotated]
+        assert episode == count
+        ahead.append(Toy.made - count)
+    assert count == 199
+    # At most four calls a host, of two episodes each.
+    assert 3 < max(ahead) <= 4 * 3 * 2
+
+
+def test_two_deaths_in_a_row_cannot_bar_the_oldest_episode() -> None:
+    # Host 0 holds episode 0 while the others run ahead. It dies for good, and then host 1 with a younger episode: more
+    # calls ahead than the one host that is left may look.
+    class Sequel(SlowFirst):
+        def next_done(self, handles: Sequence[int]) -> tuple[int, Callable[[], Any]]:
+            if len(self.calls) < 7:
+                return super().next_done(handles)
+            return MortalBackend.next_done(self, sorted(handles, key=lambda handle: self.open[handle][0])[:1])
+
+    backend = Sequel(Toy, 3, [(0, "collect", 1), (1, "collect", 3)])
+    pool = EnvPool(backend, max_restarts=0)
+    stream = pool.collect(range(40), policy="x", seed=0, env_steps=1, episodes_per_call=1)
+    assert list(stream) == list(range(40))
+    assert len(backend.died) == 2
+
+
+# -- one host --------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_environment_is_named() -> None:
+    with pytest.raises(EnvironmentFault, match=r"cannot make env.id 'envs:envs/Wal-v1'"):
+        EnvHost(EnvConfig(id="envs:envs/Wal-v1")).describe()
+    with pytest.raises(EnvironmentFault, match=r"cannot make env.id 'no_such_module:X-v0'"):
+        EnvHost(EnvConfig(id="no_such_module:X-v0")).collect([0], "uniform", 0, 1)
+
+
+class Bare(gymnasium.Env[Any, Any]):
+    """An environment that knows nothing of jepawm."""
+
+    action_space = gymnasium.spaces.Discrete(2)
+    observation_space = gymnasium.spaces.Discrete(2)
+    control_hz = 10.0
+
+    def __init__(self, image_size: int) -> None:
+        pass
+
+
+def test_an_environment_without_the_contract_says_what_it_lacks() -> None:
+    gymnasium.register("jepawm-tests/Bare-v0", entry_point=Bare)
+    lacking = "lacks sample_start_goal, render_state, success, sim_state_names"
+    try:
+        with pytest.raises(EnvironmentFault, match=f"env.id 'jepawm-tests/Bare-v0' {lacking}"):
+            EnvHost(EnvConfig(id="jepawm-tests/Bare-v0")).describe()
+    finally:
+        gymnasium.registry.pop("jepawm-tests/Bare-v0")
+
+
+def test_the_description_has_what_a_dataset_and_a_planner_need() -> None:
+    told = EnvHost(WALL).describe()
+    assert told.control_hz == 10
+    assert (told.action.dim, told.action.max_norm) == (2, 1.8)
+    assert told.action.low[0] < -1.8 < 1.8 < told.action.high[0]
+    assert told.sim_state.names == told.proprio.names == ("x", "y")
+
+
+def test_states_of_full_width_are_complete_and_others_are_refused() -> None:
+    host = EnvHost(WALL)
+    (state,) = host.complete([np.float32([10, 20])])
+    assert state.dtype == np.float64
+    assert state.tolist() == [10, 20]
+    with pytest.raises(EnvironmentFault, match=r"recorded states have 3 numbers, .* resets to 2: x, y"):
+        host.complete([np.zeros(3)])
+
+
+def test_short_states_get_an_agent_at_rest() -> None:
+    pytest.importorskip("pymunk")
+    host = EnvHost(EnvConfig(id="envs:envs/PushT-v1", image_size=32))
+    names = host.describe().sim_state.names
+    (state,) = host.complete([np.array([100.0, 120.0, 256.0, 256.0, 0.5])])
+    assert state[:5].tolist() == [100.0, 120.0, 256.0, 256.0, 0.5]
+    assert len(state) == len(names) > 5
+    assert not state[5:].any()
+
+
+def test_episodes_are_pinned_and_can_be_begun_again() -> None:
+    host = EnvHost(WALL)
+    chunks = np.full((1, 1, FRAMESKIP, 2), 0.5, np.float32)
+    with pytest.raises(EnvironmentFault, match="episode 3 was not begun in this host"):
+        host.execute([3], chunks)
+    task = Task(3, 1, np.array([10.0, 20.0]), np.array([12.0, 22.0]))
+    first = host.begin([task])[0]
+    assert first.sim_state.tolist() == [10, 20]
+    (one,) = host.execute([3], chunks)
+    host.begin([task])
+    (again,) = host.execute([3], chunks)
+    np.testing.assert_array_equal(one.sim_states, again.sim_states)
+    host.finish()
+    with pytest.raises(EnvironmentFault, match="not begun"):
+        host.execute([3], chunks)
+
+
+def test_every_env_step_is_judged_and_only_recorded_frames_are_drawn() -> None:
+    host = EnvHost(WALL)
+    # A walk of 1 cell a step past a goal that is reached within 4.5 cells.
+    tasks = [Task(i, 1, np.array([10.0, 15.0]), np.array([10.0, 25.0])) for i in (0, 1)]
+    host.begin(tasks)
+    walk = np.zeros((2, 5, FRAMESKIP, 2), np.float32)
+    walk[..., 1] = 0.5
+    plain, recorded = host.execute([0, 1], walk, record=[1])
+    expected = np.abs(15.0 + np.arange(1, 26) - 25.0) < 4.5
+    np.testing.assert_array_equal(plain.solved, expected)
+    np.testing.assert_array_equal(plain.sim_states, recorded.sim_states)
+    assert (plain.pixels.shape, recorded.pixels.shape) == ((5, 32, 32, 3), (25, 32, 32, 3))
+    np.testing.assert_array_equal(plain.pixels, recorded.pixels[FRAMESKIP - 1 :: FRAMESKIP])
+    np.testing.assert_array_equal(plain.pixels[-1], host.render([plain.sim_states[-1]])[0])
+
+
+def test_the_uniform_policy_is_fixed_by_its_seed_too() -> None:
+    host = EnvHost(WALL)
+    one, other = host.collect([1, 2], "uniform", 7, 4)
+    (again,) = EnvHost(WALL).collect([2], "uniform", 7, 4)
+    assert_same_episodes([other], [again])
+    assert not np.array_equal(one.actions, other.actions)
+    assert one.num_frames == 5
+    assert one.info == {"seed": 7, "policy": "uniform"}
