@@ -17,6 +17,7 @@ import torch
 
 from jepawm.config import PlannerConfig
 from jepawm.config_io import load_recipe
+from jepawm.device import autocast
 from jepawm.evaluation.manifest import manifest
 from jepawm.planning import CEM, ActionSearchSpace, GoalDistance
 from jepawm.training.checkpoint import ModelSpec, build_world_model
@@ -40,9 +41,12 @@ def main() -> None:
         latents = torch.randn(episodes, 1, model.num_patches, model.latent_dim, generator=noise)
         goals = torch.randn(episodes, model.num_patches, model.latent_dim, generator=noise)
         generators = [torch.Generator().manual_seed(seed + i) for i in range(episodes)]
-        CEM(planner, space).plan(
-            lambda chunks: model.unroll_candidates(latents, chunks), GoalDistance(goals, "last"), generators=generators
-        )
+
+        def unroll(chunks: torch.Tensor) -> torch.Tensor:
+            with autocast(planner.precision, torch.device("cpu")):
+                return model.unroll_candidates(latents, chunks)
+
+        CEM(planner, space).plan(unroll, GoalDistance(goals, "last"), generators=generators)
 
     def seconds_of(work: Callable[[int], object], repeats: int = 5) -> float:
         work(0)
@@ -60,6 +64,9 @@ def main() -> None:
         "10 episodes, one batch": seconds_of(lambda seed: plan(10, planner, seed)),
         "50 episodes, one batch": seconds_of(lambda seed: plan(50, planner, seed)),
         "50 episodes, one after the other": seconds_of(lambda seed: [plan(1, planner, seed) for _ in range(50)], 3),
+        "50 episodes, one batch, float32": seconds_of(
+            lambda seed: plan(50, replace(planner, precision="float32"), seed)
+        ),
         "50 episodes, one batch, 50 candidates per forward": seconds_of(lambda seed: plan(50, small, seed)),
     }
     for name, seconds in rows.items():

@@ -249,6 +249,8 @@ class PlannerConfig:
     """Floor of the search distribution's standard deviation."""
     hold_actions: bool = True
     """Search one action per chunk and hold it for the whole chunk; off: search every environment step's action."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 autocast where the device computes it natively, else float32."""
     max_candidates_per_forward: int = 0
     """Candidates per forward pass and episode (micro-batching; the plan does not change); 0: all at once."""
 

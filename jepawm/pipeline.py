@@ -17,13 +17,13 @@ from jepawm.config_io import flatten
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.selection import choose_loader
+from jepawm.device import pick_device
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
 from jepawm.run_dir import FINISHED, lock_run, prepare_run_dir
 from jepawm.runtime import Runtime, checkpoint_step, newest_checkpoint
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, MLflowSink, Record, read_metrics
 from jepawm.training.checkpoint import export_model, load_world_model
-from jepawm.training.optim import pick_device
 
 
 def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> dict[str, Any]:

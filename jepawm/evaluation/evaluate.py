@@ -66,7 +66,12 @@ def evaluate(
     for name in evaluation.protocols:
         protocol: ProtocolConfig = getattr(evaluation, name)
         headline = name == evaluation.protocols[0]
-        common: dict[str, Any] = {"seed": evaluation.seed, "frameskip": model.frameskip, "device": device}
+        common: dict[str, Any] = {
+            "seed": evaluation.seed,
+            "frameskip": model.frameskip,
+            "device": device,
+            "precision": config.planner.precision,
+        }
         with console.bar(f"{name}: chunks", protocol.max_chunks) as advance:
             planned = run_protocol(
                 model,

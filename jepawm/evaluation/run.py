@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jepawm.config import ProtocolConfig
+from jepawm.device import autocast
 from jepawm.evaluation.metrics import SuccessRate, success_rate
 from jepawm.planning import Planner
 from jepawm.planning.mpc import MPC
@@ -104,6 +105,7 @@ def run_protocol(
     seed: int,
     frameskip: int,
     device: torch.device,
+    precision: str = "float32",
     record: Sequence[int] = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> ProtocolResult:
@@ -118,6 +120,7 @@ def run_protocol(
         seed: Of the planner's noise, with each task's episode id and the number of the plan.
         frameskip: Environment steps in a chunk.
         device: Where the model lives.
+        precision: See `PlannerConfig.precision`.
         record: Episodes whose frames are kept.
         on_progress: Called with the number of chunks executed, of at most `protocol.max_chunks`.
 
@@ -125,7 +128,11 @@ def run_protocol(
         One outcome per task, in order; the same whichever hosts played them.
     """
     began = time.perf_counter()
-    encode = lambda frames: model.encode(_images(frames, device))  # noqa: E731
+
+    def encode(frames: np.ndarray) -> Tensor:
+        with autocast(precision, device):
+            return model.encode(_images(frames, device))
+
     observed = pool.begin(tasks)
     goals_BPD = encode(pool.render([task.goal for task in tasks])[:, None])[:, 0]
     book = _Book(tasks, observed, record)
@@ -139,7 +146,8 @@ def run_protocol(
         now = context
 
         def unroll(chunks_BNHA: Tensor, now: LatentContext = now) -> Tensor:
-            return model.unroll_candidates(now.latents_BTPD, chunks_BNHA, now.actions_BLA)
+            with autocast(precision, device):
+                return model.unroll_candidates(now.latents_BTPD, chunks_BNHA, now.actions_BLA)
 
         started = time.perf_counter()
         generators = [_noise(seed, episode_id, plans, device) for episode_id in ids]

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from jepawm.config import OptimConfig, TrainConfig
+from jepawm.device import autocast
 from jepawm.errors import TrainingError
-from jepawm.training.optim import autocast, build_optimizer, learning_rate
+from jepawm.training.optim import build_optimizer, learning_rate
 from jepawm.training.step import TrainingObjective, to_device
 from jepawm.types import WindowBatch
 

@@ -7,10 +7,10 @@ import torch
 from jepawm.config import RunConfig
 from jepawm.data import EpisodeDataset, WindowSampler, compute_statistics
 from jepawm.data.selection import Split, held_out_windows, open_reader, sampled_batches, window_index
+from jepawm.device import pick_device
 from jepawm.diagnostics import COLLAPSED_STD, latent_diagnostics
 from jepawm.training.checkpoint import ModelSpec, fresh_state, restore_training
 from jepawm.training.loop import Hooks, Metrics, TrainingState, fit
-from jepawm.training.optim import pick_device
 from jepawm.types import WindowBatch
 
 

@@ -19,6 +19,7 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     "jepawm.config_io": ({"jepawm.errors", "jepawm.config"}, HEAVY | {"torch"}),
     "jepawm.types": ({"jepawm.errors"}, HEAVY | {"torch"}),
     "jepawm.console": (set(), HEAVY | {"torch"}),
+    "jepawm.device": (set(), HEAVY),
     "jepawm.nn": (set(), HEAVY),
     "jepawm.encoders": (SPEAK | {"jepawm.nn"}, HEAVY),
     "jepawm.predictors": (SPEAK | {"jepawm.nn"}, HEAVY),
@@ -35,13 +36,13 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     "jepawm.training": (
         SPEAK
         | {"jepawm.config_io", "jepawm.data", "jepawm.diagnostics", "jepawm.encoders", "jepawm.heads", "jepawm.losses"}
-        | {"jepawm.predictors", "jepawm.world_model", "jepawm.tracking"},
+        | {"jepawm.predictors", "jepawm.world_model", "jepawm.tracking", "jepawm.device"},
         HEAVY,
     ),
     "jepawm.evaluation": (
         SPEAK
         | {"jepawm.config_io", "jepawm.data", "jepawm.diagnostics", "jepawm.planning", "jepawm.rollout"}
-        | {"jepawm.training", "jepawm.world_model", "jepawm.console"},
+        | {"jepawm.training", "jepawm.world_model", "jepawm.console", "jepawm.device"},
         HEAVY,
     ),
     "jepawm.run_dir": (SPEAK | {"jepawm.config_io"}, HEAVY | {"torch"}),

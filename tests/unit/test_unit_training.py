@@ -13,10 +13,11 @@ import torch
 from jepawm.config import DataConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
 from jepawm.data import EpisodeDataset, WindowSampler
 from jepawm.data.selection import Split, choose_loader, held_out_windows
+from jepawm.device import autocast, pick_device
 from jepawm.errors import DataError, TrainingError
 from jepawm.training.checkpoint import ModelSpec, fresh_state, save_checkpoint
 from jepawm.training.loop import Hooks, TrainingState, fit
-from jepawm.training.optim import autocast, learning_rate, pick_device
+from jepawm.training.optim import learning_rate
 from jepawm.training.run import model_spec, run_training
 from jepawm.training.step import to_device
 from jepawm.types import WindowBatch

@@ -1,0 +1,38 @@
+"""Where a model computes, and in which number format."""
+
+import contextlib
+
+import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda, else mps, else cpu; any other name is taken as it is."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 autocast, or nothing.
+
+    Args:
+        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies it natively.
+        device: Where the model runs.
+    """
+    if precision == "auto":
+        precision = "bfloat16" if _native_bfloat16(device) else "float32"
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        # torch has no public name for this question; where even the private one is missing, float32 is safe.
+        check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return bool(check and check())
+    return False
