@@ -11,6 +11,7 @@ is far larger than memory.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# The repository instead of this folder, where `envs` would be a benchmark.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from jepawm.data import (
     CacheReader,

@@ -23,8 +23,8 @@ import cv2
 import gymnasium
 import numpy as np
 
-# This file's own folder comes first on the path, where `envs` would be this file.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# The repository instead of this folder, where `envs` would be this file.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from envs.policies import make_policy
 from envs.wall_drawing import render_positions

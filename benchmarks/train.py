@@ -10,10 +10,15 @@ machine's speed drifts. Writes results/train.json.
 import argparse
 import json
 import os
+import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+
+# The repository instead of this folder, where `envs` would be a benchmark.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from jepawm.acquire import prepare_dataset
 from jepawm.config import RunConfig
@@ -43,7 +48,7 @@ def main() -> None:
     base = load_recipe("demo")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["JEPAWM_HOME"] = folder
+        os.environ["JEPAWM_HOME"] = os.environ["JEPAWM_CACHE"] = folder
         config = replace(
             base,
             train=replace(base.train, num_train_steps=arguments.train_steps, log_every=20, diagnostics_every=10**6),

@@ -10,8 +10,13 @@ results/wall_protocols.json.
 import argparse
 import json
 import os
+import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
+
+# The repository instead of this folder, where `envs` would be a benchmark.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from jepawm.config_io import load_recipe
 from jepawm.console import Console
@@ -33,7 +38,7 @@ def main() -> None:
     rows, console = [], Console()
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["JEPAWM_HOME"] = folder
+            os.environ["JEPAWM_HOME"] = os.environ["JEPAWM_CACHE"] = folder
             config = replace(
                 base,
                 seed=seed,

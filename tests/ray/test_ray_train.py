@@ -1,5 +1,9 @@
 import os
+import signal
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,3 +119,27 @@ def test_training_on_the_stream(ray_local, wall_dataset, tmp_path):
     records = read_metrics(str(tmp_path / "metrics.jsonl"))
     assert records[-1]["train_step"] == 60
     assert records[-1]["train/loss"] < records[0]["train/loss"]
+
+
+def test_a_killed_training_worker_costs_the_steps_since_its_checkpoint_and_nothing_else(
+    ray_local, wall_dataset, local_weights, tmp_path
+):
+    from jepawm.distributed.train import ray_train
+
+    config = _config(scaling=ScalingConfig(num_workers=1, cpus_per_worker=1, max_train_failures=1))
+    metrics, killed = tmp_path / "metrics.jsonl", []
+
+    def kill_past_the_first_checkpoint():
+        while not killed:
+            time.sleep(0.02)
+            if any(record["train_step"] >= 9 for record in read_metrics(str(metrics))):
+                for process in Path("/proc").glob("[0-9]*"):
+                    if b"RayTrainWorker" in (process / "cmdline").read_bytes():
+                        os.kill(int(process.name), signal.SIGKILL)
+                        killed.append(process.name)
+
+    watcher = threading.Thread(target=kill_past_the_first_checkpoint, daemon=True)
+    watcher.start()
+    checkpoint = ray_train(config, str(wall_dataset.path), str(tmp_path))
+    assert killed
+    assert _largest_difference(_weights(checkpoint), local_weights) == 0
