@@ -21,9 +21,9 @@ from jepawm.device import pick_device
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
 from jepawm.run_dir import FINISHED, lock_run, prepare_run_dir
-from jepawm.runtime import Runtime, checkpoint_step, newest_checkpoint
+from jepawm.runtime import Runtime
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, MLflowSink, Record, read_metrics
-from jepawm.training.checkpoint import export_model, load_world_model
+from jepawm.training.checkpoint import checkpoint_step, export_model, load_world_model, newest_checkpoint
 
 
 def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> dict[str, Any]:

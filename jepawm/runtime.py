@@ -8,7 +8,14 @@ from typing import Protocol
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.training.checkpoint import ModelSpec, save_checkpoint
+from jepawm.training.checkpoint import (
+    ModelSpec,
+    checkpoint_name,
+    checkpoint_step,
+    list_checkpoints,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
 
@@ -65,29 +72,6 @@ class LocalRuntime:
 
     def close(self) -> None:
         return None
-
-
-def checkpoint_name(train_step: int) -> str:
-    """Folder name of a checkpoint; names sort as the steps do."""
-    return f"step-{train_step:08d}"
-
-
-def checkpoint_step(folder: str | None) -> int | None:
-    """Train step of a checkpoint folder, by its name."""
-    return None if folder is None else int(os.path.basename(os.path.normpath(folder)).removeprefix("step-"))
-
-
-def list_checkpoints(folder: str) -> list[str]:
-    """Names of the whole checkpoints in a folder, oldest first."""
-    if not os.path.isdir(folder):
-        return []
-    return sorted(name for name in os.listdir(folder) if name.startswith("step-") and ".tmp" not in name)
-
-
-def newest_checkpoint(folder: str) -> str | None:
-    """Path of the newest whole checkpoint, or None."""
-    names = list_checkpoints(folder)
-    return os.path.join(folder, names[-1]) if names else None
 
 
 def make_runtime(config: RunConfig) -> Runtime:

@@ -16,9 +16,14 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.selection import choose_loader
 from jepawm.distributed.data import stream_batches, window_stream
 from jepawm.errors import JepawmError, TrainingError
-from jepawm.runtime import checkpoint_name, checkpoint_step, newest_checkpoint
 from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.training.checkpoint import ModelSpec, save_checkpoint
+from jepawm.training.checkpoint import (
+    ModelSpec,
+    checkpoint_name,
+    checkpoint_step,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
 

@@ -185,6 +185,29 @@ def export_model(checkpoint: str, folder: str) -> str:
     return weights_sha256(folder)
 
 
+def checkpoint_name(train_step: int) -> str:
+    """Folder name of a checkpoint; names sort as the steps do."""
+    return f"step-{train_step:08d}"
+
+
+def checkpoint_step(folder: str | None) -> int | None:
+    """Train step of a checkpoint folder, by its name."""
+    return None if folder is None else int(os.path.basename(os.path.normpath(folder)).removeprefix("step-"))
+
+
+def list_checkpoints(folder: str) -> list[str]:
+    """Names of the whole checkpoints in a folder, oldest first."""
+    if not os.path.isdir(folder):
+        return []
+    return sorted(name for name in os.listdir(folder) if name.startswith("step-") and ".tmp" not in name)
+
+
+def newest_checkpoint(folder: str) -> str | None:
+    """Path of the newest whole checkpoint, or None."""
+    names = list_checkpoints(folder)
+    return os.path.join(folder, names[-1]) if names else None
+
+
 def weights_sha256(folder: str) -> str:
     """SHA-256 of a checkpoint's weights file."""
     with open(os.path.join(folder, "model.safetensors"), "rb") as file:

@@ -14,12 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from jepawm.config import DataConfig, EnvConfig, LossConfig, RunConfig
 from jepawm.errors import CheckpointError, ConfigError
-from jepawm.runtime import checkpoint_name, checkpoint_step, list_checkpoints, newest_checkpoint
 from jepawm.training.checkpoint import (
     ModelSpec,
+    checkpoint_name,
+    checkpoint_step,
     export_model,
     fresh_state,
+    list_checkpoints,
     load_world_model,
+    newest_checkpoint,
     read_spec,
     restore_training,
     save_checkpoint,
