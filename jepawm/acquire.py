@@ -8,7 +8,7 @@ from typing import Any
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
-from jepawm.errors import DataError
+from jepawm.errors import ConfigError, DataError
 from jepawm.runtime import Runtime
 
 
@@ -77,6 +77,26 @@ def dataset_path(config: RunConfig) -> str:
         return os.path.join(folder, f"pusht-human-{_hash([*facts, config.env.image_size])}")
     facts = [to_dict(config.env), config.seed, data.policy, data.num_episodes, data.env_steps_per_episode, data.codec]
     return os.path.join(folder, f"{_short_name(config.env.id)}-{data.policy}-{_hash(facts)}")
+
+
+def check_fits(config: RunConfig, dataset: EpisodeDataset) -> None:
+    """Refuses a dataset that the configuration's model or environment cannot use.
+
+    Raises:
+        ConfigError: Frames of another size, or episodes recorded in another environment.
+    """
+    height, width, _ = dataset.spec.pixels.shape
+    size = config.env.image_size
+    if (height, width) != (size, size):
+        raise ConfigError(
+            f"{dataset.path} holds frames of {height}x{width} px, env.image_size is {size}; "
+            f"pass --env.image-size {height}"
+        )
+    recorded = dataset.spec.source.get("env", {}).get("id")
+    if recorded is not None and recorded != config.env.id:
+        raise ConfigError(
+            f"{dataset.path} was recorded in {recorded}, env.id is {config.env.id}; pass --env.id {recorded}"
+        )
 
 
 def find_dataset(config: RunConfig) -> EpisodeDataset | None:

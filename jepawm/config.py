@@ -6,24 +6,41 @@ same dotted key names it in YAML, in a sweep and in a tracker.
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jepawm.errors import ConfigError
 
 
+def _key(owner: object, name: str) -> str:
+    """The dotted key of a field, as it is written in YAML and on the command line."""
+    section = type(owner).__name__.removesuffix("Config").lower()
+    return f"{_NESTED.get(section, section)}.{name}"
+
+
+_NESTED = {"encoder": "model.encoder", "predictor": "model.predictor", "protocol": "evaluation.<protocol>"}
+
+
 def _positive(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
         if not value > 0:
-            raise ConfigError(f"{type(owner).__name__}.{name} must be above 0, found {value}")
+            raise ConfigError(f"{_key(owner, name)} must be above 0, found {value}")
+
+
+def _not_negative(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not value >= 0:
+            raise ConfigError(f"{_key(owner, name)} must not be negative, found {value}")
 
 
 def _fraction(owner: object, *names: str) -> None:
     for name in names:
         value = getattr(owner, name)
         if not 0 <= value < 1:
-            raise ConfigError(f"{type(owner).__name__}.{name} must lie in [0, 1), found {value}")
+            raise ConfigError(f"{_key(owner, name)} must lie in [0, 1), found {value}")
 
 
 @dataclass(frozen=True)
@@ -84,11 +101,10 @@ class DataConfig:
         _fraction(self, "held_out_fraction")
         if self.num_frames_in_window < 2:
             raise ConfigError(
-                f"DataConfig.num_frames_in_window must be at least 2 (a frame and its successor), "
+                f"data.num_frames_in_window must be at least 2 (a frame and its successor), "
                 f"found {self.num_frames_in_window}"
             )
-        if self.num_episodes < 0:
-            raise ConfigError(f"DataConfig.num_episodes must not be negative, found {self.num_episodes}")
+        _not_negative(self, "num_episodes")
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ class EncoderConfig:
         _positive(self, "latent_dim", "hidden_dim")
         if not len(self.channels) == len(self.kernel_sizes) == len(self.strides):
             raise ConfigError(
-                "EncoderConfig.channels, kernel_sizes and strides must have one number a layer, found "
+                "model.encoder.channels, kernel_sizes and strides must have one number a layer, found "
                 f"{len(self.channels)}, {len(self.kernel_sizes)} and {len(self.strides)}"
             )
 
@@ -162,9 +178,7 @@ class LossConfig:
     """Random directions a step that SIGReg tests."""
 
     def __post_init__(self) -> None:
-        for name in ("prediction", "inverse_dynamics", "variance", "covariance", "time_similarity", "sigreg"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"LossConfig.{name} must not be negative, found {getattr(self, name)}")
+        _not_negative(self, "inverse_dynamics", "variance", "covariance", "time_similarity", "sigreg")
         _positive(self, "prediction", "sigreg_num_projections")
         if not (self.variance or self.sigreg or self.inverse_dynamics):
             raise ConfigError(
@@ -319,8 +333,9 @@ class EvaluationConfig:
         _positive(self, "num_episodes", "goal_offset", "prediction_horizon")
         if not self.protocols:
             raise ConfigError("evaluation.protocols must name at least one protocol")
-        if self.num_animations < 0:
-            raise ConfigError(f"evaluation.num_animations must not be negative, found {self.num_animations}")
+        if len(set(self.protocols)) < len(self.protocols):
+            raise ConfigError(f"evaluation.protocols names a protocol twice: {', '.join(self.protocols)}")
+        _not_negative(self, "num_animations", "seed")
 
 
 @dataclass(frozen=True)
@@ -346,9 +361,7 @@ class ScalingConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "num_workers", "num_env_actors", "episodes_per_call", "env_call_timeout_s")
-        for name in ("cpus_per_worker", "max_actor_restarts", "max_train_failures", "object_store_memory_mib"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"ScalingConfig.{name} must not be negative, found {getattr(self, name)}")
+        _not_negative(self, "cpus_per_worker", "max_actor_restarts", "max_train_failures", "object_store_memory_mib")
 
 
 @dataclass(frozen=True)
@@ -389,6 +402,10 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, found {self.seed}")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, found '{self.device}'")
         if self.data.source != "collect" and not self.data.path:
             raise ConfigError(f"data.path is needed when data.source is '{self.data.source}': pass --data.path PATH")
         if self.train.batch_size % self.scaling.num_workers:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jepawm.acquire import find_dataset, prepare_dataset
+from jepawm.acquire import check_fits, find_dataset, prepare_dataset
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config_io import flatten
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.selection import choose_loader
 from jepawm.device import pick_device
+from jepawm.errors import ConfigError
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
 from jepawm.run_dir import FINISHED, lock_run, prepare_run_dir
@@ -54,6 +55,7 @@ def _run(
     try:
         dataset_path = prepare_dataset(config, runtime, console)
         dataset = EpisodeDataset(dataset_path)
+        check_fits(config, dataset)
         checkpoint = _train(config, runtime, console, dataset, run_dir)
         model_dir = os.path.join(run_dir, "model")
         export_model(checkpoint, model_dir)
@@ -136,7 +138,12 @@ def _evaluate_and_report(
     model_dir: str,
     folder: str,
 ) -> dict[str, Any]:
-    model, _, spec = load_world_model(model_dir, pick_device(config.device))
+    model, trained, spec = load_world_model(model_dir, pick_device(config.device))
+    if config.env.image_size != trained.env.image_size:
+        raise ConfigError(
+            f"{model_dir} was trained on frames of {trained.env.image_size} px, env.image_size is "
+            f"{config.env.image_size}; leave it as the model has it"
+        )
     what = f"{config.evaluation.num_episodes} episodes, {', '.join(config.evaluation.protocols)}"
     with console.stage("evaluate", what), runtime.env_pool(config.env, config.scaling) as pool:
         result, frames = evaluate(config, model, spec, pool, dataset, model_dir=model_dir, console=console)

@@ -43,6 +43,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         if not os.path.isdir(folder) or not os.listdir(folder):
             return _new_run(folder, config, recipe), False
         _check_same_run(folder, config)
+        save_yaml(config, known_config(folder))
         return folder, True
     runs = home()
     stem = os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
@@ -53,6 +54,8 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
                 try:
                     _check_same_run(folder, config)
                     with lock_run(folder):
+                        # What may differ in a continued run (evaluation, scaling) is what this command says.
+                        save_yaml(config, known_config(folder))
                         return folder, True
                 except ConfigError:
                     # Another configuration's run, or one that is running right now.
@@ -67,14 +70,24 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
 
 
 def _new_run(folder: str, config: RunConfig, recipe: str) -> str:
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the run directory {folder}: {error.strerror}; choose another with --run-dir or $JEPAWM_HOME"
+        ) from error
     Path(folder, "recipe").write_text(recipe + "\n")
-    save_yaml(config, os.path.join(folder, "config.yaml"))
+    save_yaml(config, known_config(folder))
     return folder
 
 
+def known_config(folder: str) -> str:
+    """Path of a run's saved configuration."""
+    return os.path.join(folder, "config.yaml")
+
+
 def _check_same_run(folder: str, config: RunConfig) -> None:
-    known = os.path.join(folder, "config.yaml")
+    known = known_config(folder)
     if not os.path.isfile(known):
         raise ConfigError(f"run_dir {folder} is not empty and holds no run (no config.yaml); choose another")
     if config.resume == "never":

@@ -11,16 +11,21 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from jepawm.cli import guarded
 from jepawm.config_io import parse
 from jepawm.errors import ConfigError
+from jepawm.training.checkpoint import read_spec
 
 
 def main() -> int:
     """Reads `--model FOLDER`, starts from that model's own configuration, and plays the episodes."""
     argv = sys.argv[1:]
+    if argv in (["-h"], ["--help"]):
+        print(f"{__doc__}\nEvery flag of train.py is known; those under evaluation, planner and scaling matter here.")
+        return 0
     if "--model" not in argv or argv.index("--model") + 1 == len(argv):
         raise ConfigError("pass --model FOLDER, the `model` folder of a run")
     at = argv.index("--model")
     model_dir = argv[at + 1]
     del argv[at : at + 2]
+    read_spec(model_dir)
     config, _ = parse(["--recipe", os.path.join(model_dir, "config.yaml"), *argv], (__doc__ or "").split("\n")[0])
     from jepawm.console import Console
     from jepawm.pipeline import evaluate_model

@@ -119,6 +119,9 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
     )
     try:
         result = trainer.fit()
+    except SystemExit as stop:
+        # Ray Train answers Ctrl-C by ending the process; the commands here have a message for it.
+        raise KeyboardInterrupt from stop
     except ray.train.TrainingFailedError as error:
         cause = _cause(error)
         if isinstance(cause, JepawmError):

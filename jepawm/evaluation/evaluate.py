@@ -56,6 +56,13 @@ def evaluate(
     split = Split.of(config, dataset) if dataset is not None else None
     if dataset is not None and split is not None and len(split.held_out):
         _check_prediction_horizon(config, dataset, split)
+    told = pool.describe()
+    if told.action.dim != spec.action.dim:
+        raise ConfigError(
+            f"the model's actions have {spec.action.dim} dimensions ({', '.join(spec.action.names)}), those of "
+            f"{config.env.id} have {told.action.dim} ({', '.join(told.action.names)}); env.id must be the environment "
+            "the model was trained for"
+        )
     tasks, passed_over = _tasks(config, pool, dataset, split)
     space = ActionSearchSpace(
         spec.action, spec.statistics, frameskip=model.frameskip, hold=config.planner.hold_actions, device=device

@@ -268,13 +268,9 @@ def _provenance(result: Record) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items()
     )
-    command = (
-        f"python ray_jobs/train.py --recipe {result['recipe']} --seed {result['config']['seed']} "
-        f"--evaluation.seed {result['seed']}"
-    )
     config = html.escape(yaml.safe_dump(result["config"], sort_keys=False))
     return (
-        f"<p>The configuration below, saved as a file, is a recipe: <code>--recipe FILE.yaml</code>. "
-        f"Where only seeds were set on the command line, this repeats the run: <code>{html.escape(command)}</code></p>"
+        "<p>The configuration below is <code>config.yaml</code> of the run, and a recipe: "
+        "<code>python ray_jobs/train.py --recipe RUN/config.yaml</code> repeats it.</p>"
         f"<table>{rows}</table><details><summary>configuration</summary><pre>{config}</pre></details>"
     )

@@ -276,6 +276,9 @@ def _policy(env: Any, name: str, seed: int) -> Any:
         return lambda _sim_state: env.action_space.sample()
     from envs.policies import make_policy
 
-    policy = make_policy(name)
+    try:
+        policy = make_policy(name)
+    except ValueError as error:
+        raise EnvironmentFault(f"data.policy: {error}") from error
     policy.reset(seed)
     return policy.act

@@ -1,0 +1,65 @@
+"""What is put together must fit together: dataset, environment, model, run directory."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from jepawm.acquire import check_fits
+from jepawm.config import EnvConfig, RunConfig
+from jepawm.config_io import load_yaml
+from jepawm.data import EpisodeDataset
+from jepawm.errors import ConfigError, EnvironmentFault
+from jepawm.rollout import EnvHost
+from jepawm.run_dir import lock_run, prepare_run_dir
+
+
+def test_a_dataset_of_other_frames_or_another_environment_is_refused(wall_dataset):
+    check_fits(RunConfig(), wall_dataset)
+    with pytest.raises(ConfigError, match=r"frames of 64x64 px, env.image_size is 32; pass --env.image-size 64"):
+        check_fits(RunConfig(env=EnvConfig(image_size=32)), wall_dataset)
+    recorded = EpisodeDataset(wall_dataset.path)
+    recorded.spec = replace(recorded.spec, source={"env": {"id": "envs:envs/Wall-v1"}})
+    check_fits(RunConfig(), recorded)
+    with pytest.raises(ConfigError, match=r"was recorded in envs:envs/Wall-v1, env.id is envs:envs/PushT-v1"):
+        check_fits(RunConfig(env=EnvConfig(id="envs:envs/PushT-v1")), recorded)
+
+
+def test_an_unknown_policy_is_one_clear_error():
+    with pytest.raises(EnvironmentFault, match=r"data.policy: .*wall_mixed_walk"):
+        EnvHost(EnvConfig(image_size=32)).collect([0], "wall_mixd_walk", 0, 5)
+
+
+def test_a_run_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot make the run directory .*file/run"):
+        prepare_run_dir(RunConfig(run_dir=str(tmp_path / "file" / "run")), "demo")
+
+
+def test_a_continued_run_keeps_the_configuration_of_the_last_command(tmp_path):
+    first = RunConfig(run_dir=str(tmp_path / "run"))
+    folder, continued = prepare_run_dir(first, "demo")
+    assert not continued
+    later = replace(first, evaluation=replace(first.evaluation, num_episodes=7))
+    assert prepare_run_dir(later, "demo") == (folder, True)
+    assert load_yaml(RunConfig, f"{folder}/config.yaml").evaluation.num_episodes == 7
+
+
+def test_a_run_directory_in_use_is_refused(tmp_path):
+    with lock_run(str(tmp_path)):
+        with pytest.raises(ConfigError, match="is in use by another process"), lock_run(str(tmp_path)):
+            pass
+
+
+def test_evaluate_has_help_and_names_a_missing_model(repo, tmp_path):
+    def job(*words):
+        command = [sys.executable, str(repo / "ray_jobs" / "evaluate.py"), *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    told = job("--help")
+    assert told.returncode == 0
+    assert "--model" in told.stdout
+    told = job("--model", "nowhere/model")
+    assert told.returncode == 1
+    assert told.stderr.strip() == "error: checkpoint folder not found: nowhere/model"
