@@ -26,7 +26,9 @@ def main() -> int:
     model_dir = argv[at + 1]
     del argv[at : at + 2]
     read_spec(model_dir)
-    config, _ = parse(["--recipe", os.path.join(model_dir, "config.yaml"), *argv], (__doc__ or "").split("\n")[0])
+    # Nothing is trained here, so however many workers the model was trained on, --local is possible.
+    base = ["--recipe", os.path.join(model_dir, "config.yaml"), "--scaling.num-workers", "1"]
+    config, _ = parse([*base, *argv], (__doc__ or "").split("\n")[0])
     from jepawm.console import Console
     from jepawm.pipeline import evaluate_model
     from jepawm.runtime import make_runtime

@@ -209,7 +209,7 @@ def test_print_config_says_where_each_value_comes_from(capsys: pytest.CaptureFix
     lines = [line.strip() for line in printed_config(["--planner.horizon", "7"], capsys).splitlines()]
     assert "horizon: 7  # command line" in lines
     assert "num_episodes: 1920  # recipe demo" in lines
-    assert "num_iterations: 10  # default" in lines
+    assert "num_iterations_warm: 4  # default" in lines
 
 
 def test_an_unknown_command_of_jepawm_is_answered(capsys: pytest.CaptureFixture[str]) -> None:

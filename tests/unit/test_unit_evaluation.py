@@ -426,7 +426,7 @@ def test_the_report_is_one_file_with_numbers_and_animations(tmp_path: Path) -> N
     assert "demo &lt;&amp;&gt; more" in page
     assert "probe_r2/&lt;x&gt;" in page
     assert "<&>" not in page
-    assert "--evaluation.seed 99" in page
+    assert "--recipe RUN/config.yaml" in page
 
 
 def test_an_animation_holds_every_frame(tmp_path: Path) -> None:
