@@ -40,6 +40,9 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> d
         What `eval.json` holds.
     """
     run_dir, resumed = prepare_run_dir(config, recipe)
+    # From here on the directory is an argument. A checkpoint that kept it would send a later evaluation of its model
+    # into this run.
+    config = replace(config, run_dir=None)
     with lock_run(run_dir):
         return _run(config, recipe, runtime, console, run_dir, resumed)
 

@@ -13,6 +13,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -43,7 +44,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         if not os.path.isdir(folder) or not os.listdir(folder):
             return _new_run(folder, config, recipe), False
         _check_same_run(folder, config)
-        save_yaml(config, known_config(folder))
+        _save(config, folder)
         return folder, True
     runs = home()
     stem = os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
@@ -55,7 +56,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
                     _check_same_run(folder, config)
                     with lock_run(folder):
                         # What may differ in a continued run (evaluation, scaling) is what this command says.
-                        save_yaml(config, known_config(folder))
+                        _save(config, folder)
                         return folder, True
                 except ConfigError:
                     # Another configuration's run, or one that is running right now.
@@ -77,8 +78,13 @@ def _new_run(folder: str, config: RunConfig, recipe: str) -> str:
             f"cannot make the run directory {folder}: {error.strerror}; choose another with --run-dir or $JEPAWM_HOME"
         ) from error
     Path(folder, "recipe").write_text(recipe + "\n")
-    save_yaml(config, known_config(folder))
+    _save(config, folder)
     return folder
+
+
+def _save(config: RunConfig, folder: str) -> None:
+    # Without the place it ran in, so that the file is a recipe which may run anywhere.
+    save_yaml(replace(config, run_dir=None), known_config(folder))
 
 
 def known_config(folder: str) -> str:

@@ -206,3 +206,17 @@ def test_a_wrong_configuration_is_one_line_and_exit_code_2(
     assert line.startswith("error: ")
     assert words in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_no_place_in_its_model_and_its_configuration_is_a_recipe(
+    finished: tuple[Path, str], surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    run_dir, _ = finished
+    assert load_yaml(RunConfig, str(run_dir / "model" / "config.yaml")).run_dir is None
+    script = str(REPO / "ray_jobs" / "train.py")
+    again = [sys.executable, script, "--recipe", str(run_dir / "config.yaml"), "--run-dir", str(tmp_path / "again")]
+    done = run(again, surroundings, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = (json.loads((folder / "eval.json").read_text()) for folder in (run_dir, tmp_path / "again"))
+    assert after["model"]["sha256"] == before["model"]["sha256"]
+    assert after["episodes"] == before["episodes"]

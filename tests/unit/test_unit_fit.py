@@ -43,7 +43,9 @@ def test_a_continued_run_keeps_the_configuration_of_the_last_command(tmp_path):
     assert not continued
     later = replace(first, evaluation=replace(first.evaluation, num_episodes=7))
     assert prepare_run_dir(later, "demo") == (folder, True)
-    assert load_yaml(RunConfig, f"{folder}/config.yaml").evaluation.num_episodes == 7
+    saved = load_yaml(RunConfig, f"{folder}/config.yaml")
+    assert saved.evaluation.num_episodes == 7
+    assert saved.run_dir is None
 
 
 def test_a_run_directory_in_use_is_refused(tmp_path):
