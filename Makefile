@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.jepawm-$(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
 HERE := $(VENV)/.jepawm-source
-EXTRAS := pusht,zarr,test,lint
+EXTRAS := pusht,vision,zarr,test,lint
 
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_AUTH_MODE := disabled

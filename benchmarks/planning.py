@@ -24,8 +24,9 @@ from jepawm.config import PlannerConfig
 from jepawm.config_io import load_recipe
 from jepawm.device import autocast
 from jepawm.evaluation.manifest import manifest
+from jepawm.latent import Latent
+from jepawm.model_folder import ModelSpec, build_world_model
 from jepawm.planning import CEM, ActionSearchSpace, GoalDistance
-from jepawm.training.checkpoint import ModelSpec, build_world_model
 from jepawm.types import ActionSpec, Statistics
 
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "planning.json")
@@ -43,11 +44,11 @@ def main() -> None:
 
     def plan(episodes: int, planner: PlannerConfig, seed: int) -> None:
         noise = torch.Generator().manual_seed(seed)
-        latents = torch.randn(episodes, 1, model.num_patches, model.latent_dim, generator=noise)
-        goals = torch.randn(episodes, model.num_patches, model.latent_dim, generator=noise)
+        latents = Latent(torch.randn(episodes, 1, model.num_patches, model.latent_dim, generator=noise))
+        goals = Latent(torch.randn(episodes, model.num_patches, model.latent_dim, generator=noise))
         generators = [torch.Generator().manual_seed(seed + i) for i in range(episodes)]
 
-        def unroll(chunks: torch.Tensor) -> torch.Tensor:
+        def unroll(chunks: torch.Tensor) -> Latent:
             with autocast(planner.precision, torch.device("cpu")):
                 return model.unroll_candidates(latents, chunks)
 

@@ -26,7 +26,12 @@ def latent_diagnostics(
         `diagnostics/latent_std_mean` and `_min` over latent dimensions, `diagnostics/effective_rank`, and
         `diagnostics/probe_r2/<name>` where the dataset has simulator states.
     """
-    latents_SF = _encode(model.eval(), windows, device)[:, 0].flatten(1)
+    model.eval()
+    parts = [
+        model.encode(*_observations(windows, part, device, num_frames=1)).visual[:, 0].flatten(1).cpu()
+        for part in _parts(len(windows))
+    ]
+    latents_SF = torch.cat(parts)
     std_F = latents_SF.std(dim=0)
     metrics = {
         "diagnostics/latent_std_mean": float(std_F.mean()),
@@ -57,15 +62,27 @@ def prediction_errors(
         (the latent stays as it is), `shuffled_actions` (unrolled with another window's actions), and
         `variance` (predicting the mean latent, the scale of the other three).
     """
-    latents = _encode(model.eval(), windows, device)
+    model.eval()
     actions = torch.from_numpy(windows.actions)
     order = torch.randperm(len(actions), generator=torch.Generator().manual_seed(seed))
-    truth = latents[:, 1:]
-    unrolled = _unroll(model, latents[:, :1], actions, device)
-    shuffled = _unroll(model, latents[:, :1], actions[order], device)
-    spread = float((latents - latents.mean(dim=(0, 1))).square().mean())
-    errors = lambda predicted: (predicted - truth).square().mean(dim=(0, 2, 3)).tolist()  # noqa: E731
-    columns = zip(errors(unrolled), errors(latents[:, :1].expand_as(truth)), errors(shuffled), strict=True)
+    horizon = actions.shape[1]
+    errors = torch.zeros(3, horizon, dtype=torch.float64)
+    total = squares = torch.zeros((), dtype=torch.float64)
+    # Sums over a few windows at a time: the latents of all of them would not fit where latents have many patches.
+    for part in _parts(len(windows)):
+        latents = model.encode(*_observations(windows, part, device))
+        now, truth = latents[:, :1], latents.visual[:, 1:]
+        guesses = [
+            model.unroll(now, actions[part].to(device)).visual,
+            now.visual.expand_as(truth),
+            model.unroll(now, actions[order[part]].to(device)).visual,
+        ]
+        errors += torch.stack([_per_step(guess - truth) for guess in guesses])
+        flat = latents.visual.flatten(0, 1).double().cpu()
+        total, squares = total + flat.sum(dim=0), squares + flat.square().sum(dim=0)
+    count = len(windows) * (horizon + 1)
+    spread = float((squares / count - (total / count).square()).mean())
+    columns = zip(*(errors / len(windows)).tolist(), strict=True)
     return [
         {
             "model_steps": step,
@@ -84,7 +101,9 @@ def effective_rank(latents_SF: Float[Tensor, "S F"]) -> float:
     Reference: Roy and Vetterli 2007, The effective rank; as RankMe in Garrido et al. 2023, arXiv 2210.02885.
     """
     centred = (latents_SF - latents_SF.mean(dim=0)).double()
-    eigenvalues = torch.linalg.eigvalsh(centred.T @ centred).clamp_min(0)
+    # Both products have the same eigenvalues above zero; the smaller one is computed.
+    product = centred.T @ centred if centred.shape[1] <= centred.shape[0] else centred @ centred.T
+    eigenvalues = torch.linalg.eigvalsh(product).clamp_min(0)
     shares = eigenvalues / eigenvalues.sum().clamp_min(1e-300)
     entropy = -(shares * shares.clamp_min(1e-300).log()).sum()
     return float(entropy.exp())
@@ -107,19 +126,31 @@ def linear_probe_r2(
     x, y = latents_SF.double(), targets_SG.double()
     x_mean, y_mean = x[:split].mean(dim=0), y[:split].mean(dim=0)
     x, y = x - x_mean, y - y_mean
-    gram = x[:split].T @ x[:split]
-    ridge = 1e-6 * gram.diagonal().mean().clamp_min(1e-12)
-    weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), x[:split].T @ y[:split])
+    seen = x[:split]
+    ridge = 1e-6 * (seen.square().sum() / seen.shape[1]).clamp_min(1e-12)
+    if seen.shape[1] <= split:
+        gram = seen.T @ seen
+        weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), seen.T @ y[:split])
+    else:
+        # The same regression through the samples, where there are fewer of them than features.
+        gram = seen @ seen.T
+        weights = seen.T @ torch.linalg.solve(gram + ridge * torch.eye(split, dtype=gram.dtype), y[:split])
     residual = (y[split:] - x[split:] @ weights).square().sum(dim=0)
     total = (y[split:] - y[split:].mean(dim=0)).square().sum(dim=0)
     return [float(1 - r / t) if t > 1e-12 else float("nan") for r, t in zip(residual, total, strict=True)]
 
 
-def _encode(model: WorldModel, windows: WindowBatch, device: torch.device, size: int = 256) -> Tensor:
-    pixels = torch.from_numpy(windows.pixels).movedim(-1, 2)
-    return torch.cat([model.encode(part.to(device)).cpu() for part in pixels.split(size)])
+def _parts(count: int, size: int = 128) -> list[slice]:
+    return [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
 
-def _unroll(model: WorldModel, context: Tensor, actions: Tensor, device: torch.device, size: int = 4096) -> Tensor:
-    parts = zip(context.split(size), actions.split(size), strict=True)
-    return torch.cat([model.unroll(c.to(device), a.to(device)).cpu() for c, a in parts])
+def _observations(
+    windows: WindowBatch, part: slice, device: torch.device, num_frames: int | None = None
+) -> tuple[Tensor, Tensor]:
+    pixels = torch.from_numpy(windows.pixels[part, :num_frames]).to(device).movedim(-1, 2)
+    return pixels, torch.from_numpy(windows.proprio[part, :num_frames]).to(device)
+
+
+def _per_step(difference_BKPD: Tensor) -> Tensor:
+    """Mean squares over patches and width, summed over windows: `[K]`."""
+    return difference_BKPD.double().square().mean(dim=(2, 3)).sum(dim=0).cpu()

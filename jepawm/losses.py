@@ -6,34 +6,10 @@ gradient of one worker with all of it.
 """
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-
-class _SumOverWorkers(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, local: Tensor) -> Tensor:
-        total = local.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
-        # Every worker holds the same loss, so each contributes its own gradient of it; data parallelism divides by W.
-        total = grads[0].clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _sum_over_workers(local: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _SumOverWorkers.apply(local)  # type: ignore[no-untyped-call, no-any-return]
-    return local
-
-
-def _num_workers() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+from jepawm.nn.collectives import num_workers, sum_over_workers
 
 
 def prediction_loss(
@@ -58,10 +34,10 @@ def variance_covariance(
         Sobal et al. 2025, PLDM, arXiv 2502.14819.
     """
     S, F = latents_SF.shape
-    count = S * _num_workers()
-    mean = _sum_over_workers(latents_SF.sum(dim=0)) / count
+    count = S * num_workers()
+    mean = sum_over_workers(latents_SF.sum(dim=0)) / count
     centred = latents_SF - mean
-    covariance_FF = _sum_over_workers(centred.T @ centred) / (count - 1)
+    covariance_FF = sum_over_workers(centred.T @ centred) / (count - 1)
     variances = covariance_FF.diagonal()
     # The small constant keeps the square root's gradient finite at a collapsed dimension.
     hinge = torch.relu(1 - (variances + 1e-4).sqrt()).mean()
@@ -75,6 +51,14 @@ def time_similarity(latents_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, ""]
     Reference: Sobal et al. 2025, PLDM, arXiv 2502.14819, temporal smoothness term.
     """
     return (latents_BTPD[:, 1:] - latents_BTPD[:, :-1]).square().mean()
+
+
+def temporal_variance(latents_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, ""]:
+    """Hinge that keeps each latent dimension moving: `mean(relu(1 - std))`, the deviation taken over a window's frames.
+
+    Reference: Sobal et al. 2025, PLDM, arXiv 2502.14819, variance term over time.
+    """
+    return torch.relu(1 - (latents_BTPD.var(dim=1) + 1e-4).sqrt()).mean()
 
 
 def sigreg(
@@ -103,7 +87,7 @@ def sigreg(
     Reference: Balestriero and LeCun 2025, LeJEPA, arXiv 2511.08544 (SIGReg with the Epps-Pulley test).
     """
     B, _, F = latents_BTF.shape
-    count = B * _num_workers()
+    count = B * num_workers()
     directions_FM = torch.randn(F, num_projections, generator=generator, device=latents_BTF.device)
     directions_FM = directions_FM / directions_FM.norm(dim=0, keepdim=True)
     knots_K = torch.linspace(0, max_frequency, num_knots, device=latents_BTF.device)
@@ -113,7 +97,7 @@ def sigreg(
     weights_K[[0, -1]] = spacing
     weights_K = weights_K * normal_K
     angles_BTMK = (latents_BTF @ directions_FM)[..., None] * knots_K
-    cosine_TMK = _sum_over_workers(angles_BTMK.cos().sum(dim=0)) / count
-    sine_TMK = _sum_over_workers(angles_BTMK.sin().sum(dim=0)) / count
+    cosine_TMK = sum_over_workers(angles_BTMK.cos().sum(dim=0)) / count
+    sine_TMK = sum_over_workers(angles_BTMK.sin().sum(dim=0)) / count
     gap_TMK = (cosine_TMK - normal_K).square() + sine_TMK.square()
     return count * (gap_TMK @ weights_K).mean()

@@ -21,10 +21,11 @@ from jepawm.device import pick_device
 from jepawm.errors import ConfigError
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
+from jepawm.model_folder import copy_model, load_world_model
 from jepawm.run_dir import FINISHED, lock_run, prepare_run_dir
 from jepawm.runtime import Runtime
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, MLflowSink, Record, read_metrics
-from jepawm.training.checkpoint import checkpoint_step, export_model, load_world_model, newest_checkpoint
+from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 
 
 def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _run(
         check_fits(config, dataset)
         checkpoint = _train(config, runtime, console, dataset, run_dir)
         model_dir = os.path.join(run_dir, "model")
-        export_model(checkpoint, model_dir)
+        copy_model(checkpoint, model_dir)
         result = _evaluate_and_report(config, recipe, runtime, console, dataset, model_dir, run_dir)
         summary = _summary(result)
         artifacts = [os.path.join(run_dir, name) for name in ("eval.json", "report.html", "config.yaml")]

@@ -4,28 +4,40 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jepawm.config import ModelConfig
 from jepawm.encoders import build_encoder
 from jepawm.errors import ConfigError
+from jepawm.latent import Latent, stack
+from jepawm.nn.pose import move_pose
 from jepawm.predictors import build_predictor
+from jepawm.predictors.base import over_patches
 from jepawm.types import Statistics
+
+_PROPRIO_FEATURES = 16
+_POSE_DIM = 7
 
 
 class WorldModel(nn.Module):
     """An encoder and an action-conditioned predictor in latent space.
 
-    Actions enter in raw units; their normalisation travels with the weights.
+    Actions and proprio enter in raw units; their normalisation travels with the weights.
 
     Args:
         config: The architecture.
         image_size: Side of the square frames, pixels.
         frameskip: Environment steps per model step.
-        statistics: Mean and standard deviation of raw actions, `[a]` each.
+        statistics: Mean and standard deviation of raw actions, `[a]` each, and of proprio, `[R]` each.
+
+    Raises:
+        ConfigError: Parts that do not go together.
     """
 
     action_mean: Tensor
     action_std: Tensor
+    proprio_mean: Tensor
+    proprio_std: Tensor
 
     def __init__(self, config: ModelConfig, *, image_size: int, frameskip: int, statistics: Statistics) -> None:
         super().__init__()
@@ -33,27 +45,95 @@ class WorldModel(nn.Module):
         self.image_size = image_size
         self.frameskip = frameskip
         self.action_dim = frameskip * len(statistics.action_mean)
+        if config.encoder.tokenization == "clip":
+            raise ConfigError(
+                "model.encoder.tokenization 'clip' gives one latent per two frames, a world model needs one per frame; "
+                "use 'frame' (each by itself) or 'duplicated'"
+            )
         self.encoder = build_encoder(config.encoder, image_size)
         self.num_patches = int(self.encoder.num_patches)
         self.latent_dim = int(self.encoder.latent_dim)
         self.context_window = config.predictor.context_window
+        self.uses_proprio = config.proprio.encoding != "none"
+        self.proprio_dim = len(statistics.proprio_mean) if self.uses_proprio else 0
+        self.proprio_encoder: nn.Linear | None = None
+        proprio_width = self.proprio_dim
+        self.integrates_pose = self.uses_proprio and config.proprio.update == "integrate_pose"
+        if self.integrates_pose:
+            if (self.proprio_dim, self.action_dim) != (_POSE_DIM, _POSE_DIM):
+                raise ConfigError(
+                    "model.proprio.update 'integrate_pose' needs poses and action chunks of 7 numbers (position, Euler "
+                    f"angles, gripper), found {self.proprio_dim} and {self.action_dim}"
+                )
+        elif self.uses_proprio:
+            token = config.proprio.encoding == "token"
+            proprio_width = config.predictor.embed_dim or self.latent_dim
+            if not token:
+                proprio_width = config.proprio.dims or _PROPRIO_FEATURES
+            self.proprio_encoder = nn.Linear(self.proprio_dim, proprio_width)
         self.predictor = build_predictor(
-            config.predictor, num_patches=self.num_patches, latent_dim=self.latent_dim, action_dim=self.action_dim
+            config.predictor,
+            grid=self.encoder.grid,
+            latent_dim=self.latent_dim,
+            action_dim=self.action_dim,
+            proprio=config.proprio.encoding,
+            proprio_dim=proprio_width,
         )
         for name in ("action_mean", "action_std"):
             per_chunk = np.tile(getattr(statistics, name), frameskip).astype(np.float32)
             self.register_buffer(name, torch.from_numpy(per_chunk))
+        if self.uses_proprio:
+            for name in ("proprio_mean", "proprio_std"):
+                self.register_buffer(name, torch.from_numpy(np.array(getattr(statistics, name), dtype=np.float32)))
 
-    def encode(self, pixels_BTCYX: UInt8[Tensor, "B T C Y X"]) -> Float[Tensor, "B T P D"]:
-        """Encodes frames, each by itself.
+    def encode(
+        self, pixels_BTCYX: UInt8[Tensor, "B T C Y X"], proprio_BTR: Float[Tensor, "B T R"] | None = None
+    ) -> Latent:
+        """Encodes observations.
 
         Args:
             pixels_BTCYX: `[B,T,C,Y,X]` uint8, 0 to 255.
+            proprio_BTR: `[B,T,R]` raw proprio of the same moments; a model that sees pixels alone does not read it.
 
         Returns:
-            `[B,T,P,D]` latents, float32.
+            Latents `[B,T]`, float32.
+
+        Raises:
+            ConfigError: Proprio that the model needs is missing or of another width.
         """
-        return self.encoder(pixels_BTCYX)
+        return self.latent(self.encoder(pixels_BTCYX), proprio_BTR)
+
+    def latent(
+        self, visual_BTPD: Float[Tensor, "B T P D"], proprio_BTR: Float[Tensor, "B T R"] | None = None
+    ) -> Latent:
+        """Latents from what the encoder made of the pixels, e.g. from stored features; see `encode`."""
+        return Latent(self._normalized(visual_BTPD), self.encode_proprio(proprio_BTR))
+
+    def encode_proprio(self, proprio_BTR: Float[Tensor, "B T R"] | None) -> Float[Tensor, "B T Q E"] | None:
+        """The proprio part of latents.
+
+        Args:
+            proprio_BTR: `[B,T,R]` raw proprio.
+
+        Returns:
+            `[B,T,Q,E]`: an encoding at each patch, one token, or the pose itself where it is integrated; None for a
+            model that sees pixels alone.
+
+        Raises:
+            ConfigError: Proprio that the model needs is missing or of another width.
+        """
+        if not self.uses_proprio:
+            return None
+        found = None if proprio_BTR is None else proprio_BTR.shape[-1]
+        if proprio_BTR is None or found != self.proprio_dim:
+            raise ConfigError(f"the model needs proprio [B,T,R] with R = {self.proprio_dim}, found {found}")
+        proprio = (proprio_BTR - self.proprio_mean) / self.proprio_std
+        if self.proprio_encoder is None:
+            return proprio.unsqueeze(2)
+        encoded = self.proprio_encoder(proprio).float()
+        if self.config.proprio.encoding == "token":
+            return encoded.unsqueeze(2)
+        return over_patches(encoded, self.num_patches)
 
     def normalize_actions(self, actions: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         """Raw chunks to zero mean and unit standard deviation per raw dimension."""
@@ -64,69 +144,87 @@ class WorldModel(nn.Module):
             )
         return (actions - self.action_mean) / self.action_std
 
-    def predict(
-        self, latents_BTPD: Float[Tensor, "B T P D"], actions_BTA: Float[Tensor, "B T A"]
-    ) -> Float[Tensor, "B T P D"]:
-        """Predicts the successor of every frame, seeing at most `context_window` frames.
+    def predict(self, latents: Latent, actions_BTA: Float[Tensor, "B T A"]) -> Latent:
+        """Predicts the successor of every frame of a window in one pass, each from all frames up to it.
 
         Args:
-            latents_BTPD: `[B,T,P,D]` latents.
+            latents: Latents `[B,T]`.
             actions_BTA: `[B,T,A]` raw chunks; chunk `t` is executed from frame `t` on.
 
         Returns:
-            `[B,T,P,D]`; entry `t` predicts frame `t + 1`.
+            Latents `[B,T]`; entry `t` predicts frame `t + 1`.
+
+        Raises:
+            ConfigError: Another number of chunks than frames, or chunks of a wrong width.
         """
-        return self.predictor(latents_BTPD, self.normalize_actions(actions_BTA))
+        if actions_BTA.shape[1] != latents.lead[1]:
+            raise ConfigError(f"predict: {latents.lead[1]} frames need as many chunks, found {actions_BTA.shape[1]}")
+        return self._step(latents, self.normalize_actions(actions_BTA), last_only=False)
 
     def unroll(
         self,
-        context_BTPD: Float[Tensor, "B T P D"],
+        context: Latent,
         actions_BHA: Float[Tensor, "B H A"],
         past_actions_BLA: Float[Tensor, "B L A"] | None = None,
-    ) -> Float[Tensor, "B H P D"]:
+    ) -> Latent:
         """Predicts `H` latents one after the other, each from the last `context_window` ones.
 
         Args:
-            context_BTPD: `[B,T,P,D]` observed latents; the last one is the present.
+            context: Observed latents `[B,T]`; the last one is the present.
             actions_BHA: `[B,H,A]` raw chunks from the present on.
             past_actions_BLA: `[B,T-1,A]` raw chunks between the context frames; needed when `T > 1`.
 
         Returns:
-            `[B,H,P,D]`; entry `k` is the latent after chunk `k`.
+            Latents `[B,H]`; entry `k` is the latent after chunk `k`.
 
         Raises:
             ConfigError: The past actions do not fit the context, or a chunk has the wrong width.
         """
-        T = context_BTPD.shape[1]
+        T = context.lead[1]
         found = 0 if past_actions_BLA is None else past_actions_BLA.shape[1]
         if found != T - 1:
             raise ConfigError(f"unroll: {T} context frames need {T - 1} past action chunks between them, found {found}")
         actions = actions_BHA if past_actions_BLA is None else torch.cat([past_actions_BLA, actions_BHA], dim=1)
         actions = self.normalize_actions(actions)
-        latents = list(context_BTPD.unbind(dim=1))
+        frames = [context[:, t] for t in range(T)]
         for now in range(T - 1, T - 1 + actions_BHA.shape[1]):
             oldest = max(0, now + 1 - self.context_window)
-            window_BTPD = torch.stack(latents[oldest:], dim=1)
-            latents.append(self.predictor(window_BTPD, actions[:, oldest : now + 1])[:, -1])
-        return torch.stack(latents[T:], dim=1)
+            window = stack(frames[oldest:], axis=1)
+            frames.append(self._step(window, actions[:, oldest : now + 1], last_only=True)[:, 0])
+        return stack(frames[T:], axis=1)
 
     def unroll_candidates(
         self,
-        context_BTPD: Float[Tensor, "B T P D"],
+        context: Latent,
         chunks_BNHA: Float[Tensor, "B N H A"],
         past_actions_BLA: Float[Tensor, "B L A"] | None = None,
-    ) -> Float[Tensor, "B N H P D"]:
+    ) -> Latent:
         """`unroll` for `N` candidate plans of each episode; the context is encoded and stored once per episode.
 
         Args:
-            context_BTPD: `[B,T,P,D]` observed latents of each episode.
+            context: Observed latents `[B,T]` of each episode.
             chunks_BNHA: `[B,N,H,A]` raw chunks.
             past_actions_BLA: `[B,T-1,A]` raw chunks between the context frames.
 
         Returns:
-            `[B,N,H,P,D]` predicted latents.
+            Predicted latents `[B,N,H]`.
         """
         B, N = chunks_BNHA.shape[:2]
         spread = lambda x: x[:, None].expand(B, N, *x.shape[1:]).flatten(0, 1)  # noqa: E731
         past = None if past_actions_BLA is None else spread(past_actions_BLA)
-        return self.unroll(spread(context_BTPD), chunks_BNHA.flatten(0, 1), past).unflatten(0, (B, N))
+        unrolled = self.unroll(context.map(spread), chunks_BNHA.flatten(0, 1), past)
+        return unrolled.map(lambda part: part.unflatten(0, (B, N)))
+
+    def _step(self, window: Latent, actions_BTA: Tensor, *, last_only: bool) -> Latent:
+        visual, proprio = self.predictor(window.visual, actions_BTA, window.proprio, last_only=last_only)
+        if self.integrates_pose and window.proprio is not None:
+            pose, action = window.proprio, actions_BTA.unsqueeze(2)
+            if last_only:
+                pose, action = pose[:, -1:], action[:, -1:]
+            # Poses are moved in raw units: an angle has no meaning after a division by its deviation.
+            raw = move_pose(pose * self.proprio_std + self.proprio_mean, action * self.action_std + self.action_mean)
+            proprio = (raw - self.proprio_mean) / self.proprio_std
+        return Latent(self._normalized(visual), proprio)
+
+    def _normalized(self, visual: Tensor) -> Tensor:
+        return F.layer_norm(visual, visual.shape[-1:]) if self.config.normalize_latents else visual

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from jepawm.cli import guarded
 from jepawm.config_io import parse
 from jepawm.errors import ConfigError
-from jepawm.training.checkpoint import read_spec
+from jepawm.model_folder import read_spec
 
 
 def main() -> int:

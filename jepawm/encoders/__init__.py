@@ -1,11 +1,107 @@
 """Visual encoders: `[B,T,C,Y,X]` uint8 frames to `[B,T,P,D]` latents."""
 
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
 from jepawm.config import EncoderConfig
+from jepawm.encoders.absent import AbsentEncoder
+from jepawm.encoders.base import Encoder
 from jepawm.encoders.conv import ConvEncoder
+from jepawm.encoders.dino import DINOv2Encoder, DINOv3Encoder
+from jepawm.encoders.frozen import FrozenEncoder
+from jepawm.encoders.resnet import ResNetEncoder
+from jepawm.encoders.vit import ViTEncoder
+from jepawm.encoders.vjepa import VJEPAEncoder
+from jepawm.nn.projector import Projector
 
-__all__ = ["ConvEncoder", "build_encoder"]
+__all__ = [
+    "AbsentEncoder",
+    "ConvEncoder",
+    "DINOv2Encoder",
+    "DINOv3Encoder",
+    "Encoder",
+    "EncoderStack",
+    "FrozenEncoder",
+    "ResNetEncoder",
+    "VJEPAEncoder",
+    "ViTEncoder",
+    "build_encoder",
+]
 
 
-def build_encoder(config: EncoderConfig, image_size: int) -> ConvEncoder:
-    """The encoder that a configuration names, for square frames of `image_size` pixels."""
-    return ConvEncoder(config, image_size)
+class EncoderStack(Encoder):
+    """An encoder with a projector behind it, or frozen, or both.
+
+    Frozen, no parameter trains, normalisations keep their statistics whatever mode the parent is put in, and no graph
+    is recorded; that goes for the projector too.
+
+    Args:
+        encoder: The encoder.
+        projector_dim: Hidden width of the projector; 0: none.
+        trainable: Whether any of it trains.
+    """
+
+    def __init__(self, encoder: Encoder, *, projector_dim: int, trainable: bool) -> None:
+        super().__init__(grid=encoder.grid, latent_dim=encoder.latent_dim, frames_per_latent=encoder.frames_per_latent)
+        self.encoder = encoder
+        D = encoder.latent_dim
+        self.projector: nn.Module = Projector(D, projector_dim, D) if projector_dim else nn.Identity()
+        self.trainable = trainable
+        if not trainable:
+            self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "EncoderStack":
+        """Evaluation mode is kept when frozen."""
+        super().train(mode and self.trainable)
+        return self
+
+    def forward(self, pixels_BTCYX: Shaped[Tensor, "B T C Y X"]) -> Float[Tensor, "B L P D"]:
+        """See `FrameEncoder.forward`."""
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            return self.projector(self.encoder(pixels_BTCYX)).float()
+
+
+def _vjepa(config: EncoderConfig, image_size: int) -> Encoder:
+    return VJEPAEncoder(config, image_size, part=config.weights_part)
+
+
+_ENCODERS: dict[str, Callable[[EncoderConfig, int], Encoder]] = {
+    "conv": ConvEncoder,
+    "vit": ViTEncoder,
+    "dinov2": DINOv2Encoder,
+    "dinov3": DINOv3Encoder,
+    "vjepa1": _vjepa,
+    "vjepa2": _vjepa,
+    "resnet18": ResNetEncoder,
+    "r3m": ResNetEncoder,
+    "none": AbsentEncoder,
+}
+
+
+def build_encoder(config: EncoderConfig, image_size: int) -> Encoder:
+    """The encoder that a configuration names, with its weights, projector and whether it trains.
+
+    Pretrained and frozen, its weights are read when the first frames are encoded; see `FrozenEncoder`.
+
+    Args:
+        config: Of the encoder.
+        image_size: Side of the square frames, pixels.
+
+    Raises:
+        ConfigError: Sides or widths that do not go together.
+        CheckpointError: A weight file that is missing, damaged, or of another model.
+        MissingDependencyError: The encoder is timm's, and timm is not installed.
+    """
+    if config.weights is not None and not config.trainable:
+        return FrozenEncoder(config, image_size, _bare)
+    encoder = _bare(config, image_size)
+    if config.trainable and not config.projector_dim:
+        return encoder
+    return EncoderStack(encoder, projector_dim=config.projector_dim, trainable=config.trainable)
+
+
+def _bare(config: EncoderConfig, image_size: int) -> Encoder:
+    return _ENCODERS[config.name](config, image_size)

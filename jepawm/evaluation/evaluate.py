@@ -15,9 +15,9 @@ from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.goals import held_out_tasks, sampled_tasks
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.run import run_protocol
+from jepawm.model_folder import ModelSpec, weights_sha256
 from jepawm.planning import CEM, ActionSearchSpace, RandomPlanner
 from jepawm.rollout import EnvPool, Task
-from jepawm.training.checkpoint import ModelSpec, weights_sha256
 from jepawm.world_model import WorldModel
 
 Animation = dict[str, Any]
@@ -78,6 +78,7 @@ def evaluate(
             "frameskip": model.frameskip,
             "device": device,
             "precision": config.planner.precision,
+            "proprio_weight": config.planner.proprio_weight,
         }
         with console.bar(f"{name}: chunks", protocol.max_chunks) as advance:
             planned = run_protocol(

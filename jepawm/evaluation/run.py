@@ -12,6 +12,7 @@ from torch import Tensor
 from jepawm.config import ProtocolConfig
 from jepawm.device import autocast
 from jepawm.evaluation.metrics import SuccessRate, success_rate
+from jepawm.latent import Latent, concatenate
 from jepawm.planning import Planner
 from jepawm.planning.mpc import MPC
 from jepawm.rollout import EnvPool, Observed, Task
@@ -74,22 +75,22 @@ class ProtocolResult:
 class LatentContext:
     """The last `context_window` observed latents of every episode, and the chunks between them."""
 
-    def __init__(self, window: int, first_BPD: Tensor) -> None:
+    def __init__(self, window: int, first: Latent) -> None:
         self.window = window
-        self.latents_BTPD = first_BPD[:, None]
+        self.latents = first
         self.actions_BLA: Tensor | None = None
 
-    def append(self, latents_BnPD: Tensor, chunks_BnA: Tensor) -> None:
+    def append(self, latents: Latent, chunks_BnA: Tensor) -> None:
         """Adds what was observed after each executed chunk, and those chunks."""
         past = chunks_BnA if self.actions_BLA is None else torch.cat([self.actions_BLA, chunks_BnA], dim=1)
-        self.latents_BTPD = torch.cat([self.latents_BTPD, latents_BnPD], dim=1)[:, -self.window :]
-        keep = self.latents_BTPD.shape[1] - 1
+        self.latents = concatenate([self.latents, latents], axis=1)[:, -self.window :]
+        keep = self.latents.lead[1] - 1
         self.actions_BLA = past[:, past.shape[1] - keep :] if keep else None
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps the given episodes."""
-        index = torch.as_tensor(rows, dtype=torch.int64, device=self.latents_BTPD.device)
-        self.latents_BTPD = self.latents_BTPD[index]
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.latents.visual.device)
+        self.latents = self.latents[index]
         if self.actions_BLA is not None:
             self.actions_BLA = self.actions_BLA[index]
 
@@ -106,6 +107,7 @@ def run_protocol(
     frameskip: int,
     device: torch.device,
     precision: str = "float32",
+    proprio_weight: float = 0.1,
     record: Sequence[int] = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> ProtocolResult:
@@ -121,6 +123,7 @@ def run_protocol(
         frameskip: Environment steps in a chunk.
         device: Where the model lives.
         precision: See `PlannerConfig.precision`.
+        proprio_weight: See `PlannerConfig.proprio_weight`.
         record: Episodes whose frames are kept.
         on_progress: Called with the number of chunks executed, of at most `protocol.max_chunks`.
 
@@ -129,40 +132,49 @@ def run_protocol(
     """
     began = time.perf_counter()
 
-    def encode(frames: np.ndarray) -> Tensor:
+    def encode(frames: np.ndarray, proprio: np.ndarray | None) -> Latent:
+        felt = None if proprio is None else torch.from_numpy(proprio).to(device)
         with autocast(precision, device):
-            return model.encode(_images(frames, device))
+            return model.encode(_images(frames, device), felt)
 
     observed = pool.begin(tasks)
-    goals_BPD = encode(pool.render([task.goal for task in tasks])[:, None])[:, 0]
+    goal_states = [task.goal for task in tasks]
+    goal_proprio = pool.proprio(goal_states)[:, None] if model.uses_proprio else None
+    goals = encode(pool.render(goal_states)[:, None], goal_proprio)[:, 0]
+    first_proprio = np.stack([seen.proprio for seen in observed]).astype(np.float32)[:, None]
     book = _Book(tasks, observed, record)
-    mpc = MPC(planner, protocol)
+    mpc = MPC(planner, protocol, proprio_weight=proprio_weight)
     active = list(range(len(tasks)))
-    context = LatentContext(model.context_window, encode(np.stack([seen.pixels for seen in observed])[:, None])[:, 0])
+    first = encode(np.stack([seen.pixels for seen in observed])[:, None], first_proprio)
+    context = LatentContext(model.context_window, first)
     plan_ms, plan_batch, done, plans = [], [], 0, 0
     while active and done < protocol.max_chunks:
         size = min(protocol.replan_every, protocol.max_chunks - done)
         ids = [tasks[row].episode_id for row in active]
         now = context
 
-        def unroll(chunks_BNHA: Tensor, now: LatentContext = now) -> Tensor:
+        def unroll(chunks_BNHA: Tensor, now: LatentContext = now) -> Latent:
             with autocast(precision, device):
-                return model.unroll_candidates(now.latents_BTPD, chunks_BNHA, now.actions_BLA)
+                return model.unroll_candidates(now.latents, chunks_BNHA, now.actions_BLA)
 
         started = time.perf_counter()
         generators = [_noise(seed, episode_id, plans, device) for episode_id in ids]
-        chunks_BnA = mpc.act(ids, unroll, goals_BPD[active], generators, size)
+        chunks_BnA = mpc.act(ids, unroll, goals[active], generators, size)
         raw = chunks_BnA.unflatten(-1, (frameskip, -1)).cpu().numpy()
         plan_ms.append(1e3 * (time.perf_counter() - started))
         plan_batch.append(len(active))
         executed = pool.execute(ids, raw, [i for i in record if i in ids])
         done, plans = done + size, plans + 1
-        frames = []
+        frames, proprio = [], []
         for row, result in zip(active, executed, strict=True):
             solved = result.solved.any() if protocol.success_at == "any_env_step" else result.solved[-1]
-            frames.append(book.add(row, result.pixels, result.sim_states, bool(solved), size, frameskip))
+            book.add(row, result.pixels, result.sim_states, bool(solved))
+            # A recorded episode brings every frame; the model is shown those after each chunk.
+            ends = slice(None) if len(result.pixels) == size else slice(frameskip - 1, None, frameskip)
+            frames.append(result.pixels[ends])
+            proprio.append(result.proprio[ends])
         staying = [at for at, row in enumerate(active) if not book.outcomes[row].solved]
-        context.append(encode(np.stack(frames)), chunks_BnA)
+        context.append(encode(np.stack(frames), np.stack(proprio)), chunks_BnA)
         context.select(staying)
         active = [active[at] for at in staying]
         if on_progress is not None:
@@ -188,17 +200,14 @@ class _Book:
             if task.episode_id in record
         }
 
-    def add(
-        self, row: int, pixels: np.ndarray, sim_states: np.ndarray, solved: bool, num_chunks: int, frameskip: int
-    ) -> np.ndarray:
-        """Notes what one execution brought; returns the frames after each chunk, `[n,Y,X,C]`."""
+    def add(self, row: int, pixels: np.ndarray, sim_states: np.ndarray, solved: bool) -> None:
+        """Notes what one execution brought."""
         outcome = self.outcomes[row]
         outcome.solved, outcome.num_plans = solved, outcome.num_plans + 1
         outcome.env_steps += len(sim_states)
         outcome.end = [float(x) for x in sim_states[-1]]
         if outcome.episode_id in self._frames:
             self._frames[outcome.episode_id].append(pixels)
-        return pixels if len(pixels) == num_chunks else pixels[frameskip - 1 :: frameskip]
 
     def recorded(self) -> dict[int, np.ndarray]:
         return {episode_id: np.concatenate(parts) for episode_id, parts in self._frames.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,11 +11,11 @@ from torch import Tensor
 from jepawm.errors import PlanningError
 from jepawm.planning.actions import ActionSearchSpace
 
-Unroll = Callable[[Tensor], Tensor]
-"""Raw chunks `[B,N,H,A]` to predicted latents `[B,N,H,P,D]`."""
+Unroll = Callable[[Tensor], Any]
+"""Raw chunks `[B,N,H,A]` to predicted latents `[B,N,H]`, of whatever kind the objective reads."""
 
-Objective = Callable[[Tensor], Tensor]
-"""Predicted latents `[B,N,H,P,D]` to cost `[B,N]`, lower is better."""
+Objective = Callable[[Any], Tensor]
+"""Predicted latents `[B,N,H]` to cost `[B,N]`, lower is better."""
 
 
 @dataclass

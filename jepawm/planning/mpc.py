@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepawm.config import ProtocolConfig
+from jepawm.latent import Latent
 from jepawm.planning.cost import Planner, Unroll
 from jepawm.planning.objective import GoalDistance
 
@@ -17,11 +18,15 @@ class MPC:
     Args:
         planner: Searches the plans.
         protocol: How many chunks are executed per plan, and what the cost sums over.
+        proprio_weight: See `GoalDistance`.
         warm_start: Start a replan from the unexecuted rest of the last plan.
     """
 
-    def __init__(self, planner: Planner, protocol: ProtocolConfig, *, warm_start: bool = True) -> None:
+    def __init__(
+        self, planner: Planner, protocol: ProtocolConfig, *, proprio_weight: float = 0.1, warm_start: bool = True
+    ) -> None:
         self.planner = planner
+        self.proprio_weight = proprio_weight
         self.protocol = protocol
         self.warm_start = warm_start
         self._last: dict[int, Tensor] = {}
@@ -30,7 +35,7 @@ class MPC:
         self,
         episode_ids: Sequence[int],
         unroll: Unroll,
-        goal_BPD: Float[Tensor, "B P D"],
+        goal: Latent,
         generators: Sequence[torch.Generator],
         num_chunks: int,
     ) -> Float[Tensor, "B n A"]:
@@ -39,14 +44,14 @@ class MPC:
         Args:
             episode_ids: The `B` episodes still running; all of them planned before, or none.
             unroll: Raw chunks `[B,N,H,A]` to latents, from each episode's present.
-            goal_BPD: `[B,P,D]` goal latents.
+            goal: Goal latents `[B]`.
             generators: One per episode.
             num_chunks: Chunks wanted, at most the horizon.
 
         Returns:
             `[B,num_chunks,A]` raw chunks.
         """
-        objective = GoalDistance(goal_BPD, self.protocol.cost)
+        objective = GoalDistance(goal, self.protocol.cost, proprio_weight=self.proprio_weight)
         start = None
         if self.warm_start and all(episode in self._last for episode in episode_ids):
             start = torch.stack([self._last[episode] for episode in episode_ids])

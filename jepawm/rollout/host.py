@@ -61,11 +61,13 @@ class Executed:
 
     Attributes:
         pixels: `[n,Y,X,C]` uint8 frames after each chunk, or after each environment step if recorded.
+        proprio: `[n,R]` float32 at the same moments.
         sim_states: `[n*frameskip,S]` after each environment step.
         solved: `[n*frameskip]` bool, the goal condition after each environment step.
     """
 
     pixels: np.ndarray
+    proprio: np.ndarray
     sim_states: np.ndarray
     solved: np.ndarray
 
@@ -147,6 +149,20 @@ class EnvHost:
         """`[n,Y,X,C]` uint8 pictures of simulator states."""
         return np.stack([self._bare.render_state(state) for state in sim_states])
 
+    def proprio(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
+        """`[n,R]` float32 proprio of simulator states.
+
+        Raises:
+            EnvironmentFault: The environment cannot tell it.
+        """
+        bare = self._bare
+        if not callable(getattr(bare, "proprio", None)):
+            raise EnvironmentFault(
+                f"env.id '{self.config.id}' lacks proprio(sim_state), which a model that reads proprio needs for its "
+                "goals; what an environment must offer is in the README, under Environments"
+            )
+        return np.stack([np.asarray(bare.proprio(state), np.float32) for state in sim_states])
+
     def solved(self, sim_states: Sequence[np.ndarray], goals: Sequence[np.ndarray]) -> list[bool]:
         """The goal condition of each pair of states."""
         return [bool(self._bare.success(state, goal)) for state, goal in zip(sim_states, goals, strict=True)]
@@ -202,7 +218,7 @@ class EnvHost:
             bare = env.unwrapped
             # An environment that can step without drawing saves the frames nobody looks at.
             advance = getattr(bare, "advance", None)
-            frames, states, solved = [], [], []
+            frames, proprio, states, solved = [], [], [], []
             for chunk in actions:
                 for step, action in enumerate(chunk):
                     wanted = episode_id in record or step == len(chunk) - 1
@@ -211,11 +227,12 @@ class EnvHost:
                         state = info["sim_state"]
                         if wanted:
                             frames.append(seen["pixels"])
+                            proprio.append(np.asarray(seen["proprio"], np.float32))
                     else:
                         state = advance(action)
                     states.append(state)
                     solved.append(bool(bare.success(state, task.goal)))
-            results.append(Executed(np.stack(frames), np.stack(states), np.array(solved)))
+            results.append(Executed(np.stack(frames), np.stack(proprio), np.stack(states), np.array(solved)))
         return results
 
     def finish(self) -> None:

@@ -114,6 +114,11 @@ class EnvPool:
         parts = self._parts(len(sim_states))
         return np.concatenate(self._stateless([("render", [sim_states[i] for i in part]) for part in parts]))
 
+    def proprio(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
+        """`[n,R]` float32 proprio of simulator states."""
+        result: np.ndarray = self._stateless([("proprio", list(sim_states))])[0]
+        return result
+
     def solved(self, sim_states: Sequence[np.ndarray], goals: Sequence[np.ndarray]) -> list[bool]:
         """The goal condition of each pair of states."""
         result: list[bool] = self._stateless([("solved", list(sim_states), list(goals))])[0]

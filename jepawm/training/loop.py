@@ -160,9 +160,9 @@ def update(
     Returns:
         The terms of the loss and the gradient norm, on the device.
     """
-    pixels, actions = to_device(batch, device)
+    pixels, proprio, actions = to_device(batch, device)
     with autocast(precision, device):
-        terms: dict[str, Tensor] = compute(pixels, actions, state.train_step)
+        terms: dict[str, Tensor] = compute(pixels, proprio, actions, state.train_step)
     state.optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
     limit = grad_clip_norm if grad_clip_norm else float("inf")

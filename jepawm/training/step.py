@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from jepawm.config import LossConfig
 from jepawm.heads import InverseDynamicsHead
-from jepawm.losses import prediction_loss, sigreg, time_similarity, variance_covariance
+from jepawm.losses import prediction_loss, sigreg, temporal_variance, time_similarity, variance_covariance
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 
@@ -14,7 +14,8 @@ from jepawm.world_model import WorldModel
 class TrainingObjective(nn.Module):
     """The world model with the head and the terms that only training needs.
 
-    `loss = sum_i weight_i * term_i`, over windows that are encoded whole and unrolled from their first frame.
+    `loss = sum_i weight_i * term_i`, over windows that are encoded whole and then predicted, by an unroll from their
+    first frame or each frame from the true ones before it. An encoder that is frozen has no anti-collapse terms.
 
     Args:
         model: The world model that is trained.
@@ -27,53 +28,76 @@ class TrainingObjective(nn.Module):
         self.model = model
         self.config = config
         self.seed = seed
+        self.frozen = not model.config.encoder.trainable
         self.inverse_dynamics: InverseDynamicsHead | None = None
-        if config.inverse_dynamics:
+        if config.inverse_dynamics and not self.frozen:
             self.inverse_dynamics = InverseDynamicsHead(model.num_patches, model.latent_dim, model.action_dim)
 
     def forward(
-        self, pixels_BTCYX: UInt8[Tensor, "B T C Y X"], actions_BTA: Float[Tensor, "B K A"], train_step: int
+        self,
+        pixels_BTCYX: UInt8[Tensor, "B T C Y X"],
+        proprio_BTR: Float[Tensor, "B T R"],
+        actions_BKA: Float[Tensor, "B K A"],
+        train_step: int,
     ) -> dict[str, Tensor]:
         """Computes every term of the loss.
 
         Args:
             pixels_BTCYX: `[B,T,C,Y,X]` uint8 frames, frameskip environment steps apart.
-            actions_BTA: `[B,T-1,A]` raw chunks between them.
+            proprio_BTR: `[B,T,R]` raw proprio at the same moments.
+            actions_BKA: `[B,T-1,A]` raw chunks between them.
             train_step: Fixes SIGReg's directions.
 
         Returns:
             Scalars: `loss`, and each active term before its weight.
         """
         weights = self.config
-        latents_BTPD = self.model.encode(pixels_BTCYX)
-        unrolled_BKPD = self.model.unroll(latents_BTPD[:, :1], actions_BTA)
-        read_BKA = None if self.inverse_dynamics is None else self.inverse_dynamics(latents_BTPD)
+        latents = self.model.encode(pixels_BTCYX, proprio_BTR)
+        if weights.supervision == "unroll":
+            predicted = self.model.unroll(latents[:, :1], actions_BKA)
+        else:
+            predicted = self.model.predict(latents[:, :-1], actions_BKA)
+        read_BKA = None if self.inverse_dynamics is None else self.inverse_dynamics(latents.visual)
         # The terms are statistics of the batch: their sums need float32, whatever the layers compute in.
-        with torch.autocast(latents_BTPD.device.type, enabled=False):
-            terms = {"prediction": prediction_loss(unrolled_BKPD, latents_BTPD[:, 1:])}
+        with torch.autocast(pixels_BTCYX.device.type, enabled=False):
+            terms = {"prediction": prediction_loss(predicted.visual, latents.visual[:, 1:])}
+            if predicted.proprio is not None and latents.proprio is not None and not self.model.integrates_pose:
+                terms["proprio_prediction"] = prediction_loss(predicted.proprio, latents.proprio[:, 1:])
             if read_BKA is not None:
-                terms["inverse_dynamics"] = (read_BKA - self.model.normalize_actions(actions_BTA)).square().mean()
-            if weights.variance or weights.covariance:
-                terms["variance"], terms["covariance"] = variance_covariance(latents_BTPD.flatten(0, 1).flatten(1))
-            if weights.time_similarity:
-                terms["time_similarity"] = time_similarity(latents_BTPD)
-            if weights.sigreg:
-                generator = torch.Generator(latents_BTPD.device).manual_seed(self.seed * 1_000_003 + train_step)
-                terms["sigreg"] = sigreg(
-                    latents_BTPD.flatten(2), num_projections=weights.sigreg_num_projections, generator=generator
-                )
+                terms["inverse_dynamics"] = (read_BKA - self.model.normalize_actions(actions_BKA)).square().mean()
+            if not self.frozen:
+                terms.update(self._anti_collapse(latents.visual, train_step))
             loss = sum(getattr(weights, name) * term for name, term in terms.items())
         return {"loss": loss, **terms}  # type: ignore[dict-item]
 
+    def _anti_collapse(self, latents_BTPD: Tensor, train_step: int) -> dict[str, Tensor]:
+        """Terms that shape the latents of an encoder that trains."""
+        weights, terms = self.config, {}
+        if weights.variance or weights.covariance:
+            samples = [latents_BTPD.flatten(0, 1)] if weights.moments == "all" else list(latents_BTPD.unbind(dim=1))
+            both = torch.stack([torch.stack(variance_covariance(part.flatten(1))) for part in samples])
+            terms["variance"], terms["covariance"] = both.mean(dim=0).unbind()
+        if weights.temporal_variance:
+            terms["temporal_variance"] = temporal_variance(latents_BTPD)
+        if weights.time_similarity:
+            terms["time_similarity"] = time_similarity(latents_BTPD)
+        if weights.sigreg:
+            generator = torch.Generator(latents_BTPD.device).manual_seed(self.seed * 1_000_003 + train_step)
+            terms["sigreg"] = sigreg(
+                latents_BTPD.flatten(2), num_projections=weights.sigreg_num_projections, generator=generator
+            )
+        return terms
 
-def to_device(batch: WindowBatch, device: torch.device) -> tuple[Tensor, Tensor]:
+
+def to_device(batch: WindowBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """A batch of windows as tensors on a device.
 
     Returns:
-        `[B,T,C,Y,X]` uint8 frames (a channels-last view, as stored) and `[B,T-1,A]` float32 raw action chunks.
+        `[B,T,C,Y,X]` uint8 frames (a channels-last view, as stored), `[B,T,R]` float32 raw proprio and `[B,T-1,A]`
+        float32 raw action chunks.
     """
-    pixels = torch.from_numpy(batch.pixels)
-    actions = torch.from_numpy(batch.actions)
+    parts = [torch.from_numpy(part) for part in (batch.pixels, batch.proprio, batch.actions)]
     if device.type == "cuda":
-        pixels, actions = pixels.pin_memory(), actions.pin_memory()
-    return pixels.to(device, non_blocking=True).movedim(-1, 2), actions.to(device, non_blocking=True)
+        parts = [part.pin_memory() for part in parts]
+    pixels, proprio, actions = (part.to(device, non_blocking=True) for part in parts)
+    return pixels.movedim(-1, 2), proprio, actions

@@ -10,37 +10,29 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jepawm.config.checks import fraction, not_negative, positive
+from jepawm.config.model import EncoderConfig, ModelConfig, PredictorConfig, ProprioConfig
 from jepawm.errors import ConfigError
 
-
-def _key(owner: object, name: str) -> str:
-    """The dotted key of a field, as it is written in YAML and on the command line."""
-    section = type(owner).__name__.removesuffix("Config").lower()
-    return f"{_NESTED.get(section, section)}.{name}"
-
-
-_NESTED = {"encoder": "model.encoder", "predictor": "model.predictor", "protocol": "evaluation.<protocol>"}
-
-
-def _positive(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not value > 0:
-            raise ConfigError(f"{_key(owner, name)} must be above 0, found {value}")
-
-
-def _not_negative(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not value >= 0:
-            raise ConfigError(f"{_key(owner, name)} must not be negative, found {value}")
-
-
-def _fraction(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not 0 <= value < 1:
-            raise ConfigError(f"{_key(owner, name)} must lie in [0, 1), found {value}")
+__all__ = [
+    "DataConfig",
+    "EncoderConfig",
+    "EnvConfig",
+    "EvaluationConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PlannerConfig",
+    "PredictorConfig",
+    "ProprioConfig",
+    "ProtocolConfig",
+    "RunConfig",
+    "ScalingConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "home",
+    "to_dict",
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class EnvConfig:
     default."""
 
     def __post_init__(self) -> None:
-        _positive(self, "image_size")
+        positive(self, "image_size")
 
     def make_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for `gymnasium.make`."""
@@ -97,79 +89,37 @@ class DataConfig:
     """Largest decoded dataset that `auto` caches, GiB."""
 
     def __post_init__(self) -> None:
-        _positive(self, "env_steps_per_episode", "frameskip", "cache_limit_gib")
-        _fraction(self, "held_out_fraction")
+        positive(self, "env_steps_per_episode", "frameskip", "cache_limit_gib")
+        fraction(self, "held_out_fraction")
         if self.num_frames_in_window < 2:
             raise ConfigError(
                 f"data.num_frames_in_window must be at least 2 (a frame and its successor), "
                 f"found {self.num_frames_in_window}"
             )
-        _not_negative(self, "num_episodes")
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The visual encoder."""
-
-    name: Literal["conv"] = "conv"
-    """`conv`: a small convolutional encoder trained from pixels, one token per frame."""
-    latent_dim: int = 64
-    """Latent width D."""
-    channels: tuple[int, ...] = (16, 32, 32)
-    """Output channels of each convolution."""
-    kernel_sizes: tuple[int, ...] = (5, 3, 3)
-    """Kernel side of each convolution."""
-    strides: tuple[int, ...] = (4, 2, 2)
-    """Stride of each convolution."""
-    hidden_dim: int = 256
-    """Width of the layer between the convolutions and the latent."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "latent_dim", "hidden_dim")
-        if not len(self.channels) == len(self.kernel_sizes) == len(self.strides):
-            raise ConfigError(
-                "model.encoder.channels, kernel_sizes and strides must have one number a layer, found "
-                f"{len(self.channels)}, {len(self.kernel_sizes)} and {len(self.strides)}"
-            )
-
-
-@dataclass(frozen=True)
-class PredictorConfig:
-    """The action-conditioned predictor."""
-
-    name: Literal["mlp"] = "mlp"
-    """`mlp`: a residual multi-layer perceptron on latent and action chunk."""
-    hidden_dim: int = 256
-    """Width of the hidden layers."""
-    num_layers: int = 2
-    """Number of hidden layers."""
-    context_window: int = 1
-    """Past model steps the predictor sees."""
-
-    def __post_init__(self) -> None:
-        _positive(self, "hidden_dim", "num_layers", "context_window")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The world model: an encoder and a predictor."""
-
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+        not_negative(self, "num_episodes")
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the terms of the training loss; a weight of 0 leaves the term out."""
 
+    supervision: Literal["unroll", "teacher_forcing"] = "unroll"
+    """`unroll`: windows are unrolled from their first frame; `teacher_forcing`: each frame is predicted from the true
+    ones before it, in one pass."""
     prediction: float = 1.0
-    """Mean squared error of the unrolled latents against the encoded ones."""
+    """Mean squared error of the predicted visual latents against the encoded ones."""
+    proprio_prediction: float = 1.0
+    """The same for the proprio part of the latents, in models that have one."""
     inverse_dynamics: float = 1.0
     """Mean squared error of the action chunk read from two successive latents."""
     variance: float = 16.0
     """Hinge that keeps the standard deviation of each latent dimension above 1."""
     covariance: float = 8.0
     """Squared off-diagonal covariance of the latents."""
+    moments: Literal["all", "per_frame"] = "all"
+    """Variance and covariance over all frames of the batch together, or over the batch for each frame of the window."""
+    temporal_variance: float = 0.0
+    """Hinge that keeps the standard deviation over a window's frames above 1."""
     time_similarity: float = 12.0
     """Mean squared distance of successive latents."""
     sigreg: float = 0.0
@@ -178,13 +128,9 @@ class LossConfig:
     """Random directions a step that SIGReg tests."""
 
     def __post_init__(self) -> None:
-        _not_negative(self, "inverse_dynamics", "variance", "covariance", "time_similarity", "sigreg")
-        _positive(self, "prediction", "sigreg_num_projections")
-        if not (self.variance or self.sigreg or self.inverse_dynamics):
-            raise ConfigError(
-                "every anti-collapse term is off (loss.variance, loss.sigreg and loss.inverse_dynamics are all 0): an "
-                "encoder trained from pixels collapses to a constant without one; give at least one a weight"
-            )
+        not_negative(self, "inverse_dynamics", "variance", "covariance", "time_similarity", "sigreg")
+        not_negative(self, "proprio_prediction", "temporal_variance")
+        positive(self, "prediction", "sigreg_num_projections")
 
 
 @dataclass(frozen=True)
@@ -203,8 +149,8 @@ class OptimConfig:
     """Last learning rate as a share of the peak."""
 
     def __post_init__(self) -> None:
-        _positive(self, "learning_rate")
-        _fraction(self, "warmup_fraction", "final_fraction")
+        positive(self, "learning_rate")
+        fraction(self, "warmup_fraction", "final_fraction")
 
 
 @dataclass(frozen=True)
@@ -229,7 +175,7 @@ class TrainConfig:
     """Held-out windows that a measurement uses."""
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             self,
             "num_train_steps",
             "batch_size",
@@ -263,13 +209,15 @@ class PlannerConfig:
     """Floor of the search distribution's standard deviation."""
     hold_actions: bool = True
     """Search one action per chunk and hold it for the whole chunk; off: search every environment step's action."""
+    proprio_weight: float = 0.1
+    """Weight of the proprio part of the cost beside the visual part, for models that see proprio."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 autocast where the device computes it natively, else float32."""
     max_candidates_per_forward: int = 0
     """Candidates per forward pass and episode (micro-batching; the plan does not change); 0: all at once."""
 
     def __post_init__(self) -> None:
-        _positive(self, "horizon", "num_samples", "num_elites", "num_iterations", "num_iterations_warm", "init_std")
+        positive(self, "horizon", "num_samples", "num_elites", "num_iterations", "num_iterations_warm", "init_std")
         if not 2 <= self.num_elites <= self.num_samples:
             raise ConfigError(
                 f"planner.num_elites must lie between 2 and planner.num_samples ({self.num_samples}), "
@@ -291,7 +239,7 @@ class ProtocolConfig:
     """`last`: distance of the last predicted latent to the goal's; `sum`: over all predicted latents."""
 
     def __post_init__(self) -> None:
-        _positive(self, "replan_every", "max_chunks")
+        positive(self, "replan_every", "max_chunks")
 
 
 ProtocolName = Literal["two_plan", "per_chunk", "open_loop"]
@@ -330,12 +278,12 @@ class EvaluationConfig:
     """Largest number of model steps at which held-out prediction is measured."""
 
     def __post_init__(self) -> None:
-        _positive(self, "num_episodes", "goal_offset", "prediction_horizon")
+        positive(self, "num_episodes", "goal_offset", "prediction_horizon")
         if not self.protocols:
             raise ConfigError("evaluation.protocols must name at least one protocol")
         if len(set(self.protocols)) < len(self.protocols):
             raise ConfigError(f"evaluation.protocols names a protocol twice: {', '.join(self.protocols)}")
-        _not_negative(self, "num_animations", "seed")
+        not_negative(self, "num_animations", "seed")
 
 
 @dataclass(frozen=True)
@@ -360,8 +308,8 @@ class ScalingConfig:
     """Object store of a Ray started here, MiB; 0: Ray's default."""
 
     def __post_init__(self) -> None:
-        _positive(self, "num_workers", "num_env_actors", "episodes_per_call", "env_call_timeout_s")
-        _not_negative(self, "cpus_per_worker", "max_actor_restarts", "max_train_failures", "object_store_memory_mib")
+        positive(self, "num_workers", "num_env_actors", "episodes_per_call", "env_call_timeout_s")
+        not_negative(self, "cpus_per_worker", "max_actor_restarts", "max_train_failures", "object_store_memory_mib")
 
 
 @dataclass(frozen=True)
@@ -412,6 +360,12 @@ class RunConfig:
             raise ConfigError(
                 f"train.batch_size is global and must be divisible by scaling.num_workers: found "
                 f"{self.train.batch_size} windows for {self.scaling.num_workers} workers"
+            )
+        if self.model.encoder.trainable and not (self.loss.variance or self.loss.sigreg or self.loss.inverse_dynamics):
+            raise ConfigError(
+                "every anti-collapse term is off (loss.variance, loss.sigreg and loss.inverse_dynamics are all 0): an "
+                "encoder that trains collapses to a constant without one; give at least one a weight, or freeze it "
+                "(model.encoder.trainable)"
             )
         if self.local and self.data.loader == "stream":
             raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")

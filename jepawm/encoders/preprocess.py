@@ -1,0 +1,89 @@
+"""From uint8 frames to what an encoder takes: resized, and normalised as its weights were trained."""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepawm.config import EncoderConfig
+from jepawm.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _scale_and_offset(normalization: str) -> tuple[Tensor, Tensor]:
+    """Normalisation of pixels 0 to 255 as `pixel * scale + offset`, `[3]` each."""
+    mean, std = torch.tensor(IMAGENET_MEAN, dtype=torch.float64), torch.tensor(IMAGENET_STD, dtype=torch.float64)
+    if normalization == "imagenet":
+        scale, offset = 1 / (255 * std), -mean / std
+    elif normalization == "imagenet_after_symmetric":
+        scale, offset = 1 / (127.5 * std), -(1 + mean) / std
+    else:
+        scale, offset = torch.full_like(std, 1 / 127.5), torch.full_like(std, -1.0)
+    return scale.float(), offset.float()
+
+
+class Preprocess(nn.Module):
+    """Checks, resizes and normalises frames.
+
+    Args:
+        config: `normalization`, `resize_to` and `resize`.
+        image_size: Side of the square frames, pixels.
+
+    Attributes:
+        side: Side of the images that come out, pixels.
+
+    Reference: resizing and normalisation of the released JEPA-WMs (Terver et al. 2025, arXiv 2512.24497: bilinear
+        without antialiasing) and of DINO-WM (Zhou et al. 2024, arXiv 2411.04983: to 196 px with antialiasing).
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+        super().__init__()
+        self.normalization = config.normalization
+        self.antialias = config.resize == "antialias"
+        self.image_size = image_size
+        self.side = config.resize_to or image_size
+        self.resizes = config.resize_to > 0
+        scale, offset = _scale_and_offset(config.normalization)
+        self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
+        self.register_buffer("offset", offset.view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels_NCYX: Shaped[Tensor, "N C Y X"], dtype: torch.dtype) -> Float[Tensor, "N 3 side side"]:
+        """Normalised images.
+
+        Args:
+            pixels_NCYX: `[N,3,Y,X]` uint8, 0 to 255. Square; of `image_size` unless they are resized.
+            dtype: Of the images.
+
+        Returns:
+            `[N,3,side,side]`, channels last in memory.
+
+        Raises:
+            ConfigError: Frames of another kind, number of channels or size.
+        """
+        self._check(pixels_NCYX)
+        resized = self.side != pixels_NCYX.shape[-1]
+        if self.normalization == "symmetric" and not resized:
+            # Converting before any permute keeps the memory order; frames stored channels-last stay so for the
+            # convolution.
+            images = pixels_NCYX.to(dtype).contiguous(memory_format=torch.channels_last)
+            return images.mul_(1 / 127.5).sub_(1)
+        images = pixels_NCYX.float().contiguous(memory_format=torch.channels_last)
+        if resized:
+            images = F.interpolate(
+                images, size=(self.side, self.side), mode="bilinear", align_corners=False, antialias=self.antialias
+            )
+        images = images.mul_(self.scale.float()).add_(self.offset.float())
+        return images.to(dtype).contiguous(memory_format=torch.channels_last)
+
+    def _check(self, pixels: Tensor) -> None:
+        C, Y, X = pixels.shape[1:]
+        if pixels.dtype != torch.uint8:
+            raise ConfigError(f"the encoder expects uint8 frames, 0 to 255, found {pixels.dtype}")
+        if C != 3 or Y != X or (self.image_size != Y and not self.resizes):
+            expected = "[3,S,S]" if self.resizes else f"[3,{self.image_size},{self.image_size}]"
+            raise ConfigError(f"the encoder expects frames [C,Y,X] = {expected}, found [{C},{Y},{X}]")

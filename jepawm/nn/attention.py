@@ -1,0 +1,108 @@
+"""Multi-head attention: full, or causal over blocks of tokens that belong to one frame."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepawm.nn.rotary import RotaryTable, rotate
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    Args:
+        dim: Token width `D`.
+        num_heads: Heads.
+        head_dim: Width of a head; None: `dim / num_heads`.
+        qkv_bias: Whether queries, keys and values have a bias.
+        dropout: Of attention weights and of the output, while training.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, *, head_dim: int | None = None, qkv_bias: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads if head_dim is None else head_dim
+        self.inner_dim = self.num_heads * self.head_dim
+        self.dropout = dropout
+        self.qkv = nn.Linear(dim, 3 * self.inner_dim, bias=qkv_bias)
+        self.proj = nn.Linear(self.inner_dim, dim)
+
+    def forward(
+        self,
+        x_BLD: Float[Tensor, "B L D"],
+        *,
+        rotary: RotaryTable | None = None,
+        tokens_per_frame: int | None = None,
+        num_queries: int | None = None,
+    ) -> Float[Tensor, "B M D"]:
+        """Attends.
+
+        Args:
+            x_BLD: `[B,L,D]` tokens.
+            rotary: Angles of the `L` tokens, or None.
+            tokens_per_frame: Tokens of one frame; a token then sees its own frame and those before. None: all tokens.
+            num_queries: Compute the outputs of the last so many tokens only; None: of all.
+
+        Returns:
+            `[B,M,D]` with `M = num_queries` or `L`.
+        """
+        L = x_BLD.shape[1]
+        M = L if num_queries is None else num_queries
+        if M == L:
+            q, k, v = self._heads(self.qkv(x_BLD), 3)
+        else:
+            weight, bias, n = self.qkv.weight, self.qkv.bias, self.inner_dim
+            (q,) = self._heads(F.linear(x_BLD[:, L - M :], weight[:n], None if bias is None else bias[:n]), 1)
+            k, v = self._heads(F.linear(x_BLD, weight[n:], None if bias is None else bias[n:]), 2)
+        if rotary is not None:
+            q = rotate(q, rotary if M == L else rotary.rows(slice(L - M, L)))
+            k = rotate(k, rotary)
+        dropout = self.dropout if self.training else 0.0
+        if tokens_per_frame is None:
+            out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        else:
+            out = frame_causal_attention(q, k, v, tokens_per_frame=tokens_per_frame, dropout=dropout)
+        out = self.proj(out.transpose(1, 2).flatten(2))
+        return F.dropout(out, self.dropout, self.training) if self.dropout else out
+
+    def _heads(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
+        return x.unflatten(-1, (count, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def frame_causal_attention(
+    q: Float[Tensor, "B heads M h"],
+    k: Float[Tensor, "B heads L h"],
+    v: Float[Tensor, "B heads L h"],
+    *,
+    tokens_per_frame: int,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B heads M h"]:
+    """Attention in which a token sees its own frame and all frames before it.
+
+    No mask is ever built: the queries of one frame attend to a prefix of the keys, which every kernel does at full
+    speed, and the upper triangle is not computed at all. With one token a frame this is ordinary causal attention.
+
+    Args:
+        q: `[B,heads,M,h]`, the last `M` of the `L` tokens; whole frames.
+        k: `[B,heads,L,h]`.
+        v: `[B,heads,L,h]`.
+        tokens_per_frame: Tokens `S` of a frame; divides `M` and `L`.
+        dropout: Of the attention weights.
+    """
+    M, L, S = q.shape[2], k.shape[2], tokens_per_frame
+    if M == S:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if S == 1 and M == L:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    frames = []
+    for start in range(0, M, S):
+        seen = L - M + start + S
+        frames.append(
+            F.scaled_dot_product_attention(
+                q[:, :, start : start + S], k[:, :, :seen], v[:, :, :seen], dropout_p=dropout
+            )
+        )
+    return torch.cat(frames, dim=2)

@@ -1,0 +1,70 @@
+"""What every predictor is to the world model."""
+
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jepawm.errors import ConfigError
+
+ProprioEncoding = Literal["none", "feature", "token"]
+
+Predicted = tuple[Tensor, Tensor | None]
+"""Predicted visual tokens and, where the predictor predicts it, proprio."""
+
+
+class Predictor(nn.Module):
+    """Latents and normalised action chunks to the latents one model step later.
+
+    `forward(visual_BTPD, actions_BTA, proprio_BTQE, last_only=False)`: entry `t` predicts frame `t + 1` from the frames
+    and chunks up to `t`. With `last_only` the last frame's successor alone is computed and returned, `T = 1`.
+
+    Attributes:
+        context_window: Frames that an unroll shows it at most.
+    """
+
+    context_window: int
+
+    def __call__(
+        self,
+        visual_BTPD: Float[Tensor, "B T P D"],
+        actions_BTA: Float[Tensor, "B T A"],
+        proprio_BTQE: Float[Tensor, "B T Q E"] | None = None,
+        *,
+        last_only: bool = False,
+    ) -> Predicted:
+        result: Any = super().__call__(visual_BTPD, actions_BTA, proprio_BTQE, last_only=last_only)
+        return result
+
+
+def check_window(visual_BTPD: Tensor, *, patches: int, width: int) -> None:
+    """Answers tokens of another grid or width than the predictor was built for.
+
+    Raises:
+        ConfigError: Names what was expected and found.
+    """
+    found = tuple(visual_BTPD.shape[2:])
+    if found != (patches, width):
+        raise ConfigError(f"the predictor takes visual latents [B,T,P,D] with P, D = {patches}, {width}, found {found}")
+
+
+def check_proprio(proprio_BTQE: Tensor | None, *, tokens: int, width: int) -> None:
+    """Answers proprio that is missing, not wanted, or of another width.
+
+    Args:
+        proprio_BTQE: What was given.
+        tokens: Tokens `Q` expected; 0: none.
+        width: Width `E` expected.
+
+    Raises:
+        ConfigError: Names what was expected and found.
+    """
+    found = None if proprio_BTQE is None else tuple(proprio_BTQE.shape[2:])
+    expected = (tokens, width) if tokens else None
+    if found != expected:
+        raise ConfigError(f"the predictor takes proprio latents [B,T,Q,E] with Q, E = {expected}, found {found}")
+
+
+def over_patches(features_BTE: Float[Tensor, "B T E"], patches: int) -> Float[Tensor, "B T P E"]:
+    """Repeats a frame's features at each of its patches."""
+    return features_BTE.unsqueeze(2).expand(-1, -1, patches, -1)

@@ -1,0 +1,109 @@
+"""V-JEPA 2-AC's predictor: action and pose are tokens in front of each frame, or features of its patches."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jepawm.config import PredictorConfig
+from jepawm.errors import ConfigError
+from jepawm.nn.rotary import frame_rotary_table
+from jepawm.nn.transformer import Block, init_transformer_
+from jepawm.predictors.base import Predicted, Predictor, ProprioEncoding, check_proprio, check_window, over_patches
+
+
+class TokenPredictor(Predictor):
+    """A frame-causal transformer with rotary positions over `[action, pose, patches]` of each frame.
+
+    With `action_as` token, the pose enters raw and is encoded here; it is not predicted. With `action_as` feature, the
+    channels are `[visual | proprio | action]` and the encoded proprio is predicted beside the tokens.
+
+    Args:
+        config: Depth, heads, widths.
+        grid: Rows and columns of patches.
+        latent_dim: Width `D` of a visual token.
+        action_dim: Width `A` of an action chunk.
+        proprio: How proprio enters.
+        proprio_dim: Width `E` of the proprio latent; unused with `none`.
+
+    Reference: Assran et al. 2025, V-JEPA 2, arXiv 2506.09985, section 3; as a feature in Terver et al. 2025,
+        JEPA-WMs, arXiv 2512.24497.
+    """
+
+    def __init__(
+        self,
+        config: PredictorConfig,
+        *,
+        grid: tuple[int, int],
+        latent_dim: int,
+        action_dim: int,
+        proprio: ProprioEncoding,
+        proprio_dim: int,
+    ) -> None:
+        super().__init__()
+        self.context_window = config.context_window
+        self.grid, self.num_patches, self.latent_dim = grid, grid[0] * grid[1], latent_dim
+        self.proprio_tokens = {"none": 0, "token": 1, "feature": self.num_patches}[proprio]
+        self.proprio_dim = proprio_dim if proprio != "none" else 0
+        self.as_token = config.action_as == "token"
+        self.pairing = config.rotary_pairing
+        self.embed_dim = config.embed_dim or latent_dim
+        action_features = config.action_dims or 10
+        self.width = self.embed_dim if self.as_token else self.embed_dim + self.proprio_dim + action_features
+        heads = config.num_heads
+        if not config.head_dim and self.width % heads:
+            raise ConfigError(
+                f"model.predictor: {self.width} channels do not divide into {heads} heads; change num_heads, or give "
+                "head_dim"
+            )
+        self.head_dim = config.head_dim or self.width // heads
+        self.embed = nn.Linear(latent_dim, self.embed_dim)
+        self.action = nn.Linear(action_dim, self.width if self.as_token else action_features)
+        self.pose = nn.Linear(proprio_dim, self.width) if self.as_token and proprio == "token" else None
+        hidden = config.mlp_dim or 4 * self.width
+        self.blocks = nn.ModuleList(
+            Block(self.width, heads, hidden, head_dim=self.head_dim, dropout=config.dropout)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(self.width, eps=1e-6)
+        self.project = nn.Linear(self.embed_dim, latent_dim)
+        init_transformer_(self, self.blocks)
+
+    def forward(
+        self,
+        visual_BTPD: Float[Tensor, "B T P D"],
+        actions_BTA: Float[Tensor, "B T A"],
+        proprio_BTQE: Float[Tensor, "B T Q E"] | None = None,
+        *,
+        last_only: bool = False,
+    ) -> Predicted:
+        """Predicts the successor of every frame; see `Predictor`.
+
+        Raises:
+            ConfigError: Tokens or proprio of another shape.
+        """
+        check_window(visual_BTPD, patches=self.num_patches, width=self.latent_dim)
+        check_proprio(proprio_BTQE, tokens=self.proprio_tokens, width=self.proprio_dim)
+        T, P = visual_BTPD.shape[1:3]
+        x_BTPD, action_BTE = self.embed(visual_BTPD), self.action(actions_BTA)
+        if self.as_token:
+            condition = [action_BTE.unsqueeze(2)]
+            if self.pose is not None and proprio_BTQE is not None:
+                condition.append(self.pose(proprio_BTQE))
+            x_BTSD = torch.cat([*condition, x_BTPD], dim=2)
+        else:
+            features = [x_BTPD, over_patches(action_BTE, P)]
+            if proprio_BTQE is not None:
+                features.insert(1, proprio_BTQE.to(x_BTPD.dtype))
+            x_BTSD = torch.cat(features, dim=-1)
+        S = x_BTSD.shape[2]
+        rotary = frame_rotary_table(self.head_dim, T, self.grid, S - P, self.pairing, visual_BTPD.device)
+        x_BLD = x_BTSD.flatten(1, 2)
+        last = len(self.blocks) - 1
+        for depth, block in enumerate(self.blocks):
+            queries = S if last_only and depth == last else None
+            x_BLD = block(x_BLD, rotary=rotary, tokens_per_frame=S, num_queries=queries)
+        x_BTPD = self.norm(x_BLD).unflatten(1, (-1, S))[:, :, S - P :]
+        proprio = None
+        if not self.as_token and proprio_BTQE is not None:
+            proprio = x_BTPD[..., self.embed_dim : self.embed_dim + self.proprio_dim].float()
+        return self.project(x_BTPD[..., : self.embed_dim]).float(), proprio
