@@ -1,10 +1,37 @@
 """jepawm: joint-embedding world models for physical planning, on Ray.
 
 The story the rooms tell: episodes -> windows -> latents -> unroll -> plan -> rollout -> report.
-Importing this package pulls in no ray, mlflow, gymnasium or simulator.
+Importing this package pulls in no torch, ray, mlflow, gymnasium or simulator.
 """
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
 
 from jepawm.errors import JepawmError
 
-__all__ = ["JepawmError", "__version__"]
+if TYPE_CHECKING:
+    from jepawm.agent import Agent
+
+__all__ = ["JepawmError", "__version__", "load"]
 __version__ = "0.1.0"
+
+
+def load(
+    source: "str | os.PathLike[str]",
+    checkpoint: str | None = None,
+    *,
+    device: str = "auto",
+    encoder_weights: str | None = None,
+) -> "Agent":
+    """A model by name (`jepa_wm_wall`) or folder (a run), ready to plan; see `jepawm.agent.load_agent`."""
+    from jepawm.agent import load_agent
+
+    return load_agent(source, checkpoint, device=device, encoder_weights=encoder_weights)
+
+
+def __getattr__(name: str) -> Any:
+    """`jepawm.hub` without importing torch before it is asked for."""
+    if name == "hub":
+        return importlib.import_module("jepawm.hub")
+    raise AttributeError(f"module 'jepawm' has no attribute '{name}'")

@@ -68,6 +68,10 @@ def main(argv: list[str] | None = None) -> int:
         from jepawm.data_cli import main as data_main
 
         return guarded(lambda: data_main(argv[1:]))
+    if argv[:1] == ["ckpt"]:
+        from jepawm.ckpt_cli import main as ckpt_main
+
+        return guarded(lambda: ckpt_main(argv[1:]))
     if argv[:2] == ["track", "sync"]:
         return guarded(lambda: _track_sync(tyro.cli(TrackSync, args=argv[2:], prog="jepawm track sync")))
     if argv == ["recipes"]:
@@ -77,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
         "  data check PATH                    name every violation of the episode format\n"
         "  data show PATH                     draw a contact sheet\n"
         "  data import pusht-zarr SRC DST     import the Push-T human demonstrations\n"
+        "  ckpt show PATH                     say what a checkpoint is; executes nothing\n"
+        "  ckpt convert SOURCE DEST           a published checkpoint as a model folder\n"
         "  recipes                            list the recipes for ray_jobs/train.py --recipe\n"
         "  track sync RUN_DIR                 send a run's metrics to MLflow\n"
     )
@@ -84,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         from jepawm.errors import did_you_mean
 
         print(
-            f"error: unknown command '{argv[0]}'{did_you_mean(argv[0], ['data', 'track', 'recipes'])}", file=sys.stderr
+            f"error: unknown command '{argv[0]}'{did_you_mean(argv[0], ['data', 'ckpt', 'track', 'recipes'])}",
+            file=sys.stderr,
         )
         return 2
     print(text)
