@@ -40,11 +40,13 @@ class Latent:
 
 def _joined(latents: Sequence[Latent], join: Callable[[list[Tensor]], Tensor]) -> Latent:
     with_proprio = [latent.proprio for latent in latents if latent.proprio is not None]
+    if len(with_proprio) not in (0, len(latents)):
+        raise ValueError(f"{len(with_proprio)} of {len(latents)} latents have a proprio part; all must, or none")
     return Latent(join([latent.visual for latent in latents]), join(with_proprio) if with_proprio else None)
 
 
 def concatenate(latents: Sequence[Latent], axis: int) -> Latent:
-    """Joins latents along a leading axis."""
+    """Joins latents along a leading axis; with a proprio part all of them, or none."""
     return _joined(latents, lambda parts: torch.cat(parts, dim=axis))
 
 

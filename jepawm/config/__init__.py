@@ -150,6 +150,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         positive(self, "learning_rate")
+        not_negative(self, "weight_decay", "grad_clip_norm")
         fraction(self, "warmup_fraction", "final_fraction")
 
 
@@ -218,6 +219,7 @@ class PlannerConfig:
 
     def __post_init__(self) -> None:
         positive(self, "horizon", "num_samples", "num_elites", "num_iterations", "num_iterations_warm", "init_std")
+        not_negative(self, "min_std", "proprio_weight", "max_candidates_per_forward")
         if not 2 <= self.num_elites <= self.num_samples:
             raise ConfigError(
                 f"planner.num_elites must lie between 2 and planner.num_samples ({self.num_samples}), "
@@ -366,6 +368,12 @@ class RunConfig:
                 "every anti-collapse term is off (loss.variance, loss.sigreg and loss.inverse_dynamics are all 0): an "
                 "encoder that trains collapses to a constant without one; give at least one a weight, or freeze it "
                 "(model.encoder.trainable)"
+            )
+        longest, window = self.model.predictor.longest_window, self.data.num_frames_in_window - 1
+        if self.loss.supervision == "teacher_forcing" and longest is not None and longest < window:
+            raise ConfigError(
+                f"data.num_frames_in_window {window + 1} shows the predictor {window} frames at once, its learned "
+                f"position table holds {longest}; raise model.predictor.num_positions"
             )
         if self.local and self.data.loader == "stream":
             raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")

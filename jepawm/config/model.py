@@ -169,6 +169,12 @@ class PredictorConfig:
     qkv_bias: bool = True
     """`adaln`: whether queries, keys and values have a bias."""
 
+    @property
+    def longest_window(self) -> int | None:
+        """Frames that fit a learned position table; None without one."""
+        has_table = self.name == "feature" or (self.name == "adaln" and self.position == "learned")
+        return (self.num_positions or self.context_window) if has_table else None
+
     def __post_init__(self) -> None:
         positive(self, "hidden_dim", "num_layers", "context_window", "depth", "num_heads")
         not_negative(self, "embed_dim", "head_dim", "mlp_dim", "num_positions", "modulation_std", "action_dims")
@@ -178,6 +184,11 @@ class PredictorConfig:
         if self.name == "adaln":
             unread = {"rotary": "num_positions", "learned": "rotary_pairing"}[self.position]
             unread_by(self, unread, f"model.predictor.position '{self.position}'")
+        if self.num_positions and self.num_positions < self.context_window:
+            raise ConfigError(
+                f"model.predictor.num_positions ({self.num_positions}) must hold model.predictor.context_window "
+                f"({self.context_window}) frames"
+            )
         if self.name == "vjepa2_ac" and self.action_as == "token":
             unread_by(self, "action_dims", "model.predictor.action_as 'token'")
 

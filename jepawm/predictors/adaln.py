@@ -79,9 +79,8 @@ class AdaLNPredictor(Predictor):
         else:
             self.action = nn.Linear(action_dim, self.width)
         self.positions: nn.Parameter | None = None
-        if config.position == "learned":
-            frames = config.num_positions or config.context_window
-            self.positions = nn.Parameter(torch.zeros(frames, 1, self.width))
+        if config.longest_window is not None:
+            self.positions = nn.Parameter(torch.zeros(config.longest_window, 1, self.width))
         hidden = config.mlp_dim or 4 * self.width
         self.blocks = nn.ModuleList(
             AdaptiveBlock(

@@ -49,7 +49,7 @@ class FeaturePredictor(Predictor):
                 f"latent width {latent_dim}, found {config.embed_dim}"
             )
         self.width = latent_dim + self.proprio_dim + self.action_features
-        self.num_frames = config.num_positions or config.context_window
+        self.num_frames = config.longest_window or config.context_window
         self.action = nn.Linear(action_dim, self.action_features)
         self.positions = nn.Parameter(torch.randn(1, self.num_frames * self.num_patches, self.width))
         self.blocks = nn.ModuleList(

@@ -1,5 +1,6 @@
 """The training loop: the same on a laptop, in a Ray Train worker and in a test. It knows nothing of Ray."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -161,7 +162,7 @@ def update(
         The terms of the loss and the gradient norm, on the device.
     """
     pixels, proprio, actions = to_device(batch, device)
-    with autocast(precision, device):
+    with _dropout_of(state, device), autocast(precision, device):
         terms: dict[str, Tensor] = compute(pixels, proprio, actions, state.train_step)
     state.optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
@@ -171,6 +172,14 @@ def update(
         group["lr"] = rate
     state.optimizer.step()
     return terms
+
+
+@contextlib.contextmanager
+def _dropout_of(state: TrainingState, device: torch.device) -> Iterator[None]:
+    """Dropout draws from (run seed, train step), so that a resumed run draws what an uninterrupted one does."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(state.objective.seed * 1_000_003 + state.train_step)
+        yield
 
 
 class _LossWatch:

@@ -61,7 +61,8 @@ class TrainingObjective(nn.Module):
         # The terms are statistics of the batch: their sums need float32, whatever the layers compute in.
         with torch.autocast(pixels_BTCYX.device.type, enabled=False):
             terms = {"prediction": prediction_loss(predicted.visual, latents.visual[:, 1:])}
-            if predicted.proprio is not None and latents.proprio is not None and not self.model.integrates_pose:
+            learnt = weights.proprio_prediction and not self.model.integrates_pose
+            if learnt and predicted.proprio is not None and latents.proprio is not None:
                 terms["proprio_prediction"] = prediction_loss(predicted.proprio, latents.proprio[:, 1:])
             if read_BKA is not None:
                 terms["inverse_dynamics"] = (read_BKA - self.model.normalize_actions(actions_BKA)).square().mean()
@@ -76,7 +77,8 @@ class TrainingObjective(nn.Module):
         if weights.variance or weights.covariance:
             samples = [latents_BTPD.flatten(0, 1)] if weights.moments == "all" else list(latents_BTPD.unbind(dim=1))
             both = torch.stack([torch.stack(variance_covariance(part.flatten(1))) for part in samples])
-            terms["variance"], terms["covariance"] = both.mean(dim=0).unbind()
+            pair = dict(zip(("variance", "covariance"), both.mean(dim=0).unbind(), strict=True))
+            terms.update({name: term for name, term in pair.items() if getattr(weights, name)})
         if weights.temporal_variance:
             terms["temporal_variance"] = temporal_variance(latents_BTPD)
         if weights.time_similarity:
