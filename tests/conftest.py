@@ -21,7 +21,18 @@ import torch
 torch.set_num_threads(1)
 
 # Before any of them is imported: the shapes in their annotations are checked in every test.
-CHECKED = ["nn", "encoders", "predictors", "heads", "losses", "world_model", "planning", "diagnostics"]
+CHECKED = [
+    "nn",
+    "encoders",
+    "predictors",
+    "heads",
+    "losses",
+    "world_model",
+    "planning",
+    "diagnostics",
+    "latent",
+    "pretraining",
+]
 jaxtyping.install_import_hook([f"jepawm.{name}" for name in CHECKED], "beartype.beartype")
 
 from jepawm.config import EnvConfig

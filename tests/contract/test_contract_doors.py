@@ -13,7 +13,7 @@ HEAVY = {"ray", "gymnasium", "mlflow", "envs"}
 
 # room: (what of ours it may know, besides itself; what it never imports)
 DOORS: dict[str, tuple[set[str], set[str]]] = {
-    "jepawm.__init__": ({"jepawm.errors"}, HEAVY | {"torch", "numpy"}),
+    "jepawm.__init__": ({"jepawm.errors", "jepawm.agent"}, HEAVY | {"torch", "numpy"}),
     "jepawm.errors": (set(), HEAVY | {"torch", "numpy"}),
     "jepawm.config": ({"jepawm.errors"}, HEAVY | {"torch", "numpy"}),
     "jepawm.config_io": ({"jepawm.errors", "jepawm.config"}, HEAVY | {"torch"}),
@@ -21,30 +21,54 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     "jepawm.console": (set(), HEAVY | {"torch"}),
     "jepawm.device": (set(), HEAVY),
     "jepawm.nn": (set(), HEAVY),
-    "jepawm.encoders": (SPEAK | {"jepawm.nn"}, HEAVY),
+    "jepawm.latent": (set(), HEAVY),
+    "jepawm.weights": ({"jepawm.errors"}, HEAVY),
+    "jepawm.pickled_modules": ({"jepawm.errors", "jepawm.weights"}, HEAVY),
+    "jepawm.encoders": (SPEAK | {"jepawm.nn", "jepawm.weights"}, HEAVY),
     "jepawm.predictors": (SPEAK | {"jepawm.nn"}, HEAVY),
-    "jepawm.heads": (SPEAK | {"jepawm.nn"}, HEAVY),
-    "jepawm.world_model": (SPEAK | {"jepawm.nn", "jepawm.encoders", "jepawm.predictors", "jepawm.heads"}, HEAVY),
+    "jepawm.heads": (SPEAK | {"jepawm.nn", "jepawm.weights"}, HEAVY),
+    "jepawm.pretraining": (SPEAK | {"jepawm.nn", "jepawm.weights", "jepawm.encoders"}, HEAVY),
+    "jepawm.world_model": (SPEAK | {"jepawm.nn", "jepawm.latent", "jepawm.encoders", "jepawm.predictors"}, HEAVY),
     "jepawm.losses": (SPEAK | {"jepawm.nn", "jepawm.encoders", "jepawm.predictors", "jepawm.heads"}, HEAVY),
-    "jepawm.diagnostics": (SPEAK | {"jepawm.nn", "jepawm.world_model"}, HEAVY),
+    "jepawm.diagnostics": (SPEAK | {"jepawm.nn", "jepawm.latent", "jepawm.world_model"}, HEAVY),
     "jepawm.data": (SPEAK, HEAVY | {"torch"}),
     "jepawm.data_cli": (SPEAK | {"jepawm.data"}, HEAVY | {"torch"}),
-    "jepawm.planning": (SPEAK, HEAVY),
+    "jepawm.planning": (SPEAK | {"jepawm.latent"}, HEAVY),
     # The host makes environments and policies, when it is asked to.
     "jepawm.rollout": (SPEAK, {"ray", "mlflow", "torch"}),
     "jepawm.tracking": (SPEAK, {"ray", "gymnasium", "envs", "torch"}),
     "jepawm.training": (
         SPEAK
         | {"jepawm.config_io", "jepawm.data", "jepawm.diagnostics", "jepawm.encoders", "jepawm.heads", "jepawm.losses"}
-        | {"jepawm.predictors", "jepawm.world_model", "jepawm.tracking", "jepawm.device"},
+        | {"jepawm.predictors", "jepawm.world_model", "jepawm.tracking", "jepawm.device", "jepawm.model_folder"}
+        | {"jepawm.latent", "jepawm.weights"},
         HEAVY,
     ),
     "jepawm.evaluation": (
         SPEAK
         | {"jepawm.config_io", "jepawm.data", "jepawm.diagnostics", "jepawm.planning", "jepawm.rollout"}
-        | {"jepawm.training", "jepawm.world_model", "jepawm.console", "jepawm.device"},
+        | {"jepawm.latent", "jepawm.model_folder", "jepawm.training", "jepawm.world_model", "jepawm.console"}
+        | {"jepawm.device"},
         HEAVY,
     ),
+    "jepawm.model_folder": (
+        SPEAK | {"jepawm.config_io", "jepawm.weights", "jepawm.encoders", "jepawm.world_model"},
+        HEAVY,
+    ),
+    "jepawm.published": (SPEAK, HEAVY | {"torch"}),
+    "jepawm.hub": (
+        SPEAK
+        | {"jepawm.heads", "jepawm.model_folder", "jepawm.pickled_modules", "jepawm.published", "jepawm.weights"}
+        | {"jepawm.world_model"},
+        HEAVY,
+    ),
+    "jepawm.agent": (
+        SPEAK
+        | {"jepawm.device", "jepawm.hub", "jepawm.latent", "jepawm.model_folder", "jepawm.planning"}
+        | {"jepawm.published", "jepawm.world_model"},
+        HEAVY,
+    ),
+    "jepawm.ckpt_cli": ({"jepawm"}, HEAVY),
     "jepawm.run_dir": (SPEAK | {"jepawm.config_io"}, HEAVY | {"torch"}),
     "jepawm.acquire": (SPEAK | {"jepawm.console", "jepawm.data", "jepawm.runtime"}, HEAVY | {"torch"}),
     "jepawm.runtime": ({"jepawm"}, HEAVY),

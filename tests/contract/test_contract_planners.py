@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from jepawm.config import PlannerConfig, ProtocolConfig
 from jepawm.errors import PlanningError
+from jepawm.latent import Latent
 from jepawm.planning import CEM, ActionSearchSpace, GoalDistance, Plan, Planner, RandomPlanner
 from jepawm.planning.cost import draw_normal
 from jepawm.planning.mpc import MPC
@@ -250,18 +252,51 @@ def test_costs_that_are_all_equal_are_an_error(name: str) -> None:
 # -- the objective ---------------------------------------------------------------------------------------------------
 
 
+def random_latent(*lead: int, proprio: bool) -> Latent:
+    generator = torch.Generator().manual_seed(len(lead))
+    visual = torch.randn(*lead, 3, 5, generator=generator)
+    return Latent(visual, torch.randn(*lead, 1, 2, generator=generator) if proprio else None)
+
+
+def at_goal(goal: Latent) -> Latent:
+    """One candidate that is at the goal all the way."""
+    return goal.map(lambda part: part[:, None, None].expand(-1, 1, 4, -1, -1))
+
+
 def test_goal_distance_is_the_mean_square_at_the_end_or_over_the_way() -> None:
-    generator = torch.Generator().manual_seed(0)
-    goal, latents = torch.randn(2, 3, 5, generator=generator), torch.randn(2, 7, 4, 3, 5, generator=generator)
+    goal, latents = random_latent(2, proprio=False), random_latent(2, 7, 4, proprio=False)
     last, total = GoalDistance(goal, "last")(latents), GoalDistance(goal, "sum")(latents)
     assert last.shape == total.shape == (2, 7)
     for b in range(2):
         for n in range(7):
-            each = [np.mean((latents[b, n, h].numpy() - goal[b].numpy()) ** 2) for h in range(4)]
+            each = [np.mean((latents.visual[b, n, h].numpy() - goal.visual[b].numpy()) ** 2) for h in range(4)]
             assert last[b, n].item() == pytest.approx(each[-1], rel=1e-5)
             assert total[b, n].item() == pytest.approx(sum(each), rel=1e-5)
-    at_goal = goal[:, None, None].expand(2, 1, 4, 3, 5)
-    assert GoalDistance(goal, "sum")(at_goal).tolist() == [[0.0], [0.0]]
+    assert GoalDistance(goal, "sum")(at_goal(goal)).tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 3.0])
+def test_the_proprio_part_is_weighed_beside_the_visual_one(weight: float) -> None:
+    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
+    of_visual = {way: GoalDistance(Latent(goal.visual), way)(Latent(latents.visual)) for way in ("last", "sum")}
+    gap = (latents.proprio - goal.proprio[:, None, None]).square().mean(dim=(-2, -1))
+    for way, of_proprio in (("last", gap[:, :, -1]), ("sum", gap.sum(dim=-1))):
+        found = GoalDistance(goal, way, proprio_weight=weight)(latents)
+        torch.testing.assert_close(found, of_visual[way] + weight * of_proprio)
+    assert GoalDistance(goal, "sum", proprio_weight=weight)(at_goal(goal)).tolist() == [[0.0], [0.0]]
+    torch.testing.assert_close(
+        GoalDistance(goal, "last")(latents), GoalDistance(goal, "last", proprio_weight=0.1)(latents)
+    )
+
+
+@pytest.mark.parametrize("way", ["last", "sum"])
+def test_the_cost_of_an_episode_is_of_its_own_goal(way: Any) -> None:
+    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
+    whole = GoalDistance(goal, way)(latents)
+    for b in (0, 1):
+        torch.testing.assert_close(GoalDistance(goal[b : b + 1], way)(latents[b : b + 1])[0], whole[b])
+    swapped = GoalDistance(goal[torch.tensor([1, 0])], way)(latents)
+    assert not torch.isclose(swapped, whole).any()
 
 
 # -- model-predictive control ----------------------------------------------------------------------------------------
@@ -272,6 +307,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.warm_starts: list[Tensor | None] = []
+        self.objectives: list[Any] = []
 
     def plan(
         self,
@@ -282,6 +318,7 @@ class Scripted:
         warm_start_BHd: Tensor | None = None,
     ) -> Plan:
         self.warm_starts.append(warm_start_BHd)
+        self.objectives.append(objective)
         B = len(generators)
         search = torch.arange(B * HORIZON * 2.0).view(B, HORIZON, 2) + 100 * len(self.warm_starts)
         nothing = torch.zeros(1, B)
@@ -294,7 +331,7 @@ def protocol(replan_every: int) -> ProtocolConfig:
 
 @pytest.mark.parametrize("replan_every", [1, 3])
 def test_a_replan_starts_from_the_rest_of_the_last_plan(replan_every: int) -> None:
-    planner, goal = Scripted(), torch.zeros(2, 1, 2)
+    planner, goal = Scripted(), Latent(torch.zeros(2, 1, 2))
     mpc = MPC(planner, protocol(replan_every))
     first = mpc.act([7, 8], unroll, goal, generators(1, 2), replan_every)
     assert first.shape == (2, replan_every, FRAMESKIP * 2)
@@ -308,8 +345,34 @@ def test_a_replan_starts_from_the_rest_of_the_last_plan(replan_every: int) -> No
     torch.testing.assert_close(first[1, 0, :2], was[0, 0])
 
 
+def test_every_plan_is_judged_by_the_distance_to_the_goal_that_the_protocol_and_the_weight_ask_for() -> None:
+    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
+    for way in ("last", "sum"):
+        planner, rules = Scripted(), dataclasses.replace(protocol(1), cost=way)
+        mpc = MPC(planner, rules, proprio_weight=0.4)
+        mpc.act([7, 8], unroll, goal, generators(1, 2), 1)
+        mpc.act([8], unroll, goal[1:], generators(2), 1)
+        expected = GoalDistance(goal, way, proprio_weight=0.4)(latents)
+        torch.testing.assert_close(planner.objectives[0](latents), expected)
+        torch.testing.assert_close(planner.objectives[1](latents[1:]), expected[1:])
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_planners_hand_on_whatever_the_world_predicts(name: str) -> None:
+    """An unroll may return latents of any kind, if the objective reads them."""
+    target, space = targets(0), make_space()
+    quadratic = Quadratic(target)
+    plain = plan(name, make_config(), space, target, (1, 2, 3))
+    found = PLANNERS[name](make_config(max_candidates_per_forward=100), space).plan(
+        lambda chunks: Latent(unroll(chunks), unroll(chunks)),
+        lambda latents: quadratic(latents.visual),
+        generators=generators(1, 2, 3),
+    )
+    torch.testing.assert_close(found.chunks_BHA, plain.chunks_BHA)
+
+
 def test_a_plan_that_is_executed_to_its_end_leaves_no_warm_start() -> None:
-    planner, goal = Scripted(), torch.zeros(1, 1, 2)
+    planner, goal = Scripted(), Latent(torch.zeros(1, 1, 2))
     mpc = MPC(planner, protocol(HORIZON))
     for _ in range(2):
         assert mpc.act([7], unroll, goal, generators(1), HORIZON).shape[1] == HORIZON
@@ -317,7 +380,7 @@ def test_a_plan_that_is_executed_to_its_end_leaves_no_warm_start() -> None:
 
 
 def test_warm_starts_can_be_turned_off() -> None:
-    planner, goal = Scripted(), torch.zeros(1, 1, 2)
+    planner, goal = Scripted(), Latent(torch.zeros(1, 1, 2))
     mpc = MPC(planner, protocol(1), warm_start=False)
     for _ in range(2):
         mpc.act([7], unroll, goal, generators(1), 1)

@@ -13,8 +13,8 @@ import pytest
 
 from jepawm.config import RunConfig
 from jepawm.config_io import load_yaml
+from jepawm.model_folder import load_world_model
 from jepawm.tracking import read_metrics
-from jepawm.training.checkpoint import load_world_model
 
 pytestmark = pytest.mark.e2e
 

@@ -81,6 +81,10 @@ sys.exit(0 if client.get_job_status(job) == JobStatus.SUCCEEDED else 1)
 
 
 def test_the_main_job_submitted_to_a_cluster(repo, tmp_path):
+    import ray
+
+    # The agents of two Rays on one machine want the same port, and without its agent a Ray takes no jobs.
+    ray.shutdown()
     variables = {"JEPAWM_HOME": str(tmp_path), "JEPAWM_CACHE": str(tmp_path / "cache")}
     entrypoint = " ".join([sys.executable, "ray_jobs/train.py", *SMALL, "--tracking.no-mlflow"])
     done = subprocess.run(

@@ -1,17 +1,14 @@
 """One worker with the whole batch = two workers with half of it each: loss, gradients, and whole training."""
 
-import socket
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
+from two_workers import on_two_workers
 
-from jepawm.config import DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig
+from jepawm.config import DataConfig, EncoderConfig, LossConfig, ModelConfig, PredictorConfig, RunConfig, TrainConfig
 from jepawm.data import EpisodeDataset
 from jepawm.training.run import run_training
 from jepawm.training.step import TrainingObjective
@@ -19,34 +16,82 @@ from jepawm.types import Statistics
 from jepawm.world_model import WorldModel
 
 LOSS = LossConfig(sigreg=0.5, sigreg_num_projections=32)
+# The architecture that LeWM and, after it, PLDM train end to end, in small: batch normalisation on both ends.
+CLASS_TOKEN = ModelConfig(
+    EncoderConfig(
+        name="vit", feature="class", latent_dim=12, depth=2, num_heads=2, patch_size=16, mlp_ratio=2.0, projector_dim=24
+    ),
+    PredictorConfig(
+        name="adaln",
+        context_window=3,
+        depth=2,
+        num_heads=2,
+        mlp_dim=24,
+        position="learned",
+        action_dims=12,
+        projector_dim=24,
+        dropout=0.0,
+    ),
+)
+FAMILIES = {
+    "default": (ModelConfig(), LOSS),
+    "lewm": (
+        CLASS_TOKEN,
+        LossConfig(
+            supervision="teacher_forcing",
+            sigreg=0.1,
+            sigreg_num_projections=32,
+            variance=0,
+            covariance=0,
+            inverse_dynamics=0,
+            time_similarity=0,
+        ),
+    ),
+    "pldm": (
+        CLASS_TOKEN,
+        LossConfig(
+            variance=18,
+            covariance=12,
+            moments="per_frame",
+            temporal_variance=0.7,
+            time_similarity=0.2,
+            inverse_dynamics=1,
+        ),
+    ),
+}
+# Statistics of the global batch, the same on every worker; the other terms are means over a worker's own windows.
+GLOBAL = {"variance", "covariance", "sigreg"}
+TERMS = {
+    "default": {"prediction", "inverse_dynamics", "variance", "covariance", "time_similarity", "sigreg"},
+    "lewm": {"prediction", "sigreg"},
+    "pldm": {
+        *("prediction", "inverse_dynamics", "variance", "covariance"),
+        *("temporal_variance", "time_similarity"),
+    },
+}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def objective() -> TrainingObjective:
+def objective(family: str) -> TrainingObjective:
     torch.manual_seed(0)
     ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
-    model = WorldModel(ModelConfig(), image_size=32, frameskip=2, statistics=Statistics(zeros, ones, zeros, ones))
-    return TrainingObjective(model, LOSS, seed=3)
+    config, loss = FAMILIES[family]
+    model = WorldModel(config, image_size=32, frameskip=2, statistics=Statistics(zeros, ones, zeros, ones))
+    return TrainingObjective(model, loss, seed=3)
 
 
-def windows() -> tuple[torch.Tensor, torch.Tensor]:
+def windows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     # Brightness differs from window to window, so that half a batch has other statistics than the whole.
     pixels = torch.randint(0, 128, (8, 4, 3, 32, 32), generator=generator, dtype=torch.uint8)
     pixels += (16 * torch.arange(8, dtype=torch.uint8)).view(8, 1, 1, 1, 1)
-    return pixels, torch.randn(8, 3, 4, generator=generator)
+    actions = torch.randn(8, 3, 4, generator=generator)
+    return pixels, torch.randn(8, 4, 2, generator=generator), actions
 
 
-def loss_and_gradients(share: slice, wrap: bool) -> dict[str, Any]:
-    made = objective()
-    pixels, actions = windows()
+def loss_and_gradients(family: str, share: slice, wrap: bool) -> dict[str, Any]:
+    made = objective(family)
     compute = DistributedDataParallel(made) if wrap else made
-    terms = compute(pixels[share], actions[share], 7)
+    terms = compute(*(part[share] for part in windows()), 7)
     terms["loss"].backward()
     gradients = {name: parameter.grad.clone() for name, parameter in made.named_parameters()}
     return {"terms": {name: float(term.detach()) for name, term in terms.items()}, "gradients": gradients}
@@ -58,15 +103,10 @@ def train(config: RunConfig, dataset_path: str, rank: int, world_size: int) -> d
     return {"weights": state.objective.state_dict(), "records": records}
 
 
-def worker(rank: int, port: int, folder: str, config: RunConfig, dataset_path: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    found = {
-        "step": loss_and_gradients(slice(4 * rank, 4 * rank + 4), wrap=True),
-        "training": train(config, dataset_path, rank, 2),
-    }
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def worker(rank: int, config: RunConfig, dataset_path: str) -> dict[str, Any]:
+    share = slice(4 * rank, 4 * rank + 4)
+    steps = {family: loss_and_gradients(family, share, wrap=True) for family in FAMILIES}
+    return {"steps": steps, "training": train(config, dataset_path, rank, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -83,31 +123,35 @@ def config() -> RunConfig:
 def two_workers(
     tmp_path_factory: pytest.TempPathFactory, wall_dataset: EpisodeDataset, config: RunConfig
 ) -> list[dict[str, Any]]:
-    folder: Path = tmp_path_factory.mktemp("two_workers")
-    mp.spawn(worker, (free_port(), str(folder), config, str(wall_dataset.path)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return on_two_workers(worker, tmp_path_factory.mktemp("two_workers"), config, str(wall_dataset.path))
 
 
-def test_two_workers_have_the_gradients_of_one(two_workers: list[dict[str, Any]]) -> None:
-    one = loss_and_gradients(slice(0, 8), wrap=False)
-    half = loss_and_gradients(slice(0, 4), wrap=False)
-    largest = max(gradient.abs().max().item() for gradient in one["gradients"].values())
-    for name, gradient in one["gradients"].items():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_workers_have_the_gradients_of_one(family: str, two_workers: list[dict[str, Any]]) -> None:
+    one = loss_and_gradients(family, slice(0, 8), wrap=False)["gradients"]
+    half = loss_and_gradients(family, slice(0, 4), wrap=False)["gradients"]
+    largest = max(gradient.abs().max().item() for gradient in one.values())
+    for name, gradient in one.items():
+        assert gradient.any(), name
         for found in two_workers:
-            torch.testing.assert_close(found["step"]["gradients"][name], gradient, rtol=1e-4, atol=1e-5 * largest)
+            other = found["steps"][family]["gradients"][name]
+            same = torch.allclose(other, gradient, rtol=1e-4, atol=1e-5 * largest)
+            assert same, f"{name}: {(other - gradient).abs().max()} apart, of at most {largest}"
     # What the comparison is worth: half a batch alone gives something else.
-    apart = max((half["gradients"][name] - one["gradients"][name]).abs().max().item() for name in one["gradients"])
+    apart = max((half[name] - one[name]).abs().max().item() for name in one)
     assert apart > 1e-2 * largest
 
 
-def test_two_workers_have_the_loss_of_one(two_workers: list[dict[str, Any]]) -> None:
-    one = loss_and_gradients(slice(0, 8), wrap=False)["terms"]
-    terms = [found["step"]["terms"] for found in two_workers]
-    for name in ("variance", "covariance", "sigreg"):
-        assert terms[0][name] == pytest.approx(one[name], rel=1e-5)
-        assert terms[1][name] == pytest.approx(one[name], rel=1e-5)
-    for name in ("loss", "prediction", "inverse_dynamics", "time_similarity"):
-        assert np.mean([each[name] for each in terms]) == pytest.approx(one[name], rel=1e-5)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_workers_have_the_loss_of_one(family: str, two_workers: list[dict[str, Any]]) -> None:
+    one = loss_and_gradients(family, slice(0, 8), wrap=False)["terms"]
+    terms = [found["steps"][family]["terms"] for found in two_workers]
+    assert set(one) == set(terms[0]) == set(terms[1]) == TERMS[family] | {"loss"}
+    for name, value in one.items():
+        assert value > 0, name
+        for each in terms if name in GLOBAL else ():
+            assert each[name] == pytest.approx(value, rel=1e-5), name
+        assert np.mean([each[name] for each in terms]) == pytest.approx(value, rel=1e-5), name
 
 
 def test_training_on_two_workers_is_training_on_one(

@@ -15,7 +15,10 @@ from jepawm.config import (
     EnvConfig,
     EvaluationConfig,
     LossConfig,
+    ModelConfig,
+    OptimConfig,
     PlannerConfig,
+    PredictorConfig,
     RunConfig,
     ScalingConfig,
     TrainConfig,
@@ -126,7 +129,19 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
             r"--local .*num_workers must be 1, found 2",
         ),
         (lambda: RunConfig(data=DataConfig(source="dataset")), r"data.path is needed when data.source is 'dataset'"),
-        (lambda: LossConfig(variance=0, sigreg=0, inverse_dynamics=0), r"every anti-collapse term is off"),
+        (
+            lambda: RunConfig(loss=LossConfig(variance=0, sigreg=0, inverse_dynamics=0)),
+            r"every anti-collapse term is off .* freeze it \(model.encoder.trainable\)",
+        ),
+        (
+            lambda: RunConfig(
+                loss=LossConfig(supervision="teacher_forcing"),
+                model=ModelConfig(predictor=PredictorConfig(name="feature", context_window=2)),
+            ),
+            r"num_frames_in_window 4 shows the predictor 3 frames at once, its learned position table holds 2; raise",
+        ),
+        (lambda: OptimConfig(weight_decay=-1), r"optim.weight_decay must not be negative, found -1"),
+        (lambda: PlannerConfig(proprio_weight=-1), r"planner.proprio_weight must not be negative, found -1"),
         (lambda: LossConfig(covariance=-1), r"loss.covariance must not be negative, found -1"),
         (lambda: PlannerConfig(num_samples=4, num_elites=5), r"planner.num_elites must lie between 2 .*found 5"),
         (lambda: PlannerConfig(num_elites=1), r"planner.num_elites must lie between 2 .*found 1"),
@@ -134,6 +149,26 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
         (lambda: DataConfig(held_out_fraction=1.0), r"held_out_fraction must lie in \[0, 1\), found 1.0"),
         (lambda: TrainConfig(log_every=0), r"train.log_every must be above 0, found 0"),
         (lambda: EncoderConfig(strides=(2, 2)), r"one number a layer, found 3, 3 and 2"),
+        (
+            lambda: EncoderConfig(name="vit", channels=(4,)),
+            r"model.encoder.channels has no meaning for model.encoder.name 'vit'",
+        ),
+        (
+            lambda: EncoderConfig(name="dinov2", tokenization="clip"),
+            r"model.encoder.tokenization has no meaning for model.encoder.name 'dinov2'",
+        ),
+        (
+            lambda: EncoderConfig(name="vit", size="giant"),
+            r"size 'giant' is not a size of vit \(known: base, large, small, tiny\)",
+        ),
+        (lambda: EncoderConfig(name="none", latent_dim=8), r"'none' needs .*latent_dim and model.encoder.patch_size"),
+        (
+            lambda: EncoderConfig(name="dinov2", weights="timm", trainable=False, projector_dim=8),
+            r"a projector behind a frozen pretrained encoder never trains",
+        ),
+        (lambda: PredictorConfig(name="feature", dropout=1.0), r"predictor.dropout must lie in \[0, 1\), found 1.0"),
+        (lambda: LossConfig(temporal_variance=-1), r"loss.temporal_variance must not be negative, found -1"),
+        (lambda: LossConfig(prediction=0), r"loss.prediction must be above 0, found 0"),
         (lambda: EvaluationConfig(protocols=()), r"evaluation.protocols must name at least one"),
         (lambda: EvaluationConfig(protocols=("open_loop",) * 2), r"evaluation.protocols names a protocol twice"),
         (lambda: RunConfig(seed=-1), r"seed must not be negative, found -1"),
@@ -143,6 +178,18 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
 def test_values_that_cannot_work_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_frozen_encoder_needs_no_anti_collapse_term() -> None:
+    loss = LossConfig(variance=0, sigreg=0, inverse_dynamics=0)
+    config = RunConfig(loss=loss, model=ModelConfig(EncoderConfig(trainable=False)))
+    assert config.loss == loss
+
+
+@pytest.mark.parametrize("term", ["variance", "sigreg", "inverse_dynamics"])
+def test_one_anti_collapse_term_is_enough(term: str) -> None:
+    off: dict[str, float] = {"variance": 0, "sigreg": 0, "inverse_dynamics": 0}
+    assert getattr(RunConfig(loss=LossConfig(**{**off, term: 0.1})).loss, term) == 0.1
 
 
 def test_a_protocol_that_is_not_played_may_be_longer_than_a_plan() -> None:
@@ -264,10 +311,14 @@ def test_plain_dicts_hold_nothing_yaml_cannot_say() -> None:
 
 
 def test_the_package_names_no_machine_and_no_registry() -> None:
-    pattern = re.compile(r"localhost|127\.0\.0\.1|0\.0\.0\.0|pypi\.org|pythonhosted|index-url|https?://(?!www\.w3)")
+    # A scheme by itself, as in messages about what may be given, names no machine.
+    pattern = re.compile(
+        r"localhost|127\.0\.0\.1|0\.0\.0\.0|pypi\.org|pythonhosted|index-url|https?://(?!www\.w3)\w[^/\s\"']*"
+    )
     repo = Path(__file__).resolve().parents[2]
     files = [path for folder in ("jepawm", "envs", "ray_jobs", "tune_spaces") for path in (repo / folder).rglob("*")]
-    texts = {path: path.read_text("utf-8") for path in files if path.suffix in (".py", ".yaml")}
+    texts = {path.relative_to(repo): path.read_text("utf-8") for path in files if path.suffix in (".py", ".yaml")}
     assert len(texts) > 40
-    found = [f"{path.relative_to(repo)}: {hit[0]}" for path, text in texts.items() if (hit := pattern.search(text))]
-    assert not found, found
+    found = {(str(path), hit) for path, text in texts.items() for hit in pattern.findall(text)}
+    # Where the published checkpoints lie is said once, in the one module that translates what is published.
+    assert found == {("jepawm/published.py", "https://dl.fbaipublicfiles.com")}

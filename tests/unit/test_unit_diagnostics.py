@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jepawm.diagnostics import effective_rank, latent_diagnostics, linear_probe_r2, prediction_errors
+from jepawm.latent import Latent
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 
@@ -26,11 +27,11 @@ class Known(WorldModel):
         torch.nn.Module.__init__(self)
         self.dim, self.scale = dim, scale
 
-    def encode(self, pixels_BTCYX: Tensor) -> Tensor:
-        return self.scale * pixels_BTCYX[:, :, 0, 0, : self.dim].float()[:, :, None]
+    def encode(self, pixels_BTCYX: Tensor, proprio_BTR: Tensor | None = None) -> Latent:
+        return Latent(self.scale * pixels_BTCYX[:, :, 0, 0, : self.dim].float()[:, :, None])
 
-    def unroll(self, context_BTPD: Tensor, actions_BHA: Tensor, past_actions_BLA: Tensor | None = None) -> Tensor:
-        return context_BTPD[:, -1:] + actions_BHA.sum(dim=-1).cumsum(dim=1)[:, :, None, None]
+    def unroll(self, context: Latent, actions_BHA: Tensor, past_actions_BLA: Tensor | None = None) -> Latent:
+        return Latent(context.visual[:, -1:] + actions_BHA.sum(dim=-1).cumsum(dim=1)[:, :, None, None])
 
 
 def windows(B: int = 300, T: int = 4, dim: int = 4, sim_state: bool = True) -> WindowBatch:
@@ -127,3 +128,29 @@ def test_prediction_errors_are_those_worked_out_by_hand() -> None:
     order = torch.randperm(300, generator=torch.Generator().manual_seed(3)).numpy()
     wrong = state[:, 0] + batch.actions[order].sum(axis=1)
     assert rows[2]["shuffled_actions"] == pytest.approx(((wrong - state[:, 3]) ** 2).mean(), rel=1e-4)
+
+
+class Felt(Known):
+    """Its latent holds proprio too, and what it felt last is added to what it predicts."""
+
+    def encode(self, pixels_BTCYX: Tensor, proprio_BTR: Tensor | None = None) -> Latent:
+        assert proprio_BTR is not None
+        return Latent(super().encode(pixels_BTCYX).visual, proprio_BTR[:, :, None])
+
+    def unroll(self, context: Latent, actions_BHA: Tensor, past_actions_BLA: Tensor | None = None) -> Latent:
+        assert context.proprio is not None
+        return Latent(super().unroll(context, actions_BHA).visual + context.proprio[:, -1:])
+
+
+def test_a_model_that_reads_proprio_is_given_that_of_the_same_frames() -> None:
+    batch = windows()
+    batch.proprio[:] = np.random.default_rng(1).normal(size=batch.proprio.shape)
+    rows, blind = (prediction_errors(model, batch, CPU, seed=3) for model in (Felt(), Known()))
+    first = batch.proprio[:, 0].astype(np.float64)
+    expected = [(first**2).mean(), (first**2).mean(), ((first - 1) ** 2).mean()]
+    assert [row["model"] for row in rows] == pytest.approx(expected, rel=1e-5)
+    # Collapse and baselines are of the visual part: proprio is given, and cannot collapse.
+    for name in ("persistence", "variance"):
+        assert [row[name] for row in rows] == [row[name] for row in blind]
+    names = ("a", "b", "c", "d")
+    assert latent_diagnostics(Felt(), batch, names, CPU) == latent_diagnostics(Known(), batch, names, CPU)

@@ -12,8 +12,9 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.selection import Split
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.evaluate import evaluate
+from jepawm.model_folder import load_world_model, weights_sha256
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
-from jepawm.training.checkpoint import fresh_state, load_world_model, save_checkpoint, weights_sha256
+from jepawm.training.checkpoint import fresh_state, save_checkpoint
 from jepawm.training.run import model_spec
 
 CONFIG = RunConfig(

@@ -16,6 +16,7 @@ from jepawm.config import (
     ModelConfig,
     PlannerConfig,
     PredictorConfig,
+    ProprioConfig,
     ProtocolConfig,
     RunConfig,
     to_dict,
@@ -26,14 +27,15 @@ from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.metrics import success_rate
 from jepawm.evaluation.report import write_report
 from jepawm.evaluation.run import LatentContext, ProtocolResult, run_protocol
-from jepawm.planning import CEM, ActionSearchSpace, Plan, Planner
-from jepawm.rollout import EnvHost, EnvPool, SerialBackend, Task
+from jepawm.latent import Latent
+from jepawm.planning import CEM, ActionSearchSpace, GoalDistance, Plan, Planner
+from jepawm.rollout import EnvHost, EnvPool, Executed, SerialBackend, Task
 from jepawm.types import ActionSpec, Statistics
 from jepawm.world_model import WorldModel
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
 FRAMESKIP, CPU = 5, torch.device("cpu")
-STATISTICS = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 0, 1)))
+STATISTICS = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 32, 16)))
 
 
 def wall_pool(num_workers: int = 1) -> EnvPool:
@@ -156,22 +158,25 @@ def test_too_few_recordings_or_tasks_are_an_error() -> None:
 # -- protocols -------------------------------------------------------------------------------------------------------
 
 
-def make_model(context_window: int = 1) -> WorldModel:
+def make_model(context_window: int = 1, *, proprio: bool = False) -> WorldModel:
     torch.manual_seed(0)
-    config = ModelConfig(
-        EncoderConfig(latent_dim=8, channels=(4, 8), kernel_sizes=(5, 3), strides=(4, 2), hidden_dim=16),
-        PredictorConfig(hidden_dim=16, context_window=context_window),
-    )
+    encoder = EncoderConfig(latent_dim=8, channels=(4, 8), kernel_sizes=(5, 3), strides=(4, 2), hidden_dim=16)
+    predictor = PredictorConfig(hidden_dim=16, context_window=context_window)
+    config = ModelConfig(encoder, predictor)
+    if proprio:
+        predictor = PredictorConfig(name="adaln", depth=1, num_heads=2, mlp_dim=16, context_window=context_window)
+        config = ModelConfig(encoder, predictor, ProprioConfig("feature", dims=4))
     return WorldModel(config, image_size=32, frameskip=FRAMESKIP, statistics=STATISTICS).eval()
 
 
 class Straight:
-    """Drives downwards at a fixed pace, whatever it is asked."""
+    """Drives downwards at a fixed pace, whatever it is asked; remembers by what its plans would be judged."""
 
     def __init__(self, cells_per_env_step: float, horizon: int = 4) -> None:
         self.action, self.horizon = cells_per_env_step / 2, horizon
         self.batches: list[int] = []
         self.noise: list[list[int]] = []
+        self.objectives: list[Any] = []
 
     def plan(
         self,
@@ -182,6 +187,7 @@ class Straight:
         warm_start_BHd: Tensor | None = None,
     ) -> Plan:
         self.batches.append(len(generators))
+        self.objectives.append(objective)
         self.noise.append([generator.initial_seed() for generator in generators])
         search = torch.tensor([0.0, self.action]).expand(len(generators), self.horizon, 2)
         nothing = torch.zeros(1, len(generators))
@@ -200,6 +206,7 @@ def play(
     model: WorldModel | None = None,
     pool: EnvPool | None = None,
     record: Sequence[int] = (),
+    proprio_weight: float = 0.1,
     **rules: Any,
 ) -> ProtocolResult:
     protocol = ProtocolConfig(**{"replan_every": 4, "max_chunks": 4, "success_at": "plan_end", "cost": "last", **rules})
@@ -212,6 +219,7 @@ def play(
         seed=3,
         frameskip=FRAMESKIP,
         device=CPU,
+        proprio_weight=proprio_weight,
         record=record,
     )
 
@@ -273,14 +281,12 @@ class Spy(WorldModel):
     def __init__(self, model: WorldModel) -> None:
         torch.nn.Module.__init__(self)
         self.__dict__.update(model.__dict__)
-        self.seen: list[tuple[Tensor, Tensor | None]] = []
+        self.seen: list[tuple[Latent, Tensor | None]] = []
 
-    def unroll_candidates(
-        self, context_BTPD: Tensor, chunks_BNHA: Tensor, past_actions_BLA: Tensor | None = None
-    ) -> Tensor:
-        if not self.seen or self.seen[-1][0] is not context_BTPD:
-            self.seen.append((context_BTPD, past_actions_BLA))
-        return super().unroll_candidates(context_BTPD, chunks_BNHA, past_actions_BLA)
+    def unroll_candidates(self, context: Latent, chunks_BNHA: Tensor, past_actions_BLA: Tensor | None = None) -> Latent:
+        if not self.seen or self.seen[-1][0] is not context:
+            self.seen.append((context, past_actions_BLA))
+        return super().unroll_candidates(context, chunks_BNHA, past_actions_BLA)
 
 
 def make_planner(max_norm: float = 1.8) -> CEM:
@@ -295,15 +301,15 @@ def test_a_plan_is_made_from_what_was_observed_and_done(context_window: int) -> 
     tasks = downwards(200, 201)
     # Small steps, so that no wall bends the way that the actions tell.
     result = play(make_planner(max_norm=0.2), tasks, model=model, replan_every=1, max_chunks=5, record=[0, 1])
-    assert [context.shape[1] for context, _ in model.seen] == [min(plan + 1, context_window) for plan in range(5)]
+    assert [context.lead[1] for context, _ in model.seen] == [min(plan + 1, context_window) for plan in range(5)]
     positions = torch.tensor([[10.0, 10.0], [11.0, 10.0]])
     for plan, (context, past) in enumerate(model.seen):
         oldest = max(0, plan + 1 - context_window)
         for row in (0, 1):
             frames = result.frames[row][[FRAMESKIP * chunk for chunk in range(oldest, plan + 1)]]
             expected = model.encode(torch.from_numpy(frames)[None].movedim(-1, 2))
-            torch.testing.assert_close(context[row : row + 1], expected, rtol=1e-4, atol=1e-5)
-        assert (0 if past is None else past.shape[1]) == context.shape[1] - 1
+            torch.testing.assert_close(context[row : row + 1].parts(), expected.parts(), rtol=1e-4, atol=1e-5)
+        assert (0 if past is None else past.shape[1]) == context.lead[1] - 1
         if past is not None:
             # The newest chunk leads to the newest frame.
             positions = positions + 2 * past[:, -1].unflatten(-1, (FRAMESKIP, 2)).sum(dim=1)
@@ -313,24 +319,91 @@ def test_a_plan_is_made_from_what_was_observed_and_done(context_window: int) -> 
     assert (context_window == 1) == bool((positions == torch.tensor([[10.0, 10.0], [11.0, 10.0]])).all())
 
 
-def test_the_context_keeps_its_window_and_the_chunks_between() -> None:
-    context = LatentContext(3, torch.zeros(2, 1, 4))
+class Noting(EnvPool):
+    """Remembers where each episode was after each chunk."""
+
+    def __init__(self) -> None:
+        super().__init__(SerialBackend(lambda: EnvHost(WALL), num_workers=2))
+        self.positions: list[np.ndarray] = []
+
+    def execute(self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = ()) -> list[Executed]:
+        results = super().execute(episode_ids, chunks, record)
+        self.positions.append(np.stack([result.sim_states[FRAMESKIP - 1 :: FRAMESKIP] for result in results]))
+        return results
+
+
+@pytest.mark.parametrize("context_window", [1, 4])
+def test_a_plan_is_made_from_what_was_felt_too(context_window: int) -> None:
+    model, pool, tasks = Spy(make_model(context_window, proprio=True)), Noting(), downwards(200, 201)
+    # Of a recorded episode every frame is brought, of the other one those after each chunk.
+    play(make_planner(max_norm=0.2), tasks, model=model, pool=pool, replan_every=2, max_chunks=6, record=[1])
+    felt_BT2 = np.concatenate([np.stack([task.start for task in tasks])[:, None], *pool.positions], axis=1)
+    assert len(model.seen) == 3
+    for plan, (context, _) in enumerate(model.seen):
+        window = slice(max(0, 2 * plan + 1 - context_window), 2 * plan + 1)
+        expected = model.encode_proprio(torch.from_numpy(felt_BT2[:, window]).float())
+        torch.testing.assert_close(context.proprio, expected, rtol=1e-5, atol=1e-6)
+    # The two were somewhere else every time.
+    assert np.linalg.norm(np.diff(felt_BT2, axis=1), axis=-1).min() > 1e-2
+
+
+def test_the_goal_is_felt_too_and_weighs_what_it_is_told() -> None:
+    planner, model, tasks = Straight(1.0), make_model(proprio=True), downwards(200, 30)
+    play(planner, tasks, model=model, proprio_weight=0.3)
+    (objective,) = planner.objectives
+    goals = [task.goal for task in tasks]
+    pixels = torch.from_numpy(EnvHost(WALL).render(goals))[:, None].movedim(-1, 2)
+    expected = model.encode(pixels, torch.from_numpy(np.stack(goals)).float()[:, None])
+    generator = torch.Generator().manual_seed(0)
+    latents = Latent(*(torch.randn(2, 5, 3, 1, width, generator=generator) for width in (8, 4)))
+    found = objective(latents)
+    torch.testing.assert_close(found, GoalDistance(expected[:, 0], "last", proprio_weight=0.3)(latents))
+    assert not torch.allclose(found, GoalDistance(expected[:, 0], "last", proprio_weight=0.1)(latents))
+
+
+class Numb(EnvPool):
+    """An environment that cannot tell the proprio of a state."""
+
+    def proprio(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
+        raise AssertionError("nobody needs it")
+
+
+def test_a_model_of_pixels_alone_asks_for_no_proprio_of_goals() -> None:
+    pool = Numb(SerialBackend(lambda: EnvHost(WALL)))
+    assert play(Straight(1.0), downwards(20), pool=pool).outcomes[0].solved
+    with pytest.raises(AssertionError, match="nobody needs it"):
+        play(Straight(1.0), downwards(20), pool=pool, model=make_model(proprio=True))
+
+
+def numbered(*values: float, proprio: bool) -> Latent:
+    """Latents of two episodes, in which every number tells the frame."""
+    visual = torch.tensor(values).view(1, -1, 1, 1).expand(2, -1, 1, 4)
+    return Latent(visual, 10 * visual[..., :3] if proprio else None)
+
+
+@pytest.mark.parametrize("proprio", [False, True])
+def test_the_context_keeps_its_window_and_the_chunks_between(proprio: bool) -> None:
+    context = LatentContext(3, numbered(0.0, proprio=proprio))
     assert context.actions_BLA is None
-    context.append(torch.stack([torch.full((2, 1, 4), 1.0), torch.full((2, 1, 4), 2.0)], dim=1), torch.ones(2, 2, 6))
+    context.append(numbered(1.0, 2.0, proprio=proprio), torch.ones(2, 2, 6))
     chunks = torch.arange(2 * 2 * 6.0).view(2, 2, 6)
-    context.append(torch.stack([torch.full((2, 1, 4), 3.0), torch.full((2, 1, 4), 4.0)], dim=1), chunks)
-    assert context.latents_BTPD[0, :, 0, 0].tolist() == [2, 3, 4]
+    context.append(numbered(3.0, 4.0, proprio=proprio), chunks)
+    torch.testing.assert_close(context.latents.parts(), numbered(2.0, 3.0, 4.0, proprio=proprio).parts())
     assert context.actions_BLA is not None
     torch.testing.assert_close(context.actions_BLA, chunks)
     context.select([1])
-    assert context.latents_BTPD.shape == (1, 3, 1, 4)
+    assert context.latents.visual.shape == (1, 3, 1, 4)
+    assert (context.latents.proprio is not None) == proprio
+    if context.latents.proprio is not None:
+        assert context.latents.proprio.shape == (1, 3, 1, 3)
     torch.testing.assert_close(context.actions_BLA, chunks[1:])
 
 
+@pytest.mark.parametrize("proprio", [False, True])
 @pytest.mark.parametrize("context_window", [1, 3])
-def test_outcomes_do_not_depend_on_hosts_or_neighbours(context_window: int) -> None:
+def test_outcomes_do_not_depend_on_hosts_or_neighbours(context_window: int, proprio: bool) -> None:
     tasks, _ = sampled_tasks(wall_pool(), seed=99, num_episodes=5)
-    model = make_model(context_window)
+    model = make_model(context_window, proprio=proprio)
     rules: dict[str, Any] = {"model": model, "replan_every": 2, "max_chunks": 6}
     one = play(make_planner(), tasks, **rules).outcomes
     three = play(make_planner(), tasks, pool=wall_pool(3), **rules).outcomes

@@ -365,6 +365,31 @@ def test_every_env_step_is_judged_and_only_recorded_frames_are_drawn() -> None:
     assert (plain.pixels.shape, recorded.pixels.shape) == ((5, 32, 32, 3), (25, 32, 32, 3))
     np.testing.assert_array_equal(plain.pixels, recorded.pixels[FRAMESKIP - 1 :: FRAMESKIP])
     np.testing.assert_array_equal(plain.pixels[-1], host.render([plain.sim_states[-1]])[0])
+    # Proprio comes with the frames; Wall's is the position itself.
+    np.testing.assert_array_equal(recorded.proprio, recorded.sim_states.astype(np.float32))
+    np.testing.assert_array_equal(plain.proprio, recorded.proprio[FRAMESKIP - 1 :: FRAMESKIP])
+    assert plain.proprio.dtype == recorded.proprio.dtype == np.float32
+
+
+def test_the_proprio_of_a_state_is_that_of_an_episode_in_it() -> None:
+    states = [np.array([10.0, 15.0]), np.array([40.0, 25.5])]
+    with EnvPool(SerialBackend(lambda: EnvHost(WALL), num_workers=2)) as pool:
+        observed = pool.begin([Task(i, 1, state, states[0]) for i, state in enumerate(states)])
+        found = pool.proprio(states)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [seen.proprio for seen in observed])
+    np.testing.assert_array_equal(found, np.float32(states))
+
+
+def test_an_environment_that_cannot_tell_the_proprio_of_a_state_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from envs.wall import WallEnv
+
+    host = EnvHost(WALL)
+    monkeypatch.setattr(WallEnv, "proprio", None)
+    with pytest.raises(EnvironmentFault, match=r"env.id 'envs:envs/Wall-v1' lacks proprio\(sim_state\), which a model"):
+        host.proprio([np.array([10.0, 15.0])])
+    # Its pictures can be had all the same.
+    assert host.render([np.array([10.0, 15.0])]).shape == (1, 32, 32, 3)
 
 
 def test_the_uniform_policy_is_fixed_by_its_seed_too() -> None:

@@ -10,13 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from jepawm.config import DataConfig, LossConfig, OptimConfig, RunConfig, TrainConfig
+from jepawm.config import (
+    DataConfig,
+    EncoderConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    PredictorConfig,
+    ProprioConfig,
+    RunConfig,
+    TrainConfig,
+)
 from jepawm.data import EpisodeDataset, WindowSampler
 from jepawm.data.selection import Split, choose_loader, held_out_windows
 from jepawm.device import autocast, pick_device
 from jepawm.errors import DataError, TrainingError
 from jepawm.training.checkpoint import ModelSpec, fresh_state, save_checkpoint
-from jepawm.training.loop import Hooks, TrainingState, fit
+from jepawm.training.loop import Hooks, TrainingState, _dropout_of, fit
 from jepawm.training.optim import learning_rate
 from jepawm.training.run import model_spec, run_training
 from jepawm.training.step import to_device
@@ -33,6 +43,17 @@ def make_config(**train: Any) -> RunConfig:
         loss=LossConfig(sigreg=0.1, sigreg_num_projections=16),
         train=TrainConfig(**{**settings, "diagnostics_every": 10, "diagnostics_windows": 64, **train}),
     )
+
+
+def with_proprio(config: RunConfig, *, dropout: float = 0.0) -> RunConfig:
+    """With a small transformer for a predictor, that sees proprio and is supervised frame by frame."""
+    model = ModelConfig(
+        EncoderConfig(latent_dim=32),
+        PredictorConfig(name="adaln", depth=1, num_heads=4, mlp_dim=64, context_window=2, dropout=dropout),
+        ProprioConfig("feature", dims=4),
+    )
+    loss = dataclasses.replace(config.loss, supervision="teacher_forcing")
+    return dataclasses.replace(config, model=model, loss=loss)
 
 
 # -- learning --------------------------------------------------------------------------------------------------------
@@ -60,8 +81,39 @@ def test_the_loss_falls_and_the_latents_stay_alive(wall_dataset: EpisodeDataset)
     assert all(record["train/windows_per_s"] > 0 for record in records)
 
 
-def test_a_resumed_run_ends_at_the_same_bits(wall_dataset: EpisodeDataset, tmp_path: Path) -> None:
+def test_a_model_that_reads_proprio_learns_too(wall_dataset: EpisodeDataset) -> None:
+    records: list[dict[str, Any]] = []
+    config = with_proprio(make_config(num_train_steps=60, batch_size=32, log_every=10, diagnostics_every=60))
+    loss = dataclasses.replace(config.loss, sigreg=0.0)
+    config = dataclasses.replace(config, loss=loss, optim=OptimConfig(learning_rate=3e-3))
+    state = run_training(config, str(wall_dataset.path), on_metrics=records.append)
+    first, last = records[0], records[-1]
+    assert last["train/loss"] < 0.9 * first["train/loss"]
+    assert 0 < last["train/proprio_prediction"] < 0.5 * first["train/proprio_prediction"]
+    assert last["diagnostics/collapsed"] == 0
+    positions = np.concatenate(
+        [wall_dataset.read_column("proprio", int(i)) for i in Split.of(config, wall_dataset).train]
+    )
+    np.testing.assert_allclose(state.objective.model.proprio_mean.numpy(), positions.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(state.objective.model.proprio_std.numpy(), positions.std(axis=0), rtol=1e-3)
+
+
+def test_a_frozen_encoder_stays_as_it_was_while_the_predictor_learns(wall_dataset: EpisodeDataset) -> None:
+    config = make_config(num_train_steps=4, log_every=4)
+    config = dataclasses.replace(config, model=ModelConfig(EncoderConfig(trainable=False)))
+    before = state_for(wall_dataset, config).objective.state_dict()
+    records: list[dict[str, Any]] = []
+    after = run_training(config, str(wall_dataset.path), on_metrics=records.append).objective.state_dict()
+    changed = {name.split(".")[1] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"predictor"}
+    terms = {key for key in records[0] if key.startswith("train/") and key.count("_") == 0}
+    assert terms == {"train/loss", "train/prediction", "train/seconds"}
+
+
+@pytest.mark.parametrize("kind", ["pixels alone", "with proprio", "with dropout"])
+def test_a_resumed_run_ends_at_the_same_bits(kind: str, wall_dataset: EpisodeDataset, tmp_path: Path) -> None:
     config = make_config(num_train_steps=20, checkpoint_every=10)
+    config = config if kind == "pixels alone" else with_proprio(config, dropout=0.1 * (kind == "with dropout"))
     records: dict[str, list[dict[str, Any]]] = {"whole": [], "resumed": []}
 
     def keep(state: TrainingState, spec: ModelSpec, _record: dict[str, Any]) -> None:
@@ -87,6 +139,19 @@ def test_a_resumed_run_ends_at_the_same_bits(wall_dataset: EpisodeDataset, tmp_p
     }
     assert list(map(numbers, records["resumed"])) == list(map(numbers, records["whole"][2:]))
     assert resumed.seconds > 0
+
+
+def test_dropout_drops_other_numbers_every_train_step(wall_dataset: EpisodeDataset) -> None:
+    config = with_proprio(make_config(num_train_steps=1, log_every=1), dropout=0.5)
+    state = state_for(wall_dataset, config)
+    before = torch.random.get_rng_state()
+    drawn = []
+    for state.train_step in (3, 3, 4):
+        with _dropout_of(state, torch.device("cpu")):
+            drawn.append(torch.nn.functional.dropout(torch.ones(64)))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_seeds_and_not_the_process_fix_the_weights(wall_dataset: EpisodeDataset) -> None:
@@ -279,18 +344,29 @@ def test_a_named_device_is_taken_as_it_is() -> None:
     assert pick_device("meta").type == "meta"
 
 
-def test_bfloat16_computes_in_bfloat16_and_hands_on_float32(wall_dataset: EpisodeDataset) -> None:
-    config = make_config()
-    state, (batch,) = state_for(wall_dataset, config), tuple(batches(1, wall_dataset))
-    pixels, actions = to_device(batch, CPU)
+def test_a_batch_reaches_the_device_as_it_is(wall_dataset: EpisodeDataset) -> None:
+    (batch,) = batches(1, wall_dataset)
+    pixels, proprio, actions = to_device(batch, CPU)
     assert pixels.shape == (8, 4, 3, 64, 64)
-    exact = state.objective(pixels, actions, 0)
+    np.testing.assert_array_equal(pixels.numpy(), batch.pixels.transpose(0, 1, 4, 2, 3))
+    np.testing.assert_array_equal(proprio.numpy(), batch.proprio)
+    np.testing.assert_array_equal(actions.numpy(), batch.actions)
+    assert (pixels.dtype, proprio.dtype, actions.dtype) == (torch.uint8, torch.float32, torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["pixels alone", "with proprio"])
+def test_bfloat16_computes_in_bfloat16_and_hands_on_float32(kind: str, wall_dataset: EpisodeDataset) -> None:
+    config = make_config() if kind == "pixels alone" else with_proprio(make_config())
+    state, (batch,) = state_for(wall_dataset, config), tuple(batches(1, wall_dataset))
+    inputs = to_device(batch, CPU)
+    exact = state.objective(*inputs, 0)
     with autocast("bfloat16", CPU):
-        rounded = state.objective(pixels, actions, 0)
-        latents = state.objective.model.encode(pixels)
-    assert latents.dtype == torch.float32
+        rounded = state.objective(*inputs, 0)
+        latents = state.objective.model.encode(*inputs[:2])
+    assert {part.dtype for part in latents.parts().values()} == {torch.float32}
+    assert set(latents.parts()) == ({"visual", "proprio"} if kind == "with proprio" else {"visual"})
     assert {term.dtype for term in rounded.values()} == {torch.float32}
     assert rounded["loss"].item() == pytest.approx(exact["loss"].item(), rel=0.02)
     assert rounded["loss"].item() != exact["loss"].item()
     with autocast("float32", CPU):
-        assert state.objective(pixels, actions, 0)["loss"].item() == exact["loss"].item()
+        assert state.objective(*inputs, 0)["loss"].item() == exact["loss"].item()
