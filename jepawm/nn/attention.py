@@ -83,6 +83,7 @@ def attend(
     v: Float[Tensor, "B heads L h"],
     *,
     dropout: float = 0.0,
+    causal: bool = False,
 ) -> Float[Tensor, "B heads M h"]:
     """Softmax attention of every query to every key, by the fastest exact kernel for these tensors.
 
@@ -94,6 +95,7 @@ def attend(
         k: `[B,heads,L,h]`.
         v: `[B,heads,L,h]`.
         dropout: Of the attention weights.
+        causal: A query sees the keys up to its own place alone; `M = L`.
     """
     B, heads, M, _ = q.shape
     scores = heads * M * k.shape[2]
@@ -106,16 +108,19 @@ def attend(
         or (keeps and B * scores > _SCORES_KEPT)
     )
     if fused:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
     size = max(1, _SCORES_AT_ONCE // max(1, scores))
     if size >= B:
-        return _unfused(q, k, v)
+        return _unfused(q, k, v, causal)
     parts = zip(q.split(size), k.split(size), v.split(size), strict=True)
-    return torch.cat([_unfused(*part) for part in parts])
+    return torch.cat([_unfused(*part, causal) for part in parts])
 
 
-def _unfused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _unfused(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
@@ -143,7 +148,7 @@ def frame_causal_attention(
     if M == S:
         return attend(q, k, v, dropout=dropout)
     if S == 1 and M == L:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return attend(q, k, v, dropout=dropout, causal=True)
     frames = []
     for start in range(0, M, S):
         seen = L - M + start + S

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jepawm.nn import attention
-from jepawm.nn.attention import attend
+from jepawm.nn.attention import attend, frame_causal_attention
 
 # Share of the output's norm: what rounding queries, keys and values to bfloat16 costs alone is about a half of it.
 BFLOAT16 = 0.01
@@ -24,9 +24,9 @@ def unfused_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     kernel = attention._unfused
 
-    def counted(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def counted(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         calls.append(len(q))
-        return kernel(q, k, v)
+        return kernel(q, k, v, causal)
 
     monkeypatch.setattr(attention, "_unfused", counted)
     return calls
@@ -47,6 +47,15 @@ def test_bfloat16_on_a_cpu_computes_the_same_in_pieces(
         torch.autograd.grad(found, leaves, pull.bfloat16()), torch.autograd.grad(expected, exact, pull), strict=True
     ):
         assert (ours.float() - theirs).norm() < 2 * BFLOAT16 * theirs.norm()
+
+
+def test_one_token_a_frame_is_causal_in_bfloat16_too(unfused_calls: list[int]) -> None:
+    noise = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(5, 3, 6, 25, generator=noise) for _ in range(3))
+    found = frame_causal_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), tokens_per_frame=1)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert unfused_calls == [5]
+    assert (found.float() - expected).norm() < BFLOAT16 * expected.norm()
 
 
 def test_the_fused_kernel_is_taken_where_it_is_better(
