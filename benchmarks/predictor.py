@@ -211,7 +211,7 @@ def main() -> None:
         kind, index, side, precision = arguments.peak_of
         return print_peak(kind, int(index), side, precision)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rounds = 3 if arguments.quick else (50 if device.type == "cuda" else 15)
+    rounds = 3 if arguments.quick else (50 if device.type == "cuda" else 11)
     rows = []
     for kind in MODELS:
         ours, dense, proprio_dim = make(kind, device)

@@ -152,5 +152,7 @@ def frame_causal_attention(
     frames = []
     for start in range(0, M, S):
         seen = L - M + start + S
-        frames.append(attend(q[:, :, start : start + S], k[:, :, :seen], v[:, :, :seen], dropout=dropout))
-    return torch.cat(frames, dim=2)
+        frame = attend(q[:, :, start : start + S], k[:, :, :seen], v[:, :, :seen], dropout=dropout)
+        frames.append(frame.transpose(1, 2))
+    # Joined with the heads behind the tokens, as the projection wants them.
+    return torch.cat(frames, dim=1).transpose(1, 2)
