@@ -10,13 +10,13 @@ from jepawm.errors import ConfigError
 from jepawm.nn.projector import Projector
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import AdaptiveBlock, init_transformer_
-from jepawm.predictors.base import Predicted, Predictor, ProprioEncoding, check_proprio, check_window
+from jepawm.predictors.base import PatchPredictor, Predicted, ProprioEncoding, head_width
 
 # LeWM first maps a chunk to ten features, whatever its width.
 _ACTION_FEATURES = 10
 
 
-class AdaLNPredictor(Predictor):
+class AdaLNPredictor(PatchPredictor):
     """Frames attend to themselves and to those before them; each frame's action shifts, scales and gates its tokens.
 
     The prediction is the next latent itself, not a difference. A proprio feature rides on every patch token, a proprio
@@ -43,25 +43,14 @@ class AdaLNPredictor(Predictor):
         proprio: ProprioEncoding,
         proprio_dim: int,
     ) -> None:
-        super().__init__()
-        self.context_window = config.context_window
-        self.grid, self.num_patches, self.latent_dim = grid, grid[0] * grid[1], latent_dim
-        self.proprio_tokens = {"none": 0, "token": 1, "feature": self.num_patches}[proprio]
-        self.proprio_dim = proprio_dim if proprio != "none" else 0
-        self.as_feature = proprio == "feature"
+        super().__init__(config, grid=grid, latent_dim=latent_dim, proprio=proprio, proprio_dim=proprio_dim)
         self.embed_dim = config.embed_dim or latent_dim
         self.width = self.embed_dim + (self.proprio_dim if self.as_feature else 0)
         if proprio == "token" and proprio_dim != self.width:
             raise ConfigError(
                 f"a proprio token must be as wide as the predictor's tokens ({self.width}), found {proprio_dim}"
             )
-        heads = config.num_heads
-        if not config.head_dim and self.width % heads:
-            raise ConfigError(
-                f"model.predictor: {self.width} channels (embed_dim and proprio feature) do not divide into {heads} "
-                "heads; change num_heads, or give head_dim"
-            )
-        self.head_dim = config.head_dim or self.width // heads
+        self.head_dim = head_width(config, self.width)
         self.pairing = config.rotary_pairing
         if not config.input_projection and self.embed_dim != latent_dim:
             raise ConfigError(
@@ -85,7 +74,7 @@ class AdaLNPredictor(Predictor):
         self.blocks = nn.ModuleList(
             AdaptiveBlock(
                 self.width,
-                heads,
+                config.num_heads,
                 hidden,
                 head_dim=self.head_dim,
                 qkv_bias=config.qkv_bias,
@@ -114,8 +103,7 @@ class AdaLNPredictor(Predictor):
         Raises:
             ConfigError: Tokens or proprio of another shape, or more frames than the position table holds.
         """
-        check_window(visual_BTPD, patches=self.num_patches, width=self.latent_dim)
-        check_proprio(proprio_BTQE, tokens=self.proprio_tokens, width=self.proprio_dim)
+        self._check(visual_BTPD, proprio_BTQE)
         T = visual_BTPD.shape[1]
         x_BTSD = self.embed(visual_BTPD)
         if proprio_BTQE is not None:

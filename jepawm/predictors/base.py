@@ -5,6 +5,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepawm.config import PredictorConfig
 from jepawm.errors import ConfigError
 
 ProprioEncoding = Literal["none", "feature", "token"]
@@ -68,3 +69,54 @@ def check_proprio(proprio_BTQE: Tensor | None, *, tokens: int, width: int) -> No
 def over_patches(features_BTE: Float[Tensor, "B T E"], patches: int) -> Float[Tensor, "B T P E"]:
     """Repeats a frame's features at each of its patches."""
     return features_BTE.unsqueeze(2).expand(-1, -1, patches, -1)
+
+
+class PatchPredictor(Predictor):
+    """A predictor over the patches of frames, which may also see proprio.
+
+    Args:
+        config: `context_window`, and heads and their width.
+        grid: Rows and columns of patches.
+        latent_dim: Width `D` of a visual token.
+        proprio: How proprio enters.
+        proprio_dim: Width `E` of the proprio latent; unused with `none`.
+
+    Attributes:
+        proprio_tokens: Proprio tokens `Q` of a frame; 0: none.
+        proprio_dim: Their width; 0 without proprio.
+        as_feature: Whether proprio is a feature of every patch.
+    """
+
+    def __init__(
+        self,
+        config: PredictorConfig,
+        *,
+        grid: tuple[int, int],
+        latent_dim: int,
+        proprio: ProprioEncoding,
+        proprio_dim: int,
+    ) -> None:
+        super().__init__()
+        self.context_window = config.context_window
+        self.grid, self.num_patches, self.latent_dim = grid, grid[0] * grid[1], latent_dim
+        self.proprio_tokens = {"none": 0, "token": 1, "feature": self.num_patches}[proprio]
+        self.proprio_dim = proprio_dim if proprio != "none" else 0
+        self.as_feature = proprio == "feature"
+
+    def _check(self, visual_BTPD: Tensor, proprio_BTQE: Tensor | None) -> None:
+        check_window(visual_BTPD, patches=self.num_patches, width=self.latent_dim)
+        check_proprio(proprio_BTQE, tokens=self.proprio_tokens, width=self.proprio_dim)
+
+
+def head_width(config: PredictorConfig, width: int) -> int:
+    """Width of an attention head: as configured, else an equal share of the tokens' width.
+
+    Raises:
+        ConfigError: The width cannot be shared equally.
+    """
+    if not config.head_dim and width % config.num_heads:
+        raise ConfigError(
+            f"model.predictor: {width} channels (embed_dim, and features of proprio and action) do not divide into "
+            f"{config.num_heads} heads; change num_heads, or give head_dim"
+        )
+    return config.head_dim or width // config.num_heads

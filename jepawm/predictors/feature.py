@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from jepawm.config import PredictorConfig
 from jepawm.errors import ConfigError
 from jepawm.nn.transformer import Block
-from jepawm.predictors.base import Predicted, Predictor, ProprioEncoding, check_proprio, check_window, over_patches
+from jepawm.predictors.base import PatchPredictor, Predicted, ProprioEncoding, over_patches
 
 
-class FeaturePredictor(Predictor):
+class FeaturePredictor(PatchPredictor):
     """A frame-causal transformer on `[visual | proprio | action]` features with a learned position table.
 
     The tokens that leave the last normalisation are the prediction: there is no output projection, and no difference is
@@ -37,11 +37,7 @@ class FeaturePredictor(Predictor):
         proprio: ProprioEncoding,
         proprio_dim: int,
     ) -> None:
-        super().__init__()
-        self.context_window = config.context_window
-        self.num_patches, self.latent_dim = grid[0] * grid[1], latent_dim
-        self.proprio_tokens = {"none": 0, "token": 1, "feature": self.num_patches}[proprio]
-        self.proprio_dim = proprio_dim if proprio != "none" else 0
+        super().__init__(config, grid=grid, latent_dim=latent_dim, proprio=proprio, proprio_dim=proprio_dim)
         self.action_features = config.action_dims or 10
         if config.embed_dim not in (0, latent_dim):
             raise ConfigError(
@@ -79,8 +75,7 @@ class FeaturePredictor(Predictor):
         Raises:
             ConfigError: Tokens or proprio of another shape, or more frames than the position table holds.
         """
-        check_window(visual_BTPD, patches=self.num_patches, width=self.latent_dim)
-        check_proprio(proprio_BTQE, tokens=self.proprio_tokens, width=self.proprio_dim)
+        self._check(visual_BTPD, proprio_BTQE)
         T, P = visual_BTPD.shape[1:3]
         if self.num_frames < T:
             raise ConfigError(

@@ -5,13 +5,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepawm.config import PredictorConfig
-from jepawm.errors import ConfigError
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import Block, init_transformer_
-from jepawm.predictors.base import Predicted, Predictor, ProprioEncoding, check_proprio, check_window, over_patches
+from jepawm.predictors.base import PatchPredictor, Predicted, ProprioEncoding, head_width, over_patches
 
 
-class TokenPredictor(Predictor):
+class TokenPredictor(PatchPredictor):
     """A frame-causal transformer with rotary positions over `[action, pose, patches]` of each frame.
 
     With `action_as` token, the pose enters raw and is encoded here; it is not predicted. With `action_as` feature, the
@@ -39,29 +38,19 @@ class TokenPredictor(Predictor):
         proprio: ProprioEncoding,
         proprio_dim: int,
     ) -> None:
-        super().__init__()
-        self.context_window = config.context_window
-        self.grid, self.num_patches, self.latent_dim = grid, grid[0] * grid[1], latent_dim
-        self.proprio_tokens = {"none": 0, "token": 1, "feature": self.num_patches}[proprio]
-        self.proprio_dim = proprio_dim if proprio != "none" else 0
+        super().__init__(config, grid=grid, latent_dim=latent_dim, proprio=proprio, proprio_dim=proprio_dim)
         self.as_token = config.action_as == "token"
         self.pairing = config.rotary_pairing
         self.embed_dim = config.embed_dim or latent_dim
         action_features = config.action_dims or 10
         self.width = self.embed_dim if self.as_token else self.embed_dim + self.proprio_dim + action_features
-        heads = config.num_heads
-        if not config.head_dim and self.width % heads:
-            raise ConfigError(
-                f"model.predictor: {self.width} channels do not divide into {heads} heads; change num_heads, or give "
-                "head_dim"
-            )
-        self.head_dim = config.head_dim or self.width // heads
+        self.head_dim = head_width(config, self.width)
         self.embed = nn.Linear(latent_dim, self.embed_dim)
         self.action = nn.Linear(action_dim, self.width if self.as_token else action_features)
         self.pose = nn.Linear(proprio_dim, self.width) if self.as_token and proprio == "token" else None
         hidden = config.mlp_dim or 4 * self.width
         self.blocks = nn.ModuleList(
-            Block(self.width, heads, hidden, head_dim=self.head_dim, dropout=config.dropout)
+            Block(self.width, config.num_heads, hidden, head_dim=self.head_dim, dropout=config.dropout)
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(self.width, eps=1e-6)
@@ -81,8 +70,7 @@ class TokenPredictor(Predictor):
         Raises:
             ConfigError: Tokens or proprio of another shape.
         """
-        check_window(visual_BTPD, patches=self.num_patches, width=self.latent_dim)
-        check_proprio(proprio_BTQE, tokens=self.proprio_tokens, width=self.proprio_dim)
+        self._check(visual_BTPD, proprio_BTQE)
         T, P = visual_BTPD.shape[1:3]
         x_BTPD, action_BTE = self.embed(visual_BTPD), self.action(actions_BTA)
         if self.as_token:

@@ -230,7 +230,7 @@ def test_a_window_longer_than_the_position_table_is_refused(name: str, num_posit
         ("adaln", {"num_heads": 5}, "12 channels .* do not divide into 5 heads; change num_heads, or give head_dim"),
         ("adaln-feature", {"num_heads": 3}, "16 channels"),
         ("adaln", {"embed_dim": 8, "num_heads": 3}, "8 channels"),
-        ("vjepa2_ac", {"num_heads": 5}, "12 channels do not divide into 5 heads"),
+        ("vjepa2_ac", {"num_heads": 5}, "12 channels .* do not divide into 5 heads"),
         ("vjepa2_ac-as-feature", {"num_heads": 3, "action_dims": 4}, "16 channels"),
         ("adaln", {"embed_dim": 8, "input_projection": False}, "embed_dim must be 0 or the latent width 12 .* found 8"),
         ("adaln-token", {"embed_dim": 8}, r"as wide as the predictor's tokens \(8\), found 12"),
