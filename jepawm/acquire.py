@@ -10,6 +10,7 @@ from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.errors import ConfigError, DataError
 from jepawm.runtime import Runtime
+from jepawm.types import VectorSpec
 
 
 def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> str:
@@ -96,6 +97,26 @@ def check_fits(config: RunConfig, dataset: EpisodeDataset) -> None:
     if recorded is not None and recorded != config.env.id:
         raise ConfigError(
             f"{dataset.path} was recorded in {recorded}, env.id is {config.env.id}; pass --env.id {recorded}"
+        )
+
+
+def check_proprio_fits(config: RunConfig, dataset: EpisodeDataset, proprio: VectorSpec) -> None:
+    """Refuses episodes whose proprio is not the environment's, where the model reads it.
+
+    Args:
+        config: The run's.
+        dataset: The episodes.
+        proprio: What the environment gives.
+
+    Raises:
+        ConfigError: Other numbers in the episodes than in the environment.
+    """
+    recorded = dataset.spec.proprio
+    if recorded != proprio:
+        raise ConfigError(
+            f"{dataset.path} holds proprio of {recorded.dim} numbers ({', '.join(recorded.names)}), {config.env.id} "
+            f"gives {proprio.dim} ({', '.join(proprio.names)}); a model that reads it (model.proprio.encoding "
+            f"'{config.model.proprio.encoding}') could not be evaluated there: pass --model.proprio.encoding none"
         )
 
 

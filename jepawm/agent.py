@@ -136,7 +136,8 @@ def load_agent(
             `jepawm ckpt convert` wrote.
         checkpoint: Published models: a path, URL or `hf://` source of the file; None: fetched from the hub.
         device: `auto` (cuda, mps, cpu in this order) or a torch device.
-        encoder_weights: Published models: where the backbone's weights are; None: the published place.
+        encoder_weights: Where the weights of a frozen backbone are; None: the published place, or the one they were
+            trained from.
 
     Raises:
         ConfigError: Neither a folder nor a published model.
@@ -145,12 +146,15 @@ def load_agent(
     name, place = os.fspath(source), pick_device(device)
     if name in ZOO:
         return Agent(*load_published_run(name, checkpoint, device=place, encoder_weights=encoder_weights))
+    if os.path.isfile(name):
+        raise ConfigError(f"{name} is a file; load it as jepawm.load(NAME, checkpoint='{name}') with the model's name")
     if not os.path.isdir(name):
         raise ConfigError(f"'{name}' is neither a folder nor a published model{did_you_mean(name, ZOO)}")
-    if checkpoint is not None or encoder_weights is not None:
-        raise ConfigError(f"{name} is a folder; checkpoint and encoder_weights are for published models")
+    if checkpoint is not None:
+        raise ConfigError(f"{name} is a folder; checkpoint is for published models")
     inside = os.path.join(name, "model")
-    return Agent(*load_world_model(inside if os.path.isdir(inside) else name, place))
+    folder = inside if os.path.isdir(inside) else name
+    return Agent(*load_world_model(folder, place, encoder_weights=encoder_weights))
 
 
 def _replaced(config: PlannerConfig, settings: Mapping[str, Any]) -> PlannerConfig:

@@ -48,13 +48,16 @@ class Convert:
         """Prints where the model is."""
         from jepawm.hub import load_dino_wm, load_published_run, read_published
         from jepawm.model_folder import save_world_model
+        from jepawm.weights import locate
 
         if self.destination.exists():
             raise ConfigError(f"{self.destination} exists; give a folder that does not")
         encoder_weights = self.encoder_weights
-        if encoder_weights is not None and os.path.isfile(encoder_weights):
+        if encoder_weights is not None and encoder_weights != "timm" and "://" not in encoder_weights:
             # The folder names the file; it must still be found from elsewhere.
-            encoder_weights = os.path.abspath(encoder_weights)
+            encoder_weights = os.path.abspath(locate(encoder_weights))
+        if os.path.isdir(self.source):
+            raise ConfigError(f"{self.source} is a folder; give a published file")
         file = read_published(self.source)
         if not file.pickled:
             name = self.name or _only_fitting(file)
@@ -121,7 +124,8 @@ def _file(source: str, keys: bool) -> list[str]:
     fitting = file.fitting_models()
     lines = [f"{file.path}: {'pickled modules of DINO-WM, only tensors taken' if file.pickled else 'tensors'}"]
     lines += [", ".join(facts)] if facts else []
-    lines += [f"has the shapes of {', '.join(fitting)}"] if fitting else []
+    if "predictor" in file.parts:
+        lines.append(f"has the shapes of {', '.join(fitting) or 'no published model'}")
     top = {key: value for key, value in file.parts.items() if hasattr(value, "shape")}
     parts = {key: value for key, value in file.parts.items() if isinstance(value, Mapping)}
     return lines + _summary(({"tensors": top} if top else {}) | parts, keys)

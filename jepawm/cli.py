@@ -96,3 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print(text)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

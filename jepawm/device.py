@@ -4,11 +4,23 @@ import contextlib
 
 import torch
 
+from jepawm.errors import ConfigError
+
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda, else mps, else cpu; any other name is taken as it is."""
+    """`auto` is cuda, else mps, else cpu; any other name is taken as it is.
+
+    Raises:
+        ConfigError: No such device, or none here.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, found '{name}'") from error
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"device '{name}': torch finds {torch.cuda.device_count()} GPU(s) here; use auto or cpu")
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

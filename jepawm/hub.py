@@ -301,7 +301,7 @@ def _tensors_of(found: Mapping[str, Any], path: str) -> dict[str, Tensor]:
         CheckpointError: It has no predictor, or parts that are not tensors by name.
     """
     if not isinstance(found.get("predictor"), Mapping):
-        held = ", ".join(map(str, found)) or "nothing"
+        held = ", ".join(map(str, list(found)[:5])) + (", ..." if len(found) > 5 else "") or "nothing"
         raise CheckpointError(f"{path} is not a published world model: it has no 'predictor' (it holds {held})")
     tensors: dict[str, Tensor] = {}
     for key, value in weights.only_tensors(found["predictor"], f"{path}: predictor").items():

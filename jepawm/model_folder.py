@@ -12,17 +12,18 @@ FOLDER/
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from jepawm import weights
 from jepawm.config import RunConfig
 from jepawm.config_io import load_yaml, save_yaml
-from jepawm.encoders import FrozenEncoder
-from jepawm.errors import CheckpointError
+from jepawm.encoders import FrozenEncoder, build_encoder
+from jepawm.errors import CheckpointError, ConfigError
 from jepawm.types import ActionSpec, Statistics
 from jepawm.world_model import WorldModel
 
@@ -51,6 +52,33 @@ def build_world_model(config: RunConfig, spec: ModelSpec) -> WorldModel:
         frameskip=config.data.frameskip,
         statistics=spec.statistics,
     )
+
+
+def check_buildable(config: RunConfig) -> None:
+    """Builds the model once, so that widths and weights that do not fit are told before any work is done.
+
+    Nothing is kept: the world model is built without memory, a pretrained encoder's file is read and let go.
+
+    Raises:
+        ConfigError: Parts that do not go together.
+        CheckpointError: Weights that are missing, damaged, or of another model.
+    """
+    encoder = config.model.encoder
+    if encoder.weights is not None:
+        built = build_encoder(encoder, config.env.image_size)
+        if isinstance(built, FrozenEncoder):
+            built.backbone()
+    # The widths of action and proprio are the episodes'; only poses are known to have seven numbers.
+    width = 7 if config.model.proprio.update == "integrate_pose" else 2
+    numbers = np.ones(width, np.float32)
+    without = replace(config.model, encoder=replace(encoder, weights=None))
+    with torch.device("meta"):
+        WorldModel(
+            without,
+            image_size=config.env.image_size,
+            frameskip=config.data.frameskip,
+            statistics=Statistics(numbers, numbers, numbers, numbers),
+        )
 
 
 def write_model(folder: Path, model: WorldModel, config: RunConfig, spec: ModelSpec) -> None:
@@ -106,7 +134,8 @@ def encoder_sha256(folder: str) -> str | None:
 
 def _read(folder: str) -> tuple[RunConfig, ModelSpec, str | None]:
     if not os.path.isdir(folder):
-        raise CheckpointError(f"checkpoint folder not found: {folder}")
+        published = "; a published file becomes a folder with jepawm ckpt convert" if os.path.isfile(folder) else ""
+        raise CheckpointError(f"checkpoint folder not found: {folder}{published}")
     missing = [name for name in FILES if not os.path.isfile(os.path.join(folder, name))]
     if missing:
         raise CheckpointError(f"{folder} is not a whole checkpoint: missing {', '.join(missing)}")
@@ -138,21 +167,34 @@ def load_weights(model: WorldModel, folder: str) -> None:
         model.encoder.expected_sha256 = fingerprint
 
 
-def load_world_model(folder: str, device: str | torch.device = "cpu") -> tuple[WorldModel, RunConfig, ModelSpec]:
+def load_world_model(
+    folder: str, device: str | torch.device = "cpu", *, encoder_weights: str | None = None
+) -> tuple[WorldModel, RunConfig, ModelSpec]:
     """Reads a world model, strictly.
 
     Args:
         folder: A model folder.
         device: Where the weights go.
+        encoder_weights: Where the weights of a frozen, pretrained encoder are now; None: where they were. They must be
+            the ones the model was trained on.
 
     Returns:
         The model in evaluation mode, the configuration and the specification it was trained with.
 
     Raises:
         CheckpointError: A file is missing or damaged, or the weights do not fit the configuration.
+        ConfigError: `encoder_weights` for a model whose encoder is in the folder.
     """
     config, spec = read_spec(folder)
-    model = build_world_model(config, spec)
+    encoder = config.model.encoder
+    if encoder_weights is not None:
+        if encoder.weights is None or encoder.trainable:
+            raise ConfigError(f"{folder} holds its encoder; encoder_weights are for frozen, pretrained ones")
+        encoder = replace(encoder, weights=encoder_weights)
+        config = replace(config, model=replace(config.model, encoder=encoder))
+    # A pretrained encoder that went on training is in the folder, and the file it began with is not needed.
+    built = replace(config.model, encoder=replace(encoder, weights=None)) if encoder.trainable else config.model
+    model = build_world_model(replace(config, model=built), spec)
     load_weights(model, folder)
     return model.to(device).eval(), config, spec
 

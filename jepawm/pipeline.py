@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jepawm.acquire import check_fits, find_dataset, prepare_dataset
+from jepawm.acquire import check_fits, check_proprio_fits, find_dataset, prepare_dataset
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config_io import flatten
 from jepawm.console import Console
@@ -21,7 +21,7 @@ from jepawm.device import pick_device
 from jepawm.errors import ConfigError
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
-from jepawm.model_folder import copy_model, load_world_model
+from jepawm.model_folder import check_buildable, copy_model, load_world_model, read_spec
 from jepawm.run_dir import FINISHED, lock_run, prepare_run_dir
 from jepawm.runtime import Runtime
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, MLflowSink, Record, read_metrics
@@ -40,6 +40,8 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> d
     Returns:
         What `eval.json` holds.
     """
+    pick_device(config.device)
+    check_buildable(config)
     run_dir, resumed = prepare_run_dir(config, recipe)
     # From here on the directory is an argument. A checkpoint that kept it would send a later evaluation of its model
     # into this run.
@@ -60,6 +62,9 @@ def _run(
         dataset_path = prepare_dataset(config, runtime, console)
         dataset = EpisodeDataset(dataset_path)
         check_fits(config, dataset)
+        if config.model.proprio.encoding != "none" and config.data.source != "collect":
+            with runtime.env_pool(config.env, config.scaling) as pool:
+                check_proprio_fits(config, dataset, pool.describe().proprio)
         checkpoint = _train(config, runtime, console, dataset, run_dir)
         model_dir = os.path.join(run_dir, "model")
         copy_model(checkpoint, model_dir)
@@ -142,7 +147,15 @@ def _evaluate_and_report(
     model_dir: str,
     folder: str,
 ) -> dict[str, Any]:
-    model, trained, spec = load_world_model(model_dir, pick_device(config.device))
+    device, (trained, _) = pick_device(config.device), read_spec(model_dir)
+    encoder = config.model.encoder
+    moved = encoder.weights if encoder.weights != trained.model.encoder.weights else None
+    as_wanted = flatten(to_dict(replace(config.model, encoder=replace(encoder, weights=None))))
+    as_trained = flatten(to_dict(replace(trained.model, encoder=replace(trained.model.encoder, weights=None))))
+    for key, value in as_wanted.items():
+        if value != as_trained[key]:
+            raise ConfigError(f"model.{key} is {as_trained[key]!r} in {model_dir}, which was trained so; leave it out")
+    model, _, spec = load_world_model(model_dir, device, encoder_weights=moved)
     if config.env.image_size != trained.env.image_size:
         raise ConfigError(
             f"{model_dir} was trained on frames of {trained.env.image_size} px, env.image_size is "

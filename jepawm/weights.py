@@ -84,7 +84,8 @@ def _from_hub(source: str, hint: str) -> str:
         )
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         where = "is not in the local cache and HF_HUB_OFFLINE is set" if offline() else "cannot be fetched"
-        raise CheckpointError(f"{source} {where}: {first_line(error)}{hint}") from error
+        own = "; a file at hand is named by its path (model.encoder.weights, encoder_weights=, checkpoint=)"
+        raise CheckpointError(f"{source} {where}: {first_line(error)}{hint}{own}") from error
 
 
 def _from_url(url: str, hint: str) -> str:

@@ -50,7 +50,7 @@ class AdaLNPredictor(PatchPredictor):
             raise ConfigError(
                 f"a proprio token must be as wide as the predictor's tokens ({self.width}), found {proprio_dim}"
             )
-        self.head_dim = head_width(config, self.width)
+        self.head_dim = head_width(config, self.width, rotary=config.position == "rotary")
         self.pairing = config.rotary_pairing
         if not config.input_projection and self.embed_dim != latent_dim:
             raise ConfigError(

@@ -10,6 +10,9 @@ from jepawm.errors import ConfigError
 
 ProprioEncoding = Literal["none", "feature", "token"]
 
+# Two channels for each of three axes.
+_LEAST_ROTARY = 6
+
 Predicted = tuple[Tensor, Tensor | None]
 """Predicted visual tokens and, where the predictor predicts it, proprio."""
 
@@ -108,15 +111,21 @@ class PatchPredictor(Predictor):
         check_proprio(proprio_BTQE, tokens=self.proprio_tokens, width=self.proprio_dim)
 
 
-def head_width(config: PredictorConfig, width: int) -> int:
+def head_width(config: PredictorConfig, width: int, *, rotary: bool) -> int:
     """Width of an attention head: as configured, else an equal share of the tokens' width.
 
     Raises:
-        ConfigError: The width cannot be shared equally.
+        ConfigError: The width cannot be shared equally, or is too small to be turned along three axes.
     """
     if not config.head_dim and width % config.num_heads:
         raise ConfigError(
             f"model.predictor: {width} channels (embed_dim, and features of proprio and action) do not divide into "
-            f"{config.num_heads} heads; change num_heads, or give head_dim"
+            f"{config.num_heads} heads; change num_heads or these widths, or give head_dim"
         )
-    return config.head_dim or width // config.num_heads
+    found = config.head_dim or width // config.num_heads
+    if rotary and found < _LEAST_ROTARY:
+        raise ConfigError(
+            f"model.predictor: heads of {found} channels are too narrow for rotary positions over time, row and "
+            f"column, which need {_LEAST_ROTARY}; lower num_heads, or give head_dim"
+        )
+    return found

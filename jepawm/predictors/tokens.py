@@ -44,7 +44,7 @@ class TokenPredictor(PatchPredictor):
         self.embed_dim = config.embed_dim or latent_dim
         action_features = config.action_dims or 10
         self.width = self.embed_dim if self.as_token else self.embed_dim + self.proprio_dim + action_features
-        self.head_dim = head_width(config, self.width)
+        self.head_dim = head_width(config, self.width, rotary=True)
         self.embed = nn.Linear(latent_dim, self.embed_dim)
         self.action = nn.Linear(action_dim, self.width if self.as_token else action_features)
         self.pose = nn.Linear(proprio_dim, self.width) if self.as_token and proprio == "token" else None

@@ -195,6 +195,7 @@ def test_a_missing_dataset_is_one_line_and_exit_code_1(surroundings: dict[str, s
     [
         ({"planner__horizon": 5}, "evaluation.two_plan.replan_every (6) is longer than a plan"),
         ({"scaling__num_workers": 2}, "scaling.num_workers must be 1, found 2"),
+        ({"model__encoder__name": "vit"}, "cannot be cut into patches of 14 px; set model.encoder.resize_to"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_and_exit_code_2(
@@ -206,6 +207,16 @@ def test_a_wrong_configuration_is_one_line_and_exit_code_2(
     assert line.startswith("error: ")
     assert words in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_is_evaluated_as_it_was_trained(
+    finished: tuple[Path, str], surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    script, model = str(REPO / "ray_jobs" / "evaluate.py"), str(finished[0] / "model")
+    evaluate = [sys.executable, script, "--local", "--model", model]
+    done = run([*evaluate, "--model.predictor.num-layers", "5"], surroundings, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"error: model.predictor.num_layers is 2 in {model}, which was trained so; leave it out\n"
 
 
 def test_a_run_keeps_no_place_in_its_model_and_its_configuration_is_a_recipe(

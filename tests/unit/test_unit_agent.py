@@ -153,8 +153,45 @@ def test_neither_folder_nor_name(tmp_path: Path) -> None:
         jepawm.load("jepa_wm_walls")
     with pytest.raises(CheckpointError, match="not a whole checkpoint: missing"):
         jepawm.load(tmp_path)
-    with pytest.raises(ConfigError, match="are for published models"):
+    with pytest.raises(ConfigError, match="is a folder; checkpoint is for published models"):
         jepawm.load(tmp_path, checkpoint="x")
+    (tmp_path / "wall.pth.tar").touch()
+    with pytest.raises(ConfigError, match=r"is a file; load it as jepawm\.load\(NAME, checkpoint="):
+        jepawm.load(tmp_path / "wall.pth.tar")
+
+
+@pytest.mark.parametrize(("device", "message"), [("gpu", "found 'gpu'"), ("cuda:99", r"torch finds \d+ GPU\(s\) here")])
+def test_devices_that_are_not_here_are_named(folder: Path, device: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        jepawm.load(folder, device=device)
+
+
+def test_a_folders_backbone_may_have_moved_but_not_changed(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    tiny: dict[str, Any] = {"name": "dinov2", "latent_dim": 24, "depth": 1, "num_heads": 2, "position_grid": 4}
+    for seed, name in ((0, "first"), (1, "other")):
+        torch.manual_seed(seed)
+        save_file(build_encoder(EncoderConfig(**tiny), 28).backbone.state_dict(), tmp_path / f"{name}.safetensors")
+    encoder = EncoderConfig(**tiny, weights=str(tmp_path / "first.safetensors"), trainable=False)
+    config = replace(CONFIG, env=EnvConfig(image_size=28), model=replace(CONFIG.model, encoder=encoder))
+    model = build_world_model(config, SPEC).eval()
+    now = observation(1, side=28)
+    expected = Agent(model, config, SPEC).encode(now).visual
+    save_world_model(str(tmp_path / "model"), model, config, SPEC)
+    (tmp_path / "first.safetensors").rename(tmp_path / "moved.safetensors")
+    load = lambda name: jepawm.load(  # noqa: E731
+        tmp_path / "model", device="cpu", encoder_weights=name and str(tmp_path / name)
+    )
+    with pytest.raises(CheckpointError, match=r"weight file not found: .*first\.safetensors"):
+        load(None).encode(now)
+    assert torch.equal(load("moved.safetensors").encode(now).visual, expected)
+    with pytest.raises(CheckpointError, match="are not those this model was trained on"):
+        load("other.safetensors").encode(now)
+
+
+def test_a_folder_that_holds_its_encoder_takes_no_other(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="holds its encoder; encoder_weights are for frozen, pretrained ones"):
+        jepawm.load(folder, encoder_weights="x")
 
 
 def test_a_published_model_plans(tmp_path: Path) -> None:

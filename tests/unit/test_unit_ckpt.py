@@ -1,5 +1,7 @@
 """`jepawm ckpt show | convert`."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,13 +86,32 @@ def test_a_model_must_be_named_where_shapes_do_not_tell(
 def test_the_original_dino_wm_is_shown_and_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save_dino_wm(tmp_path / "model_latest.pth", dino_wm_original("wall", 1))
     assert main(["ckpt", "show", path]) == 0
-    assert "pickled modules of DINO-WM, only tensors taken\nepoch 100\npredictor " in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("pickled modules of DINO-WM, only tensors taken")
+    assert lines[1:3] == ["epoch 100", "has the shapes of no published model"]
     assert main(["ckpt", "convert", path, str(tmp_path / "out")]) == 2
     assert "say of which environment with --name" in capsys.readouterr().err
     assert main(["ckpt", "convert", path, str(tmp_path / "out"), "--name", "dino_wm_wall"]) == 0
     agent = jepawm.load(tmp_path / "out", device="cpu")
     assert agent.model.num_patches == 196
     assert agent.config.env.id == "envs:envs/Wall-v1"
+
+
+def test_encoder_weights_that_are_not_there_and_folders_are_refused(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = str(files / "jepa_wm_wall.pth.tar")
+    assert main(["ckpt", "convert", source, str(tmp_path / "out"), "--encoder-weights", "/nope.pth"]) == 1
+    assert "weight file not found: /nope.pth" in capsys.readouterr().err
+    assert main(["ckpt", "convert", str(files), str(tmp_path / "out")]) == 2
+    assert "is a folder; give a published file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_module_is_the_command() -> None:
+    for module in ("jepawm", "jepawm.cli"):
+        done = subprocess.run([sys.executable, "-m", module, "recipes"], capture_output=True, text=True, check=True)
+        assert "lewm_small" in done.stdout
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04nothing"])

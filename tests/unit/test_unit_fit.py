@@ -6,13 +6,25 @@ from dataclasses import replace
 
 import pytest
 
-from jepawm.acquire import check_fits
-from jepawm.config import EnvConfig, RunConfig
-from jepawm.config_io import load_yaml
+from jepawm.acquire import check_fits, check_proprio_fits
+from jepawm.config import (
+    DataConfig,
+    EncoderConfig,
+    EnvConfig,
+    ModelConfig,
+    PredictorConfig,
+    ProprioConfig,
+    RunConfig,
+)
+from jepawm.config_io import load_recipe, load_yaml, recipe_names
 from jepawm.data import EpisodeDataset
-from jepawm.errors import ConfigError, EnvironmentFault
+from jepawm.errors import ConfigError, EnvironmentFault, JepawmError
+from jepawm.model_folder import check_buildable
 from jepawm.rollout import EnvHost
 from jepawm.run_dir import lock_run, prepare_run_dir
+from jepawm.types import VectorSpec
+
+ADALN = PredictorConfig(name="adaln", num_heads=4)
 
 
 def test_a_dataset_of_other_frames_or_another_environment_is_refused(wall_dataset):
@@ -24,6 +36,44 @@ def test_a_dataset_of_other_frames_or_another_environment_is_refused(wall_datase
     check_fits(RunConfig(), recorded)
     with pytest.raises(ConfigError, match=r"was recorded in envs:envs/Wall-v1, env.id is envs:envs/PushT-v1"):
         check_fits(RunConfig(env=EnvConfig(id="envs:envs/PushT-v1")), recorded)
+
+
+def test_episodes_without_the_environments_proprio_are_refused(wall_dataset):
+    config = RunConfig(model=ModelConfig(predictor=ADALN, proprio=ProprioConfig("feature")))
+    check_proprio_fits(config, wall_dataset, VectorSpec(2, ("x", "y")))
+    message = r"proprio of 2 numbers \(x, y\), envs:envs/Wall-v1 gives 1 \(x\); .* --model.proprio.encoding none"
+    with pytest.raises(ConfigError, match=message):
+        check_proprio_fits(config, wall_dataset, VectorSpec(1, ("x",)))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (ModelConfig(EncoderConfig(name="vit")), r"64 x 64 px cannot be cut into patches of 14 px; set .*resize_to"),
+        (ModelConfig(EncoderConfig(name="vit", patch_size=8, latent_dim=33, num_heads=2)), "latent_dim must be div"),
+        (ModelConfig(EncoderConfig(name="vit", patch_size=8, weights="/nope.pt")), "weight file not found: /nope.pt"),
+        (ModelConfig(EncoderConfig(name="dinov2", weights="/nope.pt", resize_to=56, trainable=False)), "not found"),
+        (ModelConfig(EncoderConfig(name="vjepa2", tokenization="clip")), "one latent per two frames"),
+        (ModelConfig(predictor=PredictorConfig(name="adaln", num_heads=5)), "64 channels .* into 5 heads"),
+        (ModelConfig(predictor=ADALN, proprio=ProprioConfig("feature", 3)), "67 channels"),
+    ],
+)
+def test_models_that_cannot_be_built_are_refused_before_any_work(model, message):
+    with pytest.raises(JepawmError, match=message):
+        check_buildable(RunConfig(env=EnvConfig(image_size=64), model=model))
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_the_model_of_every_recipe_can_be_built(recipe):
+    check_buildable(load_recipe(recipe))
+
+
+def test_poses_can_be_built_without_knowing_the_episodes():
+    pose = ModelConfig(
+        predictor=PredictorConfig(name="vjepa2_ac", num_heads=4),
+        proprio=ProprioConfig("token", update="integrate_pose"),
+    )
+    check_buildable(RunConfig(model=pose, data=DataConfig(frameskip=1)))
 
 
 def test_an_unknown_policy_is_one_clear_error():

@@ -31,7 +31,7 @@ CASES = {
     "mlp": Case({"name": "mlp", "hidden_dim": 16}),
     "recurrent": Case({"name": "recurrent", "hidden_dim": 16}),
     "adaln": Case(ADALN),
-    "adaln-narrow": Case(ADALN | {"embed_dim": 8, "mlp_dim": 20, "qkv_bias": False, "rotary_pairing": "corrected"}),
+    "adaln-narrow": Case(ADALN | {"embed_dim": 14, "mlp_dim": 20, "qkv_bias": False, "rotary_pairing": "corrected"}),
     "adaln-feature": Case(ADALN, "feature", 4, True),
     "adaln-token": Case(ADALN, "token", 12, True),
     "adaln-learned": Case(ADALN | LEWM | {"input_projection": False}),
@@ -41,7 +41,7 @@ CASES = {
     "feature": Case(FEATURE),
     "feature-feature": Case(FEATURE | {"action_dims": 4}, "feature", 4, True),
     "vjepa2_ac": Case(TOKENS),
-    "vjepa2_ac-token": Case(TOKENS | {"embed_dim": 8}, "token", 7),
+    "vjepa2_ac-token": Case(TOKENS | {"embed_dim": 14}, "token", 7),
     "vjepa2_ac-as-feature": Case(FEATURE_TOKENS),
     "vjepa2_ac-as-feature-feature": Case(FEATURE_TOKENS | {"embed_dim": 8}, "feature", 4, True),
 }
@@ -227,12 +227,18 @@ def test_a_window_longer_than_the_position_table_is_refused(name: str, num_posit
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("adaln", {"num_heads": 5}, "12 channels .* do not divide into 5 heads; change num_heads, or give head_dim"),
+        (
+            "adaln",
+            {"num_heads": 5},
+            "12 channels .* do not divide into 5 heads; change num_heads or these",
+        ),
         ("adaln-feature", {"num_heads": 3}, "16 channels"),
         ("adaln", {"embed_dim": 8, "num_heads": 3}, "8 channels"),
         ("vjepa2_ac", {"num_heads": 5}, "12 channels .* do not divide into 5 heads"),
         ("vjepa2_ac-as-feature", {"num_heads": 3, "action_dims": 4}, "16 channels"),
-        ("adaln", {"embed_dim": 8, "input_projection": False}, "embed_dim must be 0 or the latent width 12 .* found 8"),
+        ("adaln", {"embed_dim": 14, "input_projection": False}, "must be 0 or the latent width 12 .* found 14"),
+        ("adaln", {"num_heads": 3}, "heads of 4 channels are too narrow for rotary positions .* which need 6; lower"),
+        ("vjepa2_ac", {"head_dim": 5}, "heads of 5 channels are too narrow"),
         ("adaln-token", {"embed_dim": 8}, r"as wide as the predictor's tokens \(8\), found 12"),
         ("feature", {"embed_dim": 8}, "embed_dim: .* does not project .* latent width 12, found 8"),
     ],

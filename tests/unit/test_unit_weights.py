@@ -108,7 +108,10 @@ def test_a_hub_that_has_no_such_file_is_named(monkeypatch: pytest.MonkeyPatch) -
         raise hub.errors.LocalEntryNotFoundError("no such entry\nand a long story")
 
     monkeypatch.setattr(hub, "hf_hub_download", refuse)
-    with pytest.raises(CheckpointError, match=r"^hf://o/r/f\.pt cannot be fetched: no such entry; ask Y$"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"^hf://o/r/f\.pt cannot be fetched: no such entry; ask Y; ",
+    ):
         locate("hf://o/r/f.pt", hint="ask Y")
 
 
@@ -117,7 +120,7 @@ def test_the_hubs_own_offline_answer_is_named(monkeypatch: pytest.MonkeyPatch, t
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match=r"is not in the local cache and HF_HUB_OFFLINE is set: .*; ask Y$"):
+    with pytest.raises(CheckpointError, match=r"is not in the local cache and HF_HUB_OFFLINE is set: .*; ask Y; "):
         locate("hf://nobody-has/this-repo/file.pt", hint="ask Y")
 
 
