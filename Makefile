@@ -20,7 +20,8 @@ setup: $(STAMP)
 	@if [ "$$(cat $(HERE) 2>/dev/null)" != "$(CURDIR)" ]; then \
 	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . && echo "$(CURDIR)" > $(HERE); fi
 
-$(STAMP): constraints.txt pyproject.toml
+# Its name tells what it was made from; a clone has newer files and the same contents.
+$(STAMP):
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or set PYTHON=python3"; exit 2; }
 	@echo "== setup: virtual environment in $(VENV) (about 7 GB with torch's CUDA libraries, a few minutes)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: cannot make a virtual environment; on Debian: apt-get install python3.11-venv"; exit 2; }
