@@ -42,7 +42,8 @@ class Convert:
     name: str | None = None
     """Which published model it is (`jepa_wm_wall`, ...). Needed where several have the same shapes."""
     encoder_weights: str | None = None
-    """Where the backbone's weights are; by default the published place. They are named in the folder, not copied."""
+    """Where the backbone's weights are; by default the published place. They are named in the folder, not copied.
+    `none`: a model without an encoder, whose latents are given."""
 
     def run(self) -> int:
         """Prints where the model is."""
@@ -53,7 +54,7 @@ class Convert:
         if self.destination.exists():
             raise ConfigError(f"{self.destination} exists; give a folder that does not")
         encoder_weights = self.encoder_weights
-        if encoder_weights is not None and encoder_weights != "timm" and "://" not in encoder_weights:
+        if encoder_weights not in (None, "timm", "none") and "://" not in encoder_weights:
             # The folder names the file; it must still be found from elsewhere.
             encoder_weights = os.path.abspath(locate(encoder_weights))
         if os.path.isdir(self.source):
@@ -95,11 +96,13 @@ def _folder(path: str, keys: bool) -> list[str]:
     tensors = read_tensors(os.path.join(path, "model.safetensors"))
     encoder, predictor = config.model.encoder, config.model.predictor
     weights = f", weights {encoder.weights}" if encoder.weights else ""
+    what = f"{encoder.name}{' ' + encoder.size if encoder.size else ''}, "
+    what += f"{'trained' if encoder.trainable else 'frozen'}{weights}"
+    what = "none, latents are given" if encoder.name == "none" else what
     fingerprint = encoder_sha256(path)
     lines = [
         f"{path}: a jepawm model, format {FORMAT_VERSION}",
-        f"encoder      {encoder.name}{' ' + encoder.size if encoder.size else ''}, "
-        f"{'trained' if encoder.trainable else 'frozen'}{weights}",
+        f"encoder      {what}",
         *([f"             SHA-256 of its weights {fingerprint}"] if fingerprint else []),
         f"predictor    {predictor.name}, context window {predictor.context_window}; proprio: "
         f"{config.model.proprio.encoding}",
