@@ -62,7 +62,7 @@ class Convert:
         file = read_published(self.source)
         if not file.pickled:
             name = self.name or _only_fitting(file)
-            model, config, spec = load_published_run(name, file.path, encoder_weights=encoder_weights)
+            model, config, spec = load_published_run(name, file, encoder_weights=encoder_weights)
         elif self.name is None or not self.name.startswith("dino_wm_"):
             raise ConfigError(
                 f"{self.source} is an original DINO-WM checkpoint: say of which environment with --name dino_wm_pusht, "
@@ -70,7 +70,7 @@ class Convert:
             )
         else:
             name, env = self.name, self.name.removeprefix("dino_wm_")
-            model, config, spec = load_dino_wm(file.path, env, encoder_weights=encoder_weights)
+            model, config, spec = load_dino_wm(file, env, encoder_weights=encoder_weights)
         save_world_model(str(self.destination), model, config, spec)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         print(f"{self.destination}: {name}, {parameters:,} parameters beside its encoder's")

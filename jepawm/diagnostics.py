@@ -78,8 +78,9 @@ def prediction_errors(
             model.unroll(now, actions[order[part]].to(device)).visual,
         ]
         errors += torch.stack([_per_step(guess - truth) for guess in guesses])
-        flat = latents.visual.flatten(0, 1).double().cpu()
-        total, squares = total + flat.sum(dim=0), squares + flat.square().sum(dim=0)
+        flat = latents.visual.flatten(0, 1).cpu()
+        total = total + flat.sum(dim=0, dtype=torch.float64)
+        squares = squares + flat.square().sum(dim=0, dtype=torch.float64)
     count = len(windows) * (horizon + 1)
     spread = float((squares / count - (total / count).square()).mean())
     columns = zip(*(errors / len(windows)).tolist(), strict=True)
@@ -153,4 +154,5 @@ def _observations(
 
 def _per_step(difference_BKPD: Tensor) -> Tensor:
     """Mean squares over patches and width, summed over windows: `[K]`."""
-    return difference_BKPD.double().square().mean(dim=(2, 3)).sum(dim=0).cpu()
+    # Not every device knows float64.
+    return difference_BKPD.square().mean(dim=(2, 3)).cpu().double().sum(dim=0)

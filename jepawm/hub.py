@@ -66,28 +66,35 @@ def load_published(
 
 def load_published_run(
     name: str,
-    checkpoint: str | None = None,
+    checkpoint: "str | PublishedFile | None" = None,
     *,
     device: str | torch.device = "cpu",
     encoder_weights: str | None = None,
 ) -> tuple[WorldModel, RunConfig, ModelSpec]:
-    """`load_published`, with the configuration and the specification that `load_world_model` gives for our own."""
+    """`load_published`, with the configuration and the specification that `load_world_model` gives for our own.
+
+    `checkpoint` may be what `read_published` gave, so that a file is read once.
+    """
     found, env = published(name), ENVS[published(name).env]
     config = run_config(name)
     encoder = None if encoder_weights == "none" else found.encoder
     if encoder is not None and encoder_weights is not None:
         encoder = replace(encoder, weights=encoder_weights)
     config = replace(config, model=model_config(found.fields, encoder))
-    path = weights.locate(
+    file = _opened(
         checkpoint or f"hf://{HUB_REPOSITORY}/{name}.pth.tar",
         hint=f"the file is {name}.pth.tar in the hub repository {HUB_REPOSITORY}, or {FILE_SERVER}/{found.file}; "
         "give a downloaded one as checkpoint=PATH",
     )
+    if file.pickled:
+        raise CheckpointError(
+            f"{file.path} is an original DINO-WM checkpoint, of pickled modules; load it with jepawm.hub.load_dino_wm"
+        )
     model = WorldModel(
         config.model, image_size=config.env.image_size, frameskip=env.frameskip, statistics=env.statistics
     )
-    tensors = _tensors_of(weights.read_tensors(path), path)
-    _fill(model, tensors, path, cause=lambda: _whose(tensors, name))
+    tensors = _tensors_of(file.parts, file.path)
+    _fill(model, tensors, file.path, cause=lambda: _whose(tensors, name))
     return model.to(device).eval(), config, ModelSpec(env.statistics, env.action)
 
 
@@ -135,14 +142,18 @@ def world_model_from_published(
 
 
 def load_dino_wm(
-    checkpoint: str, env: str, *, device: str | torch.device = "cpu", encoder_weights: str | None = None
+    checkpoint: "str | PublishedFile",
+    env: str,
+    *,
+    device: str | torch.device = "cpu",
+    encoder_weights: str | None = None,
 ) -> tuple[WorldModel, RunConfig, ModelSpec]:
     """An original DINO-WM checkpoint (`model_latest.pth`): whole pickled modules, of which only tensors are taken.
 
     Widths, depth and history are read off the tensors. The encoder is a DINOv2 ViT-S/14 on frames of 196 px.
 
     Args:
-        checkpoint: Path, URL or `hf://` source.
+        checkpoint: Path, URL or `hf://` source, or what `read_published` gave.
         env: `pusht`, `pointmaze` or `wall`: whose statistics the data had.
         device: Where the model goes.
         encoder_weights: As in `load_published`.
@@ -156,7 +167,7 @@ def load_dino_wm(
     """
     if env not in ("pusht", "pointmaze", "wall"):
         raise ConfigError(f"DINO-WM's checkpoints are of pusht, pointmaze and wall, found '{env}'")
-    file = read_published(checkpoint)
+    file = _opened(checkpoint)
     path = file.path
     if not file.pickled:
         raise CheckpointError(
@@ -186,7 +197,10 @@ def load_dino_wm_decoder(checkpoint: str, *, device: str | torch.device = "cpu")
     """
     path = weights.locate(checkpoint)
     found = read_modules(path).get("decoder")
-    if not isinstance(found, Mapping) or "quantize_b.embed" not in found:
+    shaped = {"quantize_b.embed": 2, "dec.blocks.0.weight": 4, "dec.blocks.1.conv.1.weight": 4}
+    if not isinstance(found, Mapping) or any(
+        name not in found or found[name].dim() != dimensions for name, dimensions in shaped.items()
+    ):
         raise CheckpointError(f"{path} holds no VQ-VAE 'decoder'; was it trained with the decoder of single tokens?")
     residual = {key.split(".")[2] for key in found if re.fullmatch(r"dec\.blocks\.\d+\.conv\.1\.weight", key)}
     latent_dim, num_codes = found["quantize_b.embed"].shape
@@ -261,7 +275,13 @@ def read_published(source: str) -> PublishedFile:
     Raises:
         CheckpointError: The file cannot be had, is damaged, or holds what no checkpoint has use for.
     """
-    path = weights.locate(source)
+    return _opened(source)
+
+
+def _opened(source: str | PublishedFile, *, hint: str = "") -> PublishedFile:
+    if isinstance(source, PublishedFile):
+        return source
+    path = weights.locate(source, hint=hint)
     try:
         return PublishedFile(path, False, weights.read_tensors(path))
     except weights.MoreThanTensorsError:
@@ -320,9 +340,10 @@ def _tensors_of(found: Mapping[str, Any], path: str) -> dict[str, Tensor]:
 
 def _dino_wm_architecture(tensors: Mapping[str, Tensor], path: str, encoder_weights: str | None) -> ModelConfig:
     needed = ("predictor.positions", "predictor.action.weight", "proprio_encoder.weight", "predictor.norm.weight")
-    missing = [name for name in needed if name not in tensors]
-    if missing or tensors["predictor.positions"].dim() != 3:
-        raise CheckpointError(f"{path} is not a DINO-WM checkpoint: it lacks {', '.join(missing) or 'positions'}")
+    shapes = dict(zip(needed, (3, 2, 2, 1), strict=True))
+    missing = [name for name in needed if name not in tensors or tensors[name].dim() != shapes[name]]
+    if missing:
+        raise CheckpointError(f"{path} is not a DINO-WM checkpoint: it lacks {', '.join(missing)}")
     width = tensors["predictor.norm.weight"].shape[0]
     action, proprio = (tensors[name].shape[0] for name in needed[1:3])
     patches = 14 * 14

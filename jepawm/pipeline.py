@@ -147,20 +147,11 @@ def _evaluate_and_report(
     model_dir: str,
     folder: str,
 ) -> dict[str, Any]:
-    device, (trained, _) = pick_device(config.device), read_spec(model_dir)
-    encoder = config.model.encoder
-    moved = encoder.weights if encoder.weights != trained.model.encoder.weights else None
-    as_wanted = flatten(to_dict(replace(config.model, encoder=replace(encoder, weights=None))))
-    as_trained = flatten(to_dict(replace(trained.model, encoder=replace(trained.model.encoder, weights=None))))
-    for key, value in as_wanted.items():
-        if value != as_trained[key]:
-            raise ConfigError(f"model.{key} is {as_trained[key]!r} in {model_dir}, which was trained so; leave it out")
+    device, trained = pick_device(config.device), read_spec(model_dir)[0]
+    _check_as_trained(config, trained, model_dir)
+    weights = config.model.encoder.weights
+    moved = weights if weights != trained.model.encoder.weights else None
     model, _, spec = load_world_model(model_dir, device, encoder_weights=moved)
-    if config.env.image_size != trained.env.image_size:
-        raise ConfigError(
-            f"{model_dir} was trained on frames of {trained.env.image_size} px, env.image_size is "
-            f"{config.env.image_size}; leave it as the model has it"
-        )
     what = f"{config.evaluation.num_episodes} episodes, {', '.join(config.evaluation.protocols)}"
     with console.stage("evaluate", what), runtime.env_pool(config.env, config.scaling) as pool:
         result, frames = evaluate(config, model, spec, pool, dataset, model_dir=model_dir, console=console)
@@ -174,6 +165,19 @@ def _evaluate_and_report(
         _write_json(os.path.join(folder, "eval.json"), result)
         write_report(report_path, result, read_metrics(os.path.join(folder, METRICS_FILE)), frames)
     return result
+
+
+def _check_as_trained(config: RunConfig, trained: RunConfig, model_dir: str) -> None:
+    """What shapes a model is the model's; only a frozen backbone's file may have moved since.
+
+    Raises:
+        ConfigError: A setting that the model was not trained with.
+    """
+    wanted, fixed = (flatten(to_dict(each)) for each in (config, trained))
+    for key in fixed:
+        of_model = key.startswith("model.") and key != "model.encoder.weights"
+        if (of_model or key in ("data.frameskip", "env.image_size")) and wanted[key] != fixed[key]:
+            raise ConfigError(f"{key} is {fixed[key]!r} in {model_dir}, which was trained so; leave it out")
 
 
 # -- small helpers ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What every encoder offers, and what those that encode each frame by itself share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,7 @@ class Encoder(nn.Module):
         self.frames_per_latent = frames_per_latent
 
 
-class FrameEncoder(Encoder):
+class FrameEncoder(Encoder, ABC):
     """An encoder that sees each frame by itself; a subclass says what `tokens` are.
 
     Args:
@@ -49,13 +50,13 @@ class FrameEncoder(Encoder):
         super().__init__(grid=grid, latent_dim=latent_dim)
         self.preprocess = Preprocess(config, image_size)
 
+    @abstractmethod
     def tokens(self, images_NCYX: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N P D"]:
         """Tokens `[N,P,D]` of images `[N,3,Y,X]` that are resized and normalised already.
 
         Raises:
             ConfigError: A side that cannot be cut into patches.
         """
-        raise NotImplementedError
 
     def forward(self, pixels_BTCYX: Shaped[Tensor, "B T C Y X"]) -> Float[Tensor, "B T P D"]:
         """Encodes frames one by one.

@@ -13,7 +13,7 @@ HEAVY = {"ray", "gymnasium", "mlflow", "envs"}
 
 # room: (what of ours it may know, besides itself; what it never imports)
 DOORS: dict[str, tuple[set[str], set[str]]] = {
-    "jepawm.__init__": ({"jepawm.errors", "jepawm.agent"}, HEAVY | {"torch", "numpy"}),
+    "jepawm.__init__": ({"jepawm.errors", "jepawm.agent", "jepawm.hub"}, HEAVY | {"torch", "numpy"}),
     "jepawm.errors": (set(), HEAVY | {"torch", "numpy"}),
     "jepawm.config": ({"jepawm.errors"}, HEAVY | {"torch", "numpy"}),
     "jepawm.config_io": ({"jepawm.errors", "jepawm.config"}, HEAVY | {"torch"}),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,6 +218,25 @@ def test_a_model_is_evaluated_as_it_was_trained(
     done = run([*evaluate, "--model.predictor.num-layers", "5"], surroundings, tmp_path)
     assert done.returncode == 2
     assert done.stderr == f"error: model.predictor.num_layers is 2 in {model}, which was trained so; leave it out\n"
+    done = run([*evaluate, "--data.frameskip", "3"], surroundings, tmp_path)
+    assert done.stderr == f"error: data.frameskip is 5 in {model}, which was trained so; leave it out\n"
+
+
+def test_other_proprio_than_the_environments_is_refused_before_training(
+    finished: tuple[Path, str], surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    (source,) = (Path(surroundings["JEPAWM_HOME"]) / "datasets").glob("wall-v1-*")
+    shutil.copytree(source, tmp_path / "walks")
+    meta = json.loads((tmp_path / "walks" / "meta.json").read_text())
+    meta["proprio"]["names"] = ["u", "v"]
+    (tmp_path / "walks" / "meta.json").write_text(json.dumps(meta))
+    proprio = {"model__proprio__encoding": "feature", "model__predictor__name": "adaln"}
+    proprio["model__predictor__num_heads"] = "4"
+    words = command(tmp_path / "run", data__source="dataset", data__path=tmp_path / "walks", **proprio)
+    done = run(words, surroundings, tmp_path)
+    assert done.returncode == 2
+    assert "holds proprio of 2 numbers (u, v), envs:envs/Wall-v1 gives 2 (x, y)" in done.stderr
+    assert "== train" not in done.stdout
 
 
 def test_a_run_keeps_no_place_in_its_model_and_its_configuration_is_a_recipe(

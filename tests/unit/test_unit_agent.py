@@ -148,6 +148,12 @@ def test_a_collapsed_model_is_not_planned_with(folder: Path) -> None:
         broken.plan(observation(1), observation(2))
 
 
+def test_the_hub_is_there_without_being_imported() -> None:
+    assert callable(jepawm.hub.load_published)
+    with pytest.raises(AttributeError, match="no attribute 'hubb'"):
+        _ = jepawm.hubb
+
+
 def test_neither_folder_nor_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"neither a folder nor a published model \(did you mean 'jepa_wm_wall'\?\)"):
         jepawm.load("jepa_wm_walls")

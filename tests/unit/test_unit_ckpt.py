@@ -9,6 +9,7 @@ import torch
 from published_files import dino_wm_original, published_model, published_parts, save_dino_wm
 
 import jepawm
+from jepawm import weights
 from jepawm.cli import main
 from jepawm.hub import load_published
 
@@ -69,6 +70,15 @@ def test_convert_writes_a_folder_that_loads_and_shows(
     for text in ("a jepawm model, format 1", "dinov2 small, frozen", "adaln, context window 2; proprio: feature"):
         assert text in out
     assert "mean [-0.005565, 0.0132], deviation [0.7523, 0.7467]" in out
+
+
+def test_convert_reads_a_file_once(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    read = weights.read_tensors
+    monkeypatch.setattr(weights, "read_tensors", lambda path: asked.append(path) or read(path))
+    source = str(files / "jepa_wm_wall.pth.tar")
+    assert main(["ckpt", "convert", source, str(tmp_path / "wall"), "--encoder-weights", "none"]) == 0
+    assert asked == [source]
 
 
 def test_a_model_must_be_named_where_shapes_do_not_tell(

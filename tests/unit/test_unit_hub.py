@@ -305,6 +305,12 @@ def test_pickled_modules_give_the_model_they_hold(env: str, frames: int, tmp_pat
     assert file.parts["epoch"] == 100
 
 
+def test_pickled_modules_are_no_published_file(tmp_path: Path) -> None:
+    path = save_dino_wm(tmp_path / "model_latest.pth", dino_wm_original("wall", 1))
+    with pytest.raises(CheckpointError, match=r"of pickled modules; load it with jepawm\.hub\.load_dino_wm"):
+        load_published("dino_wm_wall", path)
+
+
 def test_pickled_modules_of_another_grid_are_refused(tmp_path: Path) -> None:
     path = save_dino_wm(tmp_path / "model_latest.pth", published_model("dino_wm_wall"))
     with pytest.raises(CheckpointError, match="not a DINO-WM checkpoint on 14 x 14 patches"):
@@ -329,6 +335,11 @@ def test_the_original_decoder_is_read(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(latents)[0], head(latents)[0])
     with pytest.raises(CheckpointError, match="holds no VQ-VAE 'decoder'"):
         load_dino_wm_decoder(save_dino_wm(tmp_path / "without.pth", model))
+    for name, value in (("dec.blocks.0.weight", None), ("quantize_b.embed", torch.ones(3))):
+        torn = {**vqvae_names(head), name: value}
+        torn = {key: tensor for key, tensor in torn.items() if tensor is not None}
+        with pytest.raises(CheckpointError, match="holds no VQ-VAE 'decoder'"):
+            load_dino_wm_decoder(save_dino_wm(tmp_path / "torn.pth", model, decoder=torn))
 
 
 def vqvae_names(head: VQVAEDecoder) -> dict[str, Tensor]:
