@@ -1,0 +1,135 @@
+"""Which tasks are played, and how sure a success rate is."""
+
+import numpy as np
+import pytest
+import torch
+
+from jepawm.config import (
+    EnvConfig,
+)
+from jepawm.errors import DataError
+from jepawm.evaluation.goals import held_out_tasks, sampled_tasks, task_seed
+from jepawm.evaluation.metrics import success_rate
+from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.types import Statistics
+
+WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
+FRAMESKIP, CPU = 5, torch.device("cpu")
+STATISTICS = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 32, 16)))
+
+
+def wall_pool(num_workers: int = 1) -> EnvPool:
+    return EnvPool(SerialBackend(lambda: EnvHost(WALL), num_workers=num_workers))
+
+
+# -- intervals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solved", "of", "low", "high"),
+    [
+        (50, 50, 0.92865, 1.0),
+        (0, 50, 0.0, 0.07135),
+        (25, 50, 0.36645, 0.63355),
+        (45, 50, 0.78640, 0.95652),
+        (1, 1, 0.20654, 1.0),
+    ],
+)
+def test_wilson_intervals_are_the_known_ones(solved: int, of: int, low: float, high: float) -> None:
+    rate = success_rate([True] * solved + [False] * (of - solved))
+    assert rate.success_rate == solved / of
+    assert rate.success_interval == pytest.approx((low, high), abs=1e-4)
+    assert rate.num_episodes == of
+
+
+def test_a_rate_never_shows_without_interval_and_count() -> None:
+    assert str(success_rate([True] * 9 + [False])) == "0.900 [0.596, 0.982] (n=10)"
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_have_the_published_seeds() -> None:
+    assert [task_seed(99, episode_id) for episode_id in range(4)] == [1, 100, 199, 298]
+
+
+def test_tasks_depend_on_seed_and_episode_id_only() -> None:
+    few, passed_over = sampled_tasks(wall_pool(), seed=99, num_episodes=3)
+    many, _ = sampled_tasks(wall_pool(3), seed=99, num_episodes=7)
+    other, _ = sampled_tasks(wall_pool(), seed=98, num_episodes=3)
+    assert passed_over == 0
+    assert [(task.episode_id, task.seed) for task in few] == [(0, 1), (1, 100), (2, 199)]
+    for one, same in zip(few, many, strict=False):
+        np.testing.assert_array_equal(one.start, same.start)
+        np.testing.assert_array_equal(one.goal, same.goal)
+    assert not np.array_equal(few[1].start, other[1].start)
+    start, goal = EnvHost(WALL)._bare.sample_start_goal(199)
+    np.testing.assert_array_equal(few[2].start, start)
+    np.testing.assert_array_equal(few[2].goal, goal)
+
+
+class Recorded:
+    """Recordings that walk in a line, of the lengths given."""
+
+    def __init__(self, *lengths: int, pace: float = 1.0) -> None:
+        self.lengths, self.pace = lengths, pace
+        self.read: list[int] = []
+
+    def num_frames(self, episode_id: int) -> int:
+        return self.lengths[episode_id]
+
+    def read_column(self, name: str, episode_id: int) -> np.ndarray:
+        assert name == "sim_state"
+        self.read.append(episode_id)
+        along = 10 + self.pace * np.arange(self.lengths[episode_id], dtype=np.float64)
+        return np.stack([np.full_like(along, 10 + episode_id), along], axis=1)
+
+
+def test_goals_from_data_lie_so_many_env_steps_after_their_start() -> None:
+    dataset = Recorded(30, 10, 25, 11)
+    tasks, passed_over = held_out_tasks(
+        wall_pool(), dataset, [0, 1, 2, 3], seed=5, num_episodes=12, env_steps_to_goal=10
+    )
+    assert passed_over == 0
+    assert [task.episode_id for task in tasks] == list(range(12))
+    for task in tasks:
+        assert task.goal[0] == task.start[0]
+        assert task.goal[1] == task.start[1] + 10
+    # Episode 1 has ten frames, one too few; 3 has one possible start.
+    assert set(dataset.read) == {0, 2, 3}
+    assert {task.start[1] for task in tasks if task.start[0] == 13} <= {10.0}
+    assert len({tuple(task.start) for task in tasks}) > 4
+    again, _ = held_out_tasks(
+        wall_pool(3), Recorded(30, 10, 25, 11), [3, 2, 1, 0], seed=5, num_episodes=5, env_steps_to_goal=10
+    )
+    for one, same in zip(again, tasks, strict=False):
+        np.testing.assert_array_equal(one.start, same.start)
+
+
+class SolvedEarly(Recorded):
+    """Every other recording stands still, so its goal is reached before it begins."""
+
+    def read_column(self, name: str, episode_id: int) -> np.ndarray:
+        states = super().read_column(name, episode_id)
+        return states if episode_id % 2 else np.repeat(states[:1], len(states), axis=0)
+
+
+def test_tasks_solved_at_the_start_are_passed_over_and_counted() -> None:
+    tasks, passed_over = held_out_tasks(
+        wall_pool(), SolvedEarly(30, 30, 30, 30), [0, 1, 2, 3], seed=5, num_episodes=8, env_steps_to_goal=10
+    )
+    assert len(tasks) == 8
+    assert passed_over > 0
+    assert all(np.linalg.norm(task.goal - task.start) == 10 for task in tasks)
+    ids = [task.episode_id for task in tasks]
+    assert ids == sorted(ids)
+    assert ids[-1] >= 8
+    # Numbers that were passed over stay unused: every task keeps its own.
+    assert len(set(range(ids[-1] + 1)) - set(ids)) <= passed_over
+
+
+def test_too_few_recordings_or_tasks_are_an_error() -> None:
+    with pytest.raises(DataError, match=r"goals 30 environment steps after .*of 2 held-out episodes has 30 frames"):
+        held_out_tasks(wall_pool(), Recorded(30, 12), [0, 1], seed=5, num_episodes=2, env_steps_to_goal=30)
+    with pytest.raises(DataError, match=r"100 of the first 100 tasks are solved before they begin"):
+        held_out_tasks(wall_pool(), Recorded(30, pace=0.0), [0], seed=5, num_episodes=2, env_steps_to_goal=3)
