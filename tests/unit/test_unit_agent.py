@@ -24,6 +24,7 @@ from jepawm.config import (
 )
 from jepawm.encoders import build_encoder
 from jepawm.errors import CheckpointError, ConfigError, PlanningError
+from jepawm.heads import ImageHead
 from jepawm.model_folder import ModelSpec, build_world_model, save_world_model
 from jepawm.published import ZOO
 from jepawm.types import ActionSpec, Statistics
@@ -218,3 +219,5 @@ def test_a_published_model_plans(tmp_path: Path) -> None:
     )
     assert plan.actions.shape == (10, 2)
     assert np.isfinite(plan.cost)
+    decoder = ImageHead(384, image_size=64, dim=32, depth=1)
+    assert decoder.decode(plan.latents.visual[None]).shape == (1, 2, 3, 64, 64)
