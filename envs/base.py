@@ -1,16 +1,17 @@
 """The contract of every environment here: observations for models, sim_states for resets and metrics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs import checks
+from envs import checks, factors
+from envs.factors import Factor, Variation
 
-RESET_OPTIONS = ("goal", "sim_state")
+RESET_OPTIONS = ("goal", "sim_state", "variation")
 
 
 class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
@@ -19,19 +20,25 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     Observations: `pixels` uint8 `[Y, X, C]` and `proprio` float32 `[R]`.
     `info["sim_state"]`: float64 `[S]`, after every reset and env_step. For resets and metrics, never a model input.
     `info["success"]`: bool, where the episode was given a goal.
+    `info["variation"]`: in environments with factors, those that differ from the published ones, after a reset.
     Reward: 1 where `info["success"]` is true, else 0. An episode never terminates by itself, as published: whoever
     runs it decides on its length.
 
-    `env.reset(seed=..., options=...)` knows two options:
+    `env.reset(seed=..., options=...)` knows three options:
         `sim_state`: array `[S]` to start from. Without it the start is drawn from `env.np_random`.
         `goal`: sim_state `[S]` to reach. It holds until the next reset.
+        `variation`: values of factors, for this episode; see `factors`. Without it the factors named by `vary` are
+            drawn from `env.np_random`. All others are as the environment was made.
 
     Args:
         image_size: Height and width of `pixels` [px], 16 to 512.
         render_mode: None or `"rgb_array"`.
+        action_bound: Largest size of an action's numbers: one for all, or one for each.
+        variation: Values of factors that every episode has, unless a reset says otherwise.
+        vary: Factors that each reset draws anew: names, beginnings of names (`"agent"`), or `"all"`.
 
     Raises:
-        ValueError: A wrong `image_size` or `render_mode`.
+        ValueError: A wrong `image_size`, `render_mode`, `variation` or `vary`.
     """
 
     control_hz: ClassVar[int]
@@ -41,13 +48,30 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     sim_state_names: ClassVar[tuple[str, ...]]
     action_max_norm: ClassVar[float | None]
     """Longest action in published data, for planners and policies to respect; the dynamics do not clip. Or None."""
+    action_units: ClassVar[str] = ""
+    factors: ClassVar[Mapping[str, Factor]] = {}
+    """What may vary between episodes, by name; names are `thing.property`."""
+    distance_name: ClassVar[str] = ""
+    """What `distance` measures, with its unit; empty where an environment has no `distance`."""
 
-    def __init__(self, image_size: int, render_mode: str | None, action_bound: float) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        render_mode: str | None,
+        action_bound: float | np.ndarray,
+        variation: Mapping[str, Any] | None = None,
+        vary: Iterable[str] = (),
+    ) -> None:
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode: expected None or 'rgb_array', found {render_mode!r}")
         self.image_size = checks.image_size(image_size)
         self.render_mode = render_mode
-        self.action_space = spaces.Box(-action_bound, action_bound, (len(self.action_names),), np.float32)
+        self.fixed = factors.resolve("variation", self.factors, factors.defaults(self.factors), variation or {})
+        self.vary = factors.names_of("vary", self.factors, vary)
+        self.variation: Variation = dict(self.fixed)
+        """That of the running episode, every factor."""
+        high = np.broadcast_to(np.asarray(action_bound, dtype=np.float32), (len(self.action_names),)).copy()
+        self.action_space = spaces.Box(-high, high, dtype=np.float32)
         self.observation_space = spaces.Dict(
             {
                 "pixels": spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8),
@@ -61,16 +85,26 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     # What an environment brings along.
 
     @abstractmethod
-    def sample_start_goal(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the published start and goal of a seed, both sim_states `[S]` float64. Leaves the episode alone."""
+    def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draws the published start and goal of a seed, both sim_states `[S]` float64. Leaves the episode alone.
+
+        Args:
+            seed: Of the task.
+            variation: Of the episode that they are for; None: as the environment was made.
+        """
 
     @abstractmethod
     def success(self, sim_state: np.ndarray, goal: np.ndarray) -> bool:
         """Whether sim_state `[S]` counts as having reached goal `[S]`."""
 
     @abstractmethod
-    def render_state(self, sim_state: np.ndarray) -> np.ndarray:
-        """Returns pixels `[Y, X, C]` uint8 of any sim_state `[S]`, e.g. of a goal. Leaves the episode alone."""
+    def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Returns pixels `[Y, X, C]` uint8 of any sim_state `[S]`, e.g. of a goal. Leaves the episode alone.
+
+        Args:
+            sim_state: What to show.
+            variation: Values of factors to show it with; None: those of the running episode.
+        """
 
     @abstractmethod
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:
@@ -96,7 +130,23 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def _draw(self) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of the simulation as it is now, an array of its own."""
 
+    def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
+        """How far sim_state `[S]` is from goal `[S]`, in the unit of `distance_name`."""
+        raise NotImplementedError(f"{type(self).__name__} has no distance")
+
+    def _apply_variation(self) -> None:
+        """Makes the world look and behave as `self.variation` says; called before a start is drawn or set."""
+
     # What follows from it.
+
+    def sample_variation(self, seed: int) -> Variation:
+        """Draws the factors named by `vary` for a task: every factor's value. Leaves the episode alone."""
+        # A stream of its own: the published draws of starts and goals must not move.
+        return self.fixed | factors.draw(self.factors, self.vary, np.random.default_rng([seed, 1]))
+
+    def _resolved(self, variation: Mapping[str, Any] | None) -> Variation:
+        """Every factor's value, for an argument called `variation`; None: as the environment was made."""
+        return factors.resolve("variation", self.factors, self.fixed, variation or {})
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -113,12 +163,23 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         start, goal = options.get("sim_state"), options.get("goal")
         start = None if start is None else checks.vector('options["sim_state"]', start, self.sim_state_names)
         goal = None if goal is None else checks.vector('options["goal"]', goal, self.sim_state_names)
+        variation = options.get("variation")
+        if variation is not None:
+            variation = factors.resolve('options["variation"]', self.factors, self.fixed, variation)
 
         super().reset(seed=seed)
+        if variation is None:
+            variation = self.fixed | factors.draw(self.factors, self.vary, self.np_random)
+        if variation != self.variation:
+            self.variation = variation
+            self._apply_variation()
         self._goal = goal
         self._set_state(self._sample_start() if start is None else start)
         self._was_reset = True
-        return self._observe()
+        observation, info = self._observe()
+        if self.factors:
+            info["variation"] = factors.differing(self.factors, self.variation)
+        return observation, info
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """One env_step; returns observation, reward, terminated (always False), truncated (always False), info.

@@ -5,7 +5,7 @@ arXiv 2411.04983.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,7 +82,7 @@ class PushTEnv(SimStateEnv):
         velocity = checks.vector("agent_velocity", agent_velocity, cls.sim_state_names[5:])
         return np.concatenate([checks.vector("pose", pose, POSE_NAMES), velocity])
 
-    def sample_start_goal(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws the published start and goal of a seed, both at rest: `[7]` and `[7]`.
 
         As published, the drawn angles are not wrapped to `[0, 2 pi)`.
@@ -106,7 +106,7 @@ class PushTEnv(SimStateEnv):
         angle = math.remainder(float(goal[4]) - float(sim_state[4]), math.tau)
         return distance < SUCCESS_DISTANCE_PX and abs(angle) < SUCCESS_ANGLE_RAD
 
-    def render_state(self, sim_state: np.ndarray) -> np.ndarray:
+    def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[7]`; velocities do not show."""
         sim_state = self._check_sim_state(sim_state)
         # A world of its own, so that the episode never notices.

@@ -4,6 +4,7 @@ Reference: Zhou et al., DINO-WM, arXiv 2411.04983.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +45,7 @@ class WallEnv(SimStateEnv):
         super().__init__(image_size, render_mode, action_bound=(HIGH - LOW) / CELLS_PER_ACTION)
         self._position = (0.0, 0.0)
 
-    def sample_start_goal(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws the published start and goal of a seed, always in different rooms: `[2]` and `[2]`."""
         random = np.random.RandomState(seed)
         # This order, and swapping x alone, is the published one. float32 as well: the draws are equal to the bit.
@@ -61,7 +62,7 @@ class WallEnv(SimStateEnv):
         """Whether the dot is less than 4.5 cells from the goal."""
         return math.hypot(sim_state[0] - goal[0], sim_state[1] - goal[1]) < SUCCESS_RADIUS_CELLS
 
-    def render_state(self, sim_state: np.ndarray) -> np.ndarray:
+    def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[2]`."""
         position = self._check_sim_state(sim_state)
         return render_positions(position[None], self.image_size)[0]

@@ -1,63 +1,114 @@
-"""Where a run's episodes come from: collected, imported, or a dataset that is there already."""
+"""Where a run's episodes come from: collected, converted, or a dataset that is there already."""
 
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
+from jepawm.data.importers import ImportOptions, import_episodes, open_source
+from jepawm.data.importers.base import file_stamp
+from jepawm.data.meta import META_FILE, read_meta
+from jepawm.data.writer import WriterBusyError
 from jepawm.errors import ConfigError, DataError
+from jepawm.rollout import CollectPlan
 from jepawm.runtime import Runtime
 from jepawm.types import VectorSpec
 
 
 def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> str:
-    """The dataset a run trains on: collected, imported, or as given; what exists already is used as it is.
+    """The dataset a run trains on: collected, converted, or as given; what exists already is used as it is.
 
     Returns:
         Path of a complete dataset.
+
+    Raises:
+        ConfigError: The folder to collect into holds more episodes than the run asks for.
+        DataError: A source that is missing or wrong.
     """
     data = config.data
     path = dataset_path(config)
     if data.source == "dataset":
         return path
-    if _is_complete(path):
-        console.say(f"episodes   {path} ({'collected' if data.source == 'collect' else 'imported'} earlier)")
+    ready = _complete(path)
+    if ready is not None and data.source == "convert":
+        console.say(f"episodes   {path} (converted earlier)")
         return path
-    if data.source == "pusht_zarr":
-        return _import_pusht(config, path, console)
+    if data.source == "convert":
+        return _convert(config, path, runtime, console)
+    if ready is not None and len(ready) > data.num_episodes:
+        raise ConfigError(
+            f"{path} holds {len(ready)} episodes, data.num_episodes is {data.num_episodes}; use them all with "
+            f"--data.source dataset, or collect into another folder"
+        )
+    if ready is not None and len(ready) == data.num_episodes:
+        console.say(f"episodes   {path} (collected earlier)")
+        return path
     with console.stage("collect", f"{data.num_episodes} episodes of {config.env.id}, policy {data.policy}"):
-        with runtime.env_pool(config.env, config.scaling) as pool:
-            told = pool.describe()
-            spec = DatasetSpec(
-                name=_short_name(config.env.id),
-                control_hz=told.control_hz,
-                pixels=PixelSpec(config.env.image_size, config.env.image_size, 3, data.codec),
-                action=told.action,
-                proprio=told.proprio,
-                sim_state=told.sim_state,
-                source={"env": to_dict(config.env), "policy": data.policy, "seed": config.seed},
-            )
-            with EpisodeWriter(path, spec, resume=True) as writer:
-                done = writer.finished_episode_ids
-                missing = [episode_id for episode_id in range(data.num_episodes) if episode_id not in done]
-                episodes = pool.collect(
-                    missing,
-                    policy=data.policy,
-                    seed=config.seed,
-                    env_steps=data.env_steps_per_episode,
-                    episodes_per_call=config.scaling.episodes_per_call,
-                )
-                with console.bar("episodes", data.num_episodes) as advance:
-                    for count, episode in enumerate(episodes, start=data.num_episodes - len(missing) + 1):
-                        writer.write(episode)
-                        advance(count, "")
-            for line in pool.log:
-                console.say(f"   {line}")
+        _collect(config, path, runtime, console)
     console.say(f"   {path}")
     return path
+
+
+def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -> None:
+    data = config.data
+    with runtime.env_pool(config.env, config.scaling) as pool:
+        told = pool.describe()
+        spec = DatasetSpec(
+            name=_short_name(config.env.id),
+            control_hz=told.control_hz,
+            pixels=PixelSpec(config.env.image_size, config.env.image_size, 3, data.codec),
+            action=told.action,
+            proprio=told.proprio,
+            sim_state=told.sim_state,
+            source={
+                "env": to_dict(config.env),
+                "policy": data.policy,
+                "seed": config.seed,
+                "env_steps": data.env_steps_per_episode,
+            },
+        )
+        _check_appendable(path, spec)
+        with _writer(path, spec, console) as writer:
+            done = writer.finished_episode_ids
+            missing = [episode_id for episode_id in range(data.num_episodes) if episode_id not in done]
+            plan = CollectPlan(data.policy, config.seed, data.env_steps_per_episode, data.codec)
+            episodes = pool.collect(missing, plan, episodes_per_call=config.scaling.episodes_per_call)
+            with console.bar("episodes", data.num_episodes) as advance:
+                for count, episode in enumerate(episodes, start=data.num_episodes - len(missing) + 1):
+                    writer.write(episode)
+                    advance(count, "")
+        for line in pool.log:
+            console.say(f"   {line}")
+
+
+def _check_appendable(path: str, spec: DatasetSpec) -> None:
+    """Episodes that are added must be what the same command would have made at once.
+
+    Raises:
+        DataError: The folder's episodes come from another environment, policy, seed or length.
+    """
+    if not os.path.isfile(os.path.join(path, META_FILE)):
+        return
+    found = read_meta(Path(path))["source"]
+    for key, wanted in json.loads(json.dumps(spec.source)).items():
+        if found.get(key) != wanted:
+            raise DataError(
+                f"{path}: its episodes were collected with {key} {found.get(key)!r}, these would be with {wanted!r}; "
+                "collect into another folder"
+            )
+
+
+def _writer(path: str, spec: DatasetSpec, console: Console) -> EpisodeWriter:
+    """A writer of a dataset that another process may be collecting at the moment: then its turn is awaited."""
+    try:
+        return EpisodeWriter(path, spec, resume=True)
+    except WriterBusyError:
+        console.say(f"   {path}: another process is collecting these episodes; waiting for it")
+        return EpisodeWriter(path, spec, resume=True, wait=True)
 
 
 def dataset_path(config: RunConfig) -> str:
@@ -66,16 +117,17 @@ def dataset_path(config: RunConfig) -> str:
     All that the episodes depend on names the folder, so that runs which differ elsewhere share it.
 
     Raises:
-        DataError: The source of an import does not exist.
+        DataError: The source of a conversion does not exist.
     """
     data = config.data
-    if data.source == "dataset":
-        return str(data.path)
+    if data.source == "dataset" or (data.source == "collect" and data.path is not None):
+        return os.path.abspath(str(data.path))
     folder = os.path.join(home(), "datasets")
-    if data.source == "pusht_zarr":
-        source = _pusht_source(config)
-        facts = [source, os.path.getsize(source), int(os.path.getmtime(source)), data.num_episodes]
-        return os.path.join(folder, f"pusht-human-{_hash([*facts, config.env.image_size])}")
+    if data.source == "convert":
+        source = _source_path(config)
+        stamp = [source, file_stamp(Path(source)), data.num_episodes, data.format, data.codec, config.env.image_size]
+        name = os.path.basename(source).split(".")[0]
+        return os.path.join(folder, f"{name}-{_hash(stamp)}")
     facts = [to_dict(config.env), config.seed, data.policy, data.num_episodes, data.env_steps_per_episode, data.codec]
     return os.path.join(folder, f"{_short_name(config.env.id)}-{data.policy}-{_hash(facts)}")
 
@@ -121,48 +173,53 @@ def check_proprio_fits(config: RunConfig, dataset: EpisodeDataset, proprio: Vect
 
 
 def find_dataset(config: RunConfig) -> EpisodeDataset | None:
-    """The dataset of a configuration if it is there and whole; never collects or imports."""
-    path = dataset_path(config)
-    return EpisodeDataset(path) if _is_complete(path) else None
+    """The dataset of a configuration if it is there and whole; never collects or converts."""
+    return _complete(dataset_path(config))
 
 
-def _pusht_source(config: RunConfig) -> str:
+def _source_path(config: RunConfig) -> str:
     source = os.path.abspath(str(config.data.path))
-    if os.path.isdir(source) and not source.endswith(".zarr"):
+    if os.path.isdir(source):
+        # A folder around one zarr counts as the zarr.
         found = sorted(name for name in os.listdir(source) if name.endswith((".zarr", ".zarr.zip")))
         if len(found) == 1:
             source = os.path.join(source, found[0])
     if not os.path.exists(source):
-        raise DataError(
-            f"the Push-T demonstrations are not at {source}; pass --data.path PATH of pusht_cchi_v7_replay.zarr or its "
-            "zip (Diffusion Policy, arXiv 2303.04137, publishes it)"
-        )
+        raise DataError(f"there is nothing to convert at {source}; pass --data.path PATH{_hint(config)}")
     return source
 
 
-def _import_pusht(config: RunConfig, path: str, console: Console) -> str:
-    from jepawm.data.importers.pusht_zarr import import_pusht_zarr
+def _hint(config: RunConfig) -> str:
+    if config.data.format != "pusht-zarr":
+        return ""
+    return (
+        " of pusht_cchi_v7_replay.zarr or its zip, the Push-T demonstrations that Diffusion Policy (arXiv 2303.04137) "
+        "publishes"
+    )
 
-    source = _pusht_source(config)
-    with console.stage("import", f"Push-T human demonstrations from {source}"):
+
+def _convert(config: RunConfig, path: str, runtime: Runtime, console: Console) -> str:
+    source_path = _source_path(config)
+    options = ImportOptions(image_size=config.env.image_size)
+    source = open_source(source_path, config.data.format, options)
+    with console.stage("convert", f"{source.about}: {source_path}"):
         with console.bar("episodes", config.data.num_episodes) as advance:
-            import_pusht_zarr(
+            import_episodes(
                 source,
                 path,
-                image_size=config.env.image_size,
                 max_episodes=config.data.num_episodes or None,
+                reader=runtime.reader(),
                 progress=lambda done, total: advance(done, total=total),
             )
     console.say(f"   {path}")
     return path
 
 
-def _is_complete(path: str) -> bool:
+def _complete(path: str) -> EpisodeDataset | None:
     try:
-        EpisodeDataset(path)
+        return EpisodeDataset(path)
     except DataError:
-        return False
-    return True
+        return None
 
 
 def _short_name(env_id: str) -> str:

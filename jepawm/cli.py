@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         "usage: jepawm COMMAND\n\n"
         "  data check PATH                    name every violation of the episode format\n"
         "  data show PATH                     draw a contact sheet\n"
-        "  data import pusht-zarr SRC DST     import the Push-T human demonstrations\n"
+        "  data convert SOURCE DEST           a published or recorded dataset as episodes\n"
         "  ckpt show PATH                     say what a checkpoint is; executes nothing\n"
         "  ckpt convert SOURCE DEST           a published checkpoint as a model folder\n"
         "  recipes                            list the recipes for ray_jobs/train.py --recipe\n"

@@ -1,15 +1,19 @@
-"""`jepawm data check | show | import`: each command is a frozen dataclass with `run() -> exit code`."""
+"""`jepawm data check | show | convert`: each command is a frozen dataclass with `run() -> exit code`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, subcommand
 
 from jepawm.errors import JepawmError
+
+if TYPE_CHECKING:
+    from jepawm.data.importers.base import Reader
 
 
 @dataclass(frozen=True)
@@ -59,56 +63,84 @@ class Show:
 
 
 @dataclass(frozen=True)
-class Import:
-    """Import a published dataset."""
+class Convert:
+    """Convert a published or recorded dataset into the episode format."""
 
-    kind: Positional[Literal["pusht-zarr"]]
-    """What the source is: pusht-zarr = Push-T human demonstrations (Diffusion Policy)."""
     source: Positional[Path]
     """The file or folder to read."""
     destination: Positional[Path]
     """The dataset folder to create."""
+    format: Annotated[str, tyro.conf.arg(name="from")] = "auto"
+    """Its format (`jepawm data convert --help` lists them); `auto`: recognised by its files."""
     image_size: int | None = None
-    """Resize frames to this many px a side; as recorded by default."""
+    """Side of the square frames, px; by default as recorded, or the shorter side of frames that are not square, which
+    are cropped to their middle."""
+    codec: Literal["zstd", "png", "jpeg", "raw"] | None = None
+    """How frames are stored; by default exact for rendered frames, JPEG for camera frames."""
+    camera: str | None = None
+    """Which camera, where there are several."""
+    control_hz: float | None = None
+    """Resample to this rate, where the format allows it."""
+    split: str | None = None
+    """Part of the source, where it has parts."""
     max_episodes: int | None = None
-    """Import only the first episodes."""
+    """Only the first episodes."""
+    ray: bool = False
+    """Read on every CPU with Ray Data; without it, in this process."""
 
     def run(self) -> int:
-        """Imports with a progress bar, then prints a summary line."""
+        """Converts with a progress bar, then prints a summary line."""
         from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from jepawm.data.importers.pusht_zarr import import_pusht_zarr
+        from jepawm.data.importers import ImportOptions, import_episodes, open_source
 
-        with Progress(TextColumn("episodes"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bar:
-            task = bar.add_task("episodes", total=None)
+        options = ImportOptions(self.image_size, self.codec, self.camera, self.control_hz, self.split)
+        source = open_source(self.source, self.format, options)
+        print(f"{self.source}: {source.name} ({source.about}), {source.num_episodes} episodes")
+        with reader(self.ray) as read:
+            with Progress(TextColumn("episodes"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bar:
+                task = bar.add_task("episodes", total=None)
 
-            def progress(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
+                def progress(done: int, total: int) -> None:
+                    bar.update(task, completed=done, total=total)
 
-            count = import_pusht_zarr(
-                self.source,
-                self.destination,
-                image_size=self.image_size,
-                max_episodes=self.max_episodes,
-                progress=progress,
-            )
-        print(f"{self.destination}: imported {count} episodes")
+                count = import_episodes(
+                    source, self.destination, max_episodes=self.max_episodes, reader=read, progress=progress
+                )
+        print(f"{self.destination}: {count} episodes")
         return 0
+
+
+@contextmanager
+def reader(on_ray: bool) -> Iterator["Reader"]:
+    """What reads episodes: this process, or a Ray of this machine or cluster."""
+    if not on_ray:
+        from jepawm.data.importers.base import read_serially
+
+        yield read_serially
+        return
+    from jepawm.runtime import ray_runtime
+
+    runtime = ray_runtime()
+    try:
+        yield runtime.reader()
+    finally:
+        runtime.close()
 
 
 DataCommand = (
     Annotated[Check, subcommand("check")]
     | Annotated[Show, subcommand("show")]
-    | Annotated[Import, subcommand("import")]
+    | Annotated[Convert, subcommand("convert")]
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; an error that a user can mend is one line, and its `exit_code` is returned."""
-    command: Check | Show | Import = tyro.cli(
+    command: Check | Show | Convert = tyro.cli(
         DataCommand,
         prog="jepawm data",
-        description="Check, look at, and import episode datasets.",
+        description="Check, look at, and convert episode datasets.",
         args=None if argv is None else list(argv),
     )
     try:

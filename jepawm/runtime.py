@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
+from jepawm.data.importers.base import Reader, read_serially
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import (
@@ -25,6 +26,10 @@ class Runtime(Protocol):
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
         """A pool of environment hosts."""
+        ...
+
+    def reader(self) -> Reader:
+        """What reads the episodes of a source that is converted."""
         ...
 
     def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
@@ -49,6 +54,9 @@ class LocalRuntime:
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
         return EnvPool(SerialBackend(lambda: EnvHost(env)), max_restarts=scaling.max_actor_restarts)
+
+    def reader(self) -> Reader:
+        return read_serially
 
     def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
         folder = os.path.join(run_dir, "checkpoints")
@@ -75,9 +83,12 @@ class LocalRuntime:
 
 
 def make_runtime(config: RunConfig) -> Runtime:
-    """The runtime a configuration asks for; Ray is imported only here, and only without `--local`."""
-    if config.local:
-        return LocalRuntime()
+    """The runtime a configuration asks for; Ray is imported only without `--local`."""
+    return LocalRuntime() if config.local else ray_runtime(config.scaling)
+
+
+def ray_runtime(scaling: ScalingConfig | None = None) -> Runtime:
+    """The runtime on Ray."""
     from jepawm.distributed.runtime import RayRuntime
 
-    return RayRuntime(config.scaling)
+    return RayRuntime(scaling or ScalingConfig())

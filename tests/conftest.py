@@ -37,7 +37,7 @@ jaxtyping.install_import_hook([f"jepawm.{name}" for name in CHECKED], "beartype.
 
 from jepawm.config import EnvConfig
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
-from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.rollout import CollectPlan, EnvHost, EnvPool, SerialBackend
 
 REPO = Path(__file__).resolve().parents[1]
 WALL_EPISODES, WALL_ENV_STEPS = 40, 50
@@ -98,9 +98,8 @@ def wall_dataset(tmp_path_factory: pytest.TempPathFactory, wall_env: EnvConfig) 
         )
         with EpisodeWriter(path, spec) as writer:
             ids = range(WALL_EPISODES)
-            for episode in pool.collect(
-                ids, policy="wall_mixed_walk", seed=0, env_steps=WALL_ENV_STEPS, episodes_per_call=10
-            ):
+            plan = CollectPlan("wall_mixed_walk", seed=0, env_steps=WALL_ENV_STEPS, codec="zstd")
+            for episode in pool.collect(ids, plan, episodes_per_call=10):
                 writer.write(episode)
     return EpisodeDataset(path)
 

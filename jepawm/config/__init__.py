@@ -46,15 +46,40 @@ class EnvConfig:
     goal_marker: bool | None = None
     """Draw the environment's own goal marker into the frames (Push-T recordings have it); None: the environment's
     default."""
+    vary: tuple[str, ...] = ()
+    """Factors of variation drawn anew for every episode: names such as `agent.colour`, their beginnings such as
+    `agent`, or `all`."""
+    options: tuple[str, ...] = ()
+    """Further arguments of the environment as KEY=VALUE, the value in YAML: `task=reach-v3`, `quality=faithful`,
+    `variation={agent.colour: [255, 0, 0]}`."""
 
     def __post_init__(self) -> None:
         positive(self, "image_size")
+        self.make_kwargs()
 
     def make_kwargs(self) -> dict[str, Any]:
-        """Keyword arguments for `gymnasium.make`."""
+        """Keyword arguments for `gymnasium.make`.
+
+        Raises:
+            ConfigError: An option that is not KEY=VALUE, is not YAML, or says again what has a setting of its own.
+        """
+        import yaml
+
         kwargs: dict[str, Any] = {"image_size": self.image_size}
         if self.goal_marker is not None:
             kwargs["goal_marker"] = self.goal_marker
+        if self.vary:
+            kwargs["vary"] = list(self.vary)
+        for option in self.options:
+            key, equals, text = option.partition("=")
+            if not equals or not key.isidentifier():
+                raise ConfigError(f"env.options: expected KEY=VALUE, found {option!r}")
+            if key in kwargs or key in ("goal_marker", "vary", "render_mode"):
+                raise ConfigError(f"env.options: '{key}' is given twice, or is a setting of its own (env.{key})")
+            try:
+                kwargs[key] = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"env.options: the value of {option!r} is not YAML: {error}") from error
         return kwargs
 
 
@@ -62,15 +87,21 @@ class EnvConfig:
 class DataConfig:
     """Where episodes come from and how windows are cut from them."""
 
-    source: Literal["collect", "dataset", "pusht_zarr"] = "collect"
-    """`collect`: run a policy in the environment; `dataset`: a folder in the episode format; `pusht_zarr`: import the
-    Push-T human demonstrations."""
+    source: Literal["collect", "dataset", "convert"] = "collect"
+    """`collect`: run a policy in the environment; `dataset`: a folder in the episode format; `convert`: a published or
+    recorded dataset in another format (see `jepawm data convert`), converted once."""
     path: str | None = None
-    """The dataset folder (`dataset`) or the source file (`pusht_zarr`)."""
+    """The dataset folder (`dataset`), what is converted (`convert`), or the folder to collect into (`collect`; None:
+    one named after all that its episodes depend on)."""
+    format: str = "auto"
+    """Format of what is converted, as `jepawm data convert --from` knows it; `auto`: recognised by its files."""
+    statistics: Literal["train_split", "published"] = "train_split"
+    """What actions and proprio are normalised with: the training episodes' own mean and deviation, or the constants
+    published with a converted dataset."""
     policy: str = "wall_mixed_walk"
     """Data-collection policy (`collect`), a name in `envs.policies`."""
     num_episodes: int = 1920
-    """Episodes to collect or import; for an import, 0 means all."""
+    """Episodes to collect or convert; where converted, 0 means all."""
     env_steps_per_episode: int = 50
     """Environment steps in one collected episode."""
     codec: Literal["zstd", "png", "jpeg", "raw"] = "zstd"
@@ -356,6 +387,15 @@ class RunConfig:
             raise ConfigError(f"seed must not be negative, found {self.seed}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, found '{self.device}'")
+        if self.data.source == "collect" and self.data.num_episodes < 1:
+            raise ConfigError("data.num_episodes must be at least 1 where episodes are collected, found 0")
+        needed = self.data.frameskip * (self.data.num_frames_in_window - 1)
+        if self.data.source == "collect" and self.data.env_steps_per_episode < needed:
+            raise ConfigError(
+                f"data.env_steps_per_episode {self.data.env_steps_per_episode} is shorter than one training window: "
+                f"{self.data.num_frames_in_window} frames, {self.data.frameskip} env_steps apart, need {needed}; raise "
+                "it, or lower data.frameskip or data.num_frames_in_window"
+            )
         if self.data.source != "collect" and not self.data.path:
             raise ConfigError(f"data.path is needed when data.source is '{self.data.source}': pass --data.path PATH")
         if self.train.batch_size % self.scaling.num_workers:

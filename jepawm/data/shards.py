@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jepawm.data.encoding import EncodedEpisode
 from jepawm.errors import DataError
-from jepawm.types import Episode
 
 LOW_DIM = ("actions", "proprio", "sim_state")
 KEYS = ("episode_id", "chunk", "num_chunks", "first_frame", "num_frames")
@@ -107,7 +107,7 @@ class Chunk:
         return total + (self.frames.nbytes if self.frames is not None else 0)
 
 
-def chunk_table(episode: Episode, encoded: list[bytes], chunk_frames: int) -> pa.Table:
+def chunk_table(episode: EncodedEpisode, chunk_frames: int) -> pa.Table:
     """The rows of one episode: each chunk holds its frames and the actions that leave them."""
     frames = episode.num_frames
     starts = np.arange(0, frames, chunk_frames, dtype=np.int64)
@@ -124,7 +124,7 @@ def chunk_table(episode: Episode, encoded: list[bytes], chunk_frames: int) -> pa
         "num_chunks": pa.array(np.full(rows, rows, dtype=np.int32)),
         "first_frame": pa.array(starts),
         "num_frames": pa.array(np.diff(edges).astype(np.int32)),
-        "frames": pa.ListArray.from_arrays(pa.array(edges, pa.int32()), pa.array(encoded, pa.binary())),
+        "frames": pa.ListArray.from_arrays(pa.array(edges, pa.int32()), pa.array(episode.frames, pa.binary())),
         "actions": lists(episode.actions, pa.float32()),
         "proprio": lists(episode.proprio, pa.float32()),
     }

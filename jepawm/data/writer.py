@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jepawm.data.codecs import encode_frames
+from jepawm.data.encoding import EncodedEpisode, encode_episode
 from jepawm.data.episodes import INDEX_FILE, INDEX_SCHEMA, SHARD_FOLDER
 from jepawm.data.meta import FORMAT, FORMAT_VERSION, META_FILE, DatasetSpec, PixelSpec, read_meta
 from jepawm.data.shards import (
@@ -55,7 +55,7 @@ def publish(temporary: Path, final: Path) -> None:
     fsync_path(final.parent)
 
 
-def validate_episode(episode: Episode, spec: DatasetSpec) -> None:
+def validate_episode(episode: EncodedEpisode, spec: DatasetSpec) -> None:
     """Refuses an episode that breaks the contract.
 
     Raises:
@@ -72,8 +72,11 @@ def validate_episode(episode: Episode, spec: DatasetSpec) -> None:
     frames = episode.num_frames
     if frames < 2:
         fail("pixels", f"an episode needs at least 2 frames, found {frames}")
+    if episode.pixels_shape != spec.pixels.shape:
+        fail("pixels", f"expected shape {(frames, *spec.pixels.shape)}, found {(frames, *episode.pixels_shape)}")
+    if episode.codec != spec.pixels.codec:
+        fail("pixels", f"are encoded with '{episode.codec}', the dataset's codec is '{spec.pixels.codec}'")
     expected: dict[str, tuple[Any, type, tuple[int, ...]]] = {
-        "pixels": (episode.pixels, np.uint8, (frames, *spec.pixels.shape)),
         "actions": (episode.actions, np.float32, (frames - 1, spec.action.dim)),
         "proprio": (episode.proprio, np.float32, (frames, spec.proprio.dim)),
     }
@@ -89,13 +92,17 @@ def validate_episode(episode: Episode, spec: DatasetSpec) -> None:
             fail(name, f"expected {np.dtype(dtype)}, found {found}")
         if array.shape != shape:
             fail(name, f"expected shape {shape} ({frames} frames), found {array.shape}")
-        if array.dtype != np.uint8 and not np.isfinite(array).all():
+        if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
             fail(name, f"holds NaN or infinity, first at row {row}: {array[row].tolist()}")
     try:
         json.dumps(episode.info, allow_nan=False)
     except (TypeError, ValueError) as error:
         fail("info", f"cannot be stored as JSON: {error}")
+
+
+class WriterBusyError(DataError):
+    """Another process is writing the dataset."""
 
 
 class _OpenShard:
@@ -120,14 +127,15 @@ class _OpenShard:
             write_statistics=False,
         )
 
-    def add(self, episode: Episode, encoded: list[bytes], chunk_frames: int) -> None:
+    def add(self, episode: EncodedEpisode, chunk_frames: int) -> None:
+        encoded = episode.frames
         for frame in encoded:
             self._digest.update(frame)
         for array in (episode.actions, episode.proprio, episode.sim_state):
             if array is not None:
                 self._digest.update(np.ascontiguousarray(array).data)
         self._digest.update(str(int(episode.episode_id)).encode())
-        table = chunk_table(episode, encoded, chunk_frames)
+        table = chunk_table(episode, chunk_frames)
         sizes = np.fromiter((len(frame) for frame in encoded), dtype=np.int64, count=len(encoded))
         for row in range(table.num_rows):
             self._pending.append(table.slice(row, 1))
@@ -173,10 +181,11 @@ class EpisodeWriter:
             can cost.
         chunk_frames: Frames per row, see `episodes.py`.
         resume: Go on with an existing dataset of the same spec; creates it if there is none.
+        wait: Wait for another process that writes to it, instead of refusing.
 
     Raises:
-        DataError: The path exists (without `resume`), belongs to another spec, or another process writes to
-            it.
+        DataError: The path exists (without `resume`) or belongs to another spec.
+        WriterBusyError: Another process writes to it (without `wait`).
     """
 
     def __init__(
@@ -188,6 +197,7 @@ class EpisodeWriter:
         shard_frames: int = 4096,
         chunk_frames: int = 64,
         resume: bool = False,
+        wait: bool = False,
     ) -> None:
         from filelock import FileLock, Timeout
 
@@ -216,11 +226,13 @@ class EpisodeWriter:
         if META_FILE not in entries and entries - {SHARD_FOLDER, LOCK_FILE, META_FILE + TEMP_SUFFIX}:
             raise DataError(f"{self.path}: is not a dataset (no {META_FILE}) and not empty; choose another path")
         (self.path / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / LOCK_FILE, timeout=0)
+        self._lock = FileLock(self.path / LOCK_FILE, timeout=-1 if wait else 0)
         try:
             self._lock.acquire()
         except Timeout:
-            raise DataError(f"{self.path}: another process is writing this dataset; wait for it or stop it") from None
+            raise WriterBusyError(
+                f"{self.path}: another process is writing this dataset; wait for it or stop it"
+            ) from None
         try:
             self._start()
         except BaseException:
@@ -232,18 +244,19 @@ class EpisodeWriter:
         """Ids that need not be written again: those resumed from finished shards, and those written since."""
         return frozenset(self._seen)
 
-    def write(self, episode: Episode) -> None:
-        """Validates, encodes and appends one episode.
+    def write(self, episode: Episode | EncodedEpisode) -> None:
+        """Validates, encodes (where that was not done before) and appends one episode.
 
         Raises:
             DataError: The episode breaks the contract, its id was written before, or the writer is closed.
         """
         if self._state != "open":
             raise DataError(f"{self.path}: this writer is {self._state}; no more episodes can be written")
+        if isinstance(episode, Episode):
+            episode = encode_episode(episode, self.spec.pixels.codec)
         validate_episode(episode, self.spec)
         if int(episode.episode_id) in self._seen:
             raise DataError(f"episode {episode.episode_id}: episode_id: was written before in {self.path}")
-        encoded = encode_frames(episode.pixels, self.spec.pixels.codec)
         if self._complete:
             self._write_meta("writing")
             self._complete = False
@@ -253,7 +266,7 @@ class EpisodeWriter:
                 self._shard = _OpenShard(folder, self._next_shard, self.spec.pixels.codec, self._schema)
                 self._next_shard += 1
             first_row = self._shard.rows
-            self._shard.add(episode, encoded, self.chunk_frames)
+            self._shard.add(episode, self.chunk_frames)
             values = (self._shard.number, first_row, self._shard.rows - first_row, episode.num_frames)
             self._record(int(episode.episode_id), *values, json.dumps(episode.info, sort_keys=True))
             self._moments["actions"].update(episode.actions)

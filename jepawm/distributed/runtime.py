@@ -1,6 +1,7 @@
 """A run on Ray: environment actors, Ray Train workers, one session around both."""
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
+from jepawm.data.importers.base import Reader
 from jepawm.distributed.session import connect
 from jepawm.rollout import EnvPool
 
@@ -19,6 +20,11 @@ class RayRuntime:
         from jepawm.distributed.env_pool import ray_env_pool
 
         return ray_env_pool(env, scaling)
+
+    def reader(self) -> Reader:
+        from jepawm.distributed.importing import read_on_ray
+
+        return read_on_ray
 
     def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
         from jepawm.distributed.train import ray_train

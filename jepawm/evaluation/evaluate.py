@@ -79,6 +79,7 @@ def evaluate(
             "device": device,
             "precision": config.planner.precision,
             "proprio_weight": config.planner.proprio_weight,
+            "measures_distance": bool(told.distance_name),
         }
         with console.bar(f"{name}: chunks", protocol.max_chunks) as advance:
             planned = run_protocol(
@@ -105,6 +106,7 @@ def evaluate(
         "solved_at_start": passed_over,
         "seed": evaluation.seed,
         "goal_source": evaluation.goal_source,
+        "distance_name": told.distance_name,
         "protocols": protocols,
         "prediction": [],
         "diagnostics": {},
@@ -181,7 +183,7 @@ def _animations(pool: EnvPool, tasks: list[Task], frames: dict[int, np.ndarray])
     chosen = [task for task in tasks if task.episode_id in frames]
     if not chosen:
         return {}
-    goals = pool.render([task.goal for task in chosen])
+    goals = pool.render([task.goal for task in chosen], [task.variation for task in chosen])
     return {
         task.episode_id: {"rollout": frames[task.episode_id], "goal": goal}
         for task, goal in zip(chosen, goals, strict=True)
@@ -189,5 +191,9 @@ def _animations(pool: EnvPool, tasks: list[Task], frames: dict[int, np.ndarray])
 
 
 def _tasks_hash(tasks: list[Task]) -> str:
-    facts = [[task.episode_id, task.seed, task.start.tolist(), task.goal.tolist()] for task in tasks]
+    facts = [
+        [task.episode_id, task.seed, task.start.tolist(), task.goal.tolist()]
+        + ([] if task.variation is None else [task.variation])
+        for task in tasks
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

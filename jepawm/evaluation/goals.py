@@ -1,7 +1,7 @@
 """Which episodes are played and which goals they have: from (seed, episode id) alone."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,6 +14,10 @@ class HeldOutStates(Protocol):
 
     def num_frames(self, episode_id: int) -> int:
         """Frames of an episode."""
+        ...
+
+    def info(self, episode_id: int) -> dict[str, Any]:
+        """The facts stored with an episode; `variation` is one, where factors of the environment varied."""
         ...
 
     def read_column(self, name: str, episode_id: int) -> np.ndarray:
@@ -82,16 +86,20 @@ def held_out_tasks(
         )
 
     def draw(ids: Sequence[int]) -> list[Task]:
-        states = []
+        states, variations = [], []
         for episode_id in ids:
             rng = np.random.default_rng([seed, episode_id])
             source = long_enough[int(rng.integers(len(long_enough)))]
             start = int(rng.integers(lengths[source] - env_steps_to_goal))
             recorded = dataset.read_column("sim_state", source)
             states += [recorded[start], recorded[start + env_steps_to_goal]]
+            variations.append(dataset.info(source).get("variation"))
         states = pool.complete(states)
-        pairs = zip(ids, states[::2], states[1::2], strict=True)
-        return [Task(episode_id, task_seed(seed, episode_id), start, goal) for episode_id, start, goal in pairs]
+        rows = zip(ids, states[::2], states[1::2], variations, strict=True)
+        return [
+            Task(episode_id, task_seed(seed, episode_id), start, goal, variation)
+            for episode_id, start, goal, variation in rows
+        ]
 
     return _unsolved(pool, draw, num_episodes)
 

@@ -29,6 +29,8 @@ class Outcome:
         env_steps: Environment steps executed.
         num_plans: Plans made.
         start, goal, end: Simulator states.
+        variation: What differed from the published environment; None: nothing that was asked for.
+        distance: From the end to the goal, where the environment measures one.
     """
 
     episode_id: int
@@ -38,6 +40,8 @@ class Outcome:
     start: list[float]
     goal: list[float]
     end: list[float]
+    variation: dict[str, Any] | None = None
+    distance: float | None = None
 
 
 @dataclass
@@ -64,12 +68,17 @@ class ProtocolResult:
         """Plain types, for `eval.json`; frames are left out."""
         return {
             **asdict(self.rate),
+            **self._distances(),
             "plan_ms_p50": float(np.percentile(self.plan_ms, 50)),
             "plan_ms_p95": float(np.percentile(self.plan_ms, 95)),
             "mean_plan_batch": float(np.mean(self.plan_batch)),
             "wall_s": self.wall_s,
             "episodes": [asdict(outcome) for outcome in self.outcomes],
         }
+
+    def _distances(self) -> dict[str, float]:
+        found = [outcome.distance for outcome in self.outcomes if outcome.distance is not None]
+        return {"mean_distance": float(np.mean(found)), "median_distance": float(np.median(found))} if found else {}
 
 
 class LatentContext:
@@ -109,6 +118,7 @@ def run_protocol(
     precision: str = "float32",
     proprio_weight: float = 0.1,
     record: Sequence[int] = (),
+    measures_distance: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> ProtocolResult:
     """Plays every task under one protocol.
@@ -125,6 +135,7 @@ def run_protocol(
         precision: See `PlannerConfig.precision`.
         proprio_weight: See `PlannerConfig.proprio_weight`.
         record: Episodes whose frames are kept.
+        measures_distance: Whether the environment tells how far an episode ended from its goal.
         on_progress: Called with the number of chunks executed, of at most `protocol.max_chunks`.
 
     Returns:
@@ -140,7 +151,7 @@ def run_protocol(
     observed = pool.begin(tasks)
     goal_states = [task.goal for task in tasks]
     goal_proprio = pool.proprio(goal_states)[:, None] if model.uses_proprio else None
-    goals = encode(pool.render(goal_states)[:, None], goal_proprio)[:, 0]
+    goals = encode(pool.render(goal_states, [task.variation for task in tasks])[:, None], goal_proprio)[:, 0]
     first_proprio = np.stack([seen.proprio for seen in observed]).astype(np.float32)[:, None]
     book = _Book(tasks, observed, record)
     mpc = MPC(planner, protocol, proprio_weight=proprio_weight)
@@ -180,6 +191,10 @@ def run_protocol(
         if on_progress is not None:
             on_progress(done if active else protocol.max_chunks)
     pool.finish()
+    if measures_distance:
+        reached = [np.array(outcome.end) for outcome in book.outcomes]
+        for outcome, distance in zip(book.outcomes, pool.distances(reached, goal_states), strict=True):
+            outcome.distance = distance
     rate = success_rate([outcome.solved for outcome in book.outcomes])
     wall_s = time.perf_counter() - began
     return ProtocolResult(rate, book.outcomes, plan_ms, plan_batch, wall_s, book.recorded())
@@ -191,7 +206,9 @@ class _Book:
     def __init__(self, tasks: Sequence[Task], observed: Sequence[Observed], record: Sequence[int]) -> None:
         plain = lambda state: [float(x) for x in state]  # noqa: E731
         self.outcomes = [
-            Outcome(task.episode_id, False, 0, 0, plain(task.start), plain(task.goal), plain(seen.sim_state))
+            Outcome(
+                task.episode_id, False, 0, 0, plain(task.start), plain(task.goal), plain(seen.sim_state), task.variation
+            )
             for task, seen in zip(tasks, observed, strict=True)
         ]
         self._frames = {

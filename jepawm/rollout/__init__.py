@@ -4,10 +4,11 @@ A host holds several environments and takes action chunks; a pool spreads episod
 Neither knows Ray: `jepawm.distributed.env_pool` puts hosts into actors.
 """
 
-from jepawm.rollout.host import EnvDescription, EnvHost, Executed, Observed, Task
+from jepawm.rollout.host import CollectPlan, EnvDescription, EnvHost, Executed, Observed, Task
 from jepawm.rollout.pool import EnvPool, SerialBackend, WorkerDied
 
 __all__ = [
+    "CollectPlan",
     "EnvDescription",
     "EnvHost",
     "EnvPool",

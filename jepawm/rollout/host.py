@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from jepawm.config import EnvConfig
+from jepawm.data.encoding import EncodedEpisode, encode_episode
 from jepawm.errors import EnvironmentFault
+from jepawm.rollout.making import make_env
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 
@@ -21,12 +23,14 @@ class EnvDescription:
         action: One environment step's action.
         proprio: Names of the proprio numbers.
         sim_state: Names of the simulator state's numbers.
+        distance_name: What the distance to a goal measures, with its unit; empty where there is none.
     """
 
     control_hz: float
     action: ActionSpec
     proprio: VectorSpec
     sim_state: VectorSpec
+    distance_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,14 @@ class Task:
         seed: For the environment's own generator.
         start: `[S]` simulator state to reset to.
         goal: `[S]` simulator state whose picture is the goal.
+        variation: Values of the environment's factors of variation in this episode; None: as it was made.
     """
 
     episode_id: int
     seed: int
     start: np.ndarray
     goal: np.ndarray
+    variation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,23 @@ class Executed:
     solved: np.ndarray
 
 
+@dataclass(frozen=True)
+class CollectPlan:
+    """How episodes are collected.
+
+    Attributes:
+        policy: A name in `envs.policies`, or `uniform` for the action space's own sampler.
+        seed: Of the run; with an episode's id it fixes everything random.
+        env_steps: Actions in each episode.
+        codec: How frames are stored, one of `jepawm.data.codecs.CODECS`.
+    """
+
+    policy: str
+    seed: int
+    env_steps: int
+    codec: str
+
+
 class EnvHost:
     """Holds one environment per running episode and reuses them.
 
@@ -89,29 +112,10 @@ class EnvHost:
         self._idle: list[Any] = []
         self._running: dict[int, tuple[Any, Task]] = {}
 
-    def _make(self) -> Any:
-        import gymnasium
-
-        try:
-            env = gymnasium.make(self.config.id, disable_env_checker=True, **self.config.make_kwargs())
-        except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
-            raise EnvironmentFault(f"cannot make env.id '{self.config.id}': {error}") from error
-        lacking = [
-            name
-            for name in ("sample_start_goal", "render_state", "success", "control_hz", "sim_state_names")
-            if not hasattr(env.unwrapped, name)
-        ]
-        if lacking:
-            raise EnvironmentFault(
-                f"env.id '{self.config.id}' lacks {', '.join(lacking)}; what an environment "
-                "must offer is in the README, under Environments"
-            )
-        return env
-
     @property
     def _bare(self) -> Any:
         if not self._idle:
-            self._idle.append(self._make())
+            self._idle.append(make_env(self.config))
         return self._idle[0].unwrapped
 
     def pid(self) -> int:
@@ -135,19 +139,27 @@ class EnvHost:
             ),
             proprio=VectorSpec(bare.observation_space["proprio"].shape[0], tuple(bare.proprio_names)),
             sim_state=VectorSpec(len(bare.sim_state_names), tuple(bare.sim_state_names)),
+            distance_name=getattr(bare, "distance_name", ""),
         )
 
     def sample_tasks(self, episode_ids: Sequence[int], seeds: Sequence[int]) -> list[Task]:
         """Start and goal of each episode from the environment's own sampler."""
-        tasks = []
+        bare, tasks = self._bare, []
         for episode_id, seed in zip(episode_ids, seeds, strict=True):
-            start, goal = self._bare.sample_start_goal(seed)
-            tasks.append(Task(episode_id, seed, np.asarray(start, np.float64), np.asarray(goal, np.float64)))
+            variation = bare.sample_variation(seed) if getattr(bare, "vary", ()) else None
+            told = (seed,) if variation is None else (seed, variation)
+            start, goal = bare.sample_start_goal(*told)
+            states = np.asarray(start, np.float64), np.asarray(goal, np.float64)
+            tasks.append(Task(episode_id, seed, *states, variation))
         return tasks
 
-    def render(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
-        """`[n,Y,X,C]` uint8 pictures of simulator states."""
-        return np.stack([self._bare.render_state(state) for state in sim_states])
+    def render(
+        self, sim_states: Sequence[np.ndarray], variations: Sequence[dict[str, Any] | None] | None = None
+    ) -> np.ndarray:
+        """`[n,Y,X,C]` uint8 pictures of simulator states, each with its variation where one is given."""
+        bare = self._bare
+        told = [(state,) for state in sim_states] if variations is None else zip(sim_states, variations, strict=True)
+        return np.stack([bare.render_state(*(item for item in each if item is not None)) for each in told])
 
     def proprio(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
         """`[n,R]` float32 proprio of simulator states.
@@ -166,6 +178,10 @@ class EnvHost:
     def solved(self, sim_states: Sequence[np.ndarray], goals: Sequence[np.ndarray]) -> list[bool]:
         """The goal condition of each pair of states."""
         return [bool(self._bare.success(state, goal)) for state, goal in zip(sim_states, goals, strict=True)]
+
+    def distances(self, sim_states: Sequence[np.ndarray], goals: Sequence[np.ndarray]) -> list[float]:
+        """The distance between each pair of states, in the unit of `EnvDescription.distance_name`."""
+        return [float(self._bare.distance(state, goal)) for state, goal in zip(sim_states, goals, strict=True)]
 
     def complete(self, states: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Recorded states as simulator states: those that lack velocities get an agent at rest.
@@ -193,9 +209,12 @@ class EnvHost:
         observed = []
         for task in tasks:
             known = self._running.pop(task.episode_id, None)
-            env = known[0] if known else (self._idle.pop() if self._idle else self._make())
+            env = known[0] if known else (self._idle.pop() if self._idle else make_env(self.config))
             self._running[task.episode_id] = (env, task)
-            seen, info = env.reset(seed=task.seed, options={"sim_state": task.start, "goal": task.goal})
+            options: dict[str, Any] = {"sim_state": task.start, "goal": task.goal}
+            if task.variation is not None:
+                options["variation"] = task.variation
+            seen, info = env.reset(seed=task.seed, options=options)
             observed.append(Observed(seen["pixels"], seen["proprio"], info["sim_state"]))
         return observed
 
@@ -240,31 +259,32 @@ class EnvHost:
         self._idle.extend(env for env, _ in self._running.values())
         self._running.clear()
 
-    def collect(self, episode_ids: Sequence[int], policy: str, seed: int, env_steps: int) -> list[Episode]:
+    def collect(self, episode_ids: Sequence[int], plan: CollectPlan) -> list[EncodedEpisode]:
         """Runs a policy from random starts.
 
         Args:
-            episode_ids: Which episodes; with `seed` they fix everything random.
-            policy: A name in `envs.policies`, or `uniform` for the action space's own sampler.
-            seed: Of the run.
-            env_steps: Actions in each episode.
+            episode_ids: Which episodes; with the plan's seed they fix everything random.
+            plan: What is played, and how it is stored.
 
         Returns:
-            Episodes of `env_steps + 1` frames.
+            Episodes of `plan.env_steps + 1` frames, encoded here, so that many hosts share that work.
         """
         if not self._idle:
-            self._idle.append(self._make())
+            self._idle.append(make_env(self.config))
         env = self._idle[0]
-        return [self._collect_one(env, episode_id, policy, seed, env_steps) for episode_id in episode_ids]
+        return [encode_episode(self._collect_one(env, episode_id, plan), plan.codec) for episode_id in episode_ids]
 
-    def _collect_one(self, env: Any, episode_id: int, policy: str, seed: int, env_steps: int) -> Episode:
+    def _collect_one(self, env: Any, episode_id: int, plan: CollectPlan) -> Episode:
         reset_seed, policy_seed = (
-            int(word) for word in np.random.SeedSequence([seed, episode_id]).generate_state(2, dtype=np.uint32)
+            int(word) for word in np.random.SeedSequence([plan.seed, episode_id]).generate_state(2, dtype=np.uint32)
         )
-        act = _policy(env, policy, policy_seed)
+        act = _policy(env, plan.policy, policy_seed)
         seen, info = env.reset(seed=reset_seed)
+        about = {"seed": plan.seed, "policy": plan.policy}
+        if info.get("variation"):
+            about["variation"] = info["variation"]
         frames, proprio, states, actions = [seen["pixels"]], [seen["proprio"]], [info["sim_state"]], []
-        for _ in range(env_steps):
+        for _ in range(plan.env_steps):
             action = np.asarray(act(info["sim_state"]), dtype=np.float32)
             seen, _, _, _, info = env.step(action)
             actions.append(action)
@@ -277,7 +297,7 @@ class EnvHost:
             actions=np.stack(actions),
             proprio=np.stack(proprio).astype(np.float32),
             sim_state=np.stack(states).astype(np.float64),
-            info={"seed": seed, "policy": policy},
+            info=about,
         )
 
     def close(self) -> None:
@@ -294,7 +314,7 @@ def _policy(env: Any, name: str, seed: int) -> Any:
     from envs.policies import make_policy
 
     try:
-        policy = make_policy(name)
+        policy = make_policy(name, env.unwrapped)
     except ValueError as error:
         raise EnvironmentFault(f"data.policy: {error}") from error
     policy.reset(seed)

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jepawm.data.encoding import EncodedEpisode
 from jepawm.errors import EnvironmentFault
-from jepawm.rollout.host import EnvDescription, EnvHost, Executed, Observed, Task
-from jepawm.types import Episode
+from jepawm.rollout.host import CollectPlan, EnvDescription, EnvHost, Executed, Observed, Task
 
 
 class WorkerDied(Exception):
@@ -109,10 +109,14 @@ class EnvPool:
         calls = [(name, [int(i) for i in ids], [int(s) for s in some]) for name, ids, some in calls]
         return [task for tasks in self._stateless(calls) for task in tasks]
 
-    def render(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
-        """`[n,Y,X,C]` uint8 pictures of simulator states."""
+    def render(
+        self, sim_states: Sequence[np.ndarray], variations: Sequence[dict[str, Any] | None] | None = None
+    ) -> np.ndarray:
+        """`[n,Y,X,C]` uint8 pictures of simulator states, each with its variation where one is given."""
+        given = [None] * len(sim_states) if variations is None else variations
         parts = self._parts(len(sim_states))
-        return np.concatenate(self._stateless([("render", [sim_states[i] for i in part]) for part in parts]))
+        calls = [("render", [sim_states[i] for i in part], [given[i] for i in part]) for part in parts]
+        return np.concatenate(self._stateless(calls))
 
     def proprio(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
         """`[n,R]` float32 proprio of simulator states."""
@@ -122,6 +126,11 @@ class EnvPool:
     def solved(self, sim_states: Sequence[np.ndarray], goals: Sequence[np.ndarray]) -> list[bool]:
         """The goal condition of each pair of states."""
         result: list[bool] = self._stateless([("solved", list(sim_states), list(goals))])[0]
+        return result
+
+    def distances(self, sim_states: Sequence[np.ndarray], goals: Sequence[np.ndarray]) -> list[float]:
+        """The distance between each pair of states, see `EnvHost.distances`."""
+        result: list[float] = self._stateless([("distances", list(sim_states), list(goals))])[0]
         return result
 
     def complete(self, states: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -170,11 +179,11 @@ class EnvPool:
                 self._call(worker, "finish")
 
     def collect(
-        self, episode_ids: Sequence[int], *, policy: str, seed: int, env_steps: int, episodes_per_call: int
-    ) -> Iterator[Episode]:
+        self, episode_ids: Sequence[int], plan: CollectPlan, *, episodes_per_call: int
+    ) -> Iterator[EncodedEpisode]:
         """Collects episodes on all hosts and yields them in the order of `episode_ids`, whoever made them."""
         calls = [
-            ("collect", [int(i) for i in episode_ids[at : at + episodes_per_call]], policy, seed, env_steps)
+            ("collect", [int(i) for i in episode_ids[at : at + episodes_per_call]], plan)
             for at in range(0, len(episode_ids), episodes_per_call)
         ]
         for episodes in self._stateless_stream(calls):

@@ -9,14 +9,26 @@ from jepawm.data import EpisodeDataset, WindowSampler, compute_statistics
 from jepawm.data.selection import Split, held_out_windows, open_reader, sampled_batches, window_index
 from jepawm.device import pick_device
 from jepawm.diagnostics import COLLAPSED_STD, latent_diagnostics
+from jepawm.errors import DataError
 from jepawm.training.checkpoint import ModelSpec, fresh_state, restore_training
 from jepawm.training.loop import Hooks, Metrics, TrainingState, fit
-from jepawm.types import WindowBatch
+from jepawm.types import Statistics, WindowBatch
 
 
-def model_spec(dataset: EpisodeDataset, split: Split) -> ModelSpec:
-    """Statistics of the training episodes and the dataset's action specification."""
-    return ModelSpec(compute_statistics(dataset, split.train), dataset.spec.action)
+def model_spec(config: RunConfig, dataset: EpisodeDataset, split: Split) -> ModelSpec:
+    """What actions and proprio are normalised with, and the dataset's action specification.
+
+    Raises:
+        DataError: Published constants are asked for and the dataset has none.
+    """
+    if config.data.statistics == "train_split":
+        return ModelSpec(compute_statistics(dataset, split.train), dataset.spec.action)
+    published = dataset.spec.source.get("published_statistics")
+    if published is None:
+        raise DataError(
+            f"{dataset.path}: no constants were published with these episodes; use --data.statistics train_split"
+        )
+    return ModelSpec(Statistics.from_dict(published), dataset.spec.action)
 
 
 def run_training(
@@ -51,7 +63,7 @@ def run_training(
     """
     dataset = EpisodeDataset(dataset_path)
     split = Split.of(config, dataset)
-    spec = model_spec(dataset, split)
+    spec = model_spec(config, dataset, split)
     device = pick_device(config.device)
     state = fresh_state(config, spec, device)
     if restore_from is not None:

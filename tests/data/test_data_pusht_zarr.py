@@ -14,7 +14,7 @@ import pytest
 import jepawm
 from jepawm import data_cli
 from jepawm.data import EpisodeDataset, check_dataset
-from jepawm.data.importers.pusht_zarr import import_pusht_zarr
+from jepawm.data.importers import ImportOptions, import_episodes, open_source
 from jepawm.errors import DataError
 
 zarr = pytest.importorskip("zarr")
@@ -23,6 +23,11 @@ ROOT = "pusht_cchi_v7_replay.zarr"
 ENDS = np.array([7, 12, 30])
 SHARED = Path(os.environ.get("JEPAWM_SHARED", Path(jepawm.__file__).parents[2] / "shared"))
 REAL = SHARED / "data" / "pusht_human" / "pusht_cchi_v7_replay.zarr.zip"
+
+
+def import_pusht_zarr(source: Path, destination: Path, *, image_size: int | None = None, **options: Any) -> int:
+    opened = open_source(source, "pusht-zarr", ImportOptions(image_size=image_size))
+    return import_episodes(opened, destination, **options)
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -74,7 +79,7 @@ def test_import(make_source, tmp_path, zipped):
     seen = []
     count = import_pusht_zarr(source, tmp_path / "d", progress=lambda done, total: seen.append((done, total)))
     assert count == 3
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert check_dataset(tmp_path / "d") == []
     dataset, content = EpisodeDataset(tmp_path / "d"), arrays()
     assert dataset.spec.control_hz == 10
@@ -85,10 +90,11 @@ def test_import(make_source, tmp_path, zipped):
     for number, end in enumerate(ENDS.tolist()):
         episode, state = dataset.read_episode(number), content["data/state"][start:end]
         np.testing.assert_array_equal(episode.pixels, content["data/img"][start:end].astype(np.uint8))
-        np.testing.assert_array_equal(episode.sim_state, state.astype(np.float64))
-        np.testing.assert_array_equal(episode.proprio, state[:, :2])
+        np.testing.assert_array_equal(episode.sim_state[:, :5], state.astype(np.float64))
+        np.testing.assert_array_equal(episode.proprio[:, :2], state[:, :2])
+        np.testing.assert_array_equal(episode.proprio[:, 2:], episode.sim_state[:, 5:].astype(np.float32))
         # What the environment does with an action: back to px, relative to the agent.
-        target = episode.actions * 100 + episode.proprio[:-1]
+        target = episode.actions * 100 + episode.proprio[:-1, :2]
         np.testing.assert_allclose(target, content["data/action"][start : end - 1], rtol=1e-6)
         assert episode.info == {"source_rows": [start, end]}
         start = end
@@ -182,7 +188,7 @@ def test_faults_are_named_and_leave_nothing_behind(fault, make_source, tmp_path)
 
 
 def test_sources_that_are_not_ours(make_source, tmp_path, capsys):
-    with pytest.raises(DataError, match="no such file; expected the Push-T zarr"):
+    with pytest.raises(DataError, match="there is nothing to convert"):
         import_pusht_zarr(tmp_path / "none.zip", tmp_path / "d")
     (tmp_path / "text.zip").write_text("hello")
     with pytest.raises(DataError, match="not a zip file, or a truncated one"):
@@ -202,8 +208,8 @@ def test_sources_that_are_not_ours(make_source, tmp_path, capsys):
         import_pusht_zarr(source, tmp_path / "d")
     with pytest.raises(DataError, match="max_episodes must be 1 or more"):
         import_pusht_zarr(source, tmp_path / "e", max_episodes=0)
-    assert data_cli.main(["import", "pusht-zarr", str(source), str(tmp_path / "cli")]) == 0
-    assert "imported 3 episodes" in capsys.readouterr().out
+    assert data_cli.main(["convert", str(source), str(tmp_path / "cli")]) == 0
+    assert "cli: 3 episodes" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(
@@ -217,6 +223,9 @@ def test_the_real_demonstrations(tmp_path):
     episode = dataset.read_episode(0)
     assert 200 < episode.pixels.mean() < 255
     # The agent follows its target: the move of the next frame points along the action.
-    moved = np.diff(episode.proprio, axis=0)
+    moved = np.diff(episode.proprio[:, :2], axis=0)
     assert (moved * episode.actions).sum() > 0
     assert np.abs(episode.actions).max() < 2
+    # The velocity that follows from the targets is the one the agent moves on with: the last of ten physics steps.
+    before, after = episode.sim_state[:-1, :2], episode.sim_state[1:, :2]
+    assert np.corrcoef((after - before).ravel(), episode.sim_state[1:, 5:].ravel())[0, 1] > 0.9

@@ -183,7 +183,7 @@ def test_returned_arrays_belong_to_the_caller(env: gymnasium.Env) -> None:
     [
         (
             lambda e: e.reset(options={"sim_sate": 0}),
-            "options: expected one of goal, sim_state; found 'sim_sate'.*mean",
+            "options: expected one of goal, sim_state, variation; found 'sim_sate'.*mean",
         ),
         (
             lambda e: e.reset(options={"sim_state": np.zeros(3)}),

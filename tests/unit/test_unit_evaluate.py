@@ -35,7 +35,7 @@ CONFIG = RunConfig(
 @pytest.fixture(scope="module")
 def model_dir(wall_dataset: EpisodeDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An untrained model."""
-    spec = model_spec(wall_dataset, Split.of(CONFIG, wall_dataset))
+    spec = model_spec(CONFIG, wall_dataset, Split.of(CONFIG, wall_dataset))
     folder = str(tmp_path_factory.mktemp("models") / "fresh")
     save_checkpoint(folder, fresh_state(CONFIG, spec, torch.device("cpu")), CONFIG, spec)
     return folder

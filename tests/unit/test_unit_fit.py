@@ -20,7 +20,7 @@ from jepawm.config_io import load_recipe, load_yaml, recipe_names
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, EnvironmentFault, JepawmError
 from jepawm.model_folder import check_buildable
-from jepawm.rollout import EnvHost
+from jepawm.rollout import CollectPlan, EnvHost
 from jepawm.run_dir import lock_run, prepare_run_dir
 from jepawm.types import VectorSpec
 
@@ -78,7 +78,7 @@ def test_poses_can_be_built_without_knowing_the_episodes():
 
 def test_an_unknown_policy_is_one_clear_error():
     with pytest.raises(EnvironmentFault, match=r"data.policy: .*wall_mixed_walk"):
-        EnvHost(EnvConfig(image_size=32)).collect([0], "wall_mixd_walk", 0, 5)
+        EnvHost(EnvConfig(image_size=32)).collect([0], CollectPlan("wall_mixd_walk", 0, 5, "raw"))
 
 
 def test_a_run_directory_that_cannot_be_made_is_one_clear_error(tmp_path):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jepawm.config import EnvConfig
+from jepawm.data.encoding import EncodedEpisode
 from jepawm.errors import EnvironmentFault
-from jepawm.rollout import EnvHost, EnvPool, SerialBackend, Task, WorkerDied
-from jepawm.types import Episode
+from jepawm.rollout import CollectPlan, EnvHost, EnvPool, SerialBackend, Task, WorkerDied
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
 FRAMESKIP = 5
@@ -110,16 +110,16 @@ def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
             np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-def collect(pool: EnvPool, num_episodes: int = 7, per_call: int = 2) -> list[Episode]:
+def collect(pool: EnvPool, num_episodes: int = 7, per_call: int = 2) -> list[EncodedEpisode]:
     return list(
-        pool.collect(range(num_episodes), policy="wall_mixed_walk", seed=4, env_steps=6, episodes_per_call=per_call)
+        pool.collect(range(num_episodes), CollectPlan("wall_mixed_walk", 4, 6, "raw"), episodes_per_call=per_call)
     )
 
 
-def assert_same_episodes(left: list[Episode], right: list[Episode]) -> None:
+def assert_same_episodes(left: list[EncodedEpisode], right: list[EncodedEpisode]) -> None:
     assert [episode.episode_id for episode in left] == [episode.episode_id for episode in right]
     for a, b in zip(left, right, strict=True):
-        for name in ("pixels", "actions", "proprio", "sim_state"):
+        for name in ("frames", "actions", "proprio", "sim_state"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -251,7 +251,7 @@ class SlowFirst(MortalBackend):
 def test_a_slow_consumer_does_not_let_episodes_pile_up() -> None:
     Toy.made, ahead = 0, []
     pool = EnvPool(SlowFirst(Toy, 3))
-    stream = pool.collect(range(200), policy="x", seed=0, env_steps=1, episodes_per_call=2)
+    stream = pool.collect(range(200), CollectPlan("x", 0, 1, "raw"), episodes_per_call=2)
     for count, episode in enumerate(stream):  # type: ignore[var-annotated]
         assert episode == count
         ahead.append(Toy.made - count)
@@ -271,7 +271,7 @@ def test_two_deaths_in_a_row_cannot_bar_the_oldest_episode() -> None:
 
     backend = Sequel(Toy, 3, [(0, "collect", 1), (1, "collect", 3)])
     pool = EnvPool(backend, max_restarts=0)
-    stream = pool.collect(range(40), policy="x", seed=0, env_steps=1, episodes_per_call=1)
+    stream = pool.collect(range(40), CollectPlan("x", 0, 1, "raw"), episodes_per_call=1)
     assert list(stream) == list(range(40))
     assert len(backend.died) == 2
 
@@ -394,8 +394,8 @@ def test_an_environment_that_cannot_tell_the_proprio_of_a_state_is_named(monkeyp
 
 def test_the_uniform_policy_is_fixed_by_its_seed_too() -> None:
     host = EnvHost(WALL)
-    one, other = host.collect([1, 2], "uniform", 7, 4)
-    (again,) = EnvHost(WALL).collect([2], "uniform", 7, 4)
+    one, other = host.collect([1, 2], CollectPlan("uniform", 7, 4, "raw"))
+    (again,) = EnvHost(WALL).collect([2], CollectPlan("uniform", 7, 4, "raw"))
     assert_same_episodes([other], [again])
     assert not np.array_equal(one.actions, other.actions)
     assert one.num_frames == 5

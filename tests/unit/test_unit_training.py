@@ -156,7 +156,7 @@ def test_dropout_drops_other_numbers_every_train_step(wall_dataset: EpisodeDatas
 
 def test_seeds_and_not_the_process_fix_the_weights(wall_dataset: EpisodeDataset) -> None:
     config = make_config()
-    spec = model_spec(wall_dataset, Split.of(config, wall_dataset))
+    spec = model_spec(config, wall_dataset, Split.of(config, wall_dataset))
     torch.manual_seed(1)
     one = fresh_state(config, spec, CPU)
     torch.manual_seed(2)
@@ -189,7 +189,7 @@ def test_training_never_sees_a_held_out_episode(wall_dataset: EpisodeDataset) ->
     assert set(windows.episode_ids) <= set(split.held_out)
     held = [wall_dataset.read_column("actions", int(i)) for i in split.held_out]
     train = np.concatenate([wall_dataset.read_column("actions", int(i)) for i in split.train])
-    spec = model_spec(wall_dataset, split)
+    spec = model_spec(config, wall_dataset, split)
     np.testing.assert_allclose(spec.statistics.action_mean, train.mean(axis=0), atol=1e-5)
     assert abs(train.mean(axis=0) - np.concatenate([train, *held]).mean(axis=0)).max() > 1e-4
 
@@ -229,7 +229,7 @@ def batches(num_batches: int, dataset: EpisodeDataset, size: int = 8) -> Iterato
 
 
 def state_for(dataset: EpisodeDataset, config: RunConfig) -> TrainingState:
-    return fresh_state(config, model_spec(dataset, Split.of(config, dataset)), CPU)
+    return fresh_state(config, model_spec(config, dataset, Split.of(config, dataset)), CPU)
 
 
 class Seen:

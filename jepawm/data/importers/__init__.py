@@ -1,1 +1,63 @@
-"""Published datasets -> episode datasets. Foreign names are translated here, once."""
+"""Importers: each module translates one family of formats, once, into the episode format.
+
+`FORMATS` lists them; `open_source` recognises a path. Nothing here imports a format's package before a source of it is
+opened.
+"""
+
+import importlib
+import os
+from pathlib import Path
+
+from jepawm.data.importers.base import EpisodeSource, ImportOptions, import_episodes
+from jepawm.errors import DataError, did_you_mean
+
+__all__ = ["FORMATS", "EpisodeSource", "ImportOptions", "import_episodes", "open_source", "source_class"]
+
+# In the order in which a path is tried.
+FORMATS: dict[str, str] = {
+    "pusht-zarr": "jepawm.data.importers.pusht_zarr:PushTZarr",
+}
+
+
+def source_class(name: str) -> type[EpisodeSource]:
+    """The importer of a format.
+
+    Raises:
+        DataError: No such format.
+    """
+    if name not in FORMATS:
+        raise DataError(f"unknown format '{name}'{did_you_mean(name, FORMATS)}")
+    module, _, attribute = FORMATS[name].partition(":")
+    found: type[EpisodeSource] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def open_source(
+    path: str | os.PathLike[str], form: str = "auto", options: ImportOptions | None = None
+) -> EpisodeSource:
+    """Opens a source.
+
+    Args:
+        path: File or folder.
+        form: A key of `FORMATS`, or `auto` to recognise it by its files.
+        options: How to read it.
+
+    Raises:
+        DataError: Nothing at the path, an unknown format, a path that no format or more than one recognises, or
+            whatever the importer finds wrong.
+        MissingDependencyError: The format's package is not installed.
+    """
+    path, options = Path(path), options or ImportOptions()
+    if form != "auto":
+        found = source_class(form)
+    elif not path.exists():
+        raise DataError(f"{path}: there is nothing to convert")
+    else:
+        fitting = [name for name in FORMATS if source_class(name).recognises(path)]
+        if len(fitting) != 1:
+            what = f"looks like {' and like '.join(fitting)}" if fitting else "looks like no format that is known"
+            raise DataError(f"{path}: {what}; say which with --from FORMAT (known: {', '.join(FORMATS)})")
+        found = source_class(fitting[0])
+    if not path.exists():
+        raise DataError(f"{path}: there is nothing to convert")
+    return found(path, options)

@@ -4,12 +4,16 @@
 |---|---|
 | `data/img` `[N,96,96,3]` float32, 0-255, RGB | `pixels` uint8 |
 | `data/action` `[N,2]`: target of the agent, px of a 512 px window | `actions` = (target - agent) / 100 |
-| `data/state` `[N,5]`: agent x y, block x y, block angle | `proprio` = agent x y; `sim_state` = all five |
+| `data/state` `[N,5]`: agent x y, block x y, block angle | `sim_state` = all five, then the agent's velocity x y |
+| | `proprio` = agent x y, and its velocity x y, px/s |
 | `meta/episode_ends` `[E]`: one past each episode's last frame | episode ids 0, 1, ... in that order |
 
 Their action at frame `t` is the target chosen on seeing frame `t`; it leads to frame `t + 1`. The last one of
 an episode leads nowhere and is dropped. The environment adds the agent's position back and multiplies by 100,
 as DINO-WM does. The recordings run at 10 Hz.
+
+The velocity was not recorded. It follows exactly from the targets: nothing disturbs the agent, which a PD controller
+draws towards them from rest.
 
 The recorded relative actions reach 1.76 (176 px). The action bounds are +-2 (200 px), or the next tenth above
 the data where a file holds more: a bound tighter than the data would forbid a planner what the demonstrator
@@ -20,16 +24,14 @@ Reference: C. Chi et al., "Diffusion Policy: Visuomotor Policy Learning via Acti
 
 import math
 import os
-import shutil
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from jepawm.data.importers.base import EpisodeSource, ImportOptions, square
 from jepawm.data.meta import DatasetSpec, PixelSpec
-from jepawm.data.writer import EpisodeWriter
 from jepawm.errors import DataError, require
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
@@ -38,101 +40,109 @@ CONTROL_HZ = 10.0
 MIN_ACTION_BOUND = 2.0
 ARRAYS = ("data/img", "data/action", "data/state", "meta/episode_ends")
 WIDTHS = {"data/action": 2, "data/state": 5}
+VELOCITY = ("agent_velocity_x", "agent_velocity_y")
+# The controller of the published environment: ten steps of 10 ms of a PD law.
+_SUBSTEPS, _DT_S, _PROPORTIONAL_GAIN, _DERIVATIVE_GAIN = 10, 0.01, 100.0, 20.0
 
 
-def import_pusht_zarr(
-    source: str | os.PathLike[str],
-    destination: str | os.PathLike[str],
-    *,
-    image_size: int | None = None,
-    max_episodes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Imports the demonstrations, reading the images chunk by chunk.
-
-    The dataset appears under its name once it is whole; a failure leaves nothing behind.
-
-    Args:
-        source: `pusht_cchi_v7_replay.zarr.zip`, or a folder of the same content.
-        destination: Dataset to create.
-        image_size: Resize frames to this many px a side; as recorded (96) by default.
-        max_episodes: Import only the first episodes.
-        progress: Called with (episodes done, episodes in all).
-
-    Returns:
-        Number of episodes imported.
+class PushTZarr(EpisodeSource):
+    """`pusht_cchi_v7_replay.zarr.zip`, or a folder of the same content.
 
     Raises:
-        DataError: A missing or damaged source, or one of another layout (names the array and row), or an
-            existing destination.
+        DataError: A missing or damaged source, or one of another layout; names the array and row.
         MissingDependencyError: The package `zarr` is not installed.
     """
-    zarr = require("zarr", "zarr")
-    source, destination = Path(source), Path(destination)
-    if destination.exists():
-        raise DataError(f"{destination}: already exists; choose another destination or delete it")
-    if max_episodes is not None and max_episodes < 1:
-        raise DataError(f"max_episodes must be 1 or more, found {max_episodes}")
-    if image_size is not None and image_size < 1:
-        raise DataError(f"image_size must be 1 or more, found {image_size}")
-    partial = destination.with_name(f".{destination.name}.importing")
-    store, prefix = _open_store(zarr, source)
-    try:
-        arrays = {name: _open_array(zarr, store, source, prefix, name) for name in ARRAYS}
-        images, state, target, ends = _read_vectors(source, arrays)
-        ends = ends[:max_episodes]
-        side = image_size or int(images.shape[1])
-        relative = (target - state[:, :2]) / np.float32(ACTION_SCALE_PX)
-        spec = _spec(source, side, relative[: ends[-1]], len(ends))
-        shutil.rmtree(partial, ignore_errors=True)
-        start = 0
-        with EpisodeWriter(partial, spec) as writer:
-            for number, frames in enumerate(_episode_frames(source, images, ends)):
-                stop = int(ends[number])
-                writer.write(
-                    Episode(
-                        episode_id=number,
-                        pixels=_resize(frames, side),
-                        actions=relative[start : stop - 1],
-                        proprio=state[start:stop, :2].astype(np.float32),
-                        sim_state=state[start:stop].astype(np.float64),
-                        info={"source_rows": [start, stop]},
-                    )
-                )
-                start = stop
-                if progress is not None:
-                    progress(number + 1, len(ends))
-        os.replace(partial, destination)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        store.close()
-    return len(ends)
+
+    name = "pusht-zarr"
+    about = "Push-T human demonstrations (Diffusion Policy), zarr v2 as a folder or zip"
+
+    def __init__(self, path: str | os.PathLike[str], options: ImportOptions) -> None:
+        super().__init__(path, options)
+        self.refuse(camera=options.camera, control_hz=options.control_hz, split=options.split)
+        arrays, store = self._open()
+        try:
+            images, self._state, target, self._ends = _read_vectors(self.path, arrays)
+            self._side = options.image_size or int(images.shape[1])
+        finally:
+            store.close()
+        self._actions = (target - self._state[:, :2]) / np.float32(ACTION_SCALE_PX)
+        self._arrays: dict[str, Any] | None = None
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        if path.name.endswith(".zarr.zip"):
+            return True
+        return (path / "meta" / "episode_ends").is_dir() and (path / "data" / "state").is_dir()
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._ends)
+
+    def spec(self) -> DatasetSpec:
+        bound = max(MIN_ACTION_BOUND, math.ceil(float(np.abs(self._actions).max()) * 10) / 10)
+        pose = ("agent_x", "agent_y", "block_x", "block_y", "block_angle")
+        return DatasetSpec(
+            name="pusht-human",
+            control_hz=CONTROL_HZ,
+            pixels=PixelSpec(self._side, self._side, 3, *([self.options.codec] if self.options.codec else [])),
+            action=ActionSpec(
+                dim=2,
+                low=(-bound, -bound),
+                high=(bound, bound),
+                names=("target_x", "target_y"),
+                units="100 px of a 512 px window, relative to the agent",
+            ),
+            proprio=VectorSpec(4, ("agent_x", "agent_y", *VELOCITY)),
+            sim_state=VectorSpec(7, (*pose, *VELOCITY)),
+            source={"action_scale_px": ACTION_SCALE_PX},
+        )
+
+    def read(self, number: int) -> Episode:
+        if self._arrays is None:
+            self._arrays, _ = self._open()
+        start, stop = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
+        frames = _as_uint8(self.path, _read(self.path, "data/img", self._arrays["data/img"], slice(start, stop)), start)
+        state = self._state[start:stop].astype(np.float64)
+        velocity = _velocities(state[:, :2], self._actions[start:stop])
+        return Episode(
+            episode_id=number,
+            pixels=square(frames, self._side),
+            actions=self._actions[start : stop - 1],
+            proprio=np.concatenate([state[:, :2], velocity], axis=1).astype(np.float32),
+            sim_state=np.concatenate([state, velocity], axis=1),
+            info={"source_rows": [start, stop]},
+        )
+
+    def _open(self) -> tuple[dict[str, Any], Any]:
+        zarr = require("zarr", "zarr")
+        store, prefix = _open_store(zarr, self.path)
+        try:
+            return {name: _open_array(zarr, store, self.path, prefix, name) for name in ARRAYS}, store
+        except BaseException:
+            store.close()
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_arrays": None}
 
 
-def _spec(source: Path, side: int, actions: np.ndarray, episodes: int) -> DatasetSpec:
-    bound = max(MIN_ACTION_BOUND, math.ceil(float(np.abs(actions).max()) * 10) / 10)
-    return DatasetSpec(
-        name="pusht-human",
-        control_hz=CONTROL_HZ,
-        pixels=PixelSpec(side, side, 3),
-        action=ActionSpec(
-            dim=2,
-            low=(-bound, -bound),
-            high=(bound, bound),
-            names=("target_dx", "target_dy"),
-            units="100 px of a 512 px window, relative to the agent",
-        ),
-        proprio=VectorSpec(2, ("agent_x_px", "agent_y_px")),
-        sim_state=VectorSpec(5, ("agent_x_px", "agent_y_px", "block_x_px", "block_y_px", "block_angle_rad")),
-        source={
-            "importer": "pusht_zarr",
-            "file": source.name,
-            "episodes": episodes,
-            "action_scale_px": ACTION_SCALE_PX,
-        },
-    )
+def _velocities(agent_T2: np.ndarray, actions_T2: np.ndarray) -> np.ndarray:
+    """Velocity of the agent at each frame of an episode that starts at rest, `[T,2]` px/s."""
+    # A step is linear in the offset of the target and in the velocity: its effect on each, once.
+    of_offset, of_velocity = (_velocity_after(offset, velocity) for offset, velocity in ((1.0, 0.0), (0.0, 1.0)))
+    velocities = np.zeros_like(agent_T2)
+    for t in range(len(agent_T2) - 1):
+        offset = ACTION_SCALE_PX * actions_T2[t].astype(np.float64)
+        velocities[t + 1] = of_velocity * velocities[t] + of_offset * offset
+    return velocities
+
+
+def _velocity_after(offset: float, velocity: float) -> float:
+    """Velocity one env_step after a target was set `offset` away."""
+    for _ in range(_SUBSTEPS):
+        velocity += (_PROPORTIONAL_GAIN * offset - _DERIVATIVE_GAIN * velocity) * _DT_S
+        offset -= velocity * _DT_S
+    return velocity
 
 
 def _open_store(zarr: Any, source: Path) -> tuple[Any, str]:
@@ -217,22 +227,6 @@ def _read(source: Path, name: str, array: Any, rows: slice) -> np.ndarray:
         raise DataError(f"{source}: array '{name}', {where}, cannot be read: {error}; copy the file again") from error
 
 
-def _episode_frames(source: Path, images: Any, ends: np.ndarray) -> Iterator[np.ndarray]:
-    """Frames of each episode, uint8, reading every chunk of the zarr array once."""
-    step = images.chunks[0]
-    held: list[np.ndarray] = []
-    held_rows = read = start = 0
-    for end in ends.tolist():
-        while held_rows < end - start:
-            held.append(_as_uint8(source, _read(source, "data/img", images, slice(read, read + step)), read))
-            held_rows += len(held[-1])
-            read += len(held[-1])
-        joined = np.concatenate(held)
-        yield joined[: end - start]
-        held, held_rows = [joined[end - start :]], held_rows - (end - start)
-        start = end
-
-
 def _as_uint8(source: Path, frames: np.ndarray, first_row: int) -> np.ndarray:
     if frames.dtype == np.uint8:
         return np.asarray(frames)
@@ -241,13 +235,3 @@ def _as_uint8(source: Path, frames: np.ndarray, first_row: int) -> np.ndarray:
     if len(bad):
         raise DataError(f"{source}: array 'data/img' row {first_row + bad[0]} holds NaN or values outside 0 to 255")
     return np.asarray(np.rint(frames), dtype=np.uint8)
-
-
-def _resize(frames: np.ndarray, side: int) -> np.ndarray:
-    if frames.shape[1] == side:
-        return frames
-    import cv2
-
-    # Area averaging does not alias when shrinking.
-    how = cv2.INTER_AREA if side < frames.shape[1] else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(frame, (side, side), interpolation=how) for frame in frames])

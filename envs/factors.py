@@ -1,0 +1,126 @@
+"""Factors of variation: what may differ between two episodes of one environment, and is not in its sim_state.
+
+A factor is a colour, a size, a shape, the place of a wall or a camera. Each has a published default. An environment's
+`variation` is a mapping from factor names to values; whoever keeps it can show any sim_state of that episode again.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from envs import checks
+
+Variation = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing that may vary: a number, several numbers, or one of a few names.
+
+    Attributes:
+        default: The published value: a float, an int, a tuple of either, or a str.
+        low: Smallest value, of the shape of `default`; None where `choices` are given.
+        high: Largest value.
+        choices: The names there are; `default` is one of them.
+        about: What it is, with its unit.
+    """
+
+    default: Any
+    low: Any = None
+    high: Any = None
+    choices: tuple[str, ...] = ()
+    about: str = ""
+
+    def sample(self, random: np.random.Generator) -> Any:
+        """Draws a value: uniform between the bounds (whole numbers where the default is whole), or of the choices."""
+        if self.choices:
+            return self.choices[int(random.integers(len(self.choices)))]
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        if self._is_whole:
+            return random.integers(low, high, endpoint=True).tolist()
+        return random.uniform(low, high).tolist() if low.ndim else float(random.uniform(low, high))
+
+    def check(self, name: str, value: Any) -> Any:
+        """Returns a value in plain types, as JSON would give it back.
+
+        Raises:
+            ValueError: Wrong shape, not numbers, out of bounds, or no such choice.
+        """
+        if self.choices:
+            return checks.known_name(name, value, self.choices)
+        low, high = np.asarray(self.low, dtype=np.float64), np.asarray(self.high, dtype=np.float64)
+        size = f"{low.size} numbers" if low.ndim else "a number"
+        expected = f"expected {size} from {self.low} to {self.high}{' (' + self.about + ')' if self.about else ''}"
+        try:
+            array = np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {expected}, found {value!r}") from error
+        if array.shape != low.shape or not ((array >= low) & (array <= high)).all():
+            raise ValueError(f"{name}: {expected}, found {value!r}")
+        if self._is_whole:
+            if (array != np.rint(array)).any():
+                raise ValueError(f"{name}: {expected}, whole ones, found {value!r}")
+            array = array.astype(np.int64)
+        return array.tolist()
+
+    @property
+    def _is_whole(self) -> bool:
+        return np.asarray(self.default).dtype.kind == "i"
+
+
+def colour(default: tuple[int, int, int], about: str) -> Factor:
+    """A factor that is an RGB colour, 0 to 255 each."""
+    return Factor(default, (0, 0, 0), (255, 255, 255), about=about)
+
+
+def defaults(factors: Mapping[str, Factor]) -> Variation:
+    """The published value of every factor, in plain types."""
+    return {
+        name: list(factor.default) if isinstance(factor.default, tuple) else factor.default
+        for name, factor in factors.items()
+    }
+
+
+def resolve(argument: str, factors: Mapping[str, Factor], base: Variation, given: Mapping[str, Any]) -> Variation:
+    """A whole variation: `base`, with the values of `given` in place.
+
+    Raises:
+        ValueError: An unknown factor, or a value it cannot take.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{argument}: expected a mapping from factors to values, found {given!r}")
+    resolved = dict(base)
+    for name, value in given.items():
+        checks.known_name(argument, name, factors)
+        resolved[name] = factors[name].check(f"{argument}[{name!r}]", value)
+    return resolved
+
+
+def names_of(argument: str, factors: Mapping[str, Factor], wanted: Iterable[str]) -> tuple[str, ...]:
+    """Factor names, where `"all"` stands for every factor and `"agent"` for all that begin with `agent.`.
+
+    Raises:
+        ValueError: A name that is neither a factor nor the beginning of one.
+    """
+    if isinstance(wanted, str):
+        raise ValueError(f"{argument}: expected a list of names, found the text {wanted!r}; write [{wanted}]")
+    chosen: list[str] = []
+    for name in wanted:
+        found = [known for known in factors if name in ("all", known) or known.startswith(f"{name}.")]
+        if not found:
+            checks.known_name(argument, name, {*factors, "all", *(known.split(".")[0] for known in factors)})
+        chosen += [known for known in found if known not in chosen]
+    return tuple(chosen)
+
+
+def draw(factors: Mapping[str, Factor], names: Iterable[str], random: np.random.Generator) -> Variation:
+    """Draws the named factors, in their order."""
+    return {name: factors[name].sample(random) for name in names}
+
+
+def differing(factors: Mapping[str, Factor], variation: Variation) -> Variation:
+    """The part of a variation that is not as published: what a recording has to keep."""
+    published = defaults(factors)
+    return {name: value for name, value in variation.items() if value != published[name]}

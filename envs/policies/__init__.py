@@ -1,0 +1,45 @@
+"""Policies that collect data: all are deterministic by seed. NumPy only, unless a simulator brings its experts.
+
+policy = make_policy("wall_mixed_walk")
+policy.reset(seed=(run_seed, episode_id))
+action = policy.act(info["sim_state"])
+"""
+
+import importlib
+from typing import Any
+
+from envs import checks
+from envs.policies.base import OpenLoopPolicy, Policy
+
+__all__ = ["POLICIES", "OpenLoopPolicy", "Policy", "make_policy"]
+
+# Where each lies: importing this imports none of them, and no simulator.
+POLICIES: dict[str, str] = {
+    "wall_walk": "envs.policies.wall:WallWalk",
+    "wall_mixed_walk": "envs.policies.wall:WallMixedWalk",
+    "pusht_noisy_push": "envs.policies.pusht:PushTNoisyPush",
+}
+
+
+def policy_class(name: str) -> type[Policy]:
+    """The class of a policy by its name in `POLICIES`.
+
+    Raises:
+        ValueError: There is no such policy; the message suggests the closest name.
+    """
+    module, _, attribute = POLICIES[checks.known_name("policy", name, POLICIES)].partition(":")
+    found: type[Policy] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def make_policy(name: str, env: Any = None) -> Policy:
+    """Makes a policy by its name in `POLICIES`.
+
+    Args:
+        name: Its name.
+        env: The environment it will act in (`env.unwrapped`), for policies that ask it which task or maze it has.
+
+    Raises:
+        ValueError: There is no such policy; the message suggests the closest name.
+    """
+    return policy_class(name).for_env(env)

@@ -1,0 +1,60 @@
+"""Pushes in Push-T."""
+
+import math
+
+import numpy as np
+
+from envs.policies.base import Policy, Seed
+from envs.pusht_physics import ACTION_SCALE_PX, CENTRE_OF_GRAVITY, WORLD_PX
+
+
+class PushTNoisyPush(Policy):
+    """Walks to one random place around the block after another, mostly through the block, which is so pushed.
+
+    Places are uniform in a disc of 120 px around the block's centre of gravity, kept 30 px inside the table. A new
+    one is drawn on arrival (within 15 px) or after 20 env_steps. Steps are at most 0.35 (35 px) long, plus noise of
+    std 0.05.
+    """
+
+    env_id = "envs/PushT-v1"
+
+    _REACH_PX = 120.0
+    _MARGIN_PX = 30.0
+    _ARRIVED_PX = 15.0
+    _PATIENCE_ENV_STEPS = 20
+    _MAX_STEP = 0.35
+    _NOISE_STD = 0.05
+
+    def __init__(self) -> None:
+        self._random: np.random.Generator | None = None
+        self._place = np.zeros(2)
+        self._env_steps_left = 0
+
+    def reset(self, seed: Seed) -> None:
+        self._random = np.random.default_rng(seed)
+        self._env_steps_left = 0
+
+    def act(self, sim_state: np.ndarray) -> np.ndarray:
+        """Returns the next action, float32 `[2]`, given the sim_state `[7]` before it."""
+        if self._random is None:
+            raise RuntimeError("policy: reset(seed) comes before the first act()")
+        agent = np.asarray(sim_state[:2], dtype=np.float64)
+        to_place = self._place - agent
+        if self._env_steps_left == 0 or math.hypot(*to_place) < self._ARRIVED_PX:
+            self._place = self._draw_place(self._random, sim_state)
+            self._env_steps_left = self._PATIENCE_ENV_STEPS
+            to_place = self._place - agent
+        self._env_steps_left -= 1
+
+        step = to_place / ACTION_SCALE_PX
+        step *= min(1.0, self._MAX_STEP / max(math.hypot(*step), 1e-9))
+        return (step + self._random.normal(0.0, self._NOISE_STD, size=2)).astype(np.float32)
+
+    def _draw_place(self, random: np.random.Generator, sim_state: np.ndarray) -> np.ndarray:
+        block_x, block_y, angle = (float(v) for v in sim_state[2:5])
+        centre_x = block_x - math.sin(angle) * CENTRE_OF_GRAVITY[1]
+        centre_y = block_y + math.cos(angle) * CENTRE_OF_GRAVITY[1]
+        radius = self._REACH_PX * math.sqrt(random.random())
+        direction = random.uniform(-math.pi, math.pi)
+        place = np.array([centre_x + radius * math.cos(direction), centre_y + radius * math.sin(direction)])
+        return np.clip(place, self._MARGIN_PX, WORLD_PX - self._MARGIN_PX)
