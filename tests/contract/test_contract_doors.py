@@ -33,10 +33,10 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     "jepawm.losses": (SPEAK | {"jepawm.nn", "jepawm.encoders", "jepawm.predictors", "jepawm.heads"}, HEAVY),
     "jepawm.diagnostics": (SPEAK | {"jepawm.nn", "jepawm.latent", "jepawm.world_model"}, HEAVY),
     "jepawm.data": (SPEAK, HEAVY | {"torch"}),
-    "jepawm.data_cli": (SPEAK | {"jepawm.data"}, HEAVY | {"torch"}),
+    "jepawm.data_cli": (SPEAK | {"jepawm.data", "jepawm.runtime"}, HEAVY | {"torch"}),
     "jepawm.planning": (SPEAK | {"jepawm.latent"}, HEAVY),
     # The host makes environments and policies, when it is asked to.
-    "jepawm.rollout": (SPEAK, {"ray", "mlflow", "torch"}),
+    "jepawm.rollout": (SPEAK | {"jepawm.data.encoding"}, {"ray", "mlflow", "torch"}),
     "jepawm.tracking": (SPEAK, {"ray", "gymnasium", "envs", "torch"}),
     "jepawm.training": (
         SPEAK
@@ -71,7 +71,7 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "jepawm.ckpt_cli": ({"jepawm"}, HEAVY),
     "jepawm.run_dir": (SPEAK | {"jepawm.config_io"}, HEAVY | {"torch"}),
-    "jepawm.acquire": (SPEAK | {"jepawm.console", "jepawm.data", "jepawm.runtime"}, HEAVY | {"torch"}),
+    "jepawm.acquire": (SPEAK | {"jepawm.console", "jepawm.data", "jepawm.rollout", "jepawm.runtime"}, HEAVY | {"torch"}),
     "jepawm.runtime": ({"jepawm"}, HEAVY),
     "jepawm.pipeline": ({"jepawm"}, HEAVY),
     "jepawm.cli": ({"jepawm"}, HEAVY | {"torch"}),

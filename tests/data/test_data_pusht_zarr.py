@@ -168,7 +168,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "damaged chunk": (
         {"damage": lambda r: (r / "data/img/2.0.0.0").write_bytes(b"junk" * 9)},
-        "array 'data/img', rows 16 to 24, cannot be read",
+        "array 'data/img', rows 12 to 30, cannot be read",
     ),
     "one-frame episode": (
         {"change": one("meta/episode_ends", 1, 8)},

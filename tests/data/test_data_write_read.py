@@ -155,7 +155,7 @@ def test_a_constant_dimension_is_named_and_gets_std_1(tmp_path, spec, make_episo
 
 
 BROKEN = {
-    "pixels: expected uint8, found float32": lambda e: {"pixels": e.pixels.astype(np.float32)},
+    r"pixels: expected uint8 \[F,Y,X,C\], found float32": lambda e: {"pixels": e.pixels.astype(np.float32)},
     r"pixels: expected shape \(6, 16, 20, 3\)": lambda e: {"pixels": e.pixels[:, :8]},
     r"actions: expected shape \(5, 2\) \(6 frames\), found \(6, 2\)": lambda e: {
         "actions": np.zeros((6, 2), np.float32)

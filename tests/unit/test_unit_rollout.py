@@ -146,7 +146,7 @@ def test_collected_episodes_do_not_depend_on_hosts_or_call_size(newest_first: bo
     assert len({episode.actions.tobytes() for episode in one}) == 7
     assert_same_episodes(collect(pool_of(3, newest_first=newest_first)), one)
     assert_same_episodes(collect(pool_of(2, newest_first=newest_first), per_call=3), one)
-    alone = EnvHost(WALL).collect([5], "wall_mixed_walk", 4, 6)
+    alone = EnvHost(WALL).collect([5], CollectPlan("wall_mixed_walk", 4, 6, "raw"))
     assert_same_episodes(alone, one[5:6])
 
 
@@ -235,7 +235,7 @@ class Toy:
 
     made: int = 0
 
-    def collect(self, episode_ids: list[int], policy: str, seed: int, env_steps: int) -> list[int]:
+    def collect(self, episode_ids: list[int], plan: CollectPlan) -> list[int]:
         Toy.made += len(episode_ids)
         return episode_ids
 
@@ -283,7 +283,7 @@ def test_an_unknown_environment_is_named() -> None:
     with pytest.raises(EnvironmentFault, match=r"cannot make env.id 'envs:envs/Wal-v1'"):
         EnvHost(EnvConfig(id="envs:envs/Wal-v1")).describe()
     with pytest.raises(EnvironmentFault, match=r"cannot make env.id 'no_such_module:X-v0'"):
-        EnvHost(EnvConfig(id="no_such_module:X-v0")).collect([0], "uniform", 0, 1)
+        EnvHost(EnvConfig(id="no_such_module:X-v0")).collect([0], CollectPlan("uniform", 0, 1, "raw"))
 
 
 class Bare(gymnasium.Env[Any, Any]):
