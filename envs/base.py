@@ -140,9 +140,9 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     # What follows from it.
 
     def sample_variation(self, seed: int) -> Variation:
-        """Draws the factors named by `vary` for a task: every factor's value. Leaves the episode alone."""
+        """Draws the factors named by `vary` for a task, and nothing else. Leaves the episode alone."""
         # A stream of its own: the published draws of starts and goals must not move.
-        return self.fixed | factors.draw(self.factors, self.vary, np.random.default_rng([seed, 1]))
+        return factors.draw(self.factors, self.vary, np.random.default_rng([seed, 1]))
 
     def _resolved(self, variation: Mapping[str, Any] | None) -> Variation:
         """Every factor's value, for an argument called `variation`; None: as the environment was made."""

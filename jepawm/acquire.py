@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jepawm.data.importers.base import file_stamp
 from jepawm.data.meta import META_FILE, read_meta
 from jepawm.data.writer import WriterBusyError
 from jepawm.errors import ConfigError, DataError
-from jepawm.rollout import CollectPlan
+from jepawm.rollout import CollectPlan, EnvPool
 from jepawm.runtime import Runtime
 from jepawm.types import VectorSpec
 
@@ -72,17 +73,30 @@ def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -
             },
         )
         _check_appendable(path, spec)
-        with _writer(path, spec, console) as writer:
-            done = writer.finished_episode_ids
-            missing = [episode_id for episode_id in range(data.num_episodes) if episode_id not in done]
-            plan = CollectPlan(data.policy, config.seed, data.env_steps_per_episode, data.codec)
-            episodes = pool.collect(missing, plan, episodes_per_call=config.scaling.episodes_per_call)
-            with console.bar("episodes", data.num_episodes) as advance:
-                for count, episode in enumerate(episodes, start=data.num_episodes - len(missing) + 1):
-                    writer.write(episode)
-                    advance(count, "")
+        is_new = not os.path.exists(path)
+        try:
+            _fill(config, path, spec, pool, console)
+        except Exception:
+            # Not one episode could be had: leave no empty folder that looks like a dataset.
+            if is_new and not any(Path(path).glob("shards/shard-*.parquet")):
+                shutil.rmtree(path, ignore_errors=True)
+            raise
         for line in pool.log:
             console.say(f"   {line}")
+
+
+def _fill(config: RunConfig, path: str, spec: DatasetSpec, pool: EnvPool, console: Console) -> None:
+    """Collects the episodes that a dataset does not hold yet."""
+    data = config.data
+    with _writer(path, spec, console) as writer:
+        done = writer.finished_episode_ids
+        missing = [episode_id for episode_id in range(data.num_episodes) if episode_id not in done]
+        plan = CollectPlan(data.policy, config.seed, data.env_steps_per_episode, data.codec)
+        episodes = pool.collect(missing, plan, episodes_per_call=config.scaling.episodes_per_call)
+        with console.bar("episodes", data.num_episodes) as advance:
+            for count, episode in enumerate(episodes, start=data.num_episodes - len(missing) + 1):
+                writer.write(episode)
+                advance(count, "")
 
 
 def _check_appendable(path: str, spec: DatasetSpec) -> None:

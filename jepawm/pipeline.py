@@ -62,7 +62,7 @@ def _run(
         dataset_path = prepare_dataset(config, runtime, console)
         dataset = EpisodeDataset(dataset_path)
         check_fits(config, dataset)
-        if config.model.proprio.encoding != "none" and config.data.source != "collect":
+        if config.model.proprio.encoding != "none" and config.data.source != "collect" and config.env.id != "none":
             with runtime.env_pool(config.env, config.scaling) as pool:
                 check_proprio_fits(config, dataset, pool.describe().proprio)
         checkpoint = _train(config, runtime, console, dataset, run_dir)
@@ -94,7 +94,9 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     folder = config.run_dir or os.path.join(home(), "evaluations", stamp)
     os.makedirs(folder, exist_ok=True)
     needed = config.evaluation.goal_source == "held_out"
-    dataset = EpisodeDataset(prepare_dataset(config, runtime, console)) if needed else find_dataset(config)
+    # Its episodes are those of the environment it was trained in, whatever varies in this one.
+    trained = replace(config, env=read_spec(model_dir)[0].env)
+    dataset = EpisodeDataset(prepare_dataset(trained, runtime, console)) if needed else find_dataset(trained)
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")
     result = _evaluate_and_report(config, f"evaluation of {model_dir}", runtime, console, dataset, model_dir, folder)
@@ -152,11 +154,15 @@ def _evaluate_and_report(
     weights = config.model.encoder.weights
     moved = weights if weights != trained.model.encoder.weights else None
     model, _, spec = load_world_model(model_dir, device, encoder_weights=moved)
-    what = f"{config.evaluation.num_episodes} episodes, {', '.join(config.evaluation.protocols)}"
-    with console.stage("evaluate", what), runtime.env_pool(config.env, config.scaling) as pool:
-        result, frames = evaluate(config, model, spec, pool, dataset, model_dir=model_dir, console=console)
-        for line in pool.log:
-            console.say(f"   {line}")
+    if config.env.id == "none":
+        with console.stage("evaluate", "held-out prediction (there is no environment)"):
+            result, frames = evaluate(config, model, spec, None, dataset, model_dir=model_dir, console=console)
+    else:
+        what = f"{config.evaluation.num_episodes} episodes, {', '.join(config.evaluation.protocols)}"
+        with console.stage("evaluate", what), runtime.env_pool(config.env, config.scaling) as pool:
+            result, frames = evaluate(config, model, spec, pool, dataset, model_dir=model_dir, console=console)
+            for line in pool.log:
+                console.say(f"   {line}")
     report_path = os.path.join(folder, "report.html")
     with console.stage("report", report_path):
         result["wall_s"] = dict(console.wall_s)
@@ -217,9 +223,15 @@ def _mlflow_sink(config: RunConfig, run_dir: str) -> MLflowSink | None:
 
 
 def _summary(result: dict[str, Any]) -> Record:
-    summary: Record = {"eval/success_rate": result["success_rate"], "eval/random": result["random"]["success_rate"]}
+    summary: Record = {}
+    if result["protocols"]:
+        summary = {"eval/success_rate": result["success_rate"], "eval/random": result["random"]["success_rate"]}
     for name, protocol in result["protocols"].items():
         summary[f"eval/{name}/success_rate"] = protocol["success_rate"]
+        if "mean_distance" in protocol:
+            summary[f"eval/{name}/mean_distance"] = protocol["mean_distance"]
+    for row in result["prediction"]:
+        summary[f"eval/prediction/{row['model_steps']}"] = row["model"] / row["persistence"]
     return summary
 
 
@@ -228,22 +240,32 @@ def _tell(result: dict[str, Any], console: Console) -> None:
         f"{x['success_rate']:.3f} [{x['success_interval'][0]:.3f}, {x['success_interval'][1]:.3f}]"
     )
     console.say()
-    console.say(f"{'protocol':<12} {'success rate [95 % interval]':<30} {'random plans':<24} plan ms per batch (p50)")
+    if result["protocols"]:
+        console.say(
+            f"{'protocol':<12} {'success rate [95 % interval]':<30} {'random plans':<24} plan ms per batch (p50)"
+        )
     for name, protocol in result["protocols"].items():
         console.say(
             f"{name:<12} {rate(protocol):<30} {rate(protocol['random']):<24} "
             f"{protocol['plan_ms_p50']:.0f} for {protocol['mean_plan_batch']:.0f} episodes"
         )
+    for name, protocol in result["protocols"].items():
+        if "mean_distance" in protocol:
+            console.say(
+                f"{name:<12} ends {protocol['mean_distance']:.3g} from the goal on average, random plans "
+                f"{protocol['random']['mean_distance']:.3g} ({result['distance_name']})"
+            )
     if result.get("prediction"):
         first, last = result["prediction"][0], result["prediction"][-1]
         console.say(
             f"prediction  error as a share of persistence: {first['model'] / first['persistence']:.3f} after 1 model "
             f"step, {last['model'] / last['persistence']:.3f} after {last['model_steps']}"
         )
-    console.say(
-        f"{result['num_episodes']} episodes ({result['solved_at_start']} others were solved at the start and not "
-        "counted)"
-    )
+    if result["protocols"]:
+        console.say(
+            f"{result['num_episodes']} episodes ({result['solved_at_start']} others were solved at the start and not "
+            "counted)"
+        )
     console.say("wall time   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["wall_s"].items()))
     console.say(f"report      {result['report']}")
     if result["mlflow_uri"]:

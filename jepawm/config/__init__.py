@@ -40,7 +40,8 @@ class EnvConfig:
     """The environment that is collected from and planned in."""
 
     id: str = "envs:envs/Wall-v1"
-    """Gymnasium id; `module:id` imports the module first, so any registered environment works."""
+    """Gymnasium id; `module:id` imports the module first, so any registered environment works. `none`: there is no
+    environment, and held-out episodes alone judge the model."""
     image_size: int = 64
     """Side of the square frames, pixels."""
     goal_marker: bool | None = None
@@ -99,7 +100,8 @@ class DataConfig:
     """What actions and proprio are normalised with: the training episodes' own mean and deviation, or the constants
     published with a converted dataset."""
     policy: str = "wall_mixed_walk"
-    """Data-collection policy (`collect`), a name in `envs.policies`."""
+    """Data-collection policy (`collect`): a name in `envs.policies`, `uniform` for the action space's own sampler, or
+    `auto` for the environment's usual policy."""
     num_episodes: int = 1920
     """Episodes to collect or convert; where converted, 0 means all."""
     env_steps_per_episode: int = 50
@@ -387,6 +389,11 @@ class RunConfig:
             raise ConfigError(f"seed must not be negative, found {self.seed}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, found '{self.device}'")
+        if self.env.id == "none" and (self.data.source == "collect" or self.evaluation.goal_source == "held_out"):
+            raise ConfigError(
+                "env.id is 'none': episodes cannot be collected (data.source) and no goal can be reached "
+                "(evaluation.goal_source 'held_out' plans in an environment); set env.id, or data.source and sampler"
+            )
         if self.data.source == "collect" and self.data.num_episodes < 1:
             raise ConfigError("data.num_episodes must be at least 1 where episodes are collected, found 0")
         needed = self.data.frameskip * (self.data.num_frames_in_window - 1)

@@ -1,5 +1,6 @@
 """Environment hosts as Ray actors."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,13 @@ from jepawm.rollout import EnvHost, EnvPool, WorkerDied
 
 # One thread per library: environments are many, cores are few, and a thread pool per actor would fight for them.
 _SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# Mesa's software renderer has threads of its own; none besides the one that draws.
+_SINGLE_THREAD["LP_NUM_THREADS"] = "0"
+
+
+def _variables() -> dict[str, str]:
+    """Environment variables of an actor: one thread, and the renderer that this process was told to use."""
+    return _SINGLE_THREAD | {name: value for name, value in os.environ.items() if name.startswith("MUJOCO_")}
 
 
 class _HostActor(EnvHost):
@@ -46,7 +54,7 @@ class RayBackend:
 
     def _start(self) -> Any:
         # Less than a CPU each, so that the actors leave room for training on a small machine.
-        options = {"num_cpus": 0.1, "max_restarts": 0, "runtime_env": {"env_vars": _SINGLE_THREAD}}
+        options = {"num_cpus": 0.1, "max_restarts": 0, "runtime_env": {"env_vars": _variables()}}
         return ray.remote(**options)(_HostActor).remote(self._env)
 
     def submit(self, worker: int, method: str, *args: Any) -> Any:

@@ -27,7 +27,7 @@ def evaluate(
     config: RunConfig,
     model: WorldModel,
     spec: ModelSpec,
-    pool: EnvPool,
+    pool: EnvPool | None,
     dataset: EpisodeDataset | None,
     *,
     model_dir: str,
@@ -39,7 +39,7 @@ def evaluate(
         config: The resolved configuration.
         model: The world model.
         spec: Its statistics and action specification.
-        pool: Hosts of the environment.
+        pool: Hosts of the environment; None where there is none, and held-out episodes are all there is.
         dataset: For held-out prediction and goals; None leaves prediction out.
         model_dir: Where the model was read from, for the record.
         console: Progress.
@@ -48,14 +48,59 @@ def evaluate(
         What `eval.json` holds, and for the recorded episodes of the headline protocol start, goal and rollout frames.
 
     Raises:
-        ConfigError: Goals from held-out data without a dataset.
+        ConfigError: Goals from held-out data without a dataset; neither an environment nor held-out episodes.
         DataError: Not enough tasks, or no held-out windows.
     """
+    split = Split.of(config, dataset) if dataset is not None else None
+    held_out = dataset is not None and split is not None and len(split.held_out) > 0
+    if dataset is not None and split is not None and held_out:
+        _check_prediction_horizon(config, dataset, split)
+    animations: dict[int, Animation] = {}
+    if pool is not None:
+        played, animations = _play(config, model, spec, pool, dataset, split, console)
+    elif held_out:
+        played = {"protocols": {}}
+    else:
+        raise ConfigError(
+            "env.id is 'none' and no episode is held out: there is nothing to judge the model by; set env.id or raise "
+            "data.held_out_fraction"
+        )
+    result = {
+        **played,
+        "seed": config.evaluation.seed,
+        "prediction": [],
+        "diagnostics": {},
+        "config": to_dict(config),
+        "model": {
+            "path": model_dir,
+            "sha256": weights_sha256(model_dir),
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        **manifest(tasks_sha256=played.get("tasks_sha256", "")),
+    }
+    if dataset is not None and split is not None and held_out:
+        result["dataset"] = {
+            "path": str(dataset.path),
+            "fingerprint": dataset.fingerprint,
+            "num_episodes": len(dataset),
+            "held_out_episodes": [int(i) for i in split.held_out],
+        }
+        result.update(_held_out(config, model, dataset, split))
+    return result, animations
+
+
+def _play(
+    config: RunConfig,
+    model: WorldModel,
+    spec: ModelSpec,
+    pool: EnvPool,
+    dataset: EpisodeDataset | None,
+    split: Split | None,
+    console: Console,
+) -> tuple[dict[str, Any], dict[int, Animation]]:
+    """Every protocol and the random baseline beside it, in the environment."""
     evaluation = config.evaluation
     device = next(model.parameters()).device
-    split = Split.of(config, dataset) if dataset is not None else None
-    if dataset is not None and split is not None and len(split.held_out):
-        _check_prediction_horizon(config, dataset, split)
     told = pool.describe()
     if told.action.dim != spec.action.dim:
         raise ConfigError(
@@ -98,35 +143,18 @@ def evaluate(
             animations = _animations(pool, tasks, planned.frames)
     headline_result = protocols[evaluation.protocols[0]]
     keys = ("success_rate", "success_interval", "num_episodes")
-    result = {
+    played = {
         **{key: headline_result[key] for key in keys},
         "random": {key: headline_result["random"][key] for key in keys},
         "protocol": evaluation.protocols[0],
         "episodes": headline_result["episodes"],
         "solved_at_start": passed_over,
-        "seed": evaluation.seed,
         "goal_source": evaluation.goal_source,
         "distance_name": told.distance_name,
         "protocols": protocols,
-        "prediction": [],
-        "diagnostics": {},
-        "config": to_dict(config),
-        "model": {
-            "path": model_dir,
-            "sha256": weights_sha256(model_dir),
-            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        },
-        **manifest(tasks_sha256=_tasks_hash(tasks)),
+        "tasks_sha256": _tasks_hash(tasks),
     }
-    if dataset is not None and split is not None and len(split.held_out):
-        result["dataset"] = {
-            "path": str(dataset.path),
-            "fingerprint": dataset.fingerprint,
-            "num_episodes": len(dataset),
-            "held_out_episodes": [int(i) for i in split.held_out],
-        }
-        result.update(_held_out(config, model, dataset, split))
-    return result, animations
+    return played, animations
 
 
 def _tasks(

@@ -35,11 +35,7 @@ def write_report(path: str, result: Record, metrics: Sequence[Record], animation
     """
     parts = [
         _head(result),
-        "<h2>Success</h2>",
-        _success_table(result),
-        _figure(lambda axes: _plot_success(axes, result), (7.0, 0.6 + 0.55 * len(result["protocols"]))),
-        "<h2>Rollouts</h2>",
-        _rollouts(result, animations),
+        *(_played(result, animations) if result["protocols"] else ()),
         "<h2>Training</h2>",
         _training(metrics),
         "<h2>Latent space</h2>",
@@ -57,6 +53,16 @@ def write_report(path: str, result: Record, metrics: Sequence[Record], animation
     Path(path).write_text(page, encoding="utf-8")
 
 
+def _played(result: Record, animations: dict[int, Record]) -> list[str]:
+    return [
+        "<h2>Success</h2>",
+        _success_table(result),
+        _figure(lambda axes: _plot_success(axes, result), (7.0, 0.6 + 0.55 * len(result["protocols"]))),
+        "<h2>Rollouts</h2>",
+        _rollouts(result, animations),
+    ]
+
+
 def _percent(entry: Record) -> str:
     low, high = entry["success_interval"]
     return f"{100 * entry['success_rate']:.1f} % <span class=muted>[{100 * low:.1f}, {100 * high:.1f}]</span>"
@@ -64,6 +70,14 @@ def _percent(entry: Record) -> str:
 
 def _head(result: Record) -> str:
     config = result["config"]
+    if not result["protocols"]:
+        where = result["dataset"]["path"]
+        return (
+            f"<h1>{html.escape(result['recipe'])} <span class=muted>on {html.escape(where)}</span></h1>"
+            f"<p>There is no environment to plan in; {len(result['dataset']['held_out_episodes'])} held-out episodes "
+            f"judge the model.</p><p class=muted>{result['model']['num_parameters']:,} parameters. "
+            f"{html.escape(result['created'])}.</p>"
+        )
     return (
         f"<h1>{html.escape(result['recipe'])} <span class=muted>on {html.escape(config['env']['id'])}</span></h1>"
         f"<p><span class=big>{100 * result['success_rate']:.1f} %</span> solved of {result['num_episodes']} episodes "
@@ -85,13 +99,24 @@ def _success_table(result: Record) -> str:
         rows.append(
             f"<tr><td><b>{html.escape(name)}</b><br><span class=muted>{html.escape(how)}</span></td>"
             f"<td class=n>{_percent(entry)}</td><td class=n>{_percent(entry['random'])}</td>"
-            f"<td class=n>{entry['num_episodes']}</td>"
+            f"<td class=n>{entry['num_episodes']}</td>{_distance_cells(entry)}"
             f"<td class=n>{entry['plan_ms_p50']:.0f} / {entry['plan_ms_p95']:.0f}</td></tr>"
         )
     return (
         "<table><tr><th>protocol</th><th>planned [95 %]</th><th>random plans [95 %]</th><th>episodes</th>"
-        f"<th>ms per batch of plans, p50 / p95</th></tr>{''.join(rows)}</table>"
+        f"{_distance_head(result)}<th>ms per batch of plans, p50 / p95</th></tr>{''.join(rows)}</table>"
     )
+
+
+def _distance_head(result: Record) -> str:
+    name = result.get("distance_name")
+    return f"<th>mean distance at the end, planned / random ({html.escape(name)})</th>" if name else ""
+
+
+def _distance_cells(entry: Record) -> str:
+    if "mean_distance" not in entry:
+        return ""
+    return f"<td class=n>{entry['mean_distance']:.3g} / {entry['random']['mean_distance']:.3g}</td>"
 
 
 def _rollouts(result: Record, animations: dict[int, Record]) -> str:
@@ -109,9 +134,16 @@ def _rollouts(result: Record, animations: dict[int, Record]) -> str:
         )
         cards.append(
             f"<div class=roll>episode {episode_id}: {verdict} after {outcome['env_steps']} environment steps, "
-            f"{outcome['num_plans']} plan(s)<table><tr>{images}</tr></table></div>"
+            f"{outcome['num_plans']} plan(s){_varied(outcome)}<table><tr>{images}</tr></table></div>"
         )
     return f"<div class=rolls>{''.join(cards)}</div>"
+
+
+def _varied(outcome: Record) -> str:
+    if not outcome.get("variation"):
+        return ""
+    shown = ", ".join(f"{name} {value}" for name, value in outcome["variation"].items())
+    return f"<br><span class=muted>{html.escape(shown)}</span>"
 
 
 def _animation(frames: np.ndarray, *, frame_ms: int = 80, hold_ms: int = 900) -> str:

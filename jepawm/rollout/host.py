@@ -83,7 +83,8 @@ class CollectPlan:
     """How episodes are collected.
 
     Attributes:
-        policy: A name in `envs.policies`, or `uniform` for the action space's own sampler.
+        policy: A name in `envs.policies`, `uniform` for the action space's own sampler, or `auto` for the first
+            policy made for the environment (`uniform` if there is none).
         seed: Of the run; with an episode's id it fixes everything random.
         env_steps: Actions in each episode.
         codec: How frames are stored, one of `jepawm.data.codecs.CODECS`.
@@ -278,9 +279,9 @@ class EnvHost:
         reset_seed, policy_seed = (
             int(word) for word in np.random.SeedSequence([plan.seed, episode_id]).generate_state(2, dtype=np.uint32)
         )
-        act = _policy(env, plan.policy, policy_seed)
+        policy, act = _policy(env, plan.policy, policy_seed)
         seen, info = env.reset(seed=reset_seed)
-        about = {"seed": plan.seed, "policy": plan.policy}
+        about = {"seed": plan.seed, "policy": policy}
         if info.get("variation"):
             about["variation"] = info["variation"]
         frames, proprio, states, actions = [seen["pixels"]], [seen["proprio"]], [info["sim_state"]], []
@@ -307,15 +308,39 @@ class EnvHost:
             self._idle.pop().close()
 
 
-def _policy(env: Any, name: str, seed: int) -> Any:
+def _policy(env: Any, name: str, seed: int) -> tuple[str, Any]:
+    """The policy of this name, ready for one episode: what it is called, and its `act(sim_state)`.
+
+    Raises:
+        EnvironmentFault: No such policy, or one that was made for another environment.
+    """
+    known = _policies_of(env)
+    if name == "auto":
+        name = known[0] if known else "uniform"
     if name == "uniform":
         env.action_space.seed(seed)
-        return lambda _sim_state: env.action_space.sample()
+        return name, lambda _sim_state: env.action_space.sample()
     from envs.policies import make_policy
 
     try:
         policy = make_policy(name, env.unwrapped)
     except ValueError as error:
         raise EnvironmentFault(f"data.policy: {error}") from error
+    if name not in known:
+        raise EnvironmentFault(
+            f"data.policy '{name}' was made for {policy.env_id}, not for this environment; pass --data.policy "
+            f"{' or '.join([*known, 'uniform'])}"
+        )
     policy.reset(seed)
-    return policy.act
+    return name, policy.act
+
+
+def _policies_of(env: Any) -> list[str]:
+    """Names of the policies that were made for an environment of this class, the usual one first."""
+    import envs
+    from envs.policies import POLICIES, policy_class
+
+    mine = f"{type(env.unwrapped).__module__}:{type(env.unwrapped).__qualname__}"
+    if mine not in envs.ENTRY_POINTS.values():
+        return []
+    return [name for name in POLICIES if envs.ENTRY_POINTS[policy_class(name).env_id] == mine]
