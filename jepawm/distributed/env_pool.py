@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 
 from jepawm.config import EnvConfig, ScalingConfig
+from jepawm.distributed.packing import pack, pack_first, unpack, unpack_first
 from jepawm.errors import EnvironmentFault
 from jepawm.rollout import EnvHost, EnvPool, WorkerDied
 
@@ -35,6 +36,16 @@ class _HostActor(EnvHost):
             pass
         super().__init__(config)
 
+    def packed_begin(self, *args: Any) -> Any:
+        return pack_first(super().begin(*args))
+
+    def packed_execute(self, *args: Any) -> Any:
+        return pack(super().execute(*args))
+
+
+# Methods whose answers are full of frames, and what unpacks them here.
+_UNPACK: dict[str, Callable[[Any], Any]] = {"begin": unpack_first, "execute": unpack}
+
 
 class RayBackend:
     """Hosts in actors, restarted by the pool and not by Ray, for a fresh actor must be told its episodes anew.
@@ -58,7 +69,8 @@ class RayBackend:
         return ray.remote(**options)(_HostActor).remote(self._env)
 
     def submit(self, worker: int, method: str, *args: Any) -> Any:
-        handle = getattr(self._actors[worker], method).remote(*args)
+        name = f"packed_{method}" if method in _UNPACK else method
+        handle = getattr(self._actors[worker], name).remote(*args)
         self._submitted[handle] = (worker, method, time.monotonic())
         return handle
 
@@ -75,7 +87,8 @@ class RayBackend:
 
     def _result(self, handle: Any, worker: int, method: str) -> Any:
         try:
-            return ray.get(handle)
+            answer = ray.get(handle)
+            return _UNPACK[method](answer) if method in _UNPACK else answer
         except (RayActorError, OutOfMemoryError, GetTimeoutError) as error:
             raise WorkerDied(str(error).strip().splitlines()[0]) from error
         except RayTaskError as error:

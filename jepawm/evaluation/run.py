@@ -15,7 +15,7 @@ from jepawm.evaluation.metrics import SuccessRate, success_rate
 from jepawm.latent import Latent, concatenate
 from jepawm.planning import Planner
 from jepawm.planning.mpc import MPC
-from jepawm.rollout import EnvPool, Observed, Task
+from jepawm.rollout import EnvPool, Executed, Observed, Task
 from jepawm.world_model import WorldModel
 
 
@@ -174,16 +174,15 @@ def run_protocol(
         raw = chunks_BnA.unflatten(-1, (frameskip, -1)).cpu().numpy()
         plan_ms.append(1e3 * (time.perf_counter() - started))
         plan_batch.append(len(active))
-        executed = pool.execute(ids, raw, [i for i in record if i in ids])
+        # The model looks back `window` frames; those before are not even drawn.
+        executed = pool.execute(ids, raw, [i for i in record if i in ids], min(size, context.window))
         done, plans = done + size, plans + 1
         frames, proprio = [], []
         for row, result in zip(active, executed, strict=True):
             solved = result.solved.any() if protocol.success_at == "any_env_step" else result.solved[-1]
-            book.add(row, result.pixels, result.sim_states, bool(solved))
-            # A recorded episode brings every frame; the model is shown those after each chunk.
-            ends = slice(None) if len(result.pixels) == size else slice(frameskip - 1, None, frameskip)
-            frames.append(result.pixels[ends])
-            proprio.append(result.proprio[ends])
+            book.add(row, result, bool(solved))
+            frames.append(result.pixels)
+            proprio.append(result.proprio)
         staying = [at for at, row in enumerate(active) if not book.outcomes[row].solved]
         context.append(encode(np.stack(frames), np.stack(proprio)), chunks_BnA)
         context.select(staying)
@@ -217,14 +216,14 @@ class _Book:
             if task.episode_id in record
         }
 
-    def add(self, row: int, pixels: np.ndarray, sim_states: np.ndarray, solved: bool) -> None:
+    def add(self, row: int, executed: Executed, solved: bool) -> None:
         """Notes what one execution brought."""
         outcome = self.outcomes[row]
         outcome.solved, outcome.num_plans = solved, outcome.num_plans + 1
-        outcome.env_steps += len(sim_states)
-        outcome.end = [float(x) for x in sim_states[-1]]
-        if outcome.episode_id in self._frames:
-            self._frames[outcome.episode_id].append(pixels)
+        outcome.env_steps += len(executed.sim_states)
+        outcome.end = [float(x) for x in executed.sim_states[-1]]
+        if executed.recorded is not None:
+            self._frames[outcome.episode_id].append(executed.recorded)
 
     def recorded(self) -> dict[int, np.ndarray]:
         return {episode_id: np.concatenate(parts) for episode_id, parts in self._frames.items()}

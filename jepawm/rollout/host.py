@@ -66,16 +66,18 @@ class Executed:
     """What executing chunks brought.
 
     Attributes:
-        pixels: `[n,Y,X,C]` uint8 frames after each chunk, or after each environment step if recorded.
-        proprio: `[n,R]` float32 at the same moments.
+        pixels: `[k,Y,X,C]` uint8 frames after each of the last `k` chunks.
+        proprio: `[k,R]` float32 at the same moments.
         sim_states: `[n*frameskip,S]` after each environment step.
         solved: `[n*frameskip]` bool, the goal condition after each environment step.
+        recorded: `[n*frameskip,Y,X,C]` uint8 frames after each environment step, of an episode that is recorded.
     """
 
     pixels: np.ndarray
     proprio: np.ndarray
     sim_states: np.ndarray
     solved: np.ndarray
+    recorded: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class CollectPlan:
 
     Attributes:
         policy: A name in `envs.policies`, `uniform` for the action space's own sampler, or `auto` for the first
-            policy made for the environment (`uniform` if there is none).
+            policy made for the environment (`uniform` if there is none). An adapted environment's is `random_walk`.
         seed: Of the run; with an episode's id it fixes everything random.
-        env_steps: Actions in each episode.
+        env_steps: Actions in each episode; fewer where the environment ends it.
         codec: How frames are stored, one of `jepawm.data.codecs.CODECS`.
     """
 
@@ -219,13 +221,16 @@ class EnvHost:
             observed.append(Observed(seen["pixels"], seen["proprio"], info["sim_state"]))
         return observed
 
-    def execute(self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = ()) -> list[Executed]:
+    def execute(
+        self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = (), last: int = 0
+    ) -> list[Executed]:
         """Executes action chunks, open loop.
 
         Args:
             episode_ids: `B` running episodes.
             chunks: `[B,n,frameskip,a]` raw actions.
-            record: Episodes of which every frame is returned, not only those after each chunk.
+            record: Episodes of which every frame is returned as well.
+            last: Only the frames after that many last chunks are wanted, no others are drawn; 0: after each chunk.
 
         Raises:
             EnvironmentFault: An episode that was never begun here.
@@ -238,21 +243,25 @@ class EnvHost:
             bare = env.unwrapped
             # An environment that can step without drawing saves the frames nobody looks at.
             advance = getattr(bare, "advance", None)
-            frames, proprio, states, solved = [], [], [], []
-            for chunk in actions:
+            first = len(actions) - (last or len(actions))
+            frames, proprio, states, solved, recorded = [], [], [], [], []
+            for number, chunk in enumerate(actions):
                 for step, action in enumerate(chunk):
-                    wanted = episode_id in record or step == len(chunk) - 1
-                    if wanted or advance is None:
+                    wanted = step == len(chunk) - 1 and number >= first
+                    if wanted or episode_id in record or advance is None:
                         seen, _, _, _, info = env.step(action)
                         state = info["sim_state"]
                         if wanted:
                             frames.append(seen["pixels"])
                             proprio.append(np.asarray(seen["proprio"], np.float32))
+                        if episode_id in record:
+                            recorded.append(seen["pixels"])
                     else:
                         state = advance(action)
                     states.append(state)
                     solved.append(bool(bare.success(state, task.goal)))
-            results.append(Executed(np.stack(frames), np.stack(proprio), np.stack(states), np.array(solved)))
+            shown = np.stack(recorded) if recorded else None
+            results.append(Executed(np.stack(frames), np.stack(proprio), np.stack(states), np.array(solved), shown))
         return results
 
     def finish(self) -> None:
@@ -268,7 +277,8 @@ class EnvHost:
             plan: What is played, and how it is stored.
 
         Returns:
-            Episodes of `plan.env_steps + 1` frames, encoded here, so that many hosts share that work.
+            Episodes of `plan.env_steps + 1` frames, fewer where the environment ended them; encoded here, so that many
+            hosts share that work.
         """
         if not self._idle:
             self._idle.append(make_env(self.config))
@@ -279,7 +289,7 @@ class EnvHost:
         reset_seed, policy_seed = (
             int(word) for word in np.random.SeedSequence([plan.seed, episode_id]).generate_state(2, dtype=np.uint32)
         )
-        policy, act = _policy(env, plan.policy, policy_seed)
+        policy, act = _policy(env, plan.policy, policy_seed, reset_seed)
         seen, info = env.reset(seed=reset_seed)
         about = {"seed": plan.seed, "policy": policy}
         if info.get("variation"):
@@ -287,11 +297,14 @@ class EnvHost:
         frames, proprio, states, actions = [seen["pixels"]], [seen["proprio"]], [info["sim_state"]], []
         for _ in range(plan.env_steps):
             action = np.asarray(act(info["sim_state"]), dtype=np.float32)
-            seen, _, _, _, info = env.step(action)
+            seen, _, terminated, truncated, info = env.step(action)
             actions.append(action)
             frames.append(seen["pixels"])
             proprio.append(seen["proprio"])
             states.append(info["sim_state"])
+            if terminated or truncated:
+                # A shorter episode, as it happened: to choose among them would change what the data says.
+                break
         return Episode(
             episode_id=episode_id,
             pixels=np.stack(frames),
@@ -308,15 +321,19 @@ class EnvHost:
             self._idle.pop().close()
 
 
-def _policy(env: Any, name: str, seed: int) -> tuple[str, Any]:
+def _policy(env: Any, name: str, seed: int, reset_seed: int) -> tuple[str, Any]:
     """The policy of this name, ready for one episode: what it is called, and its `act(sim_state)`.
 
     Raises:
         EnvironmentFault: No such policy, or one that was made for another environment.
     """
-    known = _policies_of(env)
+    walk = getattr(env.unwrapped, "random_walk", None)
+    known = _policies_of(env) if walk is None else ["random_walk"]
     if name == "auto":
         name = known[0] if known else "uniform"
+    if name == "random_walk" and walk is not None:
+        # Of the episode's own seed: only then are its states ones that can be come back to.
+        return name, walk(reset_seed).act
     if name == "uniform":
         env.action_space.seed(seed)
         return name, lambda _sim_state: env.action_space.sample()

@@ -151,13 +151,16 @@ class EnvPool:
         ids = [task.episode_id for task in tasks]
         return self._pinned(ids, lambda mine: ("begin", [self._running[i].task for i in mine]), fresh=True)
 
-    def execute(self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = ()) -> list[Executed]:
+    def execute(
+        self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = (), last: int = 0
+    ) -> list[Executed]:
         """Executes action chunks in running episodes, open loop.
 
         Args:
             episode_ids: `B` running episodes.
             chunks: `[B,n,frameskip,a]` raw actions.
             record: Episodes of which every frame is returned.
+            last: Only the frames after that many last chunks are wanted; 0: after each chunk.
 
         Returns:
             One result per episode, in order.
@@ -165,7 +168,7 @@ class EnvPool:
         row = {episode_id: index for index, episode_id in enumerate(episode_ids)}
         results: list[Executed] = self._pinned(
             episode_ids,
-            lambda mine: ("execute", mine, chunks[[row[i] for i in mine]], [i for i in record if i in mine]),
+            lambda mine: ("execute", mine, chunks[[row[i] for i in mine]], [i for i in record if i in mine], last),
         )
         for episode_id in episode_ids:
             self._running[episode_id].executed.append(chunks[row[episode_id]])

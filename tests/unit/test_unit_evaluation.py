@@ -211,8 +211,10 @@ class Noting(EnvPool):
         super().__init__(SerialBackend(lambda: EnvHost(WALL), num_workers=2))
         self.positions: list[np.ndarray] = []
 
-    def execute(self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = ()) -> list[Executed]:
-        results = super().execute(episode_ids, chunks, record)
+    def execute(
+        self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = (), last: int = 0
+    ) -> list[Executed]:
+        results = super().execute(episode_ids, chunks, record, last)
         self.positions.append(np.stack([result.sim_states[FRAMESKIP - 1 :: FRAMESKIP] for result in results]))
         return results
 
@@ -220,7 +222,7 @@ class Noting(EnvPool):
 @pytest.mark.parametrize("context_window", [1, 4])
 def test_a_plan_is_made_from_what_was_felt_too(context_window: int) -> None:
     model, pool, tasks = Spy(make_model(context_window, proprio=True)), Noting(), downwards(200, 201)
-    # Of a recorded episode every frame is brought, of the other one those after each chunk.
+    # Of a recorded episode every frame is brought as well.
     play(make_planner(max_norm=0.2), tasks, model=model, pool=pool, replan_every=2, max_chunks=6, record=[1])
     felt_BT2 = np.concatenate([np.stack([task.start for task in tasks])[:, None], *pool.positions], axis=1)
     assert len(model.seen) == 3

@@ -95,7 +95,7 @@ def play(pool: EnvPool, num_episodes: int = 5) -> dict[str, Any]:
         done = pool.execute(ids, chunks, record=[0])
         told["states"].append(np.stack([each.sim_states[-1] for each in done]))
         told[f"frames of {len(ids)}"] = np.stack([each.pixels[-1] for each in done])
-        told[f"recorded {len(ids)}"] = done[0].pixels
+        told[f"recorded {len(ids)}"] = done[0].recorded
         # One episode less each time, as when it is solved.
         ids = ids[:-1]
     pool.finish()
@@ -362,13 +362,35 @@ def test_every_env_step_is_judged_and_only_recorded_frames_are_drawn() -> None:
     expected = np.abs(15.0 + np.arange(1, 26) - 25.0) < 4.5
     np.testing.assert_array_equal(plain.solved, expected)
     np.testing.assert_array_equal(plain.sim_states, recorded.sim_states)
-    assert (plain.pixels.shape, recorded.pixels.shape) == ((5, 32, 32, 3), (25, 32, 32, 3))
-    np.testing.assert_array_equal(plain.pixels, recorded.pixels[FRAMESKIP - 1 :: FRAMESKIP])
+    assert plain.recorded is None
+    assert recorded.recorded is not None
+    assert (plain.pixels.shape, recorded.recorded.shape) == ((5, 32, 32, 3), (25, 32, 32, 3))
+    np.testing.assert_array_equal(plain.pixels, recorded.recorded[FRAMESKIP - 1 :: FRAMESKIP])
+    np.testing.assert_array_equal(plain.pixels, recorded.pixels)
     np.testing.assert_array_equal(plain.pixels[-1], host.render([plain.sim_states[-1]])[0])
     # Proprio comes with the frames; Wall's is the position itself.
-    np.testing.assert_array_equal(recorded.proprio, recorded.sim_states.astype(np.float32))
-    np.testing.assert_array_equal(plain.proprio, recorded.proprio[FRAMESKIP - 1 :: FRAMESKIP])
-    assert plain.proprio.dtype == recorded.proprio.dtype == np.float32
+    np.testing.assert_array_equal(plain.proprio, plain.sim_states[FRAMESKIP - 1 :: FRAMESKIP].astype(np.float32))
+    np.testing.assert_array_equal(plain.proprio, recorded.proprio)
+    assert plain.proprio.dtype == np.float32
+
+
+def test_frames_before_the_last_ones_are_not_even_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from envs.wall import WallEnv
+
+    drawn, draw = [], WallEnv._draw
+    monkeypatch.setattr(WallEnv, "_draw", lambda self: drawn.append(1) or draw(self))
+    task = Task(0, 1, np.array([10.0, 15.0]), np.array([10.0, 25.0]))
+    walk = np.full((1, 5, FRAMESKIP, 2), 0.1, np.float32)
+    results = {}
+    for last in (0, 2):
+        host = EnvHost(WALL)
+        host.begin([task])
+        drawn.clear()
+        (results[last],) = host.execute([0], walk, last=last)
+        assert len(drawn) == (last or 5)
+    np.testing.assert_array_equal(results[2].pixels, results[0].pixels[-2:])
+    np.testing.assert_array_equal(results[2].proprio, results[0].proprio[-2:])
+    np.testing.assert_array_equal(results[2].sim_states, results[0].sim_states)
 
 
 def test_the_proprio_of_a_state_is_that_of_an_episode_in_it() -> None:
