@@ -1,5 +1,6 @@
 """Ray Data: the episodes of a source, read, decoded and encoded again on every CPU of the cluster."""
 
+import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -35,6 +36,10 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
     items = [{"number": int(number)} for number in numbers]
     episodes = ray.data.from_items(items, override_num_blocks=min(len(items), 1000)).map_batches(read, batch_size=1)
     episodes.context.execution_options.preserve_order = True
+    # There is a progress bar of our own.
+    episodes.context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     for row in episodes.iter_rows():
         answer = pickle.loads(row["answer"])
         if isinstance(answer, JepawmError):
