@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from jepawm.config import (
     DataConfig,
     EncoderConfig,
@@ -24,6 +22,7 @@ from jepawm.config import (
     RunConfig,
 )
 from jepawm.errors import ConfigError, did_you_mean
+from jepawm.published_statistics import PUBLISHED_STATISTICS
 from jepawm.types import ActionSpec, Statistics
 
 HUB_REPOSITORY = "facebook/jepa-wms"
@@ -51,13 +50,6 @@ class PublishedEnv:
     protocol: ProtocolConfig
 
 
-def _statistics(
-    action_mean: list[float], action_std: list[float], proprio_mean: list[float], proprio_std: list[float]
-) -> Statistics:
-    as_array = lambda values: np.asarray(values, dtype=np.float32)  # noqa: E731
-    return Statistics(as_array(action_mean), as_array(action_std), as_array(proprio_mean), as_array(proprio_std))
-
-
 def _planner(**settings: Any) -> PlannerConfig:
     # All of them search every environment step's action, without a floor under the spread.
     return PlannerConfig(num_samples=300, num_elites=10, hold_actions=False, min_std=0.0, **settings)
@@ -72,12 +64,7 @@ _POSE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 ENVS: dict[str, PublishedEnv] = {
     "metaworld": PublishedEnv(
         "envs:envs/Metaworld-v1",
-        _statistics(
-            [0.005723577458411455, 0.15735651552677155, -0.1396457850933075, 0.1998193860054016],
-            [0.7359239459037781, 0.73408043384552, 0.7182977199554443, 0.743205726146698],
-            [-0.0029392109718173742, 0.6544238924980164, 0.15410053730010986, 0.6402314901351929],
-            [0.10431358963251114, 0.11230525374412537, 0.07981759309768677, 0.26138949394226074],
-        ),
+        PUBLISHED_STATISTICS["metaworld"],
         ActionSpec(4, (-1.0,) * 4, (1.0,) * 4, names=("x", "y", "z", "gripper")),
         5,
         _planner(horizon=6, num_iterations=15, num_iterations_warm=15),
@@ -85,12 +72,7 @@ ENVS: dict[str, PublishedEnv] = {
     ),
     "pusht": PublishedEnv(
         "envs:envs/PushT-v1",
-        _statistics(
-            [-0.008700000122189522, 0.006800000090152025],
-            [0.20190000534057617, 0.20020000636577606],
-            [236.61549377441406, 264.5674133300781, -2.9303202629089355, 2.543079137802124],
-            [101.12020111083984, 87.01119995117188, 74.8455581665039, 74.14009094238281],
-        ),
+        PUBLISHED_STATISTICS["pusht"],
         ActionSpec(2, (-5.12, -5.12), (5.12, 5.12), names=("target_x", "target_y"), units="100 px"),
         5,
         _planner(horizon=6, num_iterations=30, num_iterations_warm=30),
@@ -98,12 +80,7 @@ ENVS: dict[str, PublishedEnv] = {
     ),
     "pointmaze": PublishedEnv(
         "envs:envs/PointMaze-v1",
-        _statistics(
-            [7.821338658686727e-05, 0.0006003659800626338],
-            [0.5769129991531372, 0.577587902545929],
-            [1.8130563497543335, 1.9377127885818481, -0.0039275349117815495, -0.019777977839112282],
-            [1.0055010318756104, 0.9630089402198792, 1.6802769899368286, 1.9319307804107666],
-        ),
+        PUBLISHED_STATISTICS["pointmaze"],
         ActionSpec(2, (-1.0, -1.0), (1.0, 1.0), names=("x", "y")),
         5,
         _planner(horizon=6, num_iterations=30, num_iterations_warm=30),
@@ -111,12 +88,7 @@ ENVS: dict[str, PublishedEnv] = {
     ),
     "wall": PublishedEnv(
         "envs:envs/Wall-v1",
-        _statistics(
-            [-0.005564616061747074, 0.013197818771004677],
-            [0.752332866191864, 0.7466897964477539],
-            [31.89451026916504, 31.81402015686035],
-            [17.663522720336914, 17.27516746520996],
-        ),
+        PUBLISHED_STATISTICS["wall"],
         ActionSpec(2, (-28.0, -28.0), (28.0, 28.0), names=("x", "y"), units="2 px"),
         5,
         _planner(horizon=6, num_iterations=30, num_iterations_warm=30),
@@ -124,7 +96,7 @@ ENVS: dict[str, PublishedEnv] = {
     ),
     "droid": PublishedEnv(
         "envs:envs/DROID-v1",
-        _statistics([0.0] * 7, [1.0] * 7, [0.0] * 7, [1.0] * 7),
+        PUBLISHED_STATISTICS["droid"],
         ActionSpec(7, (-0.1,) * 6 + (-0.75,), (0.1,) * 6 + (0.75,), names=_POSE, units="m, rad, closure"),
         1,
         _planner(horizon=3, num_iterations=15, num_iterations_warm=15, init_std=0.1, proprio_weight=0.0),

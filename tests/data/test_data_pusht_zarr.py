@@ -63,7 +63,7 @@ def make_source(tmp_path: Path) -> Callable[..., Path]:
             damage(root)
         if not zipped:
             return root
-        path = tmp_path / "source.zarr.zip"
+        path = tmp_path / "pusht_source.zarr.zip"
         with zipfile.ZipFile(path, "w") as archive:
             for file in sorted(root.rglob("*")):
                 if file.is_file():

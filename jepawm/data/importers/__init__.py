@@ -16,6 +16,20 @@ __all__ = ["FORMATS", "EpisodeSource", "ImportOptions", "import_episodes", "open
 # In the order in which a path is tried.
 FORMATS: dict[str, str] = {
     "pusht-zarr": "jepawm.data.importers.pusht_zarr:PushTZarr",
+    "zarr-buffer": "jepawm.data.importers.zarr_buffer:ZarrBuffer",
+    "dino-wm-pusht": "jepawm.data.importers.dino_wm:DinoWMPushT",
+    "dino-wm-pointmaze": "jepawm.data.importers.dino_wm_tensors:DinoWMPointMaze",
+    "dino-wm-wall": "jepawm.data.importers.dino_wm_tensors:DinoWMWall",
+    "dino-wm-rope": "jepawm.data.importers.dino_wm_tensors:DinoWMRope",
+    "dino-wm-granular": "jepawm.data.importers.dino_wm_tensors:DinoWMGranular",
+    "metaworld-parquet": "jepawm.data.importers.metaworld_parquet:MetaworldParquet",
+    "stable-worldmodel": "jepawm.data.importers.stable_worldmodel:StableWorldModel",
+    "lerobot": "jepawm.data.importers.lerobot:LeRobot",
+    "rlds": "jepawm.data.importers.rlds:Rlds",
+    "droid-raw": "jepawm.data.importers.droid_raw:DroidRaw",
+    "franka-hdf5": "jepawm.data.importers.franka_hdf5:FrankaHdf5",
+    "robocasa-hdf5": "jepawm.data.importers.robocasa_hdf5:RoboCasaHdf5",
+    "video-folder": "jepawm.data.importers.video_folder:VideoFolder",
 }
 
 

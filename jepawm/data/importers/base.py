@@ -33,7 +33,8 @@ class ImportOptions:
             shorter side. A frame that is not square is cropped to its middle first.
         codec: How frames are stored; None: the importer's choice (`zstd` for rendered, `jpeg` for camera frames).
         camera: Which camera, where a source has several; None: the importer's choice, named in `source`.
-        control_hz: Resample to this rate, where a source can be; None: as recorded or as published.
+        control_hz: Resample to this rate, where a source can be; the rate itself, where a source does not say it; None:
+            as recorded or as published.
         split: Part of a source that has parts (`train`, `val`); None: the importer's choice.
     """
 

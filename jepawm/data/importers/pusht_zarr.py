@@ -71,8 +71,8 @@ class PushTZarr(EpisodeSource):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         if path.name.endswith(".zarr.zip"):
-            return True
-        return (path / "meta" / "episode_ends").is_dir() and (path / "data" / "state").is_dir()
+            return path.name.startswith("pusht")
+        return all((path / name).is_dir() for name in ("data/img", "data/state", "meta/episode_ends"))
 
     @property
     def num_episodes(self) -> int:

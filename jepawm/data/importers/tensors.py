@@ -74,11 +74,13 @@ def load_saved(path: str | os.PathLike[str]) -> Any:
         if start[:2] == b"PK":
             return _TorchArchive(path).load()
         with open(path, "rb") as file:
-            return _checked(path, _Unpickler(file, path).load())
+            return _plain(_Unpickler(file, path).load())
     except zipfile.BadZipFile as error:
         raise DataError(f"{path}: a truncated or damaged archive: {error}; copy it again") from error
     except DataError:
         raise
+    except _NotNumbersError as error:
+        raise DataError(f"{path}: {error}; expected numbers") from error
     # What a truncated or hand-made pickle can raise is anything its opcodes stumble over.
     except Exception as error:
         raise DataError(
@@ -120,8 +122,8 @@ class _Unpickler(pickle.Unpickler):
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): self._rebuild_tensor,
             ("torch", "Size"): tuple,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Dtype,
             # How pickle protocol 2 writes bytes.
             ("_codecs", "encode"): _encode,
         }
@@ -179,7 +181,7 @@ class _TorchArchive:
                     raise DataError(f"{path}: saved with byte order '{order}'; save it again on today's machines")
 
     def load(self) -> Any:
-        return _checked(self.path, _Unpickler(io.BytesIO(self.program), self.path, self.storage).load())
+        return _plain(_Unpickler(io.BytesIO(self.program), self.path, self.storage).load())
 
     def storage(self, key: str, dtype: np.dtype[Any], count: int) -> _Storage:
         name = f"{self.root}data/{key}"
@@ -208,34 +210,66 @@ class _TorchArchive:
         return _Storage(dtype, np.memmap(self.path, dtype, mode="r", offset=start, shape=(count,)))
 
 
+class _NotNumbersError(Exception):
+    """An array of something else."""
+
+
+class _Dtype:
+    """Stands for `numpy.dtype` while a pickle is read: numpy's own would believe whatever state it is given."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.dtype = np.dtype(name if isinstance(name, str) and len(name) < 4 else "O")
+        if self.dtype.kind not in "biuf":
+            raise _NotNumbersError("an array of Python objects" if self.dtype.hasobject else f"an array of {name!r}")
+
+    def __setstate__(self, state: Any) -> None:
+        _, order, subdtype, names, fields, *_ = state
+        if (subdtype, names, fields) != (None, None, None) or order not in ("<", ">", "|", "="):
+            raise _NotNumbersError("an array of records")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """Stands for `numpy.ndarray` while a pickle is read."""
+
+    def __init__(self) -> None:
+        self.values: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.values = _from_buffer(data, dtype, shape, "F" if is_fortran else "C")
+
+
 def _encode(text: str, encoding: str = "utf-8") -> bytes:
     if encoding not in ("latin1", "utf-8"):
         raise ValueError(f"encoding {encoding}")
     return codecs.encode(text, encoding)
 
 
-def _reconstruct(subtype: Any, shape: Any, kind: Any) -> np.ndarray:
-    if subtype is not np.ndarray:
+def _reconstruct(subtype: Any, *_: Any) -> _Array:
+    if subtype is not _Array:
         raise ValueError("an array of another class than numpy.ndarray")
     # As numpy does it: empty, until the pickle sets its state.
-    return np.ndarray(shape, kind)
+    return _Array()
 
 
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
+def _from_buffer(data: Any, dtype: _Dtype, shape: Any, order: str) -> np.ndarray:
+    return np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _scalar(dtype: Any, data: Any) -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.hasobject:
-        raise ValueError(f"a number of type {dtype!r}")
-    return np.frombuffer(data, dtype, count=1)[0]
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    return np.frombuffer(data, dtype.dtype, count=1)[0]
 
 
-def _checked(path: Path, found: Any) -> Any:
-    """Refuses arrays of Python objects, wherever they are."""
-    if isinstance(found, np.ndarray) and found.dtype.hasobject:
-        raise DataError(f"{path}: an array of Python objects; expected numbers")
-    values = found.values() if isinstance(found, dict) else found if isinstance(found, (list, tuple)) else ()
-    for value in values:
-        _checked(path, value)
+def _plain(found: Any) -> Any:
+    """The same with numpy arrays for what stands for them."""
+    if isinstance(found, _Array):
+        if found.values is None:
+            raise ValueError("an array without content")
+        return found.values
+    if isinstance(found, dict):
+        return {key: _plain(value) for key, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        values = [_plain(value) for value in found]
+        return values if isinstance(found, list) else tuple(values)
     return found

@@ -1,0 +1,189 @@
+"""Video files through PyAV: how many frames of what size, and the frames themselves, all or a range of them.
+
+A file that is damaged, cut short, or made with a codec that PyAV has no decoder for is refused by name. Rotation flags
+(phone videos) are not applied. One thread decodes: importers read many videos in many processes instead.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jepawm.errors import DataError, require
+
+VideoSource = str | os.PathLike[str] | bytes | memoryview
+"""A file, or the bytes of one."""
+# Recorded rates are whole numbers, or whole numbers over 1001; a container may round them.
+_LARGEST_DENOMINATOR = 1001
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds.
+
+    Attributes:
+        num_frames: Frames, counted from the packets where the file does not say.
+        height: `Y`, px.
+        width: `X`, px.
+        fps: Frames per second, on average.
+        codec: Name of the codec, e.g. `h264`, `av1`.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+    codec: str
+
+
+def video_info(source: VideoSource, *, what: str) -> VideoInfo:
+    """Looks at a video without decoding it.
+
+    Args:
+        source: A file, or its bytes.
+        what: How errors call it, e.g. its path and the episode it belongs to.
+
+    Raises:
+        DataError: No such file, not a video, or one without a decoder.
+        MissingDependencyError: The package `av` is not installed.
+    """
+    with _open(source, what) as (container, stream):
+        context = stream.codec_context
+        rate = stream.average_rate or stream.guessed_rate
+        # The last packet of a stream is empty: it tells the decoder to give what it still holds.
+        num_frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+        if not num_frames or not rate:
+            raise DataError(f"{what}: a video without frames, or without a frame rate")
+        return VideoInfo(num_frames, context.height, context.width, float(rate), context.codec.canonical_name)
+
+
+def read_video(source: VideoSource, *, what: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, float]:
+    """Decodes a video, or a range of its frames.
+
+    Args:
+        source: A file, or its bytes.
+        what: How errors call it.
+        start: First frame.
+        stop: One past the last frame; None: to the end.
+
+    Returns:
+        Frames `[F,Y,X,3]` uint8 RGB, and frames per second.
+
+    Raises:
+        DataError: As `iter_video`.
+        MissingDependencyError: The package `av` is not installed.
+    """
+    frames = list(iter_video(source, what=what, start=start, stop=stop))
+    if not frames:
+        raise DataError(f"{what}: no frames to read from {start} on")
+    return np.stack(frames), video_info(source, what=what).fps
+
+
+def iter_video(source: VideoSource, *, what: str, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """Decodes frames one by one, in the order in which they are shown.
+
+    A range is sought by time, which takes a constant frame rate; a video without one is refused for `start` above 0.
+
+    Args:
+        source: A file, or its bytes.
+        what: How errors call it.
+        start: First frame.
+        stop: One past the last frame; None: to the end.
+
+    Yields:
+        `[Y,X,3]` uint8 RGB.
+
+    Raises:
+        DataError: No such file, not a video, no decoder for its codec, damaged or cut short, fewer than `stop` frames,
+            frames of different sizes, or a range of a video whose frame rate varies.
+        MissingDependencyError: The package `av` is not installed.
+    """
+    if start < 0 or (stop is not None and stop <= start):
+        raise DataError(f"{what}: frames {start} to {stop} are no range")
+    with _open(source, what) as (container, stream):
+        hidden: list[int] = []
+        frames = _decoded(container, stream, what, hidden)
+        if start:
+            frames = _from(start, frames, container, stream, what)
+        shape: tuple[int, ...] | None = None
+        count = 0
+        for frame in frames:
+            pixels = frame.to_ndarray(format="rgb24")
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                raise DataError(f"{what}: frame {start + count} is {pixels.shape}, those before it are {shape}")
+            yield pixels
+            count += 1
+            if stop is not None and start + count == stop:
+                return
+        if stop is not None or (start and not count):
+            wanted = f"frames {start} to {stop}" if stop is not None else f"frames from {start} on"
+            raise DataError(f"{what}: {wanted} were asked for, the video has {start + count if count else 'fewer'}")
+        # A file that was cut between two frames decodes without an error. One that was trimmed without encoding it anew
+        # hides some of its frames.
+        if start == 0 and count < stream.frames and not hidden:
+            raise DataError(f"{what}: {count} of its {stream.frames} frames can be decoded; copy the video again")
+
+
+def _decoded(container: Any, stream: Any, what: str, hidden: list[int]) -> Iterator[Any]:
+    """Frames from where the container is; sizes of packets that are not to be shown go into `hidden`."""
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise DataError(f"{what}: the video is cut short or damaged; copy it again")
+        if packet.is_discard:
+            hidden.append(packet.size)
+        yield from packet.decode()
+
+
+def _from(start: int, frames: Iterator[Any], container: Any, stream: Any, what: str) -> Iterator[Any]:
+    """The frames from number `start` on; `frames` is not begun before the container is where they are."""
+    rate = Fraction(stream.average_rate or stream.guessed_rate or 0).limit_denominator(_LARGEST_DENOMINATOR)
+    if not rate:
+        raise DataError(f"{what}: a video without a frame rate")
+    first_pts, frame_pts = stream.start_time or 0, 1 / (rate * stream.time_base)
+    container.seek(int(first_pts + start * frame_pts), stream=stream, backward=True)
+    expected: int | None = None
+    for frame in frames:
+        number = round((frame.pts - first_pts) / frame_pts)
+        if expected is None and number > start:
+            raise DataError(f"{what}: frame {start} cannot be sought, the decoder starts at {number}")
+        if expected is not None and number != expected:
+            raise DataError(
+                f"{what}: its frame rate varies (frame {number} is where {expected} should be), so that a range of "
+                "frames cannot be found; encode it anew with a constant rate"
+            )
+        expected = number + 1
+        if number >= start:
+            yield frame
+
+
+@contextmanager
+def _open(source: VideoSource, what: str) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream; what PyAV finds wrong meanwhile becomes a `DataError`."""
+    av = require("av", "video")
+    if isinstance(source, (bytes, memoryview)):
+        opened: Any = io.BytesIO(source)
+    elif not Path(source).is_file():
+        raise DataError(f"{what}: no such file: {source}")
+    else:
+        opened = os.fspath(source)
+    try:
+        with av.open(opened) as container:
+            if not container.streams.video:
+                raise DataError(f"{what}: the file holds no video")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise DataError(f"{what}: PyAV has no decoder for its codec; encode it anew, e.g. as H.264")
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.error.DecoderNotFoundError, av.codec.codec.UnknownCodecError) as error:
+        raise DataError(f"{what}: PyAV has no decoder for its codec; encode it anew, e.g. as H.264") from error
+    # A damaged header also shows as a text that is no UTF-8, or as lists that are too short.
+    except (av.error.FFmpegError, UnicodeDecodeError, IndexError, OSError) as error:
+        raise DataError(f"{what}: not a video that can be read, or a damaged one: {error}; copy it again") from error

@@ -1,0 +1,118 @@
+"""The driver of all importers: it goes on after a kill, starts anew when the source changed, and Ray reads the same."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from published_datasets import PUSHT_LENGTHS, dino_wm_pusht, dino_wm_wall
+
+from jepawm.data import EpisodeDataset, check_dataset
+from jepawm.data.importers import FORMATS, EpisodeSource, import_episodes, open_source, source_class
+from jepawm.data.importers.base import read_serially
+from jepawm.errors import DataError
+
+pytest.importorskip("av")
+
+
+class Counting:
+    """Reads serially, and keeps the numbers that were read."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __call__(self, source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Any:
+        for number in numbers:
+            self.read.append(number)
+            yield from read_serially(source, codec, [number])
+
+
+def killed_after(episodes: int) -> Any:
+    def progress(done: int, total: int) -> None:
+        if done == episodes:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def content(path: Path) -> list[Any]:
+    dataset = EpisodeDataset(path)
+    assert check_dataset(path) == []
+    return [dataset.read_episode(number) for number in dataset.episode_ids.tolist()]
+
+
+def same(left: Path, right: Path) -> None:
+    for a, b in zip(content(left), content(right), strict=True):
+        assert (a.episode_id, a.info) == (b.episode_id, b.info)
+        for name in ("pixels", "actions", "proprio", "sim_state"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_after_a_kill_only_the_missing_episodes_are_read(tmp_path):
+    root = tmp_path / "pusht_noise"
+    dino_wm_pusht(root)
+    import_episodes(open_source(root), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        import_episodes(open_source(root), tmp_path / "d", progress=killed_after(2))
+    assert not (tmp_path / "d").exists()
+    assert (tmp_path / ".d.importing").is_dir()
+    reader = Counting()
+    seen: list[tuple[int, int]] = []
+    count = import_episodes(
+        open_source(root), tmp_path / "d", reader=reader, progress=lambda done, total: seen.append((done, total))
+    )
+    assert count == 3
+    assert reader.read == [2]
+    assert seen == [(2, 3), (3, 3)]
+    assert not (tmp_path / ".d.importing").exists()
+    same(tmp_path / "d", tmp_path / "whole")
+
+
+def test_a_source_that_changed_is_read_anew(tmp_path):
+    root = tmp_path / "pusht_noise"
+    dino_wm_pusht(root)
+    with pytest.raises(KeyboardInterrupt):
+        import_episodes(open_source(root), tmp_path / "d", progress=killed_after(2))
+    states = root / "train" / "states.pth"
+    dino_wm_pusht(root, lambda c: c["states.pth"].__setitem__((0, 0, 0), 123.0))
+    # Whatever the clock of this file system can tell apart.
+    os.utime(states, ns=(1, 1))
+    reader = Counting()
+    import_episodes(open_source(root), tmp_path / "d", reader=reader)
+    assert reader.read == [0, 1, 2]
+    assert EpisodeDataset(tmp_path / "d").read_column("sim_state", 0)[0, 0] == 123.0
+
+
+def test_an_error_half_way_leaves_nothing(tmp_path):
+    root = tmp_path / "pusht_noise"
+    dino_wm_pusht(root, lambda c: c.pop("obses/episode_002.mp4"))
+    seen: list[int] = []
+    with pytest.raises(DataError, match=r"episode_002\.mp4: no such file"):
+        import_episodes(open_source(root), tmp_path / "d", progress=lambda done, total: seen.append(done))
+    # Two episodes were written before it.
+    assert seen == [0, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["pusht_noise"]
+
+
+def test_every_format_says_what_it_is():
+    names = [source_class(form).name for form in FORMATS]
+    assert names == list(FORMATS)
+    assert all(source_class(form).about for form in FORMATS)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_ray_reads_what_one_process_reads(tmp_path):
+    from jepawm.distributed.importing import read_on_ray
+
+    dino_wm_pusht(tmp_path / "pusht_noise")
+    for name, options in (("serial", {}), ("ray", {"reader": read_on_ray})):
+        assert import_episodes(open_source(tmp_path / "pusht_noise"), tmp_path / name, **options) == len(PUSHT_LENGTHS)
+    same(tmp_path / "serial", tmp_path / "ray")
+    dino_wm_wall(tmp_path / "wall_single", lambda c: c["obses/episode_001.pth"].__setitem__((3, 0, 0, 0), np.nan))
+    with pytest.raises(DataError, match=r"episode_001\.pth: frame 3 holds NaN"):
+        import_episodes(open_source(tmp_path / "wall_single"), tmp_path / "wall", reader=read_on_ray)
+    assert not (tmp_path / "wall").exists()
+    assert not (tmp_path / ".wall.importing").exists()
