@@ -136,8 +136,8 @@ def decode_window_batch(batch: pa.Table | Mapping[str, Any], spec: DatasetSpec) 
             values = list_values(column)[0].to_numpy(zero_copy_only=False)
         else:
             values = np.concatenate([np.asarray(row, dtype=dtype).reshape(-1) for row in column])
-        if rows == 0:
-            return np.empty((count, 0, spec.widths[name]), dtype=dtype)
+        if rows == 0 or not spec.widths[name]:
+            return np.empty((count, rows, spec.widths[name]), dtype=dtype)
         if values.size == 0 or values.size % (count * rows):
             raise DataError(f"decode_window_batch: '{name}' holds {values.size} numbers for {count} windows of {rows}")
         return np.array(values, dtype=dtype).reshape(count, rows, -1)

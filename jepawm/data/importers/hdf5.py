@@ -1,0 +1,67 @@
+"""HDF5 files: opened with errors that name file and key."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jepawm.errors import DataError, require
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """An open `h5py.File`.
+
+    Raises:
+        DataError: No such file, not HDF5, or cut short; also where reading fails while it is open.
+        MissingDependencyError: The package `h5py` is not installed.
+    """
+    h5py = require("h5py", "hdf5")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{path}: not an HDF5 file that can be read, or a damaged one: {error}; copy it again"
+        ) from error
+
+
+def entry(group: Any, key: str, path: Path) -> Any:
+    """A dataset below a group.
+
+    Args:
+        group: Where to look.
+        key: Its path below the group.
+        path: The opened file.
+
+    Raises:
+        DataError: It is missing (names what is there), a group, or kept in another file.
+    """
+    if key not in group or not hasattr(group[key], "shape"):
+        parent = group
+        for part in key.split("/")[:-1]:
+            if part not in parent or not hasattr(parent[part], "keys"):
+                break
+            parent = parent[part]
+        there = ", ".join(sorted(parent)) or "nothing"
+        raise DataError(f"{path}: the dataset '{key}' is missing ('{parent.name}' holds: {there})")
+    item = group[key]
+    if Path(item.file.filename) != path or item.external or item.is_virtual:
+        raise DataError(f"{path}: the dataset '{key}' is kept in another file; refusing to follow it")
+    return item
+
+
+def cameras(group: Any, suffix: str = "") -> list[str]:
+    """Names of the datasets in a group that hold RGB frames `[T,Y,X,3]` uint8."""
+    return sorted(
+        name
+        for name, item in group.items()
+        if name.endswith(suffix)
+        and getattr(item, "dtype", None) == np.uint8
+        and len(item.shape) == 4
+        and item.shape[3] == 3
+    )

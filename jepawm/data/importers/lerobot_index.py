@@ -1,0 +1,244 @@
+"""What a LeRobot folder says about itself: features, rate, and where each episode is."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jepawm.data.importers.reading import files_below, indexed_names, inside, pick, read_json
+from jepawm.errors import DataError
+
+ACTION, STATE = "action", "observation.state"
+_AXES = {"height": "height", "h": "height", "width": "width", "w": "width"}
+# Columns that a table may lack.
+_OPTIONAL = ("tasks", "timestamp")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one episode is.
+
+    Attributes:
+        index: Its number in LeRobot's index; numbers may have gaps.
+        length: Rows, and frames.
+        tasks: What the robot was told.
+        table: The Parquet file.
+        video: The video of the chosen camera; None where images are in the table.
+        first_frame: Number of its first frame in the video; None where it has the video for itself.
+    """
+
+    index: int
+    length: int
+    tasks: tuple[str, ...]
+    table: Path
+    video: Path | None
+    first_frame: int | None
+
+
+class LeRobotIndex:
+    """`meta/` of a dataset, for one of its cameras.
+
+    Args:
+        root: The dataset folder.
+        camera: Name of a feature; None: the first camera in the order of names.
+        split: Only the episodes of a split in `info.json`; None: all.
+
+    Attributes:
+        version: `codebase_version`.
+        robot: `robot_type`, or None.
+        fps: Rows, and frames, a second.
+        cameras: Features that are RGB pictures.
+        camera: The chosen one.
+        frame_size: `(Y, X)` of its frames, px.
+        widths: Numbers in a row of `action`, and of `observation.state` where there is one.
+        entries: The episodes that are there, in the order of their numbers.
+        absent: Numbers of listed episodes of which nothing is there.
+        unlisted: How many more episodes `info.json` counts than the index lists.
+
+    Raises:
+        DataError: A missing or unreadable file, another version, no camera or no action vector, a path that leaves the
+            folder, or an episode of which only a part is there.
+    """
+
+    def __init__(self, root: Path, camera: str | None, split: str | None) -> None:
+        self._root = root
+        self._path = root / "meta" / "info.json"
+        info = read_json(self._path)
+        self._info: dict[str, Any] = info if isinstance(info, dict) else {}
+        self.version = str(self._info.get("codebase_version"))
+        if not self.version.startswith(("v2.", "v3.")):
+            raise DataError(
+                f"{self._path}: codebase_version is '{self.version}'; this importer reads v2.0 to v3.0, convert older "
+                "datasets with LeRobot's own scripts"
+            )
+        self.robot = self._info.get("robot_type")
+        self.fps = self._number("fps")
+        features = self._info.get("features")
+        self._features: dict[str, dict[str, Any]] = features if isinstance(features, dict) else {}
+        where = f"{self._path}: features"
+        self.cameras = [name for name, feature in sorted(self._features.items()) if _is_camera(feature)]
+        self.camera = pick(camera, self.cameras, "camera (a feature of dtype video or image)", where)
+        self.is_video = self._features[self.camera]["dtype"] == "video"
+        self.frame_size = _frame_size(self._features[self.camera], f"{where} '{self.camera}'")
+        if ACTION not in self._features:
+            raise DataError(f"{where}: there is no 'action' (there are: {', '.join(sorted(self._features))})")
+        self.widths = {name: self._vector_width(name) for name in (ACTION, STATE) if name in self._features}
+        listed = self._list_version_2() if self.version.startswith("v2.") else self._list_version_3()
+        self.unlisted = max(0, int(self._info.get("total_episodes") or 0) - len(listed))
+        self.entries, self.absent = _present(self._of_split(listed, split))
+
+    def names(self, feature: str) -> tuple[str, ...]:
+        """Names of the dimensions of a vector: a list, a list in a list, or a list under some key."""
+        names, width = self._features[feature].get("names"), self.widths[feature]
+        if isinstance(names, dict) and len(names) == 1:
+            names = next(iter(names.values()))
+        if isinstance(names, list) and len(names) == 1 and isinstance(names[0], list):
+            names = names[0]
+        if isinstance(names, list) and len(names) == width:
+            return tuple(str(item) for item in names)
+        return indexed_names(feature.rsplit(".", 1)[-1], width)
+
+    def _number(self, key: str) -> float:
+        value = self._info.get(key)
+        if not isinstance(value, (int, float)) or not value > 0:
+            raise DataError(f"{self._path}: '{key}' is {value!r}, expected a number above 0")
+        return float(value)
+
+    def _vector_width(self, name: str) -> int:
+        shape, dtype = self._features[name].get("shape"), str(self._features[name].get("dtype"))
+        if not isinstance(shape, list) or len(shape) != 1 or not dtype.startswith(("float", "int")):
+            raise DataError(f"{self._path}: features '{name}': {dtype} of shape {shape}, expected a vector of numbers")
+        return int(shape[0])
+
+    def _file(self, key: str, **numbers: Any) -> Path:
+        pattern = self._info.get(key)
+        try:
+            name = str(pattern).format(**numbers) if pattern else ""
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise DataError(f"{self._path}: '{key}' is '{pattern}', which cannot be filled in: {error!r}") from error
+        return inside(self._root, name, f"{self._path}: '{key}'")
+
+    def _list_version_2(self) -> list[Entry]:
+        index_path = self._root / "meta" / "episodes.jsonl"
+        if not index_path.is_file():
+            raise DataError(f"{index_path}: no such file")
+        chunk_size = int(self._number("chunks_size"))
+        entries = []
+        for line_number, line in enumerate(index_path.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                index, length, tasks = _index_row(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(f"{index_path}: line {line_number} is no entry of an episode: {error!r}") from error
+            numbers = {"episode_chunk": index // chunk_size, "episode_index": index, "video_key": self.camera}
+            video = self._file("video_path", **numbers) if self.is_video else None
+            entries.append(Entry(index, length, tasks, self._file("data_path", **numbers), video, None))
+        return sorted(entries, key=lambda entry: entry.index)
+
+    def _list_version_3(self) -> list[Entry]:
+        folder = self._root / "meta" / "episodes"
+        files = list(files_below(folder, lambda name: name.endswith(".parquet")))
+        if not files:
+            raise DataError(f"{folder}: the index of episodes is missing (chunk-000/file-000.parquet and so on)")
+        video = f"videos/{self.camera}/"
+        columns = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
+        if self.is_video:
+            columns += [f"{video}chunk_index", f"{video}file_index", f"{video}from_timestamp"]
+        entries = []
+        for file in files:
+            for row_number, row in enumerate(read_table(file, columns).to_pylist()):
+                try:
+                    entries.append(self._entry_3(row, video))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DataError(f"{file}: row {row_number} is no entry of an episode: {error!r}") from error
+        return sorted(entries, key=lambda entry: entry.index)
+
+    def _entry_3(self, row: dict[str, Any], video: str) -> Entry:
+        index, length, tasks = _index_row(row)
+        chunk, file = int(row["data/chunk_index"]), int(row["data/file_index"])
+        table = self._file("data_path", chunk_index=chunk, file_index=file)
+        if not self.is_video:
+            return Entry(index, length, tasks, table, None, None)
+        chunk, file = int(row[f"{video}chunk_index"]), int(row[f"{video}file_index"])
+        video_path = self._file("video_path", video_key=self.camera, chunk_index=chunk, file_index=file)
+        return Entry(index, length, tasks, table, video_path, round(float(row[f"{video}from_timestamp"]) * self.fps))
+
+    def _of_split(self, entries: list[Entry], split: str | None) -> list[Entry]:
+        if split is None:
+            return entries
+        splits = self._info.get("splits")
+        splits = splits if isinstance(splits, dict) else {}
+        name = pick(split, sorted(splits), "split", str(self._path))
+        try:
+            start, stop = (int(part) for part in str(splits[name]).split(":"))
+        except ValueError as error:
+            raise DataError(f"{self._path}: split '{name}' is '{splits[name]}', expected 'FROM:TO'") from error
+        return [entry for entry in entries if start <= entry.index < stop]
+
+
+def read_table(path: Path, columns: list[str], episode: int | None = None) -> pa.Table:
+    """Some columns of a Parquet file; those of one episode, without reading the row groups of others.
+
+    Raises:
+        DataError: No such file, a damaged one, or one without a column that is needed.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        names = pq.read_schema(path).names
+        for column in columns:
+            if column not in names and column not in _OPTIONAL:
+                raise DataError(f"{path}: the column '{column}' is missing (there are: {', '.join(names)})")
+        chosen = [column for column in columns if column in names]
+        filters = None if episode is None else [("episode_index", "=", episode)]
+        return pq.read_table(path, columns=chosen, filters=filters, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: the table cannot be read: {error}; copy it again") from error
+
+
+def _present(entries: list[Entry]) -> tuple[list[Entry], list[int]]:
+    """The episodes that are there, and the numbers of those of which nothing is."""
+    present, absent = [], []
+    for entry in entries:
+        files = [entry.table, *([entry.video] if entry.video else [])]
+        missing = [file for file in files if not file.is_file()]
+        if not missing:
+            present.append(entry)
+        elif len(missing) == len(files):
+            absent.append(entry.index)
+        else:
+            raise DataError(f"{missing[0]}: no such file, though other files of episode {entry.index} are there")
+    if entries and not present:
+        raise DataError(f"{entries[0].table}: no such file; none of the {len(entries)} listed episodes is there")
+    return present, absent
+
+
+def _is_camera(feature: Any) -> bool:
+    if not isinstance(feature, dict) or feature.get("dtype") not in ("video", "image"):
+        return False
+    facts = feature.get("info") or feature.get("video_info") or {}
+    is_depth = isinstance(facts, dict) and (facts.get("video.is_depth_map") or facts.get("is_depth_map"))
+    return not is_depth
+
+
+def _frame_size(feature: dict[str, Any], where: str) -> tuple[int, int]:
+    """Height and width: the order of the axes differs between datasets."""
+    shape, names = feature.get("shape"), feature.get("names")
+    if not isinstance(shape, list) or len(shape) != 3:
+        raise DataError(f"{where}: shape {shape}, expected three numbers")
+    if isinstance(names, list) and len(names) == 3:
+        axes = {_AXES.get(str(name)): int(size) for name, size in zip(names, shape, strict=True)}
+        if "height" in axes and "width" in axes:
+            return axes["height"], axes["width"]
+    height, width = shape[1:] if shape[0] in (1, 3) else shape[:2]
+    return int(height), int(width)
+
+
+def _index_row(row: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
+    tasks = row.get("tasks") or []
+    tasks = [tasks] if isinstance(tasks, str) else tasks
+    return int(row["episode_index"]), int(row["length"]), tuple(str(task) for task in tasks)
