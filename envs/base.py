@@ -1,5 +1,6 @@
 """The contract of every environment here: observations for models, sim_states for resets and metrics."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -13,6 +14,9 @@ from envs.factors import Factor, Variation
 
 RESET_OPTIONS = ("goal", "sim_state", "variation")
 
+# Two drawn colours of a pair in `contrasts` differ by this much of 255 in one channel at least.
+LEAST_CONTRAST = 64
+
 
 class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """An environment that can be put into any sim_state and can picture any sim_state.
@@ -20,7 +24,9 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     Observations: `pixels` uint8 `[Y, X, C]` and `proprio` float32 `[R]`.
     `info["sim_state"]`: float64 `[S]`, after every reset and env_step. For resets and metrics, never a model input.
     `info["success"]`: bool, where the episode was given a goal.
-    `info["variation"]`: in environments with factors, those that differ from the published ones, after a reset.
+    `info["variation"]`: in environments with factors, after a reset: those that differ from the published ones, or
+    from how the environment was made, and all that `vary` names. A reset with it and with the first sim_state
+    begins the episode again, here and in an environment that was made without a variation.
     Reward: 1 where `info["success"]` is true, else 0. An episode never terminates by itself, as published: whoever
     runs it decides on its length.
 
@@ -51,6 +57,8 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     action_units: ClassVar[str] = ""
     factors: ClassVar[Mapping[str, Factor]] = {}
     """What may vary between episodes, by name; names are `thing.property`."""
+    contrasts: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs of colour factors that are drawn so that the one can be seen on the other."""
     distance_name: ClassVar[str] = ""
     """What `distance` measures, with its unit; empty where an environment has no `distance`."""
 
@@ -135,14 +143,36 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         raise NotImplementedError(f"{type(self).__name__} has no distance")
 
     def _apply_variation(self) -> None:
-        """Makes the world look and behave as `self.variation` says; called before a start is drawn or set."""
+        """Makes the world look and behave as `self.variation` says, before a start is drawn or set.
+
+        Called by a reset whose variation is another one; an environment with factors calls it when it is made.
+        """
 
     # What follows from it.
 
     def sample_variation(self, seed: int) -> Variation:
         """Draws the factors named by `vary` for a task, and nothing else. Leaves the episode alone."""
         # A stream of its own: the published draws of starts and goals must not move.
-        return factors.draw(self.factors, self.vary, np.random.default_rng([seed, 1]))
+        return self._draw_variation(np.random.default_rng([seed, 1]))
+
+    def _draw_variation(self, random: np.random.Generator) -> Variation:
+        pairs = [pair for pair in self.contrasts if set(pair) & set(self.vary)]
+        # Most draws pass. Who fixes one colour so that nothing can be seen on it gets what is drawn last.
+        for _ in range(100):
+            drawn = factors.draw(self.factors, self.vary, random)
+            shown = self.fixed | drawn
+            if all(_contrast(shown[one], shown[other]) >= LEAST_CONTRAST for one, other in pairs):
+                break
+        return drawn
+
+    def _variation_to_record(self) -> Variation:
+        differing = factors.differing(self.factors, self.variation)
+        # A drawn value that happens to be the published one has to be told too: without it, it would be drawn again.
+        return {
+            name: copy.copy(value)
+            for name, value in self.variation.items()
+            if name in differing or name in self.vary or value != self.fixed[name]
+        }
 
     def _resolved(self, variation: Mapping[str, Any] | None) -> Variation:
         """Every factor's value, for an argument called `variation`; None: as the environment was made."""
@@ -169,7 +199,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
         super().reset(seed=seed)
         if variation is None:
-            variation = self.fixed | factors.draw(self.factors, self.vary, self.np_random)
+            variation = self.fixed | self._draw_variation(self.np_random)
         if variation != self.variation:
             self.variation = variation
             self._apply_variation()
@@ -178,7 +208,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._was_reset = True
         observation, info = self._observe()
         if self.factors:
-            info["variation"] = factors.differing(self.factors, self.variation)
+            info["variation"] = self._variation_to_record()
         return observation, info
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -232,3 +262,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         if self._goal is not None:
             info["success"] = self.success(sim_state, self._goal)
         return {"pixels": pixels, "proprio": self.proprio(sim_state)}, info
+
+
+def _contrast(one: list[int], other: list[int]) -> int:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))

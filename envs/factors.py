@@ -25,6 +25,7 @@ class Factor:
         high: Largest value.
         choices: The names there are; `default` is one of them.
         about: What it is, with its unit.
+        physical: Whether it changes how the world moves or where episodes start, and not only how they look.
     """
 
     default: Any
@@ -32,6 +33,7 @@ class Factor:
     high: Any = None
     choices: tuple[str, ...] = ()
     about: str = ""
+    physical: bool = False
 
     def sample(self, random: np.random.Generator) -> Any:
         """Draws a value: uniform between the bounds (whole numbers where the default is whole), or of the choices."""
@@ -49,7 +51,7 @@ class Factor:
             ValueError: Wrong shape, not numbers, out of bounds, or no such choice.
         """
         if self.choices:
-            return checks.known_name(name, value, self.choices)
+            return str(checks.known_name(name, value, self.choices))
         low, high = np.asarray(self.low, dtype=np.float64), np.asarray(self.high, dtype=np.float64)
         size = f"{low.size} numbers" if low.ndim else "a number"
         expected = f"expected {size} from {self.low} to {self.high}{' (' + self.about + ')' if self.about else ''}"

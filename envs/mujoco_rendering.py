@@ -5,8 +5,10 @@ out, which costs nothing else and draws ten and more times as fast where no GPU 
 and `fast` on Mesa's software renderer.
 """
 
+import atexit
 import os
 import sys
+import weakref
 from typing import Any, Literal
 
 import numpy as np
@@ -44,66 +46,165 @@ def import_mujoco(extra: str) -> Any:
 class MujocoPictures:
     """Draws a MuJoCo model at one size from one camera. Made at the first picture; a copy or pickle makes its own.
 
+    Colours, sizes and lights of the model may change between pictures; see `textures_changed` for textures.
+
     Args:
         model: An `mjModel`.
         image_size: Height and width of the pictures [px].
-        camera: Name of a camera of the model, or an `MjvCamera`.
+        camera: Name of a camera of the model, or an `MjvCamera`, which may be moved between pictures.
         quality: See the module.
         flip: Turn pictures upside down and left to right, for cameras that are mounted so.
+        bottom_up: Begin with the lowest row, as mujoco-py did and so some published pictures do.
+        hidden_geom_groups: Groups of geoms that are not drawn, e.g. those that are there to collide.
 
     Raises:
-        ValueError: An unknown quality.
+        ValueError: An unknown quality; at the first picture: an unknown camera.
     """
 
-    def __init__(self, model: Any, image_size: int, camera: Any, quality: str = "auto", *, flip: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        image_size: int,
+        camera: Any,
+        quality: str = "auto",
+        *,
+        flip: bool = False,
+        bottom_up: bool = False,
+        hidden_geom_groups: tuple[int, ...] = (),
+    ) -> None:
         checks.known_name("quality", quality, QUALITIES)
         self.model = model
         self.image_size = image_size
         self.camera = camera
         self.quality = quality
         self.flip = flip
-        self._renderer: Any = None
-        self._fast = False
+        self.bottom_up = bottom_up
+        self.hidden_geom_groups = hidden_geom_groups
+        self._screen: _Screen | None = None
 
     def draw(self, data: Any) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of an `mjData`, an array of its own."""
-        renderer = self._open() if self._renderer is None else self._renderer
-        renderer.update_scene(data, self.camera)
-        if self._fast:
-            import mujoco
+        if self._screen is None:
+            fast = self.quality == "fast" or (self.quality == "auto" and draws_in_software())
+            self._screen = _Screen(self.model, self.image_size, self.camera, fast, self.hidden_geom_groups)
+        # OpenGL's first row is the lowest.
+        pixels = self._screen.draw(data)
+        if self.flip:
+            pixels = pixels[:, ::-1]
+        return np.ascontiguousarray(pixels[::-1] if self.flip == self.bottom_up else pixels)
 
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        pixels: np.ndarray = renderer.render()
-        return pixels[::-1, ::-1].copy() if self.flip else pixels.copy()
+    def textures_changed(self) -> None:
+        """Says that the model has other textures (`tex_data`) than at the last picture."""
+        if self._screen is not None:
+            self._screen.textures_are_stale = True
 
     def close(self) -> None:
         """Frees the OpenGL context."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._screen is not None:
+            self._screen.free()
+            self._screen = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_renderer": None}
+        return self.__dict__ | {"_screen": None}
 
-    def _open(self) -> Any:
+
+class _Screen:
+    """One OpenGL context with what MuJoCo draws into it.
+
+    Not `mujoco.Renderer`: its context cannot be told that a texture has changed, and making another one takes as long
+    as forty pictures.
+    """
+
+    def __init__(
+        self, model: Any, image_size: int, camera: Any, fast: bool, hidden_geom_groups: tuple[int, ...] = ()
+    ) -> None:
         import mujoco
 
-        self._fast = self.quality == "fast" or (self.quality == "auto" and draws_in_software())
-        quality, kept = self.model.vis.quality, None
-        if self._fast:
+        self._model = model
+        self._camera = camera if isinstance(camera, mujoco.MjvCamera) else _fixed_camera(model, camera)
+        quality, kept = model.vis.quality, None
+        if fast:
             # Read when the context is made, and put back: the model may be shown in another quality as well.
             kept = (quality.offsamples, quality.shadowsize)
             quality.offsamples, quality.shadowsize = 0, 0
         # The model says how large a picture may be.
-        self.model.vis.global_.offwidth = max(self.model.vis.global_.offwidth, self.image_size)
-        self.model.vis.global_.offheight = max(self.model.vis.global_.offheight, self.image_size)
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, image_size)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, image_size)
         try:
-            self._renderer = mujoco.Renderer(self.model, self.image_size, self.image_size)
+            self._gl = mujoco.GLContext(image_size, image_size)
+            self._gl.make_current()
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         finally:
             if kept is not None:
                 quality.offsamples, quality.shadowsize = kept
-        return self._renderer
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=10_000)
+        if fast:
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        self._option = mujoco.MjvOption()
+        for group in hidden_geom_groups:
+            self._option.geomgroup[group] = 0
+        self._rect = mujoco.MjrRect(0, 0, image_size, image_size)
+        self._shape = (image_size, image_size, 3)
+        self.textures_are_stale = False
+        _free_at_exit(self)
+
+    def draw(self, data: Any) -> np.ndarray:
+        """Returns pixels `[Y, X, C]` uint8, the lowest row first."""
+        import mujoco
+
+        self._gl.make_current()
+        if self.textures_are_stale:
+            for texture in range(self._model.ntex):
+                mujoco.mjr_uploadTexture(self._model, self._context, texture)
+            self.textures_are_stale = False
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._scene)
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        pixels = np.empty(self._shape, np.uint8)
+        mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
+        return pixels
+
+    def free(self) -> None:
+        if self._gl is None:
+            return
+        # What MuJoCo frees is of the context that is current.
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+        self._gl = None
+
+    def __del__(self) -> None:
+        # Without a context of its own, where making it failed.
+        if getattr(self, "_context", None) is not None:
+            self.free()
+
+
+_SCREENS: "weakref.WeakSet[_Screen]" = weakref.WeakSet()
+
+
+def _free_at_exit(screen: _Screen) -> None:
+    # Registered after a context was made, so it runs before EGL is shut down, after which nothing can be freed.
+    atexit.unregister(_free_all)
+    atexit.register(_free_all)
+    _SCREENS.add(screen)
+
+
+def _free_all() -> None:
+    for screen in list(_SCREENS):
+        screen.free()
+
+
+def _fixed_camera(model: Any, name: str) -> Any:
+    """The `MjvCamera` of a camera that the model has."""
+    import mujoco
+
+    names = [model.camera(number).name for number in range(model.ncam)]
+    shown = mujoco.MjvCamera()
+    shown.type = mujoco.mjtCamera.mjCAMERA_FIXED
+    shown.fixedcamid = names.index(checks.known_name("camera", name, names))
+    return shown
 
 
 _IN_SOFTWARE: bool | None = None

@@ -1,18 +1,23 @@
-"""Push-T: push a T-shaped block over a table with a disc.
+"""Push-T: push a T-shaped block over a table with a disc. PushObj: the same with blocks of other shapes.
 
-Reference: Chi et al., Diffusion Policy, arXiv 2303.04137; as an offline planning task: Zhou et al., DINO-WM,
-arXiv 2411.04983.
+Reference: Chi et al., Diffusion Policy, arXiv 2303.04137; as an offline planning task, and PushObj: Zhou et al.,
+DINO-WM, arXiv 2411.04983.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from envs import checks
 from envs.base import SimStateEnv
-from envs.pusht_physics import ACTION_SCALE_PX, CONTROL_HZ, WORLD_PX, PushTSimulator
+from envs.factors import Factor, Variation, colour
+from envs.pusht_physics import ACTION_SCALE_PX, AGENT_RADIUS_PX, CONTROL_HZ, WORLD_PX, PushTSimulator
+from envs.pusht_shapes import SHAPES, Block
+
+if TYPE_CHECKING:
+    from envs.pusht_drawing import PushTDrawing
 
 SUCCESS_DISTANCE_PX = 20.0
 SUCCESS_ANGLE_RAD = math.pi / 9
@@ -21,7 +26,7 @@ POSE_NAMES = ("agent_x", "agent_y", "block_x", "block_y", "block_angle")
 
 
 class PushTEnv(SimStateEnv):
-    """A position-controlled disc (agent) and a T (block) that moves only while it is pushed.
+    """A position-controlled disc (agent) and a T or another block that moves only while it is pushed.
 
     sim_state `[7]`: agent x, y, block x, y [px of a 512 x 512 table, y down], block angle [rad, 0 to 2 pi], agent
     velocity x, y [px/s]. proprio `[4]`: agent x, y, velocity x, y. An action `[2]` is the agent's next target
@@ -34,11 +39,18 @@ class PushTEnv(SimStateEnv):
     by a hundredth of it in the first `info["sim_state"]`, and overlapping bodies begin to part. `render_state` shows
     a sim_state as it is.
 
+    `envs/PushObj-v1` is this environment with `vary=("block.shape",)`: one of seven shapes in every episode. Where
+    shapes differ, so do the origins that block x, y tell: the middle of the T's upper edge, the corner or middle in
+    which the boxes of the others meet. Two blocks of different shapes cannot be compared by their poses.
+
     Args:
         image_size: Height and width of `pixels` [px], 16 to 512. The published size is 224.
         render_mode: None or `"rgb_array"`.
         goal_marker: Whether the table carries the green T of Diffusion Policy's task. It is in the published
-            planning frames and in human recordings, and has nothing to do with the goal of an episode.
+            planning frames and in human recordings, and has nothing to do with the goal of an episode. It has the
+            shape and size of the episode's block.
+        variation: Values of `factors` that every episode has.
+        vary: Factors that each reset draws anew.
 
     Raises:
         ImportError: pymunk or OpenCV is not installed.
@@ -50,16 +62,37 @@ class PushTEnv(SimStateEnv):
     proprio_names = ("agent_x", "agent_y", "agent_velocity_x", "agent_velocity_y")
     sim_state_names = (*POSE_NAMES, "agent_velocity_x", "agent_velocity_y")
     action_max_norm = None
+    contrasts = (("agent.colour", "background.colour"), ("block.colour", "background.colour"))
 
-    def __init__(self, image_size: int = 224, render_mode: str | None = None, goal_marker: bool = True) -> None:
+    factors: ClassVar[Mapping[str, Factor]] = {
+        "block.shape": Factor("T", choices=SHAPES, about="outline of block and goal marker", physical=True),
+        "block.scale": Factor(1.0, 0.7, 1.2, about="size of the block, relative to the published one", physical=True),
+        "block.colour": colour((119, 136, 153), "RGB of the block's outline; inside it is lighter"),
+        # What is seen is what pushes, so a larger disc pushes from farther away.
+        "agent.radius": Factor(AGENT_RADIUS_PX, 8, 22, about="radius of the disc, px of 512", physical=True),
+        "agent.colour": colour((65, 105, 225), "RGB of the disc's rim; inside it is lighter"),
+        "background.colour": colour((255, 255, 255), "RGB of the table"),
+        "goal_marker.colour": colour((144, 238, 144), "RGB of the mark on the table"),
+    }
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        render_mode: str | None = None,
+        goal_marker: bool = True,
+        variation: Mapping[str, Any] | None = None,
+        vary: Iterable[str] = (),
+    ) -> None:
         checks.require("pymunk", "jepawm[pusht]")
         checks.require("cv2", "jepawm[pusht]")
-        from envs.pusht_drawing import PushTDrawing
-
-        super().__init__(image_size, render_mode, action_bound=WORLD_PX / ACTION_SCALE_PX)
+        super().__init__(image_size, render_mode, WORLD_PX / ACTION_SCALE_PX, variation, vary)
         self.goal_marker = goal_marker
-        self._simulator = PushTSimulator()
-        self._drawing = PushTDrawing(self.image_size, goal_marker)
+        self._apply_variation()
+
+    @property
+    def block(self) -> Block:
+        """The block of the running episode."""
+        return self._simulator.shape
 
     @classmethod
     def sim_state_from_pose(cls, pose: Sequence[float], agent_velocity: Sequence[float] = (0.0, 0.0)) -> np.ndarray:
@@ -85,8 +118,9 @@ class PushTEnv(SimStateEnv):
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws the published start and goal of a seed, both at rest: `[7]` and `[7]`.
 
-        As published, the drawn angles are not wrapped to `[0, 2 pi)`.
+        As published, the drawn angles are not wrapped to `[0, 2 pi)`. The draws are the same for all blocks.
         """
+        self._resolved(variation)
         random = np.random.RandomState(seed)
         return self._random_state(random), self._random_state(random)
 
@@ -109,14 +143,33 @@ class PushTEnv(SimStateEnv):
     def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[7]`; velocities do not show."""
         sim_state = self._check_sim_state(sim_state)
+        shown = self.variation if variation is None else self._resolved(variation)
         # A world of its own, so that the episode never notices.
-        world = PushTSimulator()
+        world = _simulator(shown)
         world.set_state(sim_state)
-        return self._drawing.draw(sim_state, world.contacts())
+        drawing = self._drawing if shown == self.variation else self._drawing_of(shown, world.shape)
+        return drawing.draw(sim_state, world.contacts())
 
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:
         """Returns agent position and velocity: float32 `[4]`."""
         return np.asarray(sim_state, dtype=np.float32)[[0, 1, 5, 6]]
+
+    def _apply_variation(self) -> None:
+        self._simulator = _simulator(self.variation)
+        self._drawing = self._drawing_of(self.variation, self.block)
+
+    def _drawing_of(self, variation: Variation, block: Block) -> "PushTDrawing":
+        from envs.pusht_drawing import PushTDrawing, PushTLook
+
+        look = PushTLook(
+            block=block,
+            agent_radius_px=variation["agent.radius"],
+            background=tuple(variation["background.colour"]),
+            block_colour=tuple(variation["block.colour"]),
+            agent_colour=tuple(variation["agent.colour"]),
+            goal_marker=tuple(variation["goal_marker.colour"]) if self.goal_marker else None,
+        )
+        return PushTDrawing(self.image_size, look)
 
     def _sample_start(self) -> np.ndarray:
         # A RandomState of its own, so that starts of np_random follow the published distribution.
@@ -141,3 +194,7 @@ class PushTEnv(SimStateEnv):
 
     def _draw(self) -> np.ndarray:
         return self._drawing.draw(self._simulator.get_state(), self._simulator.contacts())
+
+
+def _simulator(variation: Variation) -> PushTSimulator:
+    return PushTSimulator(variation["block.shape"], variation["block.scale"], variation["agent.radius"])

@@ -5,20 +5,20 @@ be redrawn from its states. What does not move is drawn once.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from envs.pusht_physics import AGENT_RADIUS_PX, WALL_CORNERS, WORLD_PX, Contact, polygons_in_world
+from envs.pusht_physics import AGENT_RADIUS_PX, WALL_CORNERS, WORLD_PX, Contact
+from envs.pusht_shapes import Block, make_block
 
-# RGB.
-GOAL_GREEN = (144, 238, 144)
+RGB = tuple[int, int, int]
+
 WALL_GREY = (211, 211, 211)
-AGENT_BLUE, AGENT_BLUE_LIGHT = (65, 105, 225), (78, 126, 255)
-BLOCK_GREY, BLOCK_GREY_LIGHT = (119, 136, 153), (143, 163, 184)
 CONTACT_RED = (231, 76, 60)
 
-# A fixed mark on the table, where Diffusion Policy's task wants the T; not the goal of a planning episode.
+# A fixed mark on the table, where Diffusion Policy's task wants the block; not the goal of a planning episode.
 GOAL_MARKER_POSE = (256.0, 256.0, np.pi / 4)
 OUTLINE_PX = 4
 RIM_PX = 4
@@ -32,40 +32,66 @@ _FIXED = 1 << _SHIFT
 _FAR_PX = 10_000
 
 
+@dataclass(frozen=True)
+class PushTLook:
+    """What is drawn, in which colours (RGB, 0 to 255 each); as published by default.
+
+    Attributes:
+        block: Shape and size of the block and of the goal marker.
+        agent_radius_px: Of the disc.
+        background: Colour of the table.
+        block_colour: Of the block's outline; inside it is lighter.
+        agent_colour: Of the disc's rim; inside it is lighter.
+        goal_marker: Colour of the mark on the table that Diffusion Policy's task has; None: there is none.
+    """
+
+    block: Block
+    agent_radius_px: int = AGENT_RADIUS_PX
+    background: RGB = (255, 255, 255)
+    block_colour: RGB = (119, 136, 153)
+    agent_colour: RGB = (65, 105, 225)
+    goal_marker: RGB | None = (144, 238, 144)
+
+
+PUBLISHED_LOOK = PushTLook(make_block())
+
+
 class PushTDrawing:
     """Draws sim_states of Push-T. Holds one canvas, which every picture reuses.
 
     Args:
         image_size: Height and width of the pictures [px].
-        goal_marker: Whether the table carries the green T of Diffusion Policy's task.
+        look: What is drawn, in which colours.
     """
 
-    def __init__(self, image_size: int, goal_marker: bool) -> None:
+    def __init__(self, image_size: int, look: PushTLook = PUBLISHED_LOOK) -> None:
         self.image_size = image_size
-        self.goal_marker = goal_marker
-        self._background = np.full((WORLD_PX, WORLD_PX, 3), 255, dtype=np.uint8)
-        if goal_marker:
-            for corners in _whole_pixels(polygons_in_world(*GOAL_MARKER_POSE)):
-                cv2.fillConvexPoly(self._background, corners, GOAL_GREEN)
+        self.look = look
+        self._block_inside, self._agent_inside = _lighter(look.block_colour), _lighter(look.agent_colour)
+        self._background = np.empty((WORLD_PX, WORLD_PX, 3), dtype=np.uint8)
+        self._background[:] = look.background
+        if look.goal_marker is not None:
+            for corners in _whole_pixels(look.block.polygons_in_world(*GOAL_MARKER_POSE)):
+                cv2.fillConvexPoly(self._background, corners, look.goal_marker)
         self._canvas = np.empty_like(self._background)
         self._walls = np.array(WALL_CORNERS, dtype=np.int32)
 
-    def __reduce__(self) -> tuple[type, tuple[int, bool]]:
+    def __reduce__(self) -> tuple[type, tuple[int, PushTLook]]:
         # A pickled environment need not carry the canvases.
-        return PushTDrawing, (self.image_size, self.goal_marker)
+        return PushTDrawing, (self.image_size, self.look)
 
     def draw(self, sim_state: np.ndarray, contacts: Iterable[Contact]) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[7]`, with a red mark at each contact."""
-        canvas = self._canvas
+        canvas, look = self._canvas, self.look
         np.copyto(canvas, self._background)
 
-        for corners in _whole_pixels(polygons_in_world(*sim_state[2:5])):
-            cv2.fillConvexPoly(canvas, corners, BLOCK_GREY_LIGHT)
-            cv2.polylines(canvas, [corners], True, BLOCK_GREY, OUTLINE_PX)
+        for corners in _whole_pixels(look.block.polygons_in_world(*sim_state[2:5])):
+            cv2.fillConvexPoly(canvas, corners, self._block_inside)
+            cv2.polylines(canvas, [corners], True, look.block_colour, OUTLINE_PX)
 
         centre = (_clip_px(sim_state[0]), _clip_px(sim_state[1]))
-        _draw_disc(canvas, centre, AGENT_RADIUS_PX, AGENT_BLUE)
-        _draw_disc(canvas, centre, AGENT_RADIUS_PX - RIM_PX, AGENT_BLUE_LIGHT)
+        _draw_disc(canvas, centre, look.agent_radius_px, look.agent_colour)
+        _draw_disc(canvas, centre, look.agent_radius_px - RIM_PX, self._agent_inside)
 
         cv2.polylines(canvas, [self._walls], True, WALL_GREY, OUTLINE_PX)
         for contact in contacts:
@@ -75,7 +101,13 @@ class PushTDrawing:
         return cv2.resize(canvas, size, interpolation=cv2.INTER_LINEAR)
 
 
-def _draw_disc(canvas: np.ndarray, centre: Sequence[int], radius: int, colour: tuple[int, int, int]) -> None:
+def _lighter(colour: RGB) -> RGB:
+    """A fifth more of each, as the published renderer fills what it outlines."""
+    red, green, blue = (min(round(1.2 * c), 255) for c in colour)
+    return red, green, blue
+
+
+def _draw_disc(canvas: np.ndarray, centre: Sequence[int], radius: int, colour: RGB) -> None:
     """Fills a disc exactly `2 * radius` pixels wide, so its middle lies between pixels, as pygame draws it."""
     middle = [round((c - 0.5) * _FIXED) for c in centre]
     cv2.circle(canvas, middle, round((radius - 0.5) * _FIXED), colour, cv2.FILLED, cv2.LINE_8, _SHIFT)

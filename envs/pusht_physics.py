@@ -1,4 +1,4 @@
-"""Physics of Push-T: a position-controlled disc pushes a T-shaped block over a table seen from above.
+"""Physics of Push-T: a position-controlled disc pushes a block over a table seen from above.
 
 The world is 512 x 512 px with y pointing down. The block is quasi-static: it keeps no speed of its own from one
 physics step to the next (`space.damping = 0`). The disc is kinematic, so the block never slows it down; a PD
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from envs.pusht_shapes import Block, make_block
+
 WORLD_PX = 512
 CONTROL_HZ = 10
 PHYSICS_HZ = 100
@@ -26,28 +28,33 @@ DERIVATIVE_GAIN = 20.0
 AGENT_RADIUS_PX = 15
 WALL_RADIUS_PX = 2
 WALL_CORNERS = ((5, 506), (5, 5), (506, 5), (506, 506))
-
-# The two boxes of the T in the block's own frame, whose origin is the middle of the bar's outer edge.
-BAR = ((-60, 30), (60, 30), (60, 0), (-60, 0))
-STEM = ((-15, 30), (-15, 120), (15, 120), (15, 30))
-T_POLYGONS = (BAR, STEM)
-CENTRE_OF_GRAVITY = (0.0, 45.0)
-
-# No corner of the T is farther than this from its centre of gravity (the stem's end: hypot(15, 75) = 76.5).
-BLOCK_REACH_PX = 78
+# Depth of the walls where nothing is published.
+WALL_DEPTH_PX = 300
 
 # A point on either body, then the unit normal [px].
 Contact = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 
 
 class PushTSimulator:
-    """One Push-T world in pymunk: the disc (agent), the T (block) and four walls.
+    """One Push-T world in pymunk: the disc (agent), the block and four walls.
+
+    The published walls are thin lines, through which the disc, that nothing stops, can press a block. The published T
+    with the published disc keeps them. All others have walls of the same faces that are solid beyond, so that no
+    block gets lost.
 
     A pickled simulator holds its start and its actions, and replays them: pymunk 7.3 pickles neither a block whose
     centre of gravity was moved nor the contacts it caches, and without those the block would part from its course.
+
+    Args:
+        shape: Of the block, a name in `envs.pusht_shapes.SHAPES`.
+        scale: Size of the block relative to the published one.
+        agent_radius_px: Radius of the disc.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shape: str = "T", scale: float = 1.0, agent_radius_px: float = AGENT_RADIUS_PX) -> None:
+        self.shape: Block = make_block(shape, scale)
+        self.agent_radius_px = agent_radius_px
+        self._is_published = (shape, scale, agent_radius_px) == ("T", 1.0, AGENT_RADIUS_PX)
         self.set_state(np.array([256, 400, 256, 300, 0, 0, 0]))
 
     def set_state(self, sim_state: np.ndarray) -> None:
@@ -77,20 +84,31 @@ class PushTSimulator:
         self.space.gravity = (0, 0)
         self.space.damping = 0
 
-        walls = [
-            pymunk.Segment(self.space.static_body, start, end, WALL_RADIUS_PX)
-            for start, end in zip(WALL_CORNERS, WALL_CORNERS[1:] + WALL_CORNERS[:1], strict=True)
-        ]
-        self.space.add(*walls)
+        self.space.add(*self._walls())
 
         self.agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
-        self.space.add(self.agent, pymunk.Circle(self.agent, AGENT_RADIUS_PX))
+        self.space.add(self.agent, pymunk.Circle(self.agent, self.agent_radius_px))
 
-        # The published T has twice the bar's moment of inertia (3000), not the bar's plus the stem's (6375).
-        # Data and results exist for the former, so it stays.
-        self.block = pymunk.Body(mass=1, moment=2 * pymunk.moment_for_poly(1, BAR))
-        self.block.center_of_gravity = CENTRE_OF_GRAVITY
-        self.space.add(self.block, *(pymunk.Poly(self.block, polygon) for polygon in T_POLYGONS))
+        self.block = pymunk.Body(mass=1, moment=self.shape.moment)
+        self.block.center_of_gravity = self.shape.centre_of_gravity
+        self.space.add(self.block, *(pymunk.Poly(self.block, polygon) for polygon in self.shape.polygons))
+
+    def _walls(self) -> list[Any]:
+        import pymunk
+
+        body = self.space.static_body
+        if self._is_published:
+            return [
+                pymunk.Segment(body, start, end, WALL_RADIUS_PX)
+                for start, end in zip(WALL_CORNERS, WALL_CORNERS[1:] + WALL_CORNERS[:1], strict=True)
+            ]
+        near, far = WALL_CORNERS[1][0] + WALL_RADIUS_PX, WALL_CORNERS[3][0] - WALL_RADIUS_PX
+        low, high = near - WALL_DEPTH_PX, far + WALL_DEPTH_PX
+        boxes = ((low, low, near, high), (far, low, high, high), (low, low, high, near), (low, far, high, high))
+        return [
+            pymunk.Poly(body, ((left, top), (left, bottom), (right, bottom), (right, top)))
+            for left, top, right, bottom in boxes
+        ]
 
     def get_state(self) -> np.ndarray:
         """Returns the sim_state `[7]`, float64, with the angle in `[0, 2 pi)`."""
@@ -125,15 +143,9 @@ class PushTSimulator:
             x += velocity_x * DT_S
             y += velocity_y * DT_S
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"start": self._start, "settled": self._settled, "actions": self._actions}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.set_state(state["start"])
-        if state["settled"]:
-            self.settle()
-        for action in np.asarray(state["actions"]).reshape(-1, 2):
-            self.advance(action)
+    def __reduce__(self) -> tuple[Any, ...]:
+        made_of = (self.shape.shape, self.shape.scale, self.agent_radius_px)
+        return _replayed, (made_of, self._start, self._settled, self._actions)
 
     def contacts(self) -> list[Contact]:
         """Where the block touches disc or walls now, each with the direction in which the two press.
@@ -152,20 +164,26 @@ class PushTSimulator:
 
     def _near_contact(self) -> bool:
         """False when the block is too far from everything to touch it, which spares most frames the query."""
-        x, y = self.block.local_to_world(CENTRE_OF_GRAVITY)
+        x, y = self.block.local_to_world(self.shape.centre_of_gravity)
         agent_x, agent_y = self.agent.position
         to_wall = min(x - WALL_CORNERS[1][0], y - WALL_CORNERS[1][1], WALL_CORNERS[3][0] - x, WALL_CORNERS[3][1] - y)
         return (
-            math.hypot(agent_x - x, agent_y - y) < BLOCK_REACH_PX + AGENT_RADIUS_PX
-            or to_wall < BLOCK_REACH_PX + WALL_RADIUS_PX
+            math.hypot(agent_x - x, agent_y - y) < self.shape.reach_px + self.agent_radius_px
+            or to_wall < self.shape.reach_px + WALL_RADIUS_PX
         )
 
 
-def polygons_in_world(x: float, y: float, angle: float) -> np.ndarray:
-    """Corners of the T's two boxes for a block pose: `[2, 4, 2]` [px]."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    rotation = np.array([[cos, sin], [-sin, cos]])
-    return np.asarray(T_POLYGONS, dtype=np.float64) @ rotation + (x, y)
+def _replayed(
+    made_of: tuple[str, float, float], start: np.ndarray, settled: bool, actions: "array[float]"
+) -> PushTSimulator:
+    """The simulator that was pickled."""
+    simulator = PushTSimulator(*made_of)
+    simulator.set_state(start)
+    if settled:
+        simulator.settle()
+    for action in np.asarray(actions).reshape(-1, 2):
+        simulator.advance(action)
+    return simulator
 
 
 def agent_velocities(agent_T2: np.ndarray, targets_T2: np.ndarray) -> np.ndarray:

@@ -4,14 +4,15 @@ Reference: Zhou et al., DINO-WM, arXiv 2411.04983.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from envs.base import SimStateEnv
-from envs.wall_drawing import render_positions
-from envs.wall_physics import CELLS_PER_ACTION, HIGH, LOW, WALL_LEFT, WALL_RIGHT, step_position
+from envs.factors import Factor, Variation, colour
+from envs.wall_drawing import PUBLISHED_LOOK, WallLook, canvas
+from envs.wall_physics import CELLS_PER_ACTION, HIGH, LOW, WallLayout, step_position
 
 SUCCESS_RADIUS_CELLS = 4.5
 # Published starts and goals keep two dot widths (2 * 1.7 cells) away from the walls.
@@ -27,9 +28,13 @@ class WallEnv(SimStateEnv):
 
     The bounds of `action_space` (+-28) reach from any place in the arena to any other: no move is left out by them.
 
+    `envs/WallRandom-v1` is this environment with `vary=("wall.x", "door.y")`: another wall and door in every episode.
+
     Args:
         image_size: Height and width of `pixels` [px], 16 to 512. The published size is 224.
         render_mode: None or `"rgb_array"`.
+        variation: Values of `factors` that every episode has.
+        vary: Factors that each reset draws anew.
 
     Reference: Zhou et al., DINO-WM, arXiv 2411.04983. The published environment has no control rate; 10 Hz is ours.
     """
@@ -40,17 +45,41 @@ class WallEnv(SimStateEnv):
     proprio_names = ("x", "y")
     sim_state_names = ("x", "y")
     action_max_norm = 1.8
+    contrasts = (("agent.colour", "background.colour"), ("wall.colour", "background.colour"))
+    # Pictures have cells, so wall and door stand on whole ones. They keep the published paddings (20 for the wall, 10
+    # for the door); within the bounds of their sizes both rooms hold starts, and the door's edges lie in the arena.
+    factors: ClassVar[Mapping[str, Factor]] = {
+        "wall.x": Factor(32, 20, 44, about="middle of the wall, cells", physical=True),
+        "wall.half_width": Factor(3, 1, 6, about="half of the wall's thickness, cells", physical=True),
+        "door.y": Factor(30, 10, 54, about="middle of the door, cells", physical=True),
+        "door.half_height": Factor(4, 2, 5, about="half of the door's opening, cells", physical=True),
+        "background.colour": colour(PUBLISHED_LOOK.background, "RGB of the floor"),
+        "wall.colour": colour(PUBLISHED_LOOK.wall, "RGB of the wall and the border"),
+        "agent.colour": colour(PUBLISHED_LOOK.dot, "RGB of the dot's middle"),
+        "agent.size": Factor(PUBLISHED_LOOK.dot_std_cells, 1.0, 3.0, about="standard deviation of the dot, cells"),
+    }
 
-    def __init__(self, image_size: int = 224, render_mode: str | None = None) -> None:
-        super().__init__(image_size, render_mode, action_bound=(HIGH - LOW) / CELLS_PER_ACTION)
+    def __init__(
+        self,
+        image_size: int = 224,
+        render_mode: str | None = None,
+        variation: Mapping[str, Any] | None = None,
+        vary: Iterable[str] = (),
+    ) -> None:
+        super().__init__(image_size, render_mode, (HIGH - LOW) / CELLS_PER_ACTION, variation, vary)
         self._position = (0.0, 0.0)
+        self._apply_variation()
 
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the published start and goal of a seed, always in different rooms: `[2]` and `[2]`."""
+        """Draws the published start and goal of a seed, always in different rooms: `[2]` and `[2]`.
+
+        With another wall the rule is the same: two dot widths away from border and wall.
+        """
+        layout = _layout(self._resolved(variation))
         random = np.random.RandomState(seed)
         # This order, and swapping x alone, is the published one. float32 as well: the draws are equal to the bit.
-        start_x = random.uniform(LOW + START_CLEARANCE_CELLS, WALL_LEFT - START_CLEARANCE_CELLS)
-        goal_x = random.uniform(WALL_RIGHT + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
+        start_x = random.uniform(LOW + START_CLEARANCE_CELLS, layout.left - START_CLEARANCE_CELLS)
+        goal_x = random.uniform(layout.right + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
         start_y = random.uniform(LOW + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
         goal_y = random.uniform(LOW + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
         if random.rand() < 0.5:
@@ -65,18 +94,30 @@ class WallEnv(SimStateEnv):
     def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[2]`."""
         position = self._check_sim_state(sim_state)
-        return render_positions(position[None], self.image_size)[0]
+        shown = self._canvas
+        if variation is not None:
+            resolved = self._resolved(variation)
+            shown = canvas(self.image_size, _layout(resolved), _look(resolved))
+        return shown.draw(position[None])[0]
 
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:
         """Returns the position: float32 `[2]`."""
         return np.asarray(sim_state, dtype=np.float32)
 
+    def _apply_variation(self) -> None:
+        self._layout = _layout(self.variation)
+        self._canvas = canvas(self.image_size, self._layout, _look(self.variation))
+
     def _sample_start(self) -> np.ndarray:
-        # Uniform over both rooms.
-        x = self.np_random.uniform(LOW + START_CLEARANCE_CELLS, WALL_LEFT - START_CLEARANCE_CELLS)
+        # Uniform over both rooms: drawn in the left one, and stretched onto the right one as often as its area says.
+        left_width = self._layout.left - LOW - 2 * START_CLEARANCE_CELLS
+        right_width = HIGH - self._layout.right - 2 * START_CLEARANCE_CELLS
+        x = self.np_random.uniform(LOW + START_CLEARANCE_CELLS, self._layout.left - START_CLEARANCE_CELLS)
         y = self.np_random.uniform(LOW + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
-        in_right_room = self.np_random.random() < 0.5
-        return np.array([x + (WALL_RIGHT - LOW) * in_right_room, y])
+        if self.np_random.random() < right_width / (left_width + right_width):
+            stretch = right_width / left_width
+            x = x * stretch + (self._layout.right - LOW * stretch) + START_CLEARANCE_CELLS * (1 - stretch)
+        return np.array([x, y])
 
     def _set_state(self, sim_state: np.ndarray) -> None:
         self._position = (float(sim_state[0]), float(sim_state[1]))
@@ -85,7 +126,25 @@ class WallEnv(SimStateEnv):
         return np.array(self._position)
 
     def _advance(self, action: np.ndarray) -> None:
-        self._position = step_position(*self._position, float(action[0]), float(action[1]))
+        self._position = step_position(*self._position, float(action[0]), float(action[1]), self._layout)
 
     def _draw(self) -> np.ndarray:
-        return render_positions(np.array([self._position]), self.image_size)[0]
+        return self._canvas.draw(np.array([self._position]))[0]
+
+
+def _layout(variation: Variation) -> WallLayout:
+    return WallLayout(
+        wall_x=float(variation["wall.x"]),
+        wall_half_width=float(variation["wall.half_width"]),
+        door_y=float(variation["door.y"]),
+        door_half_height=float(variation["door.half_height"]),
+    )
+
+
+def _look(variation: Variation) -> WallLook:
+    return WallLook(
+        background=tuple(variation["background.colour"]),
+        wall=tuple(variation["wall.colour"]),
+        dot=tuple(variation["agent.colour"]),
+        dot_std_cells=variation["agent.size"],
+    )

@@ -5,19 +5,16 @@ Positions are in cells of a 65 x 65 grid, x to the right and y down.
 Reference: Zhou et al., DINO-WM, arXiv 2411.04983.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
 GRID_CELLS = 65
-DOT_STD_CELLS = 1.7
 CELLS_PER_ACTION = 2.0
 
 # The arena's border.
 LOW, HIGH = 4.0, 60.0
-# The wall between the rooms, and its door.
-WALL_X, WALL_HALF_WIDTH = 32.0, 3.0
-WALL_LEFT, WALL_RIGHT = WALL_X - WALL_HALF_WIDTH, WALL_X + WALL_HALF_WIDTH
-DOOR_Y, DOOR_HALF_HEIGHT = 30.0, 4.0
-DOOR_LOW, DOOR_HIGH = DOOR_Y - DOOR_HALF_HEIGHT, DOOR_Y + DOOR_HALF_HEIGHT
 
 # After a hit the point stands this far from the wall, and has slipped this far along it (always to larger x or y).
 REBOUND = 0.5
@@ -25,12 +22,51 @@ REBOUND = 0.5
 MARGIN = 0.3
 
 
-def step_positions(positions_N2: np.ndarray, actions_N2: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class WallLayout:
+    """Where the wall between the rooms stands, and where its door is; the published layout by default.
+
+    Attributes:
+        wall_x: Middle of the wall [cells].
+        wall_half_width: Half of its thickness [cells].
+        door_y: Middle of the door [cells].
+        door_half_height: Half of its opening [cells].
+    """
+
+    wall_x: float = 32.0
+    wall_half_width: float = 3.0
+    door_y: float = 30.0
+    door_half_height: float = 4.0
+
+    @cached_property
+    def left(self) -> float:
+        """The wall's face that looks at the left room."""
+        return self.wall_x - self.wall_half_width
+
+    @cached_property
+    def right(self) -> float:
+        """The wall's face that looks at the right room."""
+        return self.wall_x + self.wall_half_width
+
+    @cached_property
+    def lines(self) -> tuple[float, float, float, float, float]:
+        """x of the wall's middle, left and right face, y of the door's smaller and larger edge: at hand at once."""
+        door_low, door_high = self.door_y - self.door_half_height, self.door_y + self.door_half_height
+        return self.wall_x, self.left, self.right, door_low, door_high
+
+
+PUBLISHED_LAYOUT = WallLayout()
+
+
+def step_positions(
+    positions_N2: np.ndarray, actions_N2: np.ndarray, layout: WallLayout = PUBLISHED_LAYOUT
+) -> np.ndarray:
     """One env_step of many independent points.
 
     Args:
         positions_N2: `[N, 2]` x, y [cells].
         actions_N2: `[N, 2]` x, y; a point moves by twice its action [cells]. Not clipped.
+        layout: Where wall and door are, for all of them.
 
     Returns:
         `[N, 2]` new positions [cells], float64.
@@ -40,54 +76,55 @@ def step_positions(positions_N2: np.ndarray, actions_N2: np.ndarray) -> np.ndarr
     low, high = np.minimum(starts, ends), np.maximum(starts, ends)
     # Most moves stay in one room, away from all walls. Only the others are worth the case analysis.
     touches_border = (low <= LOW).any(axis=1) | (high >= HIGH).any(axis=1)
-    touches_wall = (high[:, 0] >= WALL_LEFT) & (low[:, 0] <= WALL_RIGHT)
+    touches_wall = (high[:, 0] >= layout.left) & (low[:, 0] <= layout.right)
     for n in np.flatnonzero(touches_border | touches_wall):
-        ends[n] = _end_of_move(*starts[n].tolist(), *ends[n].tolist())
+        ends[n] = _end_of_move(layout, *starts[n].tolist(), *ends[n].tolist())
     return ends
 
 
-def step_position(x: float, y: float, action_x: float, action_y: float) -> tuple[float, float]:
+def step_position(
+    x: float, y: float, action_x: float, action_y: float, layout: WallLayout = PUBLISHED_LAYOUT
+) -> tuple[float, float]:
     """One env_step of one point; the same rule as `step_positions`."""
-    return _end_of_move(x, y, x + CELLS_PER_ACTION * action_x, y + CELLS_PER_ACTION * action_y)
+    return _end_of_move(layout, x, y, x + CELLS_PER_ACTION * action_x, y + CELLS_PER_ACTION * action_y)
 
 
-def _end_of_move(x: float, y: float, to_x: float, to_y: float) -> tuple[float, float]:
+def _end_of_move(layout: WallLayout, x: float, y: float, to_x: float, to_y: float) -> tuple[float, float]:
     """Where a move from `(x, y)` towards `(to_x, to_y)` ends: there, or beside the first wall in its way."""
     dx, dy = to_x - x, to_y - y
+    wall_x, wall_left, wall_right, door_low, door_high = layout.lines
 
     # The door's two edges, for a point inside the doorway.
-    for edge, is_hit, rebound in (
-        (DOOR_HIGH, y < DOOR_HIGH <= to_y, -REBOUND),
-        (DOOR_LOW, y > DOOR_LOW >= to_y, REBOUND),
-    ):
-        if is_hit:
-            crossing_x = x + dx * (edge - y) / dy
-            if WALL_LEFT <= crossing_x <= WALL_RIGHT:
-                return crossing_x + REBOUND, edge + rebound
+    hits_high, hits_low = y < door_high <= to_y, y > door_low >= to_y
+    if hits_high or hits_low:
+        edge, rebound = (door_high, -REBOUND) if hits_high else (door_low, REBOUND)
+        crossing_x = x + dx * (edge - y) / dy
+        if wall_left <= crossing_x <= wall_right:
+            return crossing_x + REBOUND, edge + rebound
 
     # Walls are tested as lines; the face of the middle wall that looks at this room has a hole at the door.
     # Besides the published lines, the border beyond the door is tested as well: without it, a move of more than 24
     # cells through the door would leave the arena. Shorter moves cannot tell the difference.
-    face = WALL_LEFT if x < WALL_X else WALL_RIGHT
+    face = wall_left if x < wall_x else wall_right
     hits: list[tuple[float, float, float]] = []  # (fraction of the move, x, y after the rebound)
-    for wall_x in (LOW, HIGH, face):
-        if _crosses(x, to_x, wall_x):
+    for line_x in (LOW, HIGH, face):
+        if _crosses(x, to_x, line_x):
             # Exactly vertical and horizontal moves divide by zero as published. A crossing implies movement, except
             # for a point that starts on the line and stays on it: that one is hit where it is.
-            fraction = (wall_x - x) / dx if dx else 0.0
+            fraction = (line_x - x) / dx if dx else 0.0
             crossing_y = y + fraction * dy
-            if wall_x != face or not DOOR_LOW <= crossing_y <= DOOR_HIGH:
-                hits.append((fraction, wall_x + REBOUND * _sign(x - wall_x), crossing_y + REBOUND))
-    for wall_y in (LOW, HIGH):
-        if _crosses(y, to_y, wall_y):
-            fraction = (wall_y - y) / dy if dy else 0.0
-            hits.append((fraction, x + fraction * dx + REBOUND, wall_y + REBOUND * _sign(y - wall_y)))
+            if line_x != face or not door_low <= crossing_y <= door_high:
+                hits.append((fraction, line_x + REBOUND * _sign(x - line_x), crossing_y + REBOUND))
+    for line_y in (LOW, HIGH):
+        if _crosses(y, to_y, line_y):
+            fraction = (line_y - y) / dy if dy else 0.0
+            hits.append((fraction, x + fraction * dx + REBOUND, line_y + REBOUND * _sign(y - line_y)))
     if not hits:
         return to_x, to_y
 
     fraction, end_x, end_y = min(hits)
-    in_left_room = x < WALL_X
-    beyond_door = (end_x > WALL_X) == in_left_room
+    in_left_room = x < wall_x
+    beyond_door = (end_x > wall_x) == in_left_room
     left, right = (LOW, face) if in_left_room else (face, HIGH)
     if beyond_door:
         left, right = LOW, HIGH

@@ -1,34 +1,44 @@
 """Pushes in Push-T."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 from envs.policies.base import Policy, Seed
-from envs.pusht_physics import ACTION_SCALE_PX, CENTRE_OF_GRAVITY, WORLD_PX
+from envs.pusht_physics import ACTION_SCALE_PX, AGENT_RADIUS_PX, WORLD_PX
+from envs.pusht_shapes import make_block
 
 
 class PushTNoisyPush(Policy):
     """Walks to one random place around the block after another, mostly through the block, which is so pushed.
 
-    Places are uniform in a disc of 120 px around the block's centre of gravity, kept 30 px inside the table. A new
-    one is drawn on arrival (within 15 px) or after 20 env_steps. Steps are at most 0.35 (35 px) long, plus noise of
-    std 0.05.
+    Places are uniform in a disc of 120 px around the block's centre of gravity, kept so far inside the table that the
+    agent's edge stays 15 px inside (its middle 30 px, where it has the published radius). A new one is drawn on
+    arrival (within 15 px) or after 20 env_steps. Steps are at most 0.35 (35 px) long, plus noise of std 0.05.
+
+    Args:
+        env: The environment it acts in, which knows the episode's block; None: the T.
     """
 
     env_id = "envs/PushT-v1"
 
     _REACH_PX = 120.0
-    _MARGIN_PX = 30.0
+    _MARGIN_PX = 15.0
     _ARRIVED_PX = 15.0
     _PATIENCE_ENV_STEPS = 20
     _MAX_STEP = 0.35
     _NOISE_STD = 0.05
 
-    def __init__(self) -> None:
+    def __init__(self, env: Any = None) -> None:
+        self._env = env
         self._random: np.random.Generator | None = None
         self._place = np.zeros(2)
         self._env_steps_left = 0
+
+    @classmethod
+    def for_env(cls, env: Any) -> "PushTNoisyPush":
+        return cls(env)
 
     def reset(self, seed: Seed) -> None:
         self._random = np.random.default_rng(seed)
@@ -51,10 +61,13 @@ class PushTNoisyPush(Policy):
         return (step + self._random.normal(0.0, self._NOISE_STD, size=2)).astype(np.float32)
 
     def _draw_place(self, random: np.random.Generator, sim_state: np.ndarray) -> np.ndarray:
-        block_x, block_y, angle = (float(v) for v in sim_state[2:5])
-        centre_x = block_x - math.sin(angle) * CENTRE_OF_GRAVITY[1]
-        centre_y = block_y + math.cos(angle) * CENTRE_OF_GRAVITY[1]
+        # Asked for only now: an environment may be reset, and get another block, after the policy was made for it.
+        block, agent_radius_px = make_block(), AGENT_RADIUS_PX
+        if self._env is not None:
+            block, agent_radius_px = self._env.block, self._env.variation["agent.radius"]
+        centre_x, centre_y = block.centre_in_world(*(float(v) for v in sim_state[2:5]))
         radius = self._REACH_PX * math.sqrt(random.random())
         direction = random.uniform(-math.pi, math.pi)
         place = np.array([centre_x + radius * math.cos(direction), centre_y + radius * math.sin(direction)])
-        return np.clip(place, self._MARGIN_PX, WORLD_PX - self._MARGIN_PX)
+        margin_px = self._MARGIN_PX + agent_radius_px
+        return np.clip(place, margin_px, WORLD_PX - margin_px)

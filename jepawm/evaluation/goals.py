@@ -87,13 +87,16 @@ def held_out_tasks(
 
     def draw(ids: Sequence[int]) -> list[Task]:
         states, variations = [], []
-        for episode_id in ids:
+        drawn = pool.sample_variations([task_seed(seed, episode_id) for episode_id in ids])
+        for episode_id, varied in zip(ids, drawn, strict=True):
             rng = np.random.default_rng([seed, episode_id])
             source = long_enough[int(rng.integers(len(long_enough)))]
             start = int(rng.integers(lengths[source] - env_steps_to_goal))
             recorded = dataset.read_column("sim_state", source)
             states += [recorded[start], recorded[start + env_steps_to_goal]]
-            variations.append(dataset.info(source).get("variation"))
+            # What was recorded stays: states belong to the shapes and walls they were recorded among.
+            recorded_variation = dataset.info(source).get("variation")
+            variations.append(varied if recorded_variation is None else (varied or {}) | recorded_variation)
         states = pool.complete(states)
         rows = zip(ids, states[::2], states[1::2], variations, strict=True)
         return [

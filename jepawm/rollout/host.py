@@ -148,21 +148,29 @@ class EnvHost:
     def sample_tasks(self, episode_ids: Sequence[int], seeds: Sequence[int]) -> list[Task]:
         """Start and goal of each episode from the environment's own sampler."""
         bare, tasks = self._bare, []
-        for episode_id, seed in zip(episode_ids, seeds, strict=True):
-            variation = bare.sample_variation(seed) if getattr(bare, "vary", ()) else None
+        for episode_id, seed, variation in zip(episode_ids, seeds, self.sample_variations(seeds), strict=True):
             told = (seed,) if variation is None else (seed, variation)
             start, goal = bare.sample_start_goal(*told)
             states = np.asarray(start, np.float64), np.asarray(goal, np.float64)
             tasks.append(Task(episode_id, seed, *states, variation))
         return tasks
 
+    def sample_variations(self, seeds: Sequence[int]) -> list[dict[str, Any] | None]:
+        """What varies in the tasks of these seeds; None where the environment was not told to vary anything."""
+        bare = self._bare
+        return [bare.sample_variation(seed) if getattr(bare, "vary", ()) else None for seed in seeds]
+
     def render(
         self, sim_states: Sequence[np.ndarray], variations: Sequence[dict[str, Any] | None] | None = None
     ) -> np.ndarray:
-        """`[n,Y,X,C]` uint8 pictures of simulator states, each with its variation where one is given."""
+        """`[n,Y,X,C]` uint8 pictures of simulator states, each with its variation; None: as the environment is."""
         bare = self._bare
-        told = [(state,) for state in sim_states] if variations is None else zip(sim_states, variations, strict=True)
-        return np.stack([bare.render_state(*(item for item in each if item is not None)) for each in told])
+        if not getattr(bare, "factors", None):
+            return np.stack([bare.render_state(state) for state in sim_states])
+        # An environment that is told nothing shows the variation of the last episode it had.
+        given = [None] * len(sim_states) if variations is None else variations
+        pairs = zip(sim_states, given, strict=True)
+        return np.stack([bare.render_state(state, variation or {}) for state, variation in pairs])
 
     def proprio(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
         """`[n,R]` float32 proprio of simulator states.

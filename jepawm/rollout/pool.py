@@ -109,10 +109,15 @@ class EnvPool:
         calls = [(name, [int(i) for i in ids], [int(s) for s in some]) for name, ids, some in calls]
         return [task for tasks in self._stateless(calls) for task in tasks]
 
+    def sample_variations(self, seeds: Sequence[int]) -> list[dict[str, Any] | None]:
+        """What varies in the tasks of these seeds, see `EnvHost.sample_variations`."""
+        result: list[dict[str, Any] | None] = self._stateless([("sample_variations", list(seeds))])[0]
+        return result
+
     def render(
         self, sim_states: Sequence[np.ndarray], variations: Sequence[dict[str, Any] | None] | None = None
     ) -> np.ndarray:
-        """`[n,Y,X,C]` uint8 pictures of simulator states, each with its variation where one is given."""
+        """`[n,Y,X,C]` uint8 pictures of simulator states, see `EnvHost.render`."""
         given = [None] * len(sim_states) if variations is None else variations
         parts = self._parts(len(sim_states))
         calls = [("render", [sim_states[i] for i in part], [given[i] for i in part]) for part in parts]

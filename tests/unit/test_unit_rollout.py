@@ -299,11 +299,16 @@ class Bare(gymnasium.Env[Any, Any]):
 
 def test_an_environment_without_the_contract_says_what_it_lacks() -> None:
     gymnasium.register("jepawm-tests/Bare-v0", entry_point=Bare)
-    lacking = "lacks sample_start_goal, render_state, success, sim_state_names"
+    lacking = "lacks sample_start_goal, success, sim_state_names"
     try:
+        # Without any of it, it is adapted; this one cannot even be seen.
+        with pytest.raises(EnvironmentFault, match=r"env.id 'jepawm-tests/Bare-v0' cannot be seen"):
+            EnvHost(EnvConfig(id="jepawm-tests/Bare-v0")).describe()
+        Bare.render_state = None  # type: ignore[attr-defined]
         with pytest.raises(EnvironmentFault, match=f"env.id 'jepawm-tests/Bare-v0' {lacking}"):
             EnvHost(EnvConfig(id="jepawm-tests/Bare-v0")).describe()
     finally:
+        del Bare.render_state  # type: ignore[attr-defined]
         gymnasium.registry.pop("jepawm-tests/Bare-v0")
 
 
@@ -372,6 +377,14 @@ def test_every_env_step_is_judged_and_only_recorded_frames_are_drawn() -> None:
     np.testing.assert_array_equal(plain.proprio, plain.sim_states[FRAMESKIP - 1 :: FRAMESKIP].astype(np.float32))
     np.testing.assert_array_equal(plain.proprio, recorded.proprio)
     assert plain.proprio.dtype == np.float32
+
+
+def test_pictures_are_of_the_environment_and_not_of_the_episode_before() -> None:
+    host, state = EnvHost(WALL), np.array([10.0, 15.0])
+    before = host.render([state])
+    host.begin([Task(0, 1, state, state, {"background.colour": [0, 90, 0]})])
+    host.finish()
+    np.testing.assert_array_equal(host.render([state]), before)
 
 
 def test_frames_before_the_last_ones_are_not_even_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,25 @@ def test_goals_from_data_lie_so_many_env_steps_after_their_start() -> None:
         np.testing.assert_array_equal(one.start, same.start)
 
 
+def test_what_was_recorded_stays_where_factors_vary() -> None:
+    config = EnvConfig(image_size=32, vary=("agent.colour", "background.colour"))
+    pool = EnvPool(SerialBackend(lambda: EnvHost(config), num_workers=2))
+    asked = {"seed": 5, "num_episodes": 6, "env_steps_to_goal": 10}
+    tasks, _ = held_out_tasks(pool, Recorded(30, 30, 30), [0, 1, 2], **asked)
+    for task in tasks:
+        recording = int(task.start[0]) - 10
+        assert task.variation is not None
+        assert set(task.variation) == {"agent.colour", "background.colour"}
+        assert (task.variation["agent.colour"] == [0, 0, recording]) == bool(recording % 2)
+    assert len({str(task.variation["background.colour"]) for task in tasks}) == len(tasks)
+    # The goal is shown in the colours that the episode begins in.
+    seen = pool.begin(tasks)
+    goals = pool.render([task.goal for task in tasks], [task.variation for task in tasks])
+    for task, first, goal in zip(tasks, seen, goals, strict=True):
+        np.testing.assert_array_equal(first.pixels[24, 24], task.variation["background.colour"])
+        np.testing.assert_array_equal(goal[24, 24], task.variation["background.colour"])
+
+
 class SolvedEarly(Recorded):
     """Every other recording stands still, so its goal is reached before it begins."""
 

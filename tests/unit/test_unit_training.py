@@ -212,7 +212,8 @@ def test_auto_caches_what_fits(wall_dataset: EpisodeDataset) -> None:
 
 
 def test_windows_longer_than_any_episode_are_an_error(wall_dataset: EpisodeDataset) -> None:
-    config = dataclasses.replace(make_config(), data=DataConfig(source="dataset", path=str(wall_dataset.path), num_frames_in_window=40))
+    data = DataConfig(source="dataset", path=str(wall_dataset.path), num_frames_in_window=40)
+    config = dataclasses.replace(make_config(), data=data)
     with pytest.raises(DataError, match="there are no windows: 40 frames at frameskip 5"):
         run_training(config, str(wall_dataset.path))
 
