@@ -10,11 +10,19 @@ from jepawm.data.codecs import decode_frame
 from jepawm.data.episodes import EpisodeDataset
 from jepawm.errors import DataError
 
+# Small frames are enlarged by whole numbers, large ones shrunk, so that captions fit and a sheet fits a screen.
 MIN_TILE_PX = 96
+MAX_TILE_PX = 256
+TITLE_PX = 20
 CAPTION_PX = 16
-CURVE_PX = 48
-# One colour an action dimension, in turn (RGB).
+CURVE_PX = 64
+LANE_PX = 5
+LEGEND_PX = 15
+# Up to this many action dimensions are curves in one strip; more would hide each other and become lanes.
+MAX_CURVES = 6
+# One colour an action dimension (RGB).
 COLOURS = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (148, 103, 189), (255, 127, 14), (23, 190, 207))
+_GREY = (110, 110, 110)
 
 
 def contact_sheet(
@@ -23,20 +31,31 @@ def contact_sheet(
     *,
     episodes: int | Sequence[int] = 4,
     frames: int = 8,
+    window: int | None = None,
+    frameskip: int = 1,
 ) -> Path:
-    """Draws a few episodes, one a row: evenly spaced frames, and under them the actions over time.
+    """Draws a few episodes, one a row: frames, and under them the actions over time.
+
+    Each action dimension is drawn to its own scale, which the legend names. Up to six are curves around zero, and the
+    number is the largest that is reached in what is shown. More are lanes around the dataset's mean, red above it and
+    blue below; the numbers are the mean and how far they go from it, for many robots are told joint angles that are
+    never near zero.
 
     Args:
         path: The dataset.
         output_png: The picture to write.
         episodes: Their ids, or how many, evenly spaced over the dataset.
-        frames: Frames per episode.
+        frames: Frames per episode, evenly spaced over it.
+        window: First frame of a window: then frames are consecutive, `frameskip` apart, and the actions are those
+            between them, as a model sees them.
+        frameskip: Frames between two that are shown, with `window`.
 
     Returns:
         The path of the picture.
 
     Raises:
-        DataError: Nothing to draw, an unknown episode, or a picture that cannot be written.
+        DataError: Nothing to draw, an unknown episode, a window that is longer than an episode, or a picture that
+            cannot be written.
     """
     import cv2
 
@@ -48,59 +67,178 @@ def contact_sheet(
         picked = list(episodes)
     if not picked or frames < 1:
         raise DataError(f"{dataset.path}: nothing to draw: {len(picked)} episodes, {frames} frames")
-    sheet = np.concatenate([_episode_row(dataset, episode_id, frames) for episode_id in picked])
+    if frameskip < 1:
+        raise DataError(f"frameskip must be 1 or more, found {frameskip}")
+    shown = [_shown(dataset, episode_id, frames, window, frameskip) for episode_id in picked]
+    rows = [_episode_row(dataset, episode_id, times) for episode_id, times in zip(picked, shown, strict=True)]
+    width = max(row.shape[1] for row in rows)
+    # An episode with fewer frames than are asked for ends early.
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    sheet = np.concatenate([_title(dataset, width), *rows])
     output = Path(output_png)
-    output.parent.mkdir(parents=True, exist_ok=True)
     written, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     if not written:
         raise DataError(f"{output}: the picture ({sheet.shape[1]}x{sheet.shape[0]} px) cannot be encoded")
-    output.write_bytes(data.tobytes())
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(data.tobytes())
+    except OSError as error:
+        raise DataError(f"{output}: the picture cannot be written: {error}") from error
     return output
 
 
-def _episode_row(dataset: EpisodeDataset, episode_id: int, frames: int) -> np.ndarray:
-    """`[height,width,3]` uint8: captions, frames and the action curve of one episode."""
+def _shown(dataset: EpisodeDataset, episode_id: int, frames: int, window: int | None, frameskip: int) -> list[int]:
+    """Indices of the frames that are shown of an episode."""
+    total = dataset.num_frames(episode_id)
+    if window is None:
+        # A short episode shows each frame once.
+        return np.unique(np.linspace(0, total - 1, frames).round().astype(int)).tolist()
+    last = window + (frames - 1) * frameskip
+    if window < 0 or last >= total:
+        raise DataError(
+            f"{dataset.path}: episode {episode_id} has frames 0 to {total - 1}; a window of {frames} frames, "
+            f"{frameskip} apart from {window} on, ends at {last}"
+        )
+    return list(range(window, last + 1, frameskip))
+
+
+def _title(dataset: EpisodeDataset, width: int) -> np.ndarray:
+    """`[TITLE_PX,width,3]` uint8."""
+    spec = dataset.spec
+    height_px, width_px, _ = spec.pixels.shape
+    text = (
+        f"{spec.name}: {len(dataset)} episodes, {int(dataset.num_frames_each.sum())} frames of {width_px}x{height_px} "
+        f"px ({spec.pixels.codec}), {spec.control_hz:g} Hz, {spec.action.dim} actions, {spec.proprio.dim} proprio"
+    )
+    bar = np.full((TITLE_PX, width, 3), 225, dtype=np.uint8)
+    _write(bar, text, 4, TITLE_PX - 6, 0.42, (0, 0, 0))
+    return bar
+
+
+def _tile_size(height: int, width: int) -> tuple[int, int]:
+    """`(height, width)` of a drawn frame, px, in the frame's own proportions."""
+    if max(height, width) > MAX_TILE_PX:
+        scale = MAX_TILE_PX / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+    scale = max(1, -(-MIN_TILE_PX // width))
+    return height * scale, width * scale
+
+
+def _episode_row(dataset: EpisodeDataset, episode_id: int, times: list[int]) -> np.ndarray:
+    """`[height,width,3]` uint8: captions, frames and the actions of one episode."""
     import cv2
 
     spec = dataset.spec
-    scale = max(1, -(-MIN_TILE_PX // spec.pixels.width))
-    tile_y, tile_x = spec.pixels.height * scale, spec.pixels.width * scale
-    total = dataset.num_frames(episode_id)
+    tile_y, tile_x = _tile_size(spec.pixels.height, spec.pixels.width)
     chunks = dataset.chunks(episode_id, ["frames"])
-    row = np.full((CAPTION_PX + tile_y + CURVE_PX + 2, frames * tile_x, 3), 255, dtype=np.uint8)
+    row = np.full((CAPTION_PX + tile_y, len(times) * tile_x, 3), 255, dtype=np.uint8)
     frame = np.empty(spec.pixels.shape, dtype=np.uint8)
-    for k, t in enumerate(np.linspace(0, total - 1, frames).round().astype(int).tolist()):
+    for k, t in enumerate(times):
         chunk = chunks[t // dataset.chunk_frames]
         assert chunk.frames is not None
         decode_frame(chunk.frames[t - chunk.first_frame], spec.pixels.codec, frame)
-        tile = np.repeat(np.repeat(_as_rgb(frame), scale, axis=0), scale, axis=1)
-        row[CAPTION_PX : CAPTION_PX + tile_y, k * tile_x : (k + 1) * tile_x] = tile
-        caption = f"ep {episode_id}, t {t}" if k == 0 else f"t {t}"
-        position = (k * tile_x + 3, CAPTION_PX - 5)
-        cv2.putText(row, caption, position, cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA)
-    _draw_actions(row[CAPTION_PX + tile_y : CAPTION_PX + tile_y + CURVE_PX], dataset.read_column("actions", episode_id))
-    return row
+        how = cv2.INTER_AREA if tile_x < spec.pixels.width else cv2.INTER_NEAREST
+        tile = cv2.resize(_as_rgb(frame), (tile_x, tile_y), interpolation=how)
+        row[CAPTION_PX:, k * tile_x : (k + 1) * tile_x] = tile
+        time = f"t {t} ({t / spec.control_hz:.1f} s)"
+        caption = f"ep {episode_id}/{dataset.num_frames(episode_id)}, {time}" if k == 0 else time
+        _write(row[:, k * tile_x : (k + 1) * tile_x], caption, 3, CAPTION_PX - 5, 0.36, (0, 0, 0))
+    # The strip shows the actions from the first to the last frame; the marks are the frames.
+    actions = dataset.read_column("actions", episode_id)[times[0] : max(times[-1], times[0] + 1)]
+    marks = [(t - times[0]) / max(times[-1] - times[0], 1) for t in times]
+    names = spec.action.names or tuple(str(i) for i in range(spec.action.dim))
+    width = row.shape[1]
+    if spec.action.dim <= MAX_CURVES:
+        drawn = _curves(actions, names, marks, width)
+    else:
+        drawn = _lanes(actions, dataset.statistics.action_mean, names, marks, width)
+    return np.concatenate([row, drawn, np.full((4, width, 3), 255, dtype=np.uint8)])
 
 
 def _as_rgb(frame: np.ndarray) -> np.ndarray:
     channels = frame.shape[-1]
     if channels >= 3:
-        return frame[..., :3]
+        return np.ascontiguousarray(frame[..., :3])
     return np.repeat(frame[..., :1], 3, axis=-1)
 
 
-def _draw_actions(strip: np.ndarray, actions: np.ndarray) -> None:
-    """Draws `[F-1,a]` actions over time into a strip; one scale for all, 0 is the grey line."""
+def _scaled(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`[n,a]` numbers within -1 and 1, and the largest magnitude of each dimension, `[a]`."""
+    top = np.abs(actions).max(axis=0) if len(actions) else np.zeros(actions.shape[1])
+    return actions / np.where(top > 0, top, 1.0), top
+
+
+def _curves(actions: np.ndarray, names: Sequence[str], marks: list[float], width: int) -> np.ndarray:
+    """`[CURVE_PX+LEGEND_PX,width,3]` uint8: a curve for each dimension; the grey line is 0."""
     import cv2
 
-    height, width = strip.shape[:2]
-    top = max(float(np.abs(actions).max()), 1e-9)
-    middle = height / 2
-    cv2.line(strip, (0, int(middle)), (width, int(middle)), (200, 200, 200), 1)
+    strip = np.full((CURVE_PX, width, 3), 255, dtype=np.uint8)
+    scaled, top = _scaled(actions)
+    middle = (CURVE_PX - 1) / 2
+    _draw_marks(strip, marks)
+    cv2.line(strip, (0, round(middle)), (width, round(middle)), (200, 200, 200), 1)
     x = np.linspace(0, width - 1, len(actions)) if len(actions) > 1 else np.array([width / 2])
     for i in range(actions.shape[1]):
-        y = middle - actions[:, i] / top * (middle - 3)
+        y = middle - scaled[:, i] * (middle - 2)
         points = np.stack([x, y], axis=1).round().astype(np.int32).reshape(-1, 1, 2)
-        cv2.polylines(strip, [points], False, COLOURS[i % len(COLOURS)], 1, cv2.LINE_AA)
-    caption = f"actions, largest {top:.3g}"
-    cv2.putText(strip, caption, (3, height - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.34, (90, 90, 90), 1, cv2.LINE_AA)
+        cv2.polylines(strip, [points], False, COLOURS[i], 1, cv2.LINE_AA)
+    told = [f"{name} {number:.3g}" for name, number in zip(names, top, strict=True)]
+    return np.concatenate([strip, _legend(told, width, COLOURS)])
+
+
+def _lanes(actions: np.ndarray, mean: np.ndarray, names: Sequence[str], marks: list[float], width: int) -> np.ndarray:
+    """`[a*LANE_PX+legend,width,3]` uint8: a lane for each dimension, red above its mean, blue below, white at it."""
+    beside = actions - mean
+    # What a mean in float32 is off by is no motion.
+    beside[np.abs(beside) <= 1e-6 * np.abs(mean)] = 0
+    scaled, top = _scaled(beside)
+    at = np.minimum(np.arange(width) * len(actions) // width, max(len(actions) - 1, 0))
+    values = scaled[at].T
+    lanes = np.full((*values.shape, 3), 255, dtype=np.uint8)
+    fade = (255 * (1 - np.abs(values))).astype(np.uint8)
+    lanes[..., 1] = fade
+    lanes[..., 2] = np.where(values > 0, fade, 255)
+    lanes[..., 0] = np.where(values < 0, fade, 255)
+    strip = np.repeat(lanes, LANE_PX, axis=0)
+    strip[::LANE_PX] = (strip[::LANE_PX] * 0.93).astype(np.uint8)
+    _draw_marks(strip, marks)
+    told = [f"{name} {middle:.3g} +-{number:.2g}" for name, middle, number in zip(names, mean, top, strict=True)]
+    return np.concatenate([strip, _legend(told, width, [_GREY])])
+
+
+def _draw_marks(strip: np.ndarray, marks: list[float]) -> None:
+    """Thin lines where the frames are that are shown above."""
+    width = strip.shape[1]
+    for mark in marks[1:-1]:
+        strip[::2, min(round(mark * (width - 1)), width - 1)] = 150
+
+
+def _legend(told: Sequence[str], width: int, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """`[lines*LEGEND_PX,width,3]` uint8: a word for each dimension, over as many lines as it takes."""
+    import cv2
+
+    placed: list[tuple[int, int]] = []
+    line, x = 0, 4
+    for text in told:
+        (wide, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.34, 1)
+        if x + wide > width and x > 4:
+            line, x = line + 1, 4
+        placed.append((line, x))
+        x += wide + 12
+    box = np.full(((line + 1) * LEGEND_PX, width, 3), 255, dtype=np.uint8)
+    for i, (text, (at_line, at_x)) in enumerate(zip(told, placed, strict=True)):
+        _write(box, text, at_x, at_line * LEGEND_PX + LEGEND_PX - 4, 0.34, colours[i % len(colours)])
+    return box
+
+
+def _write(image: np.ndarray, text: str, x: int, y: int, scale: float, colour: tuple[int, int, int]) -> None:
+    import cv2
+
+    # OpenCV's font knows ASCII alone.
+    plain = text.encode("ascii", "replace").decode()
+    (wide, _), _ = cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    # Too wide for its place: smaller, as far as it can still be read.
+    scale *= max(0.7, min(1.0, (image.shape[1] - x - 2) / max(wide, 1)))
+    part = np.ascontiguousarray(image)
+    cv2.putText(part, plain, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+    image[...] = part

@@ -224,9 +224,9 @@ def test_contact_sheet(dataset, tmp_path):
     output = contact_sheet(dataset.path, tmp_path / "pictures" / "sheet.png", episodes=[13, 10], frames=5)
     sheet = cv2.imread(str(output))
     # 20x16 px frames are drawn five times as large.
-    assert sheet.shape == (2 * (16 + 80 + 48 + 2), 5 * 100, 3)
+    assert sheet.shape == (20 + 2 * (16 + 80 + 64 + 15 + 4), 5 * 100, 3)
     expected = dataset.read_episode(13).pixels[0].repeat(5, 0).repeat(5, 1)
-    np.testing.assert_array_equal(sheet[16:96, :100, ::-1], expected)
+    np.testing.assert_array_equal(sheet[36:116, :100, ::-1], expected)
     with pytest.raises(DataError, match="nothing to draw"):
         contact_sheet(dataset.path, output, episodes=[])
     with pytest.raises(DataError, match="there is no episode 4"):

@@ -1,19 +1,18 @@
-"""`jepawm data check | show | convert`: each command is a frozen dataclass with `run() -> exit code`."""
+"""`jepawm data check | show | stats | convert`: episode datasets on this disk."""
 
-import sys
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, subcommand
-
-from jepawm.errors import JepawmError
+from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from jepawm.data.importers.base import Reader
+    from jepawm.data.summary import DatasetSummary
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,93 @@ class Show:
     """The picture to write."""
     episodes: int = 4
     """How many episodes, evenly spaced over the dataset."""
+    ids: tuple[int, ...] = ()
+    """These episodes instead."""
     frames: int = 8
     """Frames per episode."""
+    window: int | None = None
+    """Show a window that begins at this frame, as a model sees it, instead of the whole episode."""
+    frameskip: int = 1
+    """Frames between two that are shown, with --window."""
 
     def run(self) -> int:
         """Prints the path of the picture."""
         from jepawm.data import contact_sheet
 
-        print(contact_sheet(self.path, self.output, episodes=self.episodes, frames=self.frames))
+        drawn = contact_sheet(
+            self.path,
+            self.output,
+            episodes=self.ids or self.episodes,
+            frames=self.frames,
+            window=self.window,
+            frameskip=self.frameskip,
+        )
+        print(drawn)
         return 0
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Say what a dataset holds: lengths, actions and proprio per dimension, size on disk, stillness."""
+
+    path: Positional[Path]
+    """The dataset folder."""
+    json: bool = False
+    """As JSON."""
+    plot: Path | None = None
+    """Also draw histograms of lengths and actions into this picture."""
+
+    def run(self) -> int:
+        """Prints a few lines and a table, or JSON."""
+        from jepawm.data.summary import plot_summary, summarise
+
+        summary = summarise(self.path)
+        if self.json:
+            print(json.dumps(summary.to_dict(), indent=1))
+        else:
+            _print_summary(summary)
+        if self.plot is not None:
+            picture = plot_summary(summary, self.plot)
+            if not self.json:
+                print(picture)
+        return 0
+
+
+def _print_summary(summary: "DatasetSummary") -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    height, width, channels = summary.pixels
+    length = {key: f"{value:g}" for key, value in summary.length.items() if key != "mean"}
+    still = "no number ever changes" if summary.still_proprio is None else f"{summary.still_proprio:.1%} of steps"
+    origin = ", ".join(f"{key} {json.dumps(value)}" for key, value in summary.source.items())
+    shape = f"{width}x{height}x{channels}"
+    spread = ", ".join(f"{key} {value}" for key, value in length.items())
+    lines = {
+        "dataset": f"{summary.path} ({summary.name})",
+        "episodes": f"{summary.episodes:,}",
+        "frames": f"{summary.frames:,} of {shape}, {summary.hours:.3g} h at {summary.control_hz:g} Hz",
+        "length": f"{spread}, mean {summary.length['mean']:.1f} frames",
+        "on disk": f"{decimal(summary.disk_bytes)} in {summary.shards} shard(s), codec {summary.codec}, "
+        f"{summary.disk_bytes / summary.frames:,.0f} bytes a frame",
+        "stands still": f"proprio {still}, pixels {summary.still_pixels:.1%} of steps",
+        "sim_state": "none" if summary.sim_state_dim is None else f"{summary.sim_state_dim} numbers",
+        "source": origin or "not stated",
+    }
+    for key, value in lines.items():
+        console.print(f"{key:<14}{value}", markup=False)
+    units = f" ({summary.action_units})" if summary.action_units else ""
+    for what, dimensions in ((f"action{units}", summary.actions), ("proprio", summary.proprio)):
+        table = Table(box=None, pad_edge=False)
+        table.add_column(what)
+        for column in ("mean", "std", "min", "max"):
+            table.add_column(column, justify="right")
+        for item in dimensions:
+            table.add_row(item.name, *(f"{number:.4g}" for number in (item.mean, item.std, item.min, item.max)))
+        console.print()
+        console.print(table)
 
 
 @dataclass(frozen=True)
@@ -80,7 +157,8 @@ class Convert:
     camera: str | None = None
     """Which camera, where there are several."""
     control_hz: float | None = None
-    """Resample to this rate, where the format allows it."""
+    """Resample to this rate, where the format allows it; the rate itself, where a format records none (zarr-buffer,
+    stable-worldmodel)."""
     split: str | None = None
     """Part of the source, where it has parts."""
     max_episodes: int | None = None
@@ -126,29 +204,3 @@ def reader(on_ray: bool) -> Iterator["Reader"]:
         yield runtime.reader()
     finally:
         runtime.close()
-
-
-DataCommand = (
-    Annotated[Check, subcommand("check")]
-    | Annotated[Show, subcommand("show")]
-    | Annotated[Convert, subcommand("convert")]
-)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; an error that a user can mend is one line, and its `exit_code` is returned."""
-    command: Check | Show | Convert = tyro.cli(
-        DataCommand,
-        prog="jepawm data",
-        description="Check, look at, and convert episode datasets.",
-        args=None if argv is None else list(argv),
-    )
-    try:
-        return command.run()
-    except JepawmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
