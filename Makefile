@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.jepawm-$(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
 HERE := $(VENV)/.jepawm-source
-EXTRAS := pusht,mujoco,metaworld,robosuite,vision,zarr,hdf5,lance,rlds,video,test,lint
+EXTRAS := pusht,classic,mujoco,metaworld,robosuite,vision,zarr,hdf5,lance,rlds,video,test,lint
 
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_AUTH_MODE := disabled

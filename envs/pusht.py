@@ -62,6 +62,7 @@ class PushTEnv(SimStateEnv):
     proprio_names = ("agent_x", "agent_y", "agent_velocity_x", "agent_velocity_y")
     sim_state_names = (*POSE_NAMES, "agent_velocity_x", "agent_velocity_y")
     action_max_norm = None
+    distance_name = "px, agent and block together"
     contrasts = (("agent.colour", "background.colour"), ("block.colour", "background.colour"))
 
     factors: ClassVar[Mapping[str, Factor]] = {
@@ -136,9 +137,13 @@ class PushTEnv(SimStateEnv):
             sim_state: `[7]`.
             goal: `[7]`; its velocity does not count.
         """
-        distance = math.dist([float(v) for v in sim_state[:4]], [float(v) for v in goal[:4]])
+        distance = self.distance(sim_state, goal)
         angle = math.remainder(float(goal[4]) - float(sim_state[4]), math.tau)
         return distance < SUCCESS_DISTANCE_PX and abs(angle) < SUCCESS_ANGLE_RAD
+
+    def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
+        """Of agent and block together, without angles [px]: what has to fall below 20 for a success."""
+        return math.dist([float(v) for v in sim_state[:4]], [float(v) for v in goal[:4]])
 
     def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[7]`; velocities do not show."""

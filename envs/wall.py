@@ -45,6 +45,7 @@ class WallEnv(SimStateEnv):
     proprio_names = ("x", "y")
     sim_state_names = ("x", "y")
     action_max_norm = 1.8
+    distance_name = "cells"
     contrasts = (("agent.colour", "background.colour"), ("wall.colour", "background.colour"))
     # Pictures have cells, so wall and door stand on whole ones. They keep the published paddings (20 for the wall, 10
     # for the door); within the bounds of their sizes both rooms hold starts, and the door's edges lie in the arena.
@@ -89,7 +90,11 @@ class WallEnv(SimStateEnv):
 
     def success(self, sim_state: np.ndarray, goal: np.ndarray) -> bool:
         """Whether the dot is less than 4.5 cells from the goal."""
-        return math.hypot(sim_state[0] - goal[0], sim_state[1] - goal[1]) < SUCCESS_RADIUS_CELLS
+        return self.distance(sim_state, goal) < SUCCESS_RADIUS_CELLS
+
+    def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
+        """Between the dot and its goal [cells]."""
+        return math.hypot(sim_state[0] - goal[0], sim_state[1] - goal[1])
 
     def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[2]`."""

@@ -9,6 +9,8 @@ import tyro
 
 from jepawm.errors import JepawmError
 
+COMMANDS = ("ckpt", "data", "doctor", "env", "recipes", "track")
+
 
 def guarded(main: Callable[[], int | None]) -> int:
     """Runs a command; a `JepawmError` becomes one message on standard error and its exit code.
@@ -72,17 +74,31 @@ def main(argv: list[str] | None = None) -> int:
         from jepawm.ckpt_cli import main as ckpt_main
 
         return guarded(lambda: ckpt_main(argv[1:]))
+    if argv[:1] == ["env"]:
+        from jepawm.env_cli import main as env_main
+
+        return guarded(lambda: env_main(argv[1:]))
+    if argv[:1] == ["doctor"]:
+        from jepawm.doctor import main as doctor_main
+
+        return guarded(lambda: doctor_main(argv[1:]))
     if argv[:2] == ["track", "sync"]:
         return guarded(lambda: _track_sync(tyro.cli(TrackSync, args=argv[2:], prog="jepawm track sync")))
     if argv == ["recipes"]:
         return guarded(_recipes)
     text = (
         "usage: jepawm COMMAND\n\n"
+        "  data list                          public datasets: size, licence, whether they are here\n"
+        "  data get NAME                      download, resume, check and unpack one of them\n"
+        "  data verify NAME|PATH              judge downloads by their checksums\n"
+        "  data convert SOURCE DEST           a published or recorded dataset as episodes\n"
         "  data check PATH                    name every violation of the episode format\n"
         "  data show PATH                     draw a contact sheet\n"
-        "  data convert SOURCE DEST           a published or recorded dataset as episodes\n"
+        "  data stats PATH                    lengths, actions and proprio in numbers\n"
         "  ckpt show PATH                     say what a checkpoint is; executes nothing\n"
         "  ckpt convert SOURCE DEST           a published checkpoint as a model folder\n"
+        "  env check ENV                      is an environment fit for collecting and planning\n"
+        "  doctor                             what is installed, and does it draw\n"
         "  recipes                            list the recipes for ray_jobs/train.py --recipe\n"
         "  track sync RUN_DIR                 send a run's metrics to MLflow\n"
     )
@@ -90,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         from jepawm.errors import did_you_mean
 
         print(
-            f"error: unknown command '{argv[0]}'{did_you_mean(argv[0], ['data', 'ckpt', 'track', 'recipes'])}",
+            f"error: unknown command '{argv[0]}'{did_you_mean(argv[0], COMMANDS)}",
             file=sys.stderr,
         )
         return 2

@@ -16,9 +16,10 @@ from jepawm.config import RunConfig, home, to_dict
 from jepawm.config_io import flatten
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
-from jepawm.data.selection import choose_loader
+from jepawm.data.selection import Split, choose_loader
 from jepawm.device import pick_device
 from jepawm.errors import ConfigError
+from jepawm.evaluation.action_score import action_score
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
 from jepawm.model_folder import check_buildable, copy_model, load_world_model, read_spec
@@ -101,6 +102,51 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
         console.say("the training data is not here, so held-out prediction is left out")
     result = _evaluate_and_report(config, f"evaluation of {model_dir}", runtime, console, dataset, model_dir, folder)
     _tell(result, console)
+    return result
+
+
+def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[str, Any]:
+    """Judges a model by the actions of recordings, see `jepawm.evaluation.action_score`; writes `action_score.json`.
+
+    Args:
+        config: The model's own configuration, with `data.path` and the evaluation's seed and number of clips.
+        console: Where it is told.
+        model_dir: The exported model.
+
+    Returns:
+        What the file holds.
+    """
+    dataset = EpisodeDataset(str(config.data.path))
+    device, (trained, _) = pick_device(config.device), read_spec(model_dir)
+    model, _, spec = load_world_model(model_dir, device)
+    # Of the episodes it was trained on only those that were held out tell anything.
+    own = find_dataset(trained)
+    is_own = own is not None and own.fingerprint == dataset.fingerprint
+    episodes = Split.of(trained, dataset).held_out if is_own else dataset.episode_ids
+    folder = config.run_dir or os.path.join(home(), "evaluations", time.strftime("%Y%m%d-%H%M%S"))
+    os.makedirs(folder, exist_ok=True)
+    number = config.evaluation.num_episodes
+    with console.stage("action score", f"{number} clips of {dataset.path}"), console.bar("clips", number) as advance:
+        found = action_score(
+            model,
+            spec,
+            dataset,
+            [int(i) for i in episodes],
+            planner=config.planner,
+            num_clips=number,
+            seed=config.evaluation.seed,
+            on_progress=advance,
+        )
+    result = {**found.to_dict(), "planner": to_dict(config.planner), "model": model_dir, "dataset": str(dataset.path)}
+    _write_json(os.path.join(folder, "action_score.json"), result)
+    console.say(f"{'':<14} {'score':>6} {'xyz [m]':>18} {'orientation [rad]':>18} {'closure':>8} {'cosine':>7}")
+    for name, errors in (("plans", found.plans), ("random plans", found.random), ("doing nothing", found.still)):
+        cosine = "" if errors.cosine is None else f"{errors.cosine:.2f}"
+        console.say(
+            f"{name:<14} {errors.score:>6.1f} {f'{errors.xyz:.4f} +- {errors.xyz_standard_error:.4f}':>18} "
+            f"{errors.orientation:>18.4f} {errors.closure:>8.4f} {cosine:>7}"
+        )
+    console.say(f"written to {folder}")
     return result
 
 

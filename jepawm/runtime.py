@@ -1,5 +1,7 @@
 """Where a run's work happens. This module is the one without Ray; `jepawm.distributed.runtime` has its sibling."""
 
+import importlib
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -53,6 +55,10 @@ class LocalRuntime:
     """Everything in this process: for laptops, notebooks and debuggers."""
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
+        # torch's optimisers import Triton. Where Mesa's software renderer was loaded before it the process crashes, for
+        # each brings an LLVM of its own; in this order both work. Elsewhere than here they live in separate processes.
+        if importlib.util.find_spec("triton") is not None:
+            importlib.import_module("triton")
         return EnvPool(SerialBackend(lambda: EnvHost(env)), max_restarts=scaling.max_actor_restarts)
 
     def reader(self) -> Reader:

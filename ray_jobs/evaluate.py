@@ -1,6 +1,7 @@
 """Evaluates a trained world model again: other episodes, protocols or planner settings, without training.
 
 python ray_jobs/evaluate.py --model RUN/model --evaluation.num-episodes 200 --evaluation.seed 7
+python ray_jobs/evaluate.py --model MODEL --action-score --data.path DATASET       by recorded actions (DROID)
 """
 
 import os
@@ -26,13 +27,20 @@ def main() -> int:
     model_dir = argv[at + 1]
     del argv[at : at + 2]
     read_spec(model_dir)
+    scores_actions = "--action-score" in argv
+    if scores_actions:
+        argv.remove("--action-score")
+        argv += ["--data.source", "dataset"]
     # Nothing is trained here, so however many workers the model was trained on, --local is possible.
     base = ["--recipe", os.path.join(model_dir, "config.yaml"), "--scaling.num-workers", "1"]
     config, _ = parse([*base, *argv], (__doc__ or "").split("\n")[0])
     from jepawm.console import Console
-    from jepawm.pipeline import evaluate_model
+    from jepawm.pipeline import evaluate_model, score_actions
     from jepawm.runtime import make_runtime
 
+    if scores_actions:
+        score_actions(config, Console(), model_dir)
+        return 0
     runtime = make_runtime(config)
     try:
         evaluate_model(config, runtime, Console(), model_dir)

@@ -11,6 +11,7 @@ os.environ.update(
     OMP_WAIT_POLICY="PASSIVE",
 )
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# Before any test draws with Mesa's software renderer, see `jepawm.runtime.LocalRuntime.env_pool`.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 # Before any of them is imported: the shapes in their annotations are checked in every test.
 CHECKED = [

@@ -40,8 +40,8 @@ class EnvConfig:
     """The environment that is collected from and planned in."""
 
     id: str = "envs:envs/Wall-v1"
-    """Gymnasium id; `module:id` imports the module first, so any registered environment works. `none`: there is no
-    environment, and held-out episodes alone judge the model."""
+    """Gymnasium id, `module:id` (the module is imported first) or `module:Class`; an environment without jepawm's contract
+    is adapted. `none`: there is no environment, and held-out episodes alone judge the model."""
     image_size: int = 64
     """Side of the square frames, pixels."""
     goal_marker: bool | None = None
@@ -52,7 +52,8 @@ class EnvConfig:
     `agent`, or `all`."""
     options: tuple[str, ...] = ()
     """Further arguments of the environment as KEY=VALUE, the value in YAML: `task=reach-v3`, `quality=faithful`,
-    `variation={agent.colour: [255, 0, 0]}`."""
+    `variation={agent.colour: [255, 0, 0]}`. An environment that is adapted knows `success_distance`, `success_numbers`,
+    `goal_env_steps`, `action_bound` and `control_hz` as well."""
 
     def __post_init__(self) -> None:
         positive(self, "image_size")
@@ -100,8 +101,9 @@ class DataConfig:
     """What actions and proprio are normalised with: the training episodes' own mean and deviation, or the constants
     published with a converted dataset."""
     policy: str = "wall_mixed_walk"
-    """Data-collection policy (`collect`): a name in `envs.policies`, `uniform` for the action space's own sampler, or
-    `auto` for the environment's usual policy."""
+    """Data-collection policy (`collect`): a name in `envs.policies`, `uniform` for the action space's own sampler,
+    `random_walk` for random actions that are held (environments that are adapted), or `auto` for the environment's usual
+    policy."""
     num_episodes: int = 1920
     """Episodes to collect or convert; where converted, 0 means all."""
     env_steps_per_episode: int = 50

@@ -32,11 +32,17 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     "jepawm.world_model": (SPEAK | {"jepawm.nn", "jepawm.latent", "jepawm.encoders", "jepawm.predictors"}, HEAVY),
     "jepawm.losses": (SPEAK | {"jepawm.nn", "jepawm.encoders", "jepawm.predictors", "jepawm.heads"}, HEAVY),
     "jepawm.diagnostics": (SPEAK | {"jepawm.nn", "jepawm.latent", "jepawm.world_model"}, HEAVY),
-    "jepawm.data": (SPEAK, HEAVY | {"torch"}),
+    "jepawm.published_statistics": ({"jepawm.types"}, HEAVY | {"torch"}),
+    "jepawm.data": (SPEAK | {"jepawm.published_statistics"}, HEAVY | {"torch"}),
     "jepawm.data_cli": (SPEAK | {"jepawm.data", "jepawm.runtime"}, HEAVY | {"torch"}),
     "jepawm.planning": (SPEAK | {"jepawm.latent"}, HEAVY),
     # The host makes environments and policies, when it is asked to.
     "jepawm.rollout": (SPEAK | {"jepawm.data.encoding"}, {"ray", "mlflow", "torch"}),
+    "jepawm.env_check": (SPEAK | {"jepawm.rollout"}, {"ray", "mlflow", "torch", "envs"}),
+    "jepawm.env_cli": (SPEAK | {"jepawm.env_check"}, HEAVY | {"torch"}),
+    # They draw with the MuJoCo pictures of the environments.
+    "jepawm.doctor": (SPEAK | {"jepawm.doctor_rendering", "jepawm.device"}, {"ray", "mlflow", "gymnasium", "envs"}),
+    "jepawm.doctor_rendering": (set(), {"ray", "mlflow", "gymnasium", "torch"}),
     "jepawm.tracking": (SPEAK, {"ray", "gymnasium", "envs", "torch"}),
     "jepawm.training": (
         SPEAK
@@ -56,7 +62,7 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
         SPEAK | {"jepawm.config_io", "jepawm.weights", "jepawm.encoders", "jepawm.world_model"},
         HEAVY,
     ),
-    "jepawm.published": (SPEAK, HEAVY | {"torch"}),
+    "jepawm.published": (SPEAK | {"jepawm.published_statistics"}, HEAVY | {"torch"}),
     "jepawm.hub": (
         SPEAK
         | {"jepawm.heads", "jepawm.model_folder", "jepawm.pickled_modules", "jepawm.published", "jepawm.weights"}
@@ -71,7 +77,10 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "jepawm.ckpt_cli": ({"jepawm"}, HEAVY),
     "jepawm.run_dir": (SPEAK | {"jepawm.config_io"}, HEAVY | {"torch"}),
-    "jepawm.acquire": (SPEAK | {"jepawm.console", "jepawm.data", "jepawm.rollout", "jepawm.runtime"}, HEAVY | {"torch"}),
+    "jepawm.acquire": (
+        SPEAK | {"jepawm.console", "jepawm.data", "jepawm.rollout", "jepawm.runtime"},
+        HEAVY | {"torch"},
+    ),
     "jepawm.runtime": ({"jepawm"}, HEAVY),
     "jepawm.pipeline": ({"jepawm"}, HEAVY),
     "jepawm.cli": ({"jepawm"}, HEAVY | {"torch"}),
