@@ -1,0 +1,230 @@
+"""Metaworld: fifty tabletop tasks of one arm with a gripper.
+
+Reference: Yu et al., Meta-World, arXiv 1910.10897; as an offline planning task: Terver et al., arXiv 2512.24497.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from envs import checks
+from envs.base import SimStateEnv
+from envs.metaworld_simulator import CAMERA, ExpertActions, MetaworldSimulator, import_metaworld, task_name
+from envs.mujoco_rendering import QUALITIES, MujocoPictures
+
+# Length of a published episode, of an expert's as of a planner's.
+EPISODE_ENV_STEPS = 100
+# Metaworld's own limit; slow experts need more than 100.
+_PATIENCE_ENV_STEPS = 500
+_STARTS_TRIED = 20
+
+# Their `obj_to_target` is always 0, or (lever-pull) the hand's place at the lever.
+_TELL_NO_DISTANCE = ("assembly-v3", "box-close-v3", "disassemble-v3", "door-open-v3", "hammer-v3", "lever-pull-v3")
+# Places of the two objects in an observation; zeros where there is one only.
+_OBJECTS = [4, 5, 6, 11, 12, 13]
+
+PAPER_TASKS: tuple[str, ...] = (
+    "assembly-v3",
+    "bin-picking-v3",
+    "box-close-v3",
+    "button-press-topdown-v3",
+    "button-press-topdown-wall-v3",
+    "button-press-v3",
+    "button-press-wall-v3",
+    "coffee-button-v3",
+    "disassemble-v3",
+    "door-close-v3",
+    "door-lock-v3",
+    "door-open-v3",
+    "drawer-close-v3",
+    "drawer-open-v3",
+    "faucet-close-v3",
+    "faucet-open-v3",
+    "hammer-v3",
+    "handle-press-side-v3",
+    "handle-press-v3",
+    "handle-pull-side-v3",
+    "handle-pull-v3",
+    "lever-pull-v3",
+    "peg-insert-side-v3",
+    "peg-unplug-side-v3",
+    "pick-out-of-hole-v3",
+    "pick-place-v3",
+    "pick-place-wall-v3",
+    "plate-slide-back-side-v3",
+    "plate-slide-back-v3",
+    "plate-slide-side-v3",
+    "plate-slide-v3",
+    "push-back-v3",
+    "push-v3",
+    "push-wall-v3",
+    "reach-v3",
+    "reach-wall-v3",
+    "shelf-place-v3",
+    "soccer-v3",
+    "stick-pull-v3",
+    "stick-push-v3",
+    "sweep-into-v3",
+    "window-close-v3",
+)
+"""The 42 tasks that the published models were trained on (arXiv 2512.24497)."""
+
+
+class MetaworldEnv(SimStateEnv):
+    """One of Metaworld's tasks. Its dynamics, starts, experts and success are Metaworld's own, to the bit.
+
+    An action `[4]` moves the point that draws the hand by up to 1 cm along x, y, z (+-1), and opens (-1) or closes
+    (+1) the gripper; Metaworld clips it. proprio `[4]`: hand x, y, z [m], gripper opening (0 to 1).
+
+    sim_state `[S]`, 77 to 102 numbers, as the task has objects: first Metaworld's observation `[39]` (what its experts
+    read), then what else decides the future; see `envs.metaworld_simulator`. The last 3 or 6 are the placement:
+    where objects start and what the target is. Reset to a sim_state, an episode goes on exactly as it would have:
+    the contact solver's first guess is part of the state. A placement is drawn anew by every reset without a
+    sim_state. Of an inconsistent sim_state, whose observation is not that of its qpos, the observation comes back
+    as it was given until the first env_step.
+
+    Success is Metaworld's own criterion, evaluated in the sim_state. It looks at the target of that sim_state's
+    placement and not at the goal, which is the picture of one solution of it: starts and goals of `sample_start_goal`
+    share a placement, as do the frames of one recorded episode.
+
+    Pictures are those of the published data: camera `corner2` moved to (0.75, 0.075, 0.7) m. It hangs upside down,
+    and the published systems mirror its pictures top to bottom. So the arm stands upright and left and right are
+    exchanged; a model that was trained on the published data needs this.
+
+    Args:
+        image_size: Height and width of `pixels` [px], 16 to 512. The published size is 224.
+        render_mode: None or `"rgb_array"`.
+        task: One of Metaworld's 50, e.g. `"reach-v3"` or `"reach"`; `PAPER_TASKS` are the 42 published ones.
+        quality: `"faithful"` (shadows and antialiasing, as published), `"fast"` (without, ten times as fast where no
+            GPU draws), or `"auto"`: faithful on a GPU, else fast.
+        variation: There are no factors of variation; what varies is the placement, with the seed.
+        vary: As `variation`.
+
+    Raises:
+        ImportError: Metaworld is not installed.
+        ValueError: No such task or quality.
+    """
+
+    # 5 physics steps of 2.5 ms.
+    control_hz: ClassVar[int] = 80
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": control_hz}  # noqa: RUF012
+    action_names = ("hand_dx", "hand_dy", "hand_dz", "gripper")
+    proprio_names = ("hand_x", "hand_y", "hand_z", "gripper")
+    action_max_norm = None
+    action_units = "1 cm of the hand's target; gripper effort, closing is positive"
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        render_mode: str | None = None,
+        task: str = "reach-v3",
+        quality: str = "auto",
+        variation: Mapping[str, Any] | None = None,
+        vary: Iterable[str] = (),
+    ) -> None:
+        super().__init__(image_size, render_mode, action_bound=1.0, variation=variation, vary=vary)
+        self.quality = checks.known_name("quality", quality, QUALITIES)
+        self.task = task_name(task)
+        of = "objects to where the goal has them" if self.task in _TELL_NO_DISTANCE else "object or hand to the target"
+        self.distance_name = f"{of} [m]"  # type: ignore[misc]
+        self._open()
+
+    def _open(self) -> None:
+        import_metaworld()
+        self._simulator = MetaworldSimulator(self.task)
+        # Tasks differ in their objects, so this is the instance's.
+        self.sim_state_names = self._simulator.state_names  # type: ignore[misc]
+        self._pictures = MujocoPictures(self._simulator.model, self.image_size, CAMERA, self.quality, bottom_up=True)
+
+    def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draws the start that Metaworld's `seed(seed)` and `reset` give, and lets the task's expert reach a goal.
+
+        The goal is where the expert is after 100 env_steps, as published. Not all experts hold what they achieve,
+        and some take longer: then it is the middle one of these sim_states in which the task was solved, or the first
+        one later on. The few starts from which the expert does not solve the task in 500 env_steps are drawn again.
+
+        Raises:
+            RuntimeError: The expert solves the task from none of 20 starts.
+        """
+        self._resolved(variation)
+        random = np.random.default_rng(seed)
+        simulator = self._simulator
+        with simulator.aside():
+            for _ in range(_STARTS_TRIED):
+                start = simulator.start(random)
+                goal = self._expert_goal(start)
+                if goal is not None:
+                    return start, goal
+        raise RuntimeError(f"task {self.task}: the expert solves it from none of {_STARTS_TRIED} starts of seed {seed}")
+
+    def _expert_goal(self, start: np.ndarray) -> np.ndarray | None:
+        simulator, act = self._simulator, ExpertActions(self.task)
+        sim_state, solved = start, []
+        for env_step in range(1, _PATIENCE_ENV_STEPS + 1):
+            simulator.advance(act(sim_state))
+            sim_state = simulator.get_state()
+            if simulator.evaluate()[0]:
+                solved.append(sim_state)
+            if solved and env_step >= EPISODE_ENV_STEPS:
+                return sim_state if solved[-1] is sim_state else solved[len(solved) // 2]
+        return None
+
+    def success(self, sim_state: np.ndarray, goal: np.ndarray) -> bool:
+        """Whether Metaworld counts a sim_state `[S]` as solved; see the class for the part that the goal plays."""
+        with self._simulator.as_in(self._check_sim_state(sim_state)):
+            return self._simulator.evaluate()[0]
+
+    def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
+        """How far a sim_state `[S]` is from solved [m]: Metaworld's `obj_to_target`, from hand or object to the target.
+
+        For six tasks it tells none; there it is how far both objects of the observation are from where goal `[S]` has
+        them.
+        """
+        if self.task in _TELL_NO_DISTANCE:
+            sim_state, goal = self._check_sim_state(sim_state), self._check_sim_state(goal)
+            return float(np.linalg.norm(sim_state[_OBJECTS] - goal[_OBJECTS]))
+        with self._simulator.as_in(self._check_sim_state(sim_state)):
+            return self._simulator.evaluate()[1]
+
+    def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Returns pixels `[Y, X, C]` uint8 of any sim_state `[S]`."""
+        self._resolved(variation)
+        with self._simulator.as_in(self._check_sim_state(sim_state)):
+            return self._draw()
+
+    def proprio(self, sim_state: np.ndarray) -> np.ndarray:
+        """Returns the hand's place and the gripper's opening: float32 `[4]`."""
+        return np.asarray(sim_state, dtype=np.float32)[:4]
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        self._pictures.close()
+
+    def _sample_start(self) -> np.ndarray:
+        return self._simulator.start(self.np_random)
+
+    def _set_state(self, sim_state: np.ndarray) -> None:
+        self._simulator.set_state(sim_state)
+
+    def _get_state(self) -> np.ndarray:
+        return self._simulator.get_state()
+
+    def _advance(self, action: np.ndarray) -> None:
+        self._simulator.advance(action)
+
+    def _draw(self) -> np.ndarray:
+        return self._pictures.draw(self._simulator.data)
+
+    # A copy gets a simulator and a renderer of its own, in the same state.
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: value for name, value in self.__dict__.items() if name not in ("_simulator", "_pictures")}
+        return own | {"sim_state": self._get_state() if self._was_reset else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        sim_state = state.pop("sim_state")
+        self.__dict__.update(state)
+        self._open()
+        if sim_state is not None:
+            self._set_state(sim_state)

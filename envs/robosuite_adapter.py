@@ -1,0 +1,183 @@
+"""What robosuite's tasks and RoboCasa's kitchens share here: the arm's actions and proprio, states, pictures."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from envs import checks
+from envs.base import SimStateEnv
+from envs.mujoco_rendering import QUALITIES, MujocoPictures
+from envs.robosuite_simulator import COLLISION_GEOM_GROUP, RobosuiteSimulator
+
+# What an action of +-1 asks for in one env_step: m, rad, and the gripper's effort.
+ACTION_SCALE = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0)
+UNITS = ("normalised", "published")
+
+# How a robosuite environment is made here: no window, no camera or observations of its own, no end.
+SILENT: dict[str, Any] = {
+    "has_renderer": False,
+    "has_offscreen_renderer": False,
+    "use_camera_obs": False,
+    "use_object_obs": False,
+    "renderer": "mujoco",
+    "control_freq": 20,
+    "ignore_done": True,
+    # The model is made once: its objects stay as they are, and a reset takes milliseconds.
+    "hard_reset": False,
+}
+
+
+class RobosuiteAdapter(SimStateEnv):
+    """A robosuite environment with a single-armed robot, driven as the published DROID models drive one.
+
+    An action `[7]` moves the hand relative to where it is: dx, dy, dz, then a rotation about x, y, z (as an axis times
+    an angle), all in the frame of the arm's base, then the gripper (below 0 opens, above 0 closes). With
+    `units="normalised"` they are -1 to 1 as robosuite has them. With `units="published"` they are metres and radians
+    per env_step and are divided by (0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1), as published. Robots with more joints to
+    drive (a mobile base, a torso) have those told zero, so that the arm's numbers need not be padded.
+
+    proprio `[7]`: hand x, y, z [m, world], its rotation as Euler angles about the fixed x, y, z axes [rad], and the
+    gripper's opening [m]. The published reader takes robosuite's quaternion (x, y, z, w) for one of (w, x, y, z);
+    here the angles are those of the hand. A hand that points down has a first angle near pi or -pi.
+
+    sim_state `[S]` begins with robosuite's flattened state (time, qpos, qvel), as recordings have it; what follows
+    makes a reset exact; see `envs.robosuite_simulator`.
+
+    Args:
+        image_size: Height and width of `pixels` [px], 16 to 512.
+        render_mode: None or `"rgb_array"`.
+        camera: Name of a camera of the model. Pictures have their first row at the top, unlike robosuite's own.
+        quality: `"faithful"`, `"fast"` or `"auto"`; see `envs.mujoco_rendering`.
+        units: `"normalised"` or `"published"`.
+        variation: There are no factors of variation; what varies is where objects start, with the seed.
+        vary: As `variation`.
+
+    Raises:
+        ImportError: A package is not installed.
+        ValueError: A wrong argument, or a robot that has not exactly one arm.
+    """
+
+    control_hz: ClassVar[int] = 20
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": control_hz}  # noqa: RUF012
+    action_names = ("dx", "dy", "dz", "rotation_x", "rotation_y", "rotation_z", "gripper")
+    proprio_names = ("hand_x", "hand_y", "hand_z", "hand_roll", "hand_pitch", "hand_yaw", "gripper_width")
+    action_max_norm = None
+
+    def __init__(
+        self,
+        image_size: int,
+        render_mode: str | None,
+        camera: str,
+        quality: str,
+        units: str,
+        variation: Mapping[str, Any] | None,
+        vary: Iterable[str],
+    ) -> None:
+        self.units = checks.known_name("units", units, UNITS)
+        self._scale = np.ones(7) if units == "normalised" else np.array(ACTION_SCALE)
+        super().__init__(image_size, render_mode, action_bound=self._scale, variation=variation, vary=vary)
+        scale = "5 cm and 0.5 rad" if units == "normalised" else "m and rad"
+        self.action_units = f"{scale} per env_step; gripper effort, closing is positive"  # type: ignore[misc]
+        self.quality = checks.known_name("quality", quality, QUALITIES)
+        self.camera = camera
+        self._open()
+        try:
+            checks.known_name("camera", camera, self._simulator.cameras())
+        except ValueError:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _make(self) -> Any:
+        """Makes the robosuite environment, with `SILENT` among its arguments."""
+
+    def _new_simulator(self) -> RobosuiteSimulator:
+        return RobosuiteSimulator(self._make)
+
+    def _open(self) -> None:
+        self._simulator = self._new_simulator()
+        # Tasks differ in their objects, so this is the instance's.
+        self.sim_state_names = self._simulator.state_names  # type: ignore[misc]
+        self._pictures = MujocoPictures(
+            self._simulator.model,
+            self.image_size,
+            self.camera,
+            self.quality,
+            hidden_geom_groups=(COLLISION_GEOM_GROUP,),
+        )
+
+    def sim_state_from_pose(self, flattened: np.ndarray) -> np.ndarray:
+        """Makes a sim_state `[S]` of what recordings keep: robosuite's flattened state (time, qpos, qvel).
+
+        What they lack is set as at the start of an episode: a gripper that was told nothing yet, the arm's rest
+        posture, and bodies without joints (a door) where the last reset put them. So a replay begins exactly where
+        the recording was, and may part from it by fractions of a millimetre.
+
+        Args:
+            flattened: `[1 + nq + nv]`.
+
+        Raises:
+            ValueError: Wrong shape, or numbers that are not finite.
+        """
+        names = self.sim_state_names[: self._simulator.flattened_width]
+        return self._simulator.complete(checks.vector("flattened", flattened, names))
+
+    def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Returns pixels `[Y, X, C]` uint8 of any sim_state `[S]`."""
+        self._resolved(variation)
+        with self._simulator.as_in(self._check_sim_state(sim_state)):
+            return self._draw()
+
+    def proprio(self, sim_state: np.ndarray) -> np.ndarray:
+        """Returns hand position, Euler angles and gripper opening: float32 `[7]`."""
+        from scipy.spatial.transform import Rotation
+
+        with self._simulator.as_in(self._check_sim_state(sim_state)):
+            position, rotation = self._simulator.hand()
+            width = self._simulator.gripper_width_m()
+        angles = Rotation.from_matrix(rotation).as_euler("xyz")
+        return np.array([*position, *angles, width], dtype=np.float32)
+
+    def hand_position(self, sim_state: np.ndarray) -> np.ndarray:
+        """Returns where the hand of a sim_state `[S]` is: `[3]` [m]."""
+        with self._simulator.as_in(self._check_sim_state(sim_state)):
+            return self._simulator.hand()[0]
+
+    def body_position(self, sim_state: np.ndarray, body: str) -> np.ndarray:
+        """Returns where a body of a sim_state `[S]` is: `[3]` [m]."""
+        with self._simulator.as_in(self._check_sim_state(sim_state)):
+            return self._simulator.body_position(body)
+
+    def close(self) -> None:
+        """Frees the renderer."""
+        self._pictures.close()
+
+    def _sample_start(self) -> np.ndarray:
+        return self._simulator.start(self.np_random)
+
+    def _set_state(self, sim_state: np.ndarray) -> None:
+        self._simulator.set_state(sim_state)
+
+    def _get_state(self) -> np.ndarray:
+        return self._simulator.get_state()
+
+    def _advance(self, action: np.ndarray) -> None:
+        self._simulator.advance(action / self._scale)
+
+    def _draw(self) -> np.ndarray:
+        return self._pictures.draw(self._simulator.data)
+
+    # A copy gets a simulator and a renderer of its own, in the same state.
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: value for name, value in self.__dict__.items() if name not in ("_simulator", "_pictures")}
+        return own | {"sim_state": self._get_state() if self._was_reset else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        sim_state = state.pop("sim_state")
+        self.__dict__.update(state)
+        self._open()
+        if sim_state is not None:
+            self._set_state(sim_state)

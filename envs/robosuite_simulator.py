@@ -1,0 +1,296 @@
+"""A robosuite environment as a simulator that forgets: equal states give equal futures, whatever came before.
+
+It serves everything that is made like a robosuite environment, RoboCasa's kitchens included.
+"""
+
+import logging
+import random as python_random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from envs import checks
+from envs.mujoco_rendering import import_mujoco
+
+# What robosuite draws is the same in every process, but for the resets: the size of a cube, say, is the model's.
+_MODEL_SEED = 0
+# Geoms that exist to collide and not to be seen.
+COLLISION_GEOM_GROUP = 0
+
+# An arm's pose and a gripper.
+ARM_ACTION_WIDTH = 7
+
+
+def import_robosuite() -> Any:
+    """Imports robosuite, quietly and ready to draw without a screen.
+
+    Raises:
+        ImportError: It is not installed; the message says how to.
+    """
+    import_mujoco("robosuite")
+    logger = logging.getLogger("robosuite_logs")
+    # It sets its own level while it is imported, and warns of robots and settings that nobody asked for.
+    logger.disabled = True
+    try:
+        return checks.require("robosuite", "jepawm[robosuite]")
+    finally:
+        logger.disabled = False
+        logger.setLevel(logging.ERROR)
+
+
+@contextmanager
+def borrowed_randomness(seed: int) -> Iterator[None]:
+    """Seeds the global generators that robosuite draws from, and puts them back."""
+    kept, python_kept = np.random.get_state(), python_random.getstate()
+    np.random.seed(seed)
+    python_random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(kept)
+        python_random.setstate(python_kept)
+
+
+class RobosuiteSimulator:
+    """One robosuite environment with a single-armed robot.
+
+    A state `[S]` is, in this order: robosuite's flattened state (time [s], qpos `[nq]`, qvel `[nv]`), as recordings
+    have it; what the gripper has been told so far; the posture the arm's controller keeps to where the task leaves it
+    free (the joints at the reset); the contact solver's first guess `[nv]`; and the places of bodies that a reset
+    moves without a joint, such as a door's `[7 each]`.
+
+    Args:
+        make: Makes the environment, e.g. `lambda: robosuite.make("Lift", robots="Panda", **SILENT)`.
+
+    Raises:
+        ValueError: Its robot has not exactly one arm with a gripper.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        import mujoco
+
+        self._mujoco = mujoco
+        with borrowed_randomness(_MODEL_SEED):
+            self.env = make()
+        # Nobody reads robosuite's observations, which it would update in every physics step.
+        self.env._observables = {}
+        self._set_up = False
+        self._moved = np.zeros(0, dtype=np.int64)
+        self._find_robot()
+        self._moved = self._bodies_that_resets_move()
+        self._set_up = False
+
+    # The parts that a reset may replace are looked up each time.
+
+    @property
+    def model(self) -> Any:
+        """The `mjModel`."""
+        return self.env.sim.model._model
+
+    @property
+    def data(self) -> Any:
+        """The `mjData`."""
+        return self.env.sim.data._data
+
+    @property
+    def _robot(self) -> Any:
+        return self.env.robots[0]
+
+    @property
+    def _gripper(self) -> Any:
+        return self._robot.gripper[self.arm]
+
+    @property
+    def _arm_controller(self) -> Any:
+        return self._robot.part_controllers[self.arm]
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The numbers of a state, in order."""
+        widths = {
+            "qpos": self.model.nq,
+            "qvel": self.model.nv,
+            "gripper_told": self._gripper_width,
+            "posture": self._posture_width,
+            "qacc_warmstart": self.model.nv,
+            "placement": 7 * len(self._moved),
+        }
+        return ("time", *(f"{name}_{index}" for name, width in widths.items() for index in range(width)))
+
+    @property
+    def flattened_width(self) -> int:
+        """How many numbers robosuite's own flattened state has."""
+        return int(1 + self.model.nq + self.model.nv)
+
+    @property
+    def action_width(self) -> int:
+        """How many numbers the robot takes."""
+        return int(self.env.action_dim)
+
+    def start(self, random: np.random.Generator) -> np.ndarray:
+        """Resets as robosuite does, and returns the state `[S]` that an episode has then."""
+        seed = int(random.integers(2**32))
+        with borrowed_randomness(seed):
+            self._reset(seed)
+        self._gripper.current_action = np.zeros(self._gripper_width)
+        self._set_up = True
+        state = self.get_state()
+        self.set_state(state)
+        return state
+
+    def complete(self, flattened: np.ndarray) -> np.ndarray:
+        """Makes a state `[S]` of a recorded flattened state `[1 + nq + nv]`, with a gripper that was told nothing yet.
+
+        What recordings lack is set as at the start of an episode: the arm's own rest posture, and bodies without
+        joints where the last reset put them.
+        """
+        placement = np.concatenate([self.model.body_pos[self._moved], self.model.body_quat[self._moved]], axis=1)
+        return np.concatenate(
+            [
+                flattened,
+                np.zeros(self._gripper_width),
+                np.asarray(self._robot.init_qpos, dtype=np.float64),
+                np.zeros(self.model.nv),
+                placement.ravel(),
+            ]
+        )
+
+    def get_state(self) -> np.ndarray:
+        """Returns the state `[S]`, a copy."""
+        if not self._set_up:
+            raise RuntimeError("the simulator was never put into a state")
+        data = self.data
+        placement = np.concatenate([self.model.body_pos[self._moved], self.model.body_quat[self._moved]], axis=1)
+        return np.concatenate(
+            [
+                [data.time],
+                data.qpos,
+                data.qvel,
+                self._gripper.current_action,
+                self._arm_controller.initial_joint,
+                data.qacc_warmstart,
+                placement.ravel(),
+            ]
+        )
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Puts the simulator into a state `[S]`."""
+        model, data = self.model, self.data
+        ends = np.cumsum([1, model.nq, model.nv, self._gripper_width, self._posture_width, model.nv])
+        time, qpos, qvel, told, posture, warmstart, placement = np.split(state, ends)
+        self._mujoco.mj_resetData(model, data)
+        placement = placement.reshape(-1, 7)
+        model.body_pos[self._moved], model.body_quat[self._moved] = placement[:, :3], placement[:, 3:]
+        data.time = time[0]
+        data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = qpos, qvel, warmstart
+        self._look()
+        self._gripper.current_action = told.copy()
+        for controller in self._robot.part_controllers.values():
+            # Else the first physics step would act on what the controller saw last.
+            controller.new_update = True
+        self._arm_controller.initial_joint = posture.copy()
+        self._robot.composite_controller.update_state()
+        self._robot.composite_controller.reset()
+        for controller in self._robot.part_controllers.values():
+            controller.new_update = True
+        self.env.timestep, self.env.cur_time, self.env.done = 0, 0.0, False
+        self._set_up = True
+
+    @contextmanager
+    def as_in(self, state: np.ndarray) -> Iterator[None]:
+        """Has the simulator in a state `[S]` for a while."""
+        kept = self.get_state() if self._set_up else None
+        if kept is not None and np.array_equal(kept, state):
+            yield
+            return
+        self.set_state(state)
+        try:
+            yield
+        finally:
+            if kept is not None:
+                self.set_state(kept)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Puts the simulator back afterwards."""
+        kept = self.get_state() if self._set_up else None
+        try:
+            yield
+        finally:
+            if kept is not None:
+                self.set_state(kept)
+
+    def advance(self, action: np.ndarray) -> None:
+        """One env_step with an action `[7]` of the arm (-1 to 1, clipped by robosuite); all else is told to rest."""
+        told = np.zeros(self.action_width)
+        split = self._robot.composite_controller._action_split_indexes
+        told[slice(*split[self.arm])] = action[:-1]
+        told[slice(*split[self._gripper_part])] = action[-1]
+        # A robot on wheels would take its action in the frame of its base one physics step ago, which no state tells.
+        self._robot.composite_controller.update_state()
+        self.env.step(told)
+        self._look()
+
+    def hand(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the hand is: position `[3]` [m] and rotation `[3, 3]`, in the world."""
+        site = self.env.sim.model.site_name2id(self._gripper.important_sites["grip_site"])
+        return self.data.site_xpos[site].copy(), self.data.site_xmat[site].reshape(3, 3).copy()
+
+    def base_rotation(self) -> np.ndarray:
+        """How the arm's base is turned `[3, 3]`, in the world; actions are in its frame."""
+        return np.array(self._robot.composite_controller.get_controller_base_pose(self.arm)[1])
+
+    def gripper_width_m(self) -> float:
+        """How far the gripper's first two fingers are apart."""
+        fingers = self.data.qpos[self._robot._ref_gripper_joint_pos_indexes[self.arm]]
+        return float(fingers[0] - fingers[1]) if len(fingers) > 1 else float(fingers[0])
+
+    def body_position(self, name: str) -> np.ndarray:
+        """Where a body is `[3]` [m], in the world."""
+        return np.array(self.data.body(name).xpos)
+
+    def task_solved(self) -> bool:
+        """robosuite's own success of the state it is in."""
+        return bool(self.env._check_success())
+
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the model's cameras."""
+        return tuple(self.model.camera(index).name for index in range(self.model.ncam))
+
+    def _reset(self, seed: int) -> None:
+        """Resets the environment; global generators are seeded already."""
+        self.env.reset()
+
+    def _look(self) -> None:
+        # Positions and contacts of the state as it is; leaves the solver's first guess alone, unlike a whole forward.
+        self._mujoco.mj_fwdPosition(self.model, self.data)
+
+    def _find_robot(self) -> None:
+        robots = self.env.robots
+        arms = robots[0].arms
+        if len(robots) != 1 or len(arms) != 1 or not robots[0].has_gripper[arms[0]]:
+            raise ValueError(
+                f"expected one robot with one arm and a gripper, found {len(robots)} robots, "
+                f"the first of which has arms {', '.join(arms)}"
+            )
+        self.arm = arms[0]
+        self._gripper_part = f"{self.arm}_gripper"
+        split = self._robot.composite_controller._action_split_indexes
+        pose, grip = split[self.arm], split[self._gripper_part]
+        if (pose[1] - pose[0], grip[1] - grip[0]) != (ARM_ACTION_WIDTH - 1, 1):
+            raise ValueError(
+                "expected an arm that takes a pose of 6 numbers and a gripper that takes 1, found "
+                f"{pose[1] - pose[0]} and {grip[1] - grip[0]}"
+            )
+        # Grippers begin with one number and go on with one per finger.
+        self._gripper_width = int(np.size(self._gripper.format_action(np.zeros(1))))
+        self._posture_width = len(self._arm_controller.initial_joint)
+
+    def _bodies_that_resets_move(self) -> np.ndarray:
+        places = []
+        for seed in range(2):
+            self.start(np.random.default_rng(seed))
+            places.append(np.concatenate([self.model.body_pos, self.model.body_quat], axis=1))
+        return np.nonzero((places[0] != places[1]).any(axis=1))[0]
