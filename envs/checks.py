@@ -12,6 +12,9 @@ import numpy as np
 # Far beyond every world here. Simulators abort the whole process on numbers that overflow.
 LARGEST = 1e6
 
+# A message about hundreds of numbers names the first of them.
+MOST_NAMES = 12
+
 MIN_IMAGE_SIZE_PX, MAX_IMAGE_SIZE_PX = 16, 512
 
 
@@ -46,7 +49,8 @@ def vector(argument: str, value: Any, names: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: Wrong shape, not numbers, not finite, or beyond `LARGEST`.
     """
-    expected = f"expected {len(names)} numbers ({', '.join(names)})"
+    shown = names if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 1], "..."]
+    expected = f"expected {len(names)} numbers ({', '.join(shown)})"
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -55,7 +59,8 @@ def vector(argument: str, value: Any, names: Sequence[str]) -> np.ndarray:
         raise ValueError(f"{argument}: {expected}, found an array of shape {array.shape}")
     # One comparison finds NaN too: it is not smaller than anything.
     if not np.abs(array).max() <= LARGEST:
-        raise ValueError(f"{argument}: {expected}, all finite and at most {LARGEST:g} in size, found {array.tolist()}")
+        found = np.array2string(array, threshold=2 * MOST_NAMES, separator=", ")
+        raise ValueError(f"{argument}: {expected}, all finite and at most {LARGEST:g} in size, found {found}")
     return array
 
 

@@ -29,8 +29,8 @@ PLACE_DISTANCE_M = 0.15
 # The object that a kitchen task is about; RoboCasa calls it so in every task that has one.
 OBJECT = "obj"
 
-_SOURCE = "https://github.com/robocasa/robocasa"
-_PUBLISHED_SOURCE = "https://github.com/Basile-Terv/robocasa"
+_SOURCE = "the repository robocasa/robocasa on GitHub"
+_PUBLISHED_SOURCE = "the repository Basile-Terv/robocasa on GitHub"
 _ASSETS = ("textures", "fixtures", "objects/objaverse")
 _STARTS_TRIED = 20
 _SCRIPT_ENV_STEPS = 100
@@ -55,7 +55,7 @@ def import_robocasa() -> Any:
             raise
         raise ImportError(
             "this environment needs the package 'robocasa', which is not installed; get it from its source: "
-            f"git clone {_SOURCE} && pip install -e robocasa (the published task PnPCounterTop is in "
+            f"clone {_SOURCE} and run pip install -e robocasa (the published task PnPCounterTop is in "
             f"{_PUBLISHED_SOURCE} instead), then its assets: python -m robocasa.scripts.download_kitchen_assets"
         ) from error
     assets = Path(robocasa.__path__[0]) / "models" / "assets"

@@ -18,6 +18,14 @@ POLICIES: dict[str, str] = {
     "wall_walk": "envs.policies.wall:WallWalk",
     "wall_mixed_walk": "envs.policies.wall:WallMixedWalk",
     "pusht_noisy_push": "envs.policies.pusht:PushTNoisyPush",
+    "pointmaze_random": "envs.policies.pointmaze:PointMazeRandom",
+    "pointmaze_waypoints": "envs.policies.pointmaze:PointMazeWaypoints",
+    "metaworld_expert": "envs.policies.metaworld:MetaworldExpert",
+    "metaworld_expert_noisy": "envs.policies.metaworld:MetaworldExpertNoisy",
+    "robosuite_script": "envs.policies.robosuite:RobosuiteScript",
+    "robosuite_script_noisy": "envs.policies.robosuite:RobosuiteScriptNoisy",
+    "rope_random_push": "envs.policies.deformable:RopeRandomPush",
+    "granular_random_push": "envs.policies.deformable:GranularRandomPush",
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import envs
+from envs.mujoco_rendering import prepare_backend
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -27,8 +28,18 @@ def golden() -> Mapping[str, np.ndarray]:
 @pytest.fixture(params=sorted(envs.ENTRY_POINTS))
 def env(request: pytest.FixtureRequest) -> Iterator[gymnasium.Env]:
     """Every registered environment, small."""
-    if "PushT" in request.param:
+    if "Push" in request.param:
         pytest.importorskip("pymunk")
+    if "Metaworld" in request.param:
+        prepare_backend()
+        pytest.importorskip("metaworld")
+    for package in ("RoboSuite", "RoboCasa"):
+        if package in request.param:
+            prepare_backend()
+            pytest.importorskip(package.lower())
+    if any(name in request.param for name in ("Rope", "Granular", "PointMaze")):
+        prepare_backend()
+        pytest.importorskip("mujoco")
     made = gymnasium.make(request.param, image_size=64, render_mode="rgb_array")
     yield made
     made.close()

@@ -80,10 +80,10 @@ def test_resets_without_a_seed_differ(env: gymnasium.Env) -> None:
 def test_reset_to_a_sim_state_forgets_the_episode_before(env: gymnasium.Env) -> None:
     start, _ = env.unwrapped.sample_start_goal(5)
     actions = some_actions(env, 10)
-    env.reset(seed=0, options={"sim_state": start})
+    _, info = env.reset(seed=0, options={"sim_state": start})
     expected, expected_pixels = run(env, actions)
     run(env, some_actions(env, 30, seed=1))
-    env.reset(seed=9, options={"sim_state": start.tolist()})
+    env.reset(seed=9, options={"sim_state": start.tolist(), "variation": info.get("variation")})
     states, pixels = run(env, actions)
     np.testing.assert_array_equal(states, expected)
     np.testing.assert_array_equal(pixels, expected_pixels)
@@ -92,10 +92,10 @@ def test_reset_to_a_sim_state_forgets_the_episode_before(env: gymnasium.Env) -> 
 def test_render_state_shows_the_state_and_disturbs_nothing(env: gymnasium.Env) -> None:
     inner, actions = env.unwrapped, some_actions(env, 20)
     start, goal = inner.sample_start_goal(7)
-    env.reset(options={"sim_state": start})
+    env.reset(seed=0, options={"sim_state": start})
     expected, expected_pixels = run(env, actions)
 
-    env.reset(options={"sim_state": start})
+    env.reset(seed=0, options={"sim_state": start})
     for action, state, pixels in zip(actions, expected, expected_pixels, strict=True):
         inner.render_state(goal)
         observation, _, _, _, info = env.step(action)
@@ -143,9 +143,11 @@ def test_pickled_environment_continues(env: gymnasium.Env, duplicate: Callable[[
 
 
 def test_goal_gives_success_and_reward_until_the_next_reset(env: gymnasium.Env) -> None:
-    start, goal = env.unwrapped.sample_start_goal(2)
+    # A published sampler may draw a goal at the start.
+    drawn = (env.unwrapped.sample_start_goal(seed) for seed in range(2, 20))
+    start, goal = next(pair for pair in drawn if not env.unwrapped.success(*pair))
     still = np.zeros(env.action_space.shape, dtype=np.float32)
-    _, info = env.reset(options={"sim_state": goal, "goal": goal})
+    _, info = env.reset(seed=0, options={"sim_state": goal, "goal": goal})
     assert info["success"] is True
     _, reward, terminated, truncated, info = env.step(still)
     assert (reward, terminated, truncated, info["success"]) == (1.0, False, False, True)
@@ -175,7 +177,7 @@ def test_returned_arrays_belong_to_the_caller(env: gymnasium.Env) -> None:
     info["sim_state"][:] = 0
     np.testing.assert_array_equal(env.render(), before)
     env.unwrapped.advance(np.zeros(env.action_space.shape))
-    assert env.unwrapped.render_state(env.unwrapped.sample_start_goal(0)[0]).max() == 255
+    assert env.unwrapped.render_state(env.unwrapped.sample_start_goal(0)[0]).max() > 200
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_returned_arrays_belong_to_the_caller(env: gymnasium.Env) -> None:
             lambda e: e.reset(options={"sim_state": np.zeros(3)}),
             r"options\[\"sim_state\"\].*found an array of shape \(3,\)",
         ),
-        (lambda e: e.reset(options={"goal": "north"}), r"options\[\"goal\"\]: expected . numbers .*found 'north'"),
+        (lambda e: e.reset(options={"goal": "north"}), r"options\[\"goal\"\]: expected \d+ numbers .*found 'north'"),
         (
             lambda e: e.reset(options={"sim_state": [np.nan] * len(e.unwrapped.sim_state_names)}),
             r"options\[\"sim_state\"\].*all finite.*found \[nan",
@@ -197,9 +199,9 @@ def test_returned_arrays_belong_to_the_caller(env: gymnasium.Env) -> None:
         (lambda e: e.unwrapped.render_state(np.zeros(1)), r"sim_state: expected .*found an array of shape \(1,\)"),
         (
             lambda e: e.unwrapped.step(np.zeros((1, 2))),
-            r"action: expected 2 numbers .*found an array of shape \(1, 2\)",
+            r"action: expected \d+ numbers .*found an array of shape \(1, 2\)",
         ),
-        (lambda e: e.unwrapped.step(np.array([0.0, np.inf])), r"action: .*all finite.*found \[0.0, inf\]"),
+        (lambda e: e.unwrapped.step(np.full(e.action_space.shape, np.inf)), r"action: .*all finite.*found \[inf, inf"),
         (
             lambda e: type(e.unwrapped)(image_size=8),
             "image_size: expected a whole number of px from 16 to 512, found 8",
