@@ -89,10 +89,14 @@ def resolve(argument: str, factors: Mapping[str, Factor], base: Variation, given
     """A whole variation: `base`, with the values of `given` in place.
 
     Raises:
-        ValueError: An unknown factor, or a value it cannot take.
+        ValueError: An unknown factor, a value it cannot take, or an environment without factors.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"{argument}: expected a mapping from factors to values, found {given!r}")
+    if given and not factors:
+        raise ValueError(
+            f"{argument}: this environment has no factors of variation, found {', '.join(map(str, given))}"
+        )
     resolved = dict(base)
     for name, value in given.items():
         checks.known_name(argument, name, factors)
@@ -104,10 +108,15 @@ def names_of(argument: str, factors: Mapping[str, Factor], wanted: Iterable[str]
     """Factor names, where `"all"` stands for every factor and `"agent"` for all that begin with `agent.`.
 
     Raises:
-        ValueError: A name that is neither a factor nor the beginning of one.
+        ValueError: A name that is neither a factor nor the beginning of one, or an environment without factors.
     """
     if isinstance(wanted, str):
         raise ValueError(f"{argument}: expected a list of names, found the text {wanted!r}; write [{wanted}]")
+    wanted = tuple(wanted)
+    if wanted and not factors:
+        raise ValueError(
+            f"{argument}: this environment has no factors of variation, found {', '.join(map(str, wanted))}"
+        )
     chosen: list[str] = []
     for name in wanted:
         found = [known for known in factors if name in ("all", known) or known.startswith(f"{name}.")]

@@ -28,7 +28,7 @@ def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> st
 
     Raises:
         ConfigError: The folder to collect into holds more episodes than the run asks for.
-        DataError: A source that is missing or wrong.
+        DataError: A source that is missing or wrong; a folder to collect into that holds other episodes.
     """
     data = config.data
     path = dataset_path(config)
@@ -40,6 +40,8 @@ def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> st
         return path
     if data.source == "convert":
         return _convert(config, path, runtime, console)
+    # Before any actor starts, and also where nothing is missing.
+    _check_same_kind(config, path)
     if ready is not None and len(ready) > data.num_episodes:
         raise ConfigError(
             f"{path} holds {len(ready)} episodes, data.num_episodes is {data.num_episodes}; use them all with "
@@ -65,14 +67,8 @@ def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -
             action=told.action,
             proprio=told.proprio,
             sim_state=told.sim_state,
-            source={
-                "env": to_dict(config.env),
-                "policy": data.policy,
-                "seed": config.seed,
-                "env_steps": data.env_steps_per_episode,
-            },
+            source=_kind(config),
         )
-        _check_appendable(path, spec)
         is_new = not os.path.exists(path)
         try:
             _fill(config, path, spec, pool, console)
@@ -89,6 +85,8 @@ def _fill(config: RunConfig, path: str, spec: DatasetSpec, pool: EnvPool, consol
     """Collects the episodes that a dataset does not hold yet."""
     data = config.data
     with _writer(path, spec, console) as writer:
+        # Once more: who was waited for may have collected something else.
+        _check_same_kind(config, path)
         done = writer.finished_episode_ids
         missing = [episode_id for episode_id in range(data.num_episodes) if episode_id not in done]
         plan = CollectPlan(data.policy, config.seed, data.env_steps_per_episode, data.codec)
@@ -99,8 +97,18 @@ def _fill(config: RunConfig, path: str, spec: DatasetSpec, pool: EnvPool, consol
                 advance(count, "")
 
 
-def _check_appendable(path: str, spec: DatasetSpec) -> None:
-    """Episodes that are added must be what the same command would have made at once.
+def _kind(config: RunConfig) -> dict[str, Any]:
+    """What episodes of one dataset have in common."""
+    return {
+        "env": to_dict(config.env),
+        "policy": config.data.policy,
+        "seed": config.seed,
+        "env_steps": config.data.env_steps_per_episode,
+    }
+
+
+def _check_same_kind(config: RunConfig, path: str) -> None:
+    """Episodes that are there, or are added to, must be what the same command would have made at once.
 
     Raises:
         DataError: The folder's episodes come from another environment, policy, seed or length.
@@ -108,11 +116,11 @@ def _check_appendable(path: str, spec: DatasetSpec) -> None:
     if not os.path.isfile(os.path.join(path, META_FILE)):
         return
     found = read_meta(Path(path))["source"]
-    for key, wanted in json.loads(json.dumps(spec.source)).items():
+    for key, wanted in json.loads(json.dumps(_kind(config))).items():
         if found.get(key) != wanted:
             raise DataError(
                 f"{path}: its episodes were collected with {key} {found.get(key)!r}, these would be with {wanted!r}; "
-                "collect into another folder"
+                "collect into another folder, or use them as they are with --data.source dataset"
             )
 
 
@@ -150,8 +158,13 @@ def check_fits(config: RunConfig, dataset: EpisodeDataset) -> None:
     """Refuses a dataset that the configuration's model or environment cannot use.
 
     Raises:
-        ConfigError: Frames of another size, or episodes recorded in another environment.
+        ConfigError: No actions, frames of another size, or episodes recorded in another environment.
     """
+    if not dataset.spec.action.dim:
+        raise ConfigError(
+            f"{dataset.path} holds frames without actions (videos): a world model learns what actions do and cannot be "
+            "trained on it; such episodes are for pretraining encoders and for heads"
+        )
     height, width, _ = dataset.spec.pixels.shape
     size = config.env.image_size
     if (height, width) != (size, size):
@@ -159,8 +172,11 @@ def check_fits(config: RunConfig, dataset: EpisodeDataset) -> None:
             f"{dataset.path} holds frames of {height}x{width} px, env.image_size is {size}; "
             f"pass --env.image-size {height}"
         )
-    recorded = dataset.spec.source.get("env", {}).get("id")
-    if recorded is not None and recorded != config.env.id:
+    env = dataset.spec.source.get("env")
+    # Who writes a dataset may write anything into `source`.
+    recorded = env.get("id") if isinstance(env, dict) else None
+    # Without an environment nothing has to fit: a model may be trained where the recorded one cannot be made.
+    if recorded is not None and config.env.id not in (recorded, "none"):
         raise ConfigError(
             f"{dataset.path} was recorded in {recorded}, env.id is {config.env.id}; pass --env.id {recorded}"
         )
@@ -188,7 +204,11 @@ def check_proprio_fits(config: RunConfig, dataset: EpisodeDataset, proprio: Vect
 
 def find_dataset(config: RunConfig) -> EpisodeDataset | None:
     """The dataset of a configuration if it is there and whole; never collects or converts."""
-    return _complete(dataset_path(config))
+    try:
+        return _complete(dataset_path(config))
+    except DataError:
+        # The name of a converted dataset follows from its source, which may be elsewhere too.
+        return None
 
 
 def _source_path(config: RunConfig) -> str:

@@ -95,8 +95,10 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     folder = config.run_dir or os.path.join(home(), "evaluations", stamp)
     os.makedirs(folder, exist_ok=True)
     needed = config.evaluation.goal_source == "held_out"
-    # Its episodes are those of the environment it was trained in, whatever varies in this one.
-    trained = replace(config, env=read_spec(model_dir)[0].env)
+    # Its episodes are those of the environment it was trained in, whatever varies in this one. There may have been
+    # none: the goals that are wanted now are another matter.
+    own = read_spec(model_dir)[0]
+    trained = replace(config, env=own.env, evaluation=own.evaluation)
     dataset = EpisodeDataset(prepare_dataset(trained, runtime, console)) if needed else find_dataset(trained)
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")

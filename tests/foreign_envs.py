@@ -145,9 +145,22 @@ def make_slider(push: float) -> gymnasium.Env:
     return Slider(render_mode="rgb_array", push=push)
 
 
+def make_sized_slider(image_size: int, push: float) -> gymnasium.Env:
+    """A function that takes the size of pictures, and makes one without the contract."""
+    assert image_size > 0
+    return Slider(render_mode="rgb_array", push=push)
+
+
 def make_wall(image_size: int) -> gymnasium.Env:
     """A function that makes one that has the contract."""
     return gymnasium.make("envs:envs/Wall-v1", image_size=image_size)
+
+
+def make_slow_wall(image_size: int) -> gymnasium.Env:
+    """One with the contract, in a wrapper that halves its actions."""
+    wall = make_wall(image_size)
+    half = spaces.Box(-3.0, 3.0, (2,), np.float32)
+    return gymnasium.wrappers.TransformAction(wall, lambda action: 0.5 * action, half)
 
 
 not_an_env = 3

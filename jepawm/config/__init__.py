@@ -40,8 +40,8 @@ class EnvConfig:
     """The environment that is collected from and planned in."""
 
     id: str = "envs:envs/Wall-v1"
-    """Gymnasium id, `module:id` (the module is imported first) or `module:Class`; an environment without jepawm's contract
-    is adapted. `none`: there is no environment, and held-out episodes alone judge the model."""
+    """Gymnasium id, `module:id` (the module is imported first) or `module:Class`; an environment without jepawm's
+    contract is adapted. `none`: there is no environment, and held-out episodes alone judge the model."""
     image_size: int = 64
     """Side of the square frames, pixels."""
     goal_marker: bool | None = None
@@ -102,8 +102,8 @@ class DataConfig:
     published with a converted dataset."""
     policy: str = "wall_mixed_walk"
     """Data-collection policy (`collect`): a name in `envs.policies`, `uniform` for the action space's own sampler,
-    `random_walk` for random actions that are held (environments that are adapted), or `auto` for the environment's usual
-    policy."""
+    `random_walk` for random actions that are held (environments that are adapted), or `auto` for the environment's
+    usual policy."""
     num_episodes: int = 1920
     """Episodes to collect or convert; where converted, 0 means all."""
     env_steps_per_episode: int = 50

@@ -184,7 +184,7 @@ class EpisodeWriter:
         wait: Wait for another process that writes to it, instead of refusing.
 
     Raises:
-        DataError: The path exists (without `resume`) or belongs to another spec.
+        DataError: The path exists (without `resume`), cannot be written, or belongs to another spec.
         WriterBusyError: Another process writes to it (without `wait`).
     """
 
@@ -225,14 +225,16 @@ class EpisodeWriter:
         # A writer killed before its first meta.json leaves these two; anything else is not ours to touch.
         if META_FILE not in entries and entries - {SHARD_FOLDER, LOCK_FILE, META_FILE + TEMP_SUFFIX}:
             raise DataError(f"{self.path}: is not a dataset (no {META_FILE}) and not empty; choose another path")
-        (self.path / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / LOCK_FILE, timeout=-1 if wait else 0)
         try:
+            (self.path / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
             raise WriterBusyError(
                 f"{self.path}: another process is writing this dataset; wait for it or stop it"
             ) from None
+        except OSError as error:
+            raise DataError(f"{self.path}: no dataset can be written here: {error}; choose another path") from error
         try:
             self._start()
         except BaseException:

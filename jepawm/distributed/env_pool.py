@@ -82,7 +82,8 @@ class RayBackend:
         worker, method, _ = self._submitted.pop(handle)
         if not ready:
             ray.kill(self._actors[worker])
-            return handle, lambda: _raise(WorkerDied(f"no answer to '{method}' within {self.call_timeout_s:g} s"))
+            late = f"no answer to '{method}' within {self.call_timeout_s:g} s (scaling.env_call_timeout_s)"
+            return handle, lambda: _raise(WorkerDied(late))
         return handle, lambda: self._result(handle, worker, method)
 
     def _result(self, handle: Any, worker: int, method: str) -> Any:

@@ -13,12 +13,16 @@ from jepawm.data.encoding import EncodedEpisode
 from jepawm.data.importers.base import EpisodeSource, read_encoded
 from jepawm.errors import JepawmError
 
+# Ray Data would go on forever with a file that crashes its decoder.
+MAX_RETRIES = 3
+
 
 def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Iterator[EncodedEpisode]:
     """Episodes of a source in the order of their numbers, streamed: few are in memory at a time.
 
     Raises:
         JepawmError: What a worker found wrong with the source, as it found it.
+        OSError: What kept a worker from reading, or a worker that died again each time the same episode was tried.
     """
     if not len(numbers):
         return
@@ -28,20 +32,33 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
         number = int(batch["number"][0])
         try:
             answer: Any = read_encoded(ray.get(shared), codec, number)
-        except JepawmError as error:
+        except (JepawmError, OSError) as error:
             # Handed over as it is: Ray would wrap it in the story of its own tasks.
             answer = error
         return {"answer": np.array([pickle.dumps(answer)], dtype=object)}
 
     items = [{"number": int(number)} for number in numbers]
-    episodes = ray.data.from_items(items, override_num_blocks=min(len(items), 1000)).map_batches(read, batch_size=1)
+    blocks = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
+    episodes = blocks.map_batches(read, batch_size=1, max_retries=MAX_RETRIES)
     episodes.context.execution_options.preserve_order = True
     # There is a progress bar of our own.
     episodes.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    for row in episodes.iter_rows():
+    rows = iter(episodes.iter_rows())
+    while True:
+        try:
+            row = next(rows, None)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:
+            raise ConnectionError(
+                f"a Ray worker died {MAX_RETRIES + 1} times over one episode ({type(error).__name__}): a file that "
+                "crashes its decoder, or too little memory; without --ray the count of episodes says which"
+            ) from error
+        if row is None:
+            return
         answer = pickle.loads(row["answer"])
-        if isinstance(answer, JepawmError):
+        if isinstance(answer, Exception):
             raise answer
         yield answer

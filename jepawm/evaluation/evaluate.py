@@ -60,6 +60,11 @@ def evaluate(
         played, animations = _play(config, model, spec, pool, dataset, split, console)
     elif held_out:
         played = {"protocols": {}}
+    elif dataset is None:
+        raise ConfigError(
+            "env.id is 'none' and the training data is not here: there is nothing to judge the model by; set env.id, "
+            "or pass --data.source dataset --data.path DATASET"
+        )
     else:
         raise ConfigError(
             "env.id is 'none' and no episode is held out: there is nothing to judge the model by; set env.id or raise "
@@ -107,6 +112,12 @@ def _play(
             f"the model's actions have {spec.action.dim} dimensions ({', '.join(spec.action.names)}), those of "
             f"{config.env.id} have {told.action.dim} ({', '.join(told.action.names)}); env.id must be the environment "
             "the model was trained for"
+        )
+    if model.uses_proprio and told.proprio.dim != len(spec.statistics.proprio_mean):
+        raise ConfigError(
+            f"the model reads proprio of {len(spec.statistics.proprio_mean)} numbers, {config.env.id} gives "
+            f"{told.proprio.dim} ({', '.join(told.proprio.names)}); env.id must be the environment the model was "
+            "trained for"
         )
     tasks, passed_over = _tasks(config, pool, dataset, split)
     space = ActionSearchSpace(

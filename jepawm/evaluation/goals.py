@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jepawm.errors import DataError
+from jepawm.errors import ConfigError, DataError
 from jepawm.rollout import EnvPool, Task
 
 
@@ -74,6 +74,7 @@ def held_out_tasks(
         Exactly `num_episodes` tasks that are not solved at their start, and how many were passed over.
 
     Raises:
+        ConfigError: The environment varies its walls or shapes, and the episodes were recorded among others.
         DataError: No held-out episode is long enough, or the dataset holds no simulator states.
     """
     lengths = {episode_id: dataset.num_frames(episode_id) for episode_id in held_out_ids}
@@ -84,6 +85,8 @@ def held_out_tasks(
             f"longest of {len(lengths)} held-out episodes has {max(lengths.values(), default=0)} frames; lower "
             "evaluation.goal_offset or raise data.held_out_fraction"
         )
+
+    physical = pool.describe().physical_factors
 
     def draw(ids: Sequence[int]) -> list[Task]:
         states, variations = [], []
@@ -96,6 +99,13 @@ def held_out_tasks(
             states += [recorded[start], recorded[start + env_steps_to_goal]]
             # What was recorded stays: states belong to the shapes and walls they were recorded among.
             recorded_variation = dataset.info(source).get("variation")
+            moved = [name for name in physical if name in (varied or {}) and name not in (recorded_variation or {})]
+            if moved:
+                raise ConfigError(
+                    f"env.vary: {', '.join(moved)} would be another than where held-out episode {source} was recorded, "
+                    "whose states may then lie in a wall or in each other; vary what is for the eye alone, or take "
+                    "--evaluation.goal-source sampler"
+                )
             variations.append(varied if recorded_variation is None else (varied or {}) | recorded_variation)
         states = pool.complete(states)
         rows = zip(ids, states[::2], states[1::2], variations, strict=True)

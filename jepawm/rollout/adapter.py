@@ -143,6 +143,11 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self._seed, self._taken, self._walk = own_seed, 0, self.random_walk(own_seed)
         else:
             self._go_to(self._world, start, own_seed)
+            if self._world.is_over:
+                raise EnvironmentFault(
+                    f"env.id '{self.env_id}': the environment ends its episode in this state, so none can start there; "
+                    "it may be a goal"
+                )
             self._seed, self._taken = (_NO_ADDRESS, _NO_ADDRESS) if self.can_be_set else self._address(start)
             self._walk = None
             if not self.can_be_set:
@@ -189,11 +194,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self._taken += 1
         else:
             self._walk, self._seed, self._taken = None, _NO_ADDRESS, _NO_ADDRESS
-        reward = self._world.step(action)
-        if self._world.is_over:
-            # What comes after an end cannot be gone on from, so nothing starts there.
-            self._walk, self._seed, self._taken = None, _NO_ADDRESS, _NO_ADDRESS
-        return reward
+        return self._world.step(action)
 
     def _observation(self) -> dict[str, Any]:
         proprio = self._world.numbers()[self._world.observations.proprio]
@@ -284,12 +285,13 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         walk = self.random_walk(seed)
         world.reset(seed)
         for _ in range(taken):
+            # An end has an address too: the last frame of an episode may be somebody's goal.
             if world.is_over:
                 break
             world.step(walk.act())
         difference = np.abs(world.numbers() - state[self._numbers])
         # Wide enough for another machine's rounding, far too narrow for another episode.
-        if world.is_over or not np.allclose(world.numbers(), state[self._numbers], rtol=1e-3, atol=1e-3):
+        if not np.allclose(world.numbers(), state[self._numbers], rtol=1e-3, atol=1e-3):
             raise EnvironmentFault(
                 f"env.id '{self.env_id}': reset(seed={seed}) and {taken} env_steps led to another state than before "
                 f"(largest difference of the observation {difference.max():.3g}); its episodes are not fixed by the "

@@ -1,6 +1,7 @@
 """Several environments in one process, driven by action chunks. The body of an environment actor."""
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,10 @@ from jepawm.errors import EnvironmentFault
 from jepawm.rollout.making import make_env
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
+# A host answers after this time with what it has collected: far below the time after which it counts as dead
+# (scaling.env_call_timeout_s), however slow the environment is.
+LONGEST_COLLECT_S = 30.0
+
 
 @dataclass(frozen=True)
 class EnvDescription:
@@ -24,6 +29,7 @@ class EnvDescription:
         proprio: Names of the proprio numbers.
         sim_state: Names of the simulator state's numbers.
         distance_name: What the distance to a goal measures, with its unit; empty where there is none.
+        physical_factors: Factors of variation that change where things can be or how they move.
     """
 
     control_hz: float
@@ -31,6 +37,7 @@ class EnvDescription:
     proprio: VectorSpec
     sim_state: VectorSpec
     distance_name: str = ""
+    physical_factors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,8 @@ class EnvHost:
     def describe(self) -> EnvDescription:
         """The environment's specifications."""
         bare = self._bare
-        space = bare.action_space
+        # That of the whole: a wrapper may have another than what it is around.
+        space = self._idle[0].action_space
         names = tuple(getattr(bare, "action_names", ()))
         return EnvDescription(
             control_hz=float(bare.control_hz),
@@ -143,6 +151,11 @@ class EnvHost:
             proprio=VectorSpec(bare.observation_space["proprio"].shape[0], tuple(bare.proprio_names)),
             sim_state=VectorSpec(len(bare.sim_state_names), tuple(bare.sim_state_names)),
             distance_name=getattr(bare, "distance_name", ""),
+            physical_factors=tuple(
+                name
+                for name, factor in (getattr(bare, "factors", None) or {}).items()
+                if getattr(factor, "physical", False)
+            ),
         )
 
     def sample_tasks(self, episode_ids: Sequence[int], seeds: Sequence[int]) -> list[Task]:
@@ -250,7 +263,7 @@ class EnvHost:
             env, task = self._running[episode_id]
             bare = env.unwrapped
             # An environment that can step without drawing saves the frames nobody looks at.
-            advance = getattr(bare, "advance", None)
+            advance = getattr(bare, "advance", None) if _is_unwrapped(env) else None
             first = len(actions) - (last or len(actions))
             frames, proprio, states, solved, recorded = [], [], [], [], []
             for number, chunk in enumerate(actions):
@@ -286,12 +299,18 @@ class EnvHost:
 
         Returns:
             Episodes of `plan.env_steps + 1` frames, fewer where the environment ended them; encoded here, so that many
-            hosts share that work.
+            hosts share that work. The first ones only, at least one, where all would take longer than
+            `LONGEST_COLLECT_S`.
         """
         if not self._idle:
             self._idle.append(make_env(self.config))
-        env = self._idle[0]
-        return [encode_episode(self._collect_one(env, episode_id, plan), plan.codec) for episode_id in episode_ids]
+        env, began = self._idle[0], time.monotonic()
+        episodes: list[EncodedEpisode] = []
+        for episode_id in episode_ids:
+            episodes.append(encode_episode(self._collect_one(env, episode_id, plan), plan.codec))
+            if time.monotonic() - began > LONGEST_COLLECT_S:
+                break
+        return episodes
 
     def _collect_one(self, env: Any, episode_id: int, plan: CollectPlan) -> Episode:
         reset_seed, policy_seed = (
@@ -327,6 +346,15 @@ class EnvHost:
         self.finish()
         while self._idle:
             self._idle.pop().close()
+
+
+def _is_unwrapped(env: Any) -> bool:
+    """Whether nothing is around an environment that could make another step of its own `advance`."""
+    from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
+
+    while isinstance(env, OrderEnforcing | PassiveEnvChecker):
+        env = env.env
+    return env is env.unwrapped
 
 
 def _policy(env: Any, name: str, seed: int, reset_seed: int) -> tuple[str, Any]:

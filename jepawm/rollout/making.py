@@ -108,8 +108,14 @@ def make_env(config: EnvConfig) -> Any:
             _check_contract(config.id, found.entry, METHODS)
     else:
         # What a function makes is known when it has made it.
-        env = found.make(**(kwargs if found.takes("image_size") else _own_kwargs(found, kwargs)))
+        env = found.make(**(_taken_kwargs(found, kwargs) if found.takes("image_size") else _own_kwargs(found, kwargs)))
         is_native = _means_contract(env.unwrapped)
+        unknown = [key for key in AdapterOptions.NAMES if key in kwargs and not found.takes(key)]
+        if is_native and unknown:
+            raise EnvironmentFault(
+                f"env.id '{config.id}' does not take {', '.join(unknown)} (env.options); only environments that are "
+                "adapted do, this one has the contract itself"
+            )
         if not is_native:
             env.close()
     if not is_native:
@@ -138,6 +144,11 @@ def _adapt(found: Found, kwargs: dict[str, Any]) -> Any:
     options = AdapterOptions.of(kwargs)
     own = _own_kwargs(found, kwargs)
     return AdaptedEnv(found.env_id, lambda: found.make(**own), image_size=kwargs["image_size"], options=options)
+
+
+def _taken_kwargs(found: Found, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments but those that are the adapter's alone: some environments have a `success_distance` themselves."""
+    return {key: value for key, value in kwargs.items() if key not in AdapterOptions.NAMES or found.takes(key)}
 
 
 def _own_kwargs(found: Found, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class EnvPool:
             ("collect", [int(i) for i in episode_ids[at : at + episodes_per_call]], plan)
             for at in range(0, len(episode_ids), episodes_per_call)
         ]
-        for episodes in self._stateless_stream(calls):
+        for episodes in self._stateless_stream(calls, rest_of=_not_collected):
             yield from episodes
 
     def close(self) -> None:
@@ -216,8 +216,18 @@ class EnvPool:
     def _stateless(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         return list(self._stateless_stream(calls))
 
-    def _stateless_stream(self, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """Results in the order of `calls`; a call whose host dies is made again on another."""
+    def _stateless_stream(
+        self,
+        calls: Sequence[tuple[Any, ...]],
+        rest_of: Callable[[tuple[Any, ...], list[Any]], tuple[Any, ...] | None] | None = None,
+    ) -> Iterator[Any]:
+        """Results in the order of `calls`; a call whose host dies is made again on another.
+
+        Args:
+            calls: Methods and arguments.
+            rest_of: Where an answer may be the beginning of a list: the call that asks for what is missing, or None.
+        """
+        calls, begun = list(calls), dict[int, list[Any]]()
         waiting = list(enumerate(calls))[::-1]
         flying: dict[Any, tuple[int, int]] = {}
         done: dict[int, Any] = {}
@@ -233,10 +243,19 @@ class EnvPool:
             handle, result = self.backend.next_done(list(flying))
             worker, index = flying.pop(handle)
             try:
-                done[index] = result()
+                answer = result()
             except WorkerDied as death:
                 self._replace(worker, death)
-                waiting.append((index, calls[index]))
+                rest: tuple[Any, ...] | None = calls[index]
+            else:
+                rest = None if rest_of is None else rest_of(calls[index], answer)
+                if rest_of is not None:
+                    begun[index] = begun.get(index, []) + answer
+                if rest is None:
+                    done[index] = answer if rest_of is None else begun.pop(index)
+            if rest is not None:
+                calls[index] = rest
+                waiting.append((index, rest))
                 # The oldest goes first: a younger call that lies beyond the window must not bar its way.
                 waiting.sort(key=lambda item: -item[0])
             while wanted in done:
@@ -302,7 +321,9 @@ class EnvPool:
         if not self._alive:
             raise EnvironmentFault(
                 f"every environment host died more than scaling.max_actor_restarts = {self.max_restarts} times; the "
-                f"last one said: {death}. Look at its memory (fewer scaling.num_env_actors) and at the simulator"
+                f"last one said: {death}. Look at its memory (fewer scaling.num_env_actors) and at the simulator; one "
+                "that only answers late needs more time (scaling.env_call_timeout_s) or fewer episodes at once (more "
+                "scaling.num_env_actors)"
             ) from death
         self.log.append(
             f"environment host {worker} died {self.restarts[worker]} times; its episodes move to the others"
@@ -321,3 +342,10 @@ class EnvPool:
         except WorkerDied as death:
             self._replace(worker, death)
             return None
+
+
+def _not_collected(call: tuple[Any, ...], episodes: list[Any]) -> tuple[Any, ...] | None:
+    """The call for the episodes that a host has left out, for want of time."""
+    method, episode_ids, plan = call
+    left = episode_ids[len(episodes) :]
+    return (method, left, plan) if left else None

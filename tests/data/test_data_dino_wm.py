@@ -162,6 +162,16 @@ FAULTS: dict[str, tuple[Callable[..., Any], Callable[[Content], Any], str]] = {
         cut("velocities.pth", lambda v: v[:2]),
         r"velocities\.pth: has 2 episodes of 9 rows, rel_actions\.pth has 3 of 9",
     ),
+    "no rows": (
+        dino_wm_wall,
+        lambda c: c.update({name: v[:, :0] for name, v in c.items() if name.endswith("s.pth")}),
+        r"actions\.pth: has shape \(2, 0, 2\): 0 rows an episode, which needs 2",
+    ),
+    "one row": (
+        dino_wm_wall,
+        lambda c: c.update({name: v[:, :1] for name, v in c.items() if name.endswith("s.pth")}),
+        r"actions\.pth: has shape \(2, 1, 2\): 1 rows an episode, which needs 2",
+    ),
     "ragged rows": (dino_wm_wall, cut("states.pth", lambda v: v[:, :4]), r"states\.pth: has 2 episodes of 4 rows"),
     "width of states": (
         dino_wm_pusht,

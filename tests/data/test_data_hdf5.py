@@ -1,6 +1,7 @@
 """Franka and RoboCasa HDF5 files become datasets, and what is wrong with them is named."""
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,12 @@ def test_franka_folders_that_are_wrong(tmp_path):
         tmp_path / "franka", tmp_path / "d", "--split val: the format 'franka-hdf5' has no choice", "auto", split="val"
     )
     path = tmp_path / "franka/data/pick/one/episode.h5"
+    whole = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        del file["episode_data"]
+        file["episode_data/observation"] = np.zeros(3)
+    refused(tmp_path / "franka", tmp_path / "d", "h5: 'episode_data/observation': the group is missing", "franka-hdf5")
+    path.write_bytes(whole)
     path.write_bytes(path.read_bytes()[:3000])
     refused(
         tmp_path / "franka", tmp_path / "d", "pick/one/episode.h5: not an HDF5 file that can be read", "franka-hdf5"
@@ -156,6 +163,7 @@ def test_robocasa_with_less(tmp_path: Path):
     )
 
 
+SEGMENT = f"{DEMO}/meta_data_info/current_task_segment"
 QUATERNION = f"{DEMO}/obs/robot0_eef_quat"
 ROBOCASA_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no demonstrations": (
@@ -195,6 +203,29 @@ ROBOCASA_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["attributes"]["data"].update(env_args="x"),
         "attribute 'env_args' of 'data': not valid JSON",
     ),
+    "rate": (
+        lambda c: c["attributes"]["data"].update(env_args=json.dumps({"env_kwargs": {"control_freq": "fast"}})),
+        "attribute 'env_args' of 'data': control_freq is 'fast', expected Hz above 0",
+    ),
+    "no rate": (
+        lambda c: c["attributes"]["data"].update(env_args=json.dumps({"env_kwargs": {"control_freq": 0}})),
+        "control_freq is 0, expected Hz above 0",
+    ),
+    "NaN subtask": (put(SEGMENT, lambda v: v * np.nan), f"'{SEGMENT}': row 0 holds NaN or infinity"),
+    "ragged subtasks": (put(SEGMENT, lambda v: v[:0]), f"'{SEGMENT}' has 0 rows, there are 5 frames"),
+    "subtasks of text": (put(SEGMENT, lambda v: np.full(5, b"a")), f"'{SEGMENT}': .S1, expected numbers"),
+    "one frame": (
+        lambda c: c.update({key: v[:1] for key, v in c.items() if key.startswith(f"{DEMO}/")}),
+        r"episode 1 \(file x.hdf5, demo demo_2, .*\) has 1 frame\(s\), an episode needs 2; leave it out of the source",
+    ),
+    "no group of data": (
+        lambda c: [c.pop(key) for key in list(c)] + [c.update(data=np.zeros(3))],
+        "there is no group 'data/demo_0'; expected the layout of robomimic",
+    ),
+    "no group of a demonstration": (
+        lambda c: c.update({"data/demo_5": np.zeros(3)}),
+        "the group 'data/demo_5/obs' is missing",
+    ),
 }
 
 
@@ -231,6 +262,16 @@ def test_robocasa_files_that_are_wrong(tmp_path):
                 file.create_dataset(key, shape, "f8", external=[(str(tmp_path / "secret.hdf5"), 0, size)])
         refused(path, tmp_path / "d", f"'{key.rsplit('/')[-1]}' is kept in another file; refusing", "auto")
         (tmp_path / "secret.hdf5").unlink()
+
+
+@pytest.mark.parametrize(
+    "link", [h5py.SoftLink("/nowhere"), h5py.ExternalLink("nowhere.hdf5", "/x")], ids=["soft", "far"]
+)
+def test_a_link_to_nothing(link, tmp_path):
+    robocasa(tmp_path / "x.hdf5")
+    with h5py.File(tmp_path / "x.hdf5", "r+") as file:
+        file["data/demo_5"] = link
+    refused(tmp_path / "x.hdf5", tmp_path / "d", "x.hdf5: not an HDF5 file that can be read, or a damaged one", "auto")
 
 
 def test_the_group_of_a_demonstration_elsewhere(tmp_path):

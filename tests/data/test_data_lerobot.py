@@ -130,6 +130,34 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "video outside": (info(video_path="/tmp/{video_key}.mp4"), "'video_path': the path '/tmp/.*' points outside"),
     "unknown pattern": (info(video_path="{episode}.mp4"), "'video_path' is '{episode}.mp4', which cannot be filled in"),
     "index": (lambda p: p["index"].append("{"), "episodes.jsonl: line 4 is no entry of an episode: JSONDecodeError"),
+    "a name that no file has": (
+        info(data_path="a" * 999),
+        r"'data_path': 'aaa.*\(999 characters\) can be the name of no",
+    ),
+    "a name with a zero byte": (info(data_path="a\0{episode_index}"), r"'data_path': 'a.x002'.* can be the name of no"),
+    "endless rate": (info(fps=float("inf")), "'fps' is inf, expected a number above 0"),
+    "rate of another kind": (info(fps=True), "'fps' is True, expected a number above 0"),
+    "feature of another kind": (
+        lambda p: p["info"]["features"].update(action=3),
+        "features 'action': int, expected an object with dtype and shape",
+    ),
+    "width of another kind": (
+        feature("action", shape=["three"]),
+        r"'action': float32 of shape \['three'\], expected a",
+    ),
+    "no width": (feature("action", shape=[0]), r"'action': float32 of shape \[0\], expected a vector"),
+    "size of another kind": (feature(CAMERA, shape=[3, None, 32]), "shape .3, None, 32., expected three numbers above"),
+    "no size": (feature(CAMERA, shape=[3, 0, 32]), "shape .3, 0, 32., expected three numbers above 0"),
+    "endless episode": (
+        lambda p: p["index"][1].update(length=float("inf")),
+        "episodes.jsonl: line 2 is no entry .*OverflowError",
+    ),
+    "episode listed twice": (lambda p: p["index"].append(p["index"][1]), "arm/meta: episode 3 is listed twice"),
+    "table of structs": (
+        rows("action", lambda v: [{"a": 1.0}] * 9),
+        "'action': struct<.*, expected lists of 3 numbers",
+    ),
+    "time of another kind": (rows("timestamp", lambda v: ["0"] * 9), "'timestamp' is string, expected seconds"),
     "index key": (lambda p: p["index"][1].pop("length"), "episodes.jsonl: line 2 is no entry .*KeyError.'length'"),
     "length": (lambda p: p["index"][1].update(length=8), "episode 3: 9 rows, the index of episodes says 8"),
     "column": (
@@ -167,6 +195,11 @@ def damaged(how: Callable[[bytes], bytes]) -> Callable[[Path], Any]:
 FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "no info": ("meta/info.json", Path.unlink, "meta/info.json: no such file"),
     "info": ("meta/info.json", damaged(lambda data: data[:40]), "meta/info.json: not valid JSON"),
+    "nested info": (
+        "meta/info.json",
+        damaged(lambda data: b"[" * 99_999),
+        "meta/info.json: not valid JSON: .*recursion",
+    ),
     "no index": ("meta/episodes/chunk-000/file-000.parquet", Path.unlink, "the index of episodes is missing"),
     "no table": ("data/chunk-000/file-001.parquet", Path.unlink, "file-001.parquet: no such file, though .* episode 7"),
     "table": (
@@ -193,6 +226,12 @@ def test_damaged_files_are_named_and_leave_nothing_behind(fault, tmp_path):
     lerobot(tmp_path / "arm", "v3.0")
     damage(tmp_path / "arm" / name)
     refused(tmp_path / "arm", tmp_path / "d", message, "lerobot")
+
+
+def test_an_index_that_is_no_text(tmp_path):
+    lerobot(tmp_path / "arm")
+    (tmp_path / "arm/meta/episodes.jsonl").write_bytes(b"\xff\xfe")
+    refused(tmp_path / "arm", tmp_path / "d", "episodes.jsonl: not a list of episodes: 'utf-8' codec", "lerobot")
 
 
 def stored(**value: Any) -> Callable[[dict[str, Any]], None]:

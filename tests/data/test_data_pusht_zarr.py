@@ -172,7 +172,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one-frame episode": (
         {"change": one("meta/episode_ends", 1, 8)},
-        "episode 1: pixels: an episode needs at least 2 frames, found 1",
+        r"episode 1 has 1 frame\(s\), an episode needs 2; leave it out of the source, or .* --max-episodes 1",
     ),
 }
 

@@ -20,6 +20,7 @@ from robot_datasets import (
     numbered_frames,
     refused,
     rlds,
+    rlds_episode,
     tensor,
     tfrecord,
     vectors_of,
@@ -170,6 +171,37 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "text action": (
         lambda p: p["features"].update(action={"text": {}}),
         "there is no feature 'steps/action' of numbers",
+    ),
+    "no width": (
+        lambda p: p["features"].update(action=tensor(0)),
+        "there is no feature 'steps/action' of numbers",
+    ),
+    "negative width": (
+        lambda p: p["features"].update(action=tensor(-3)),
+        "there is no feature 'steps/action' of numbers",
+    ),
+    "width of another kind": (
+        lambda p: p["features"]["action"]["tensor"].update(shape={"dimensions": ["three"]}),
+        "features.json: not a tree of features: .*'three'",
+    ),
+    "no shape": (
+        lambda p: p["features"]["action"]["tensor"].update(shape=None),
+        "features.json: not a tree of features: 'NoneType'",
+    ),
+    "tree of another kind": (
+        lambda p: p["features"].update(observation={"featuresDict": None}),
+        "features.json: not a tree of features: 'NoneType'",
+    ),
+    "number type": (
+        lambda p: [
+            p["features"].update(action=tensor(3, dtype="floatish", encoding="bytes")),
+            [episode.update({ACTION: [b"x" * 12] * len(episode[IMAGE])}) for episode in p["episodes"]],
+        ],
+        "'steps/action': features.json names an unknown number type 'floatish'",
+    ),
+    "one step": (
+        lambda p: p["episodes"].__setitem__(1, rlds_episode(1, 1)),
+        r"1.0.0: episode 1 \(.*task task 1\) has 1 frame\(s\), an episode needs 2; leave it out of the source",
     ),
     "lost action": (lambda p: p["episodes"][1].pop(ACTION), "record 1: the feature 'steps/action' is missing or empty"),
     "lost image": (lambda p: p["episodes"][1].pop(IMAGE), "record 1: the feature '.*image_0' is missing or empty"),

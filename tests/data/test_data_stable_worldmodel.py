@@ -127,6 +127,13 @@ def virtual(content: Content) -> None:
 E3 = "pixels/ep_1_step_3.jpeg"
 FAULTS: dict[str, tuple[Callable[..., Any], Callable[[Content], Any], str]] = {
     "no action": (swm_hdf5, lambda c: c.pop("action"), "column 'action' is missing; there are: proprio, reward"),
+    "action of text": (swm_hdf5, cut("action", lambda v: np.full(17, b"x")), "column 'action' is missing; there are"),
+    "complex action": (swm_hdf5, cut("action", lambda v: v.astype("c8")), "column 'action' is missing; there are"),
+    "readings of structs": (
+        swm_hdf5,
+        lambda c: [c.pop("state"), c.update(proprio=np.zeros(17, dtype=[("x", "f4")]))],
+        "no column proprio, observation, state",
+    ),
     "no readings": (swm_hdf5, lambda c: [c.pop("proprio"), c.pop("state")], "no column proprio, observation, state"),
     "no frames": (swm_lance, lambda c: c.pop("pixels"), "there is no column of frames"),
     "no lengths": (swm_hdf5, lambda c: c.pop("ep_len"), "column 'ep_len' is missing, found action"),
@@ -193,6 +200,18 @@ def test_faults_are_named_and_leave_nothing_behind(fault, tmp_path):
     with pytest.raises(DataError, match=message):
         convert(tmp_path / name, tmp_path / "d", "stable-worldmodel")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_datasets_of_a_file_that_have_no_rows(tmp_path):
+    swm_hdf5(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file["note"] = h5py.Empty("f")
+    assert len(convert(tmp_path / "x.h5", tmp_path / "d")) == 3
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        del file["ep_len"]
+        file["ep_len"] = 17
+    with pytest.raises(DataError, match="column 'ep_len': rows cannot be read: "):
+        convert(tmp_path / "x.h5", tmp_path / "e")
 
 
 def test_truncated_files(tmp_path):

@@ -236,6 +236,13 @@ def test_exception_leaves_it_unfinished_and_keeps_what_was_written(tmp_path, spe
     assert check_dataset(tmp_path / "d") == []
 
 
+def test_a_place_where_nothing_can_be_written_is_one_clear_error(tmp_path, spec):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match=r"file/d: no dataset can be written here: .*; choose another path"):
+        EpisodeWriter(tmp_path / "file" / "d", spec)
+    assert (tmp_path / "file").read_text() == "x"
+
+
 def test_resume_of_a_complete_dataset_appends(write, spec, make_episode):
     dataset = write()
     before = dataset.fingerprint

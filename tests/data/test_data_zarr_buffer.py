@@ -1,5 +1,6 @@
 """Replay buffers in zarr become datasets, and what is wrong with an array is named."""
 
+import json
 import pickle
 import re
 import shutil
@@ -102,11 +103,31 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
     return damage
 
 
+def rewrite(name: str, **values: Any) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        facts = json.loads((root / name).read_text())
+        (root / name).write_text(json.dumps(facts | values))
+
+    return damage
+
+
 FRAMES, ENDS = "data/camera_0", "meta/episode_ends"
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no ends": ({"change": lambda c: c.pop(ENDS)}, "not a replay buffer: expected one array 'meta/episode_ends'"),
     "no action": ({"change": lambda c: c.pop("data/action")}, "array 'data/action' is missing; there are: data/camera"),
     "no frames": ({"change": lambda c: c.pop(FRAMES)}, r"there is no array of frames \[N,Y,X,3\]; its arrays:"),
+    "no size of chunks": (
+        {"damage": rewrite("data/action/.zarray", chunks=[0, 3])},
+        "array 'data/action' cannot be opened: division by zero",
+    ),
+    "more than there is memory": (
+        {"damage": rewrite(f"{ENDS}/.zarray", shape=[10**15], chunks=[10**15])},
+        f"array '{ENDS}', some rows, cannot be read: .*copy it again",
+    ),
+    "endless nesting": (
+        {"damage": lambda root: (root / "data/action/.zarray").write_text("[" * 99_999)},
+        "array 'data/action' cannot be opened: .*recursion",
+    ),
     "no readings": (
         {"change": lambda c: [c.pop("data/state"), c.pop("data/robot_eef_pose")]},
         r"none of proprio, agent_pos, .* to take proprio from; its arrays: data/action \(17, 3\)",

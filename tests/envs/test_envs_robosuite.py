@@ -300,7 +300,9 @@ def test_robocasa_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, robocasa
     with pytest.raises(ImportError, match=r"its assets are not: .* lacks textures; run: .*download_kitchen_assets"):
         RoboCasaEnv()
     monkeypatch.setitem(sys.modules, "robocasa", None)
-    with pytest.raises(ImportError, match=r"'robocasa', which is not installed; .*git clone .*PnPCounterTop"):
+    with pytest.raises(
+        ImportError, match=r"'robocasa', which is not installed; .*clone the repository robocasa.*PnPCounterTop"
+    ):
         RoboCasaEnv()
 
 

@@ -309,6 +309,15 @@ def test_names_that_are_no_factors(make: Callable[..., SimStateEnv], env_id: str
         make_class(variation="red")
 
 
+def test_an_environment_without_factors_varies_nothing() -> None:
+    assert factors.names_of("vary", {}, []) == ()
+    # "all" of nothing would be a wish that nobody hears.
+    with pytest.raises(ValueError, match="vary: this environment has no factors of variation, found all"):
+        factors.names_of("vary", {}, ["all"])
+    with pytest.raises(ValueError, match="variation: this environment has no factors of variation, found light"):
+        factors.resolve("variation", {}, {}, {"light": 1})
+
+
 # -- hosts and pools -------------------------------------------------------------------------------------------------
 
 

@@ -76,7 +76,9 @@ def test_an_actor_that_hangs_counts_as_dead(ray_local):
     scaling = ScalingConfig(num_env_actors=1, env_call_timeout_s=5.0, max_actor_restarts=0)
     with ray_env_pool(ENV, scaling) as pool:
         os.kill(pool._answer(0, "pid"), signal.SIGSTOP)
-        with pytest.raises(EnvironmentFault, match=r"max_actor_restarts = 0.*no answer to 'describe' within 5 s"):
+        with pytest.raises(
+            EnvironmentFault, match=r"max_actor_restarts = 0.*no answer to 'describe' within 5 s \(scaling.env_call"
+        ):
             pool.describe()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepawm.acquire import dataset_path, prepare_dataset
+from jepawm.acquire import dataset_path, find_dataset, prepare_dataset
 from jepawm.config import DataConfig, EnvConfig, RunConfig
 from jepawm.config_io import parse
 from jepawm.console import Console
@@ -68,7 +68,7 @@ def test_a_stopped_collection_goes_on_and_a_finished_one_is_used(
     assert "collected earlier" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: replace(c, seed=3), "collected with seed 0, these would be with 3"),
@@ -77,11 +77,40 @@ def test_a_stopped_collection_goes_on_and_a_finished_one_is_used(
         (lambda c: replace(c, env=replace(c.env, id="envs:envs/PushT-v1")), "collected with env "),
     ],
 )
+
+
+@KINDS
 def test_only_episodes_of_the_same_kind_are_added(tmp_path: Path, change: Any, message: str) -> None:
     before = contents(collect(wanted(tmp_path / "d", 2)))
     with pytest.raises(DataError, match=message):
         collect(change(wanted(tmp_path / "d", 4)))
     assert contents(EpisodeDataset(tmp_path / "d")) == before
+
+
+@KINDS
+def test_a_finished_collection_of_another_kind_is_not_used(tmp_path: Path, change: Any, message: str) -> None:
+    collect(wanted(tmp_path / "d", 2))
+    with pytest.raises(DataError, match=f"{message}.*another folder, or use them as they are"):
+        collect(change(wanted(tmp_path / "d", 2)))
+
+
+def test_who_waited_for_another_process_looks_again_at_what_it_has_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def comes_late(self: EpisodeWriter, path: Any, *args: Any, **kwargs: Any) -> None:
+        monkeypatch.undo()
+        collect(replace(wanted(tmp_path / "d", 2), seed=3))
+        self.__init__(path, *args, **kwargs)  # type: ignore[misc]
+
+    monkeypatch.setattr(EpisodeWriter, "__init__", comes_late)
+    with pytest.raises(DataError, match="collected with seed 3, these would be with 0"):
+        collect(wanted(tmp_path / "d", 4))
+    assert [info["seed"] for info in map(EpisodeDataset(tmp_path / "d").info, (0, 1))] == [3, 3]
+
+
+def test_a_dataset_whose_source_is_elsewhere_is_not_found_and_nothing_more(tmp_path: Path) -> None:
+    config = RunConfig(data=DataConfig(source="convert", path=str(tmp_path / "gone.zarr")))
+    assert find_dataset(config) is None
 
 
 def test_a_folder_of_more_episodes_than_asked_for_is_not_cut(tmp_path: Path) -> None:

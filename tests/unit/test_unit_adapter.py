@@ -50,6 +50,14 @@ def test_a_class_a_function_and_a_registered_id_are_all_found() -> None:
     assert type(make_env(EnvConfig(id="envs.wall:WallEnv", image_size=32))).__name__ == "WallEnv"
 
 
+def test_options_of_the_adapter_are_not_for_the_function_that_makes_the_environment() -> None:
+    env = make_env(config("make_sized_slider", "success_distance=0.5", "push=0.03"))
+    assert isinstance(env, AdaptedEnv)
+    assert (env.success_distance, env._world.env.unwrapped.push) == (0.5, 0.03)
+    with pytest.raises(EnvironmentFault, match=r"make_wall' does not take success_distance \(env.options\); only"):
+        make_env(config("make_wall", "success_distance=0.5"))
+
+
 def test_a_registered_id_wins_over_a_name_in_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     import foreign_envs
 
@@ -377,6 +385,19 @@ def test_goals_lie_before_the_end() -> None:
     assert min(goal[-1] for goal in goals) < 25
     for goal in goals:
         assert env.render_state(goal).shape == (32, 32, 3)
+
+
+def test_the_end_of_a_walk_can_be_a_goal_and_no_start() -> None:
+    host = EnvHost(config("Slider", "push=0.2"))
+    walked = min(host.collect(range(6), CollectPlan("auto", 0, 40, "raw")), key=lambda each: each.num_frames)
+    start, goal = walked.sim_state[0], walked.sim_state[-1]
+    assert abs(goal[0]) > 1
+    np.testing.assert_array_equal(host.render([goal])[0], pixels_of(walked)[-1])
+    host.begin([Task(0, 1, start, goal)])
+    (done,) = host.execute([0], walked.actions[None, None])
+    assert done.solved[-1]
+    with pytest.raises(EnvironmentFault, match="the environment ends its episode in this state, so none can start"):
+        host.begin([Task(1, 1, goal, start)])
 
 
 # -- in collect and evaluate -----------------------------------------------------------------------------------------

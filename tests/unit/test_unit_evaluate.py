@@ -1,19 +1,22 @@
 """A whole evaluation of a saved model, with goals from held-out episodes."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, PlannerConfig, RunConfig
+from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, PlannerConfig, RunConfig, TrackingConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.selection import Split
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.model_folder import load_world_model, weights_sha256
+from jepawm.pipeline import evaluate_model
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.runtime import LocalRuntime
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
 from jepawm.training.run import model_spec
 
@@ -79,6 +82,41 @@ def test_an_evaluation_without_data_leaves_prediction_out(model_dir: str, wall_e
     again, _ = judge(sampled, None, model_dir, wall_env)
     assert again["episodes"] == result["episodes"]
     assert again["tasks_sha256"] == result["tasks_sha256"]
+
+
+def test_a_model_trained_without_an_environment_plans_in_one(wall_dataset: EpisodeDataset, tmp_path: Path) -> None:
+    data = dataclasses.replace(CONFIG.data, source="dataset", path=str(wall_dataset.path))
+    sampled = dataclasses.replace(CONFIG.evaluation, goal_source="sampler")
+    trained = dataclasses.replace(CONFIG, env=EnvConfig(id="none"), data=data, evaluation=sampled)
+    spec = model_spec(trained, wall_dataset, Split.of(trained, wall_dataset))
+    model = str(tmp_path / "model")
+    save_checkpoint(model, fresh_state(trained, spec, torch.device("cpu")), trained, spec)
+    told = {"local": True, "run_dir": str(tmp_path / "told"), "tracking": TrackingConfig(mlflow=False)}
+    alone = evaluate_model(dataclasses.replace(trained, **told), LocalRuntime(), Console(), model)
+    assert (alone["protocols"], len(alone["prediction"])) == ({}, 2)
+    assert "held-out episodes judge the model" in (tmp_path / "told" / "report.html").read_text(encoding="utf-8")
+    in_wall = dataclasses.replace(trained, env=EnvConfig(), evaluation=CONFIG.evaluation, **told)
+    played = evaluate_model(in_wall, LocalRuntime(), Console(), model)
+    assert played["goal_source"] == "held_out"
+    assert played["prediction"] == alone["prediction"]
+
+
+def test_without_environment_and_data_there_is_nothing_to_judge_by(model_dir: str) -> None:
+    model, _, spec = load_world_model(model_dir)
+    with pytest.raises(ConfigError, match=r"the training data is not here.* pass --data.source dataset --data.path"):
+        evaluate(CONFIG, model, spec, None, None, model_dir=model_dir, console=Console(quiet=True))
+
+
+def test_a_model_that_reads_other_proprio_is_refused(
+    wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _, spec = load_world_model(model_dir)
+    monkeypatch.setattr(model, "uses_proprio", True)
+    statistics = dataclasses.replace(spec.statistics, proprio_mean=(0.0,) * 7, proprio_std=(1.0,) * 7)
+    spec = dataclasses.replace(spec, statistics=statistics)
+    with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
+        with pytest.raises(ConfigError, match=r"reads proprio of 7 numbers, envs:envs/Wall-v1 gives 2 \(x, y\)"):
+            evaluate(CONFIG, model, spec, pool, wall_dataset, model_dir=model_dir, console=Console(quiet=True))
 
 
 def test_a_prediction_horizon_longer_than_the_episodes_is_an_error(

@@ -22,7 +22,7 @@ from jepawm.errors import ConfigError, EnvironmentFault, JepawmError
 from jepawm.model_folder import check_buildable
 from jepawm.rollout import CollectPlan, EnvHost
 from jepawm.run_dir import lock_run, prepare_run_dir
-from jepawm.types import VectorSpec
+from jepawm.types import ActionSpec, VectorSpec
 
 ADALN = PredictorConfig(name="adaln", num_heads=4)
 
@@ -36,6 +36,23 @@ def test_a_dataset_of_other_frames_or_another_environment_is_refused(wall_datase
     check_fits(RunConfig(), recorded)
     with pytest.raises(ConfigError, match=r"was recorded in envs:envs/Wall-v1, env.id is envs:envs/PushT-v1"):
         check_fits(RunConfig(env=EnvConfig(id="envs:envs/PushT-v1")), recorded)
+    # Who trains without an environment may train on episodes of one that is not here.
+    data = DataConfig(source="dataset", path=str(wall_dataset.path))
+    check_fits(RunConfig(env=EnvConfig(id="none"), data=data), recorded)
+
+
+def test_what_somebody_else_wrote_into_the_source_of_a_dataset_is_no_environment(wall_dataset):
+    written = EpisodeDataset(wall_dataset.path)
+    for env in ("Push-T", None, ["envs/PushT-v1"]):
+        written.spec = replace(written.spec, source={"env": env})
+        check_fits(RunConfig(), written)
+
+
+def test_episodes_without_actions_train_no_world_model(wall_dataset):
+    videos = EpisodeDataset(wall_dataset.path)
+    videos.spec = replace(videos.spec, action=ActionSpec(0, (), ()))
+    with pytest.raises(ConfigError, match=r"holds frames without actions \(videos\): a world model learns"):
+        check_fits(RunConfig(), videos)
 
 
 def test_episodes_without_the_environments_proprio_are_refused(wall_dataset):

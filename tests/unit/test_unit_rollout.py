@@ -11,6 +11,7 @@ from jepawm.config import EnvConfig
 from jepawm.data.encoding import EncodedEpisode
 from jepawm.errors import EnvironmentFault
 from jepawm.rollout import CollectPlan, EnvHost, EnvPool, SerialBackend, Task, WorkerDied
+from jepawm.rollout import host as host_module
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
 FRAMESKIP = 5
@@ -230,6 +231,16 @@ def test_collecting_survives_the_loss_of_all_hosts_but_one() -> None:
         assert_same_episodes(collect(pool, num_episodes=30, per_call=1), one)
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_slow_host_answers_before_it_counts_as_dead(newest_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = collect(pool_of(1), per_call=4)
+    monkeypatch.setattr(host_module, "LONGEST_COLLECT_S", 0.0)
+    pool = pool_of(2, [(0, "collect", 2)], newest_first=newest_first)
+    assert_same_episodes(collect(pool, per_call=4), one)
+    # One episode an answer, and one answer that was lost with its host.
+    assert pool.backend.calls.count((0, "collect")) + pool.backend.calls.count((1, "collect")) == 8  # type: ignore[attr-defined]
+
+
 class Toy:
     """A host whose episodes are their own numbers."""
 
@@ -404,6 +415,17 @@ def test_frames_before_the_last_ones_are_not_even_drawn(monkeypatch: pytest.Monk
     np.testing.assert_array_equal(results[2].pixels, results[0].pixels[-2:])
     np.testing.assert_array_equal(results[2].proprio, results[0].proprio[-2:])
     np.testing.assert_array_equal(results[2].sim_states, results[0].sim_states)
+
+
+def test_what_a_wrapper_does_to_actions_does_not_depend_on_who_looks() -> None:
+    host = EnvHost(EnvConfig(id="foreign_envs:make_slow_wall", image_size=32))
+    assert host.describe().action.high == (3.0, 3.0)
+    task = Task(0, 0, np.array([12.0, 12.0]), np.array([50.0, 50.0]))
+    chunks = np.full((1, 2, FRAMESKIP, 2), 0.5, np.float32)
+    for looked_at in ({}, {"last": 1}, {"record": [0]}):
+        host.begin([task])
+        (done,) = host.execute([0], chunks, **looked_at)
+        np.testing.assert_allclose(done.sim_states[:, 0], 12 + 0.5 * np.arange(1, 11), rtol=1e-6)
 
 
 def test_the_proprio_of_a_state_is_that_of_an_episode_in_it() -> None:

@@ -9,7 +9,7 @@ import torch
 from jepawm.config import (
     EnvConfig,
 )
-from jepawm.errors import DataError
+from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.goals import held_out_tasks, sampled_tasks, task_seed
 from jepawm.evaluation.metrics import success_rate
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
@@ -112,6 +112,21 @@ def test_goals_from_data_lie_so_many_env_steps_after_their_start() -> None:
     )
     for one, same in zip(again, tasks, strict=False):
         np.testing.assert_array_equal(one.start, same.start)
+
+
+def test_recorded_states_do_not_go_among_other_walls() -> None:
+    host = EnvHost(EnvConfig(image_size=32, vary=("wall.x", "agent.colour")))
+    assert host.describe().physical_factors == ("wall.x", "wall.half_width", "door.y", "door.half_height")
+    pool = EnvPool(SerialBackend(lambda: host))
+    with pytest.raises(ConfigError, match=r"env.vary: wall.x would be another .* held-out episode 0 .*-source sampler"):
+        held_out_tasks(pool, Recorded(30), [0], seed=5, num_episodes=2, env_steps_to_goal=10)
+
+    class AmongOthers(Recorded):
+        def info(self, episode_id: int) -> dict[str, Any]:
+            return {"variation": {"wall.x": 40}}
+
+    tasks, _ = held_out_tasks(pool, AmongOthers(30), [0], seed=5, num_episodes=2, env_steps_to_goal=10)
+    assert [task.variation and task.variation["wall.x"] for task in tasks] == [40, 40]
 
 
 def test_what_was_recorded_stays_where_factors_vary() -> None:

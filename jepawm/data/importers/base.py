@@ -6,10 +6,12 @@ before it is whole, a kill loses the open shard and no more, and what is wrong w
 """
 
 import json
+import math
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +21,7 @@ import numpy as np
 from jepawm.data.codecs import check_codec
 from jepawm.data.encoding import EncodedEpisode, encode_episode
 from jepawm.data.meta import META_FILE, DatasetSpec, read_meta
-from jepawm.data.writer import EpisodeWriter
+from jepawm.data.writer import LOCK_FILE, EpisodeWriter, WriterBusyError
 from jepawm.errors import DataError
 from jepawm.types import Episode, Statistics
 
@@ -47,8 +49,8 @@ class ImportOptions:
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
             raise DataError(f"image_size must be 1 or more, found {self.image_size}")
-        if self.control_hz is not None and not self.control_hz > 0:
-            raise DataError(f"control_hz must be above 0, found {self.control_hz}")
+        if self.control_hz is not None and not 0 < self.control_hz < math.inf:
+            raise DataError(f"control_hz must be above 0 and finite, found {self.control_hz}")
         if self.codec is not None:
             check_codec(self.codec, 3)
 
@@ -126,8 +128,21 @@ def read_serially(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> 
 
 
 def read_encoded(source: EpisodeSource, codec: str, number: int) -> EncodedEpisode:
-    """One episode of a source, encoded."""
-    return encode_episode(source.read(number), codec)
+    """One episode of a source, encoded.
+
+    Raises:
+        DataError: It cannot be read, or has no action: fewer than 2 frames.
+    """
+    episode = source.read(number)
+    if len(episode.pixels) < 2:
+        named = [f"{key} {value}" for key, value in episode.info.items() if isinstance(value, (str, int))]
+        where = f" ({', '.join(named)})" if named else ""
+        before = f", or stop before it with --max-episodes {number}" if number else ""
+        raise DataError(
+            f"{source.path}: episode {number}{where} has {len(episode.pixels)} frame(s), an episode needs 2; leave it "
+            f"out of the source{before}"
+        )
+    return encode_episode(episode, codec)
 
 
 def import_episodes(
@@ -140,8 +155,8 @@ def import_episodes(
 ) -> int:
     """Writes a source's episodes as a dataset.
 
-    The dataset appears under its name once it is whole. After a kill or Ctrl-C the same call goes on with what was
-    read, if the source has not changed since; an error leaves nothing behind.
+    The dataset appears under its name once it is whole. After a kill, Ctrl-C, a full disk or a lost worker the same
+    call goes on with what was read, if the source has not changed since; a source that is wrong leaves nothing behind.
 
     Args:
         source: What to read.
@@ -154,10 +169,13 @@ def import_episodes(
         Number of episodes.
 
     Raises:
-        DataError: An existing destination, no episodes, or whatever is wrong with the source.
+        DataError: An existing destination, one that cannot be written, no episodes, or whatever is wrong with the
+            source.
+        WriterBusyError: Another process converts into the same destination; its work is left alone.
     """
     destination = Path(destination)
-    if destination.exists():
+    # A link that leads nowhere is there as well.
+    if os.path.lexists(destination):
         raise DataError(f"{destination}: already exists; choose another destination or delete it")
     if max_episodes is not None and max_episodes < 1:
         raise DataError(f"max_episodes must be 1 or more, found {max_episodes}")
@@ -168,7 +186,7 @@ def import_episodes(
     partial = destination.with_name(f".{destination.name}.importing")
     try:
         if not _same_import(partial, spec):
-            shutil.rmtree(partial, ignore_errors=True)
+            _discard(partial)
         partial.parent.mkdir(parents=True, exist_ok=True)
         with EpisodeWriter(partial, spec, resume=True) as writer:
             done = writer.finished_episode_ids
@@ -181,8 +199,17 @@ def import_episodes(
                 if progress is not None:
                     progress(at, count)
         os.replace(partial, destination)
+    except WriterBusyError as error:
+        raise WriterBusyError(
+            f"{destination}: another process is converting into it; wait for it, or choose another destination"
+        ) from error
+    except OSError as error:
+        # No fault of the source: what was read so far is good.
+        kept = "; the same command goes on with what was read so far" if partial.is_dir() else ""
+        raise DataError(f"{destination}: could not be finished: {error}{kept}") from error
     except Exception:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(WriterBusyError):
+            _discard(partial)
         raise
     return count
 
@@ -211,17 +238,25 @@ def square(frames: np.ndarray, side: int) -> np.ndarray:
 def file_stamp(path: Path, *, limit: int = 100_000) -> list[Any]:
     """Name, size and modification time of a file, or of the first `limit` files below a folder."""
     if path.is_file():
-        stat = path.stat()
-        return [[path.name, stat.st_size, stat.st_mtime_ns]]
+        return [[path.name, *_size_and_time(path)]]
     facts: list[Any] = []
     for folder, folders, files in os.walk(path):
         folders.sort()
         for name in sorted(files):
-            stat = os.stat(os.path.join(folder, name))
-            facts.append([os.path.relpath(os.path.join(folder, name), path), stat.st_size, stat.st_mtime_ns])
+            file = os.path.join(folder, name)
+            facts.append([os.path.relpath(file, path), *_size_and_time(file)])
             if len(facts) >= limit:
                 return facts
     return facts
+
+
+def _size_and_time(file: str | os.PathLike[str]) -> tuple[int, int]:
+    try:
+        stat = os.stat(file)
+    except FileNotFoundError:
+        # A link to what is not there (copies made with git-annex have many): only who reads it needs it.
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _with_origin(source: EpisodeSource, spec: DatasetSpec, count: int) -> DatasetSpec:
@@ -239,6 +274,26 @@ def _with_origin(source: EpisodeSource, spec: DatasetSpec, count: int) -> Datase
     if source.published_statistics is not None:
         origin["published_statistics"] = source.published_statistics.to_dict()
     return DatasetSpec(**{**spec.__dict__, "source": origin})
+
+
+def _discard(partial: Path) -> None:
+    """Deletes an unfinished import.
+
+    Raises:
+        WriterBusyError: Another process is writing it.
+    """
+    from filelock import FileLock, Timeout
+
+    if not partial.is_dir():
+        return
+    doomed = partial.with_name(f"{partial.name}.{os.getpid()}")
+    try:
+        # Renamed while nobody else can write to it: who comes next finds either all of it or nothing.
+        with FileLock(partial / LOCK_FILE, timeout=0):
+            os.replace(partial, doomed)
+    except Timeout:
+        raise WriterBusyError(f"{partial}: another process is writing this dataset") from None
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _same_import(partial: Path, spec: DatasetSpec) -> bool:

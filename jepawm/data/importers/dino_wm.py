@@ -140,6 +140,8 @@ class DinoWMFolder(EpisodeSource):
         shape, like = self._array(name).shape, self._array(self.actions_file).shape
         if len(shape) < 3 or (width is not None and shape[2:] != (width,)):
             raise DataError(f"{self.folder / name}: has shape {shape}, expected (N, T, {width or 'width'})")
+        if shape[1] < 2:
+            raise DataError(f"{self.folder / name}: has shape {shape}: {shape[1]} rows an episode, which needs 2")
         if shape[:2] != like[:2]:
             raise DataError(
                 f"{self.folder / name}: has {shape[0]} episodes of {shape[1]} rows, {self.actions_file} has {like[0]} "

@@ -44,7 +44,7 @@ class FrankaHdf5(EpisodeSource):
             raise DataError(f"{self.path}: no {FILE} below this folder")
         with open_hdf5(self._files[0]) as file:
             where = f"{self._files[0]}: '{_GROUP}'"
-            if _GROUP not in file:
+            if not hasattr(file.get(_GROUP), "keys"):
                 raise DataError(f"{where}: the group is missing")
             found = sorted(cameras(file[_GROUP]), key=lambda camera: camera != _PUBLISHED_CAMERA)
             self._cameras = found

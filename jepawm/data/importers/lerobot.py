@@ -158,6 +158,9 @@ def _check_order(table: pa.Table, fps: float, where: str) -> None:
     if len(wrong):
         raise DataError(f"{where}: row {wrong[0]} has frame_index {frame_index[wrong[0]]}: rows are missing or mixed")
     if "timestamp" in table.column_names:
+        kind = table["timestamp"].type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise DataError(f"{where}: 'timestamp' is {kind}, expected seconds")
         timestamp = table["timestamp"].to_numpy().astype(np.float64)
         late = np.flatnonzero(~(np.abs(timestamp - frame_index / fps) < 0.5 / fps))
         if len(late):
@@ -175,6 +178,9 @@ def _rows(table: pa.Table, name: str, width: int, where: str) -> np.ndarray:
         raise DataError(f"{where}: {column.null_count} rows are empty")
     if not pa.types.is_nested(column.type):
         return vectors(column.to_numpy(zero_copy_only=False), width, where)
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise DataError(f"{where}: {kind}, expected lists of {width} numbers")
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     ragged = np.flatnonzero(lengths != width)
     if len(ragged):

@@ -1,6 +1,8 @@
 """What a LeRobot folder says about itself: features, rate, and where each episode is."""
 
+import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,9 @@ class LeRobotIndex:
         features = self._info.get("features")
         self._features: dict[str, dict[str, Any]] = features if isinstance(features, dict) else {}
         where = f"{self._path}: features"
+        for name, feature in self._features.items():
+            if not isinstance(feature, dict):
+                raise DataError(f"{where} '{name}': {type(feature).__name__}, expected an object with dtype and shape")
         self.cameras = [name for name, feature in sorted(self._features.items()) if _is_camera(feature)]
         self.camera = pick(camera, self.cameras, "camera (a feature of dtype video or image)", where)
         self.is_video = self._features[self.camera]["dtype"] == "video"
@@ -87,7 +92,9 @@ class LeRobotIndex:
             raise DataError(f"{where}: there is no 'action' (there are: {', '.join(sorted(self._features))})")
         self.widths = {name: self._vector_width(name) for name in (ACTION, STATE) if name in self._features}
         listed = self._list_version_2() if self.version.startswith("v2.") else self._list_version_3()
-        self.unlisted = max(0, int(self._info.get("total_episodes") or 0) - len(listed))
+        _check_distinct(listed, self._root / "meta")
+        total = self._info.get("total_episodes")
+        self.unlisted = max(0, total - len(listed)) if isinstance(total, int) else 0
         self.entries, self.absent = _present(self._of_split(listed, split))
 
     def names(self, feature: str) -> tuple[str, ...]:
@@ -103,15 +110,16 @@ class LeRobotIndex:
 
     def _number(self, key: str) -> float:
         value = self._info.get(key)
-        if not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise DataError(f"{self._path}: '{key}' is {value!r}, expected a number above 0")
         return float(value)
 
     def _vector_width(self, name: str) -> int:
         shape, dtype = self._features[name].get("shape"), str(self._features[name].get("dtype"))
-        if not isinstance(shape, list) or len(shape) != 1 or not dtype.startswith(("float", "int")):
+        is_shape = isinstance(shape, list) and len(shape) == 1 and isinstance(shape[0], int) and shape[0] > 0
+        if not is_shape or not dtype.startswith(("float", "int")):
             raise DataError(f"{self._path}: features '{name}': {dtype} of shape {shape}, expected a vector of numbers")
-        return int(shape[0])
+        return int(self._features[name]["shape"][0])
 
     def _file(self, key: str, **numbers: Any) -> Path:
         pattern = self._info.get(key)
@@ -125,14 +133,18 @@ class LeRobotIndex:
         index_path = self._root / "meta" / "episodes.jsonl"
         if not index_path.is_file():
             raise DataError(f"{index_path}: no such file")
-        chunk_size = int(self._number("chunks_size"))
+        chunk_size = math.ceil(self._number("chunks_size"))
+        try:
+            lines = index_path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{index_path}: not a list of episodes: {error}") from error
         entries = []
-        for line_number, line in enumerate(index_path.read_text(encoding="utf-8").splitlines(), start=1):
+        for line_number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 index, length, tasks = _index_row(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
                 raise DataError(f"{index_path}: line {line_number} is no entry of an episode: {error!r}") from error
             numbers = {"episode_chunk": index // chunk_size, "episode_index": index, "video_key": self.camera}
             video = self._file("video_path", **numbers) if self.is_video else None
@@ -153,7 +165,7 @@ class LeRobotIndex:
             for row_number, row in enumerate(read_table(file, columns).to_pylist()):
                 try:
                     entries.append(self._entry_3(row, video))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, OverflowError) as error:
                     raise DataError(f"{file}: row {row_number} is no entry of an episode: {error!r}") from error
         return sorted(entries, key=lambda entry: entry.index)
 
@@ -200,6 +212,13 @@ def read_table(path: Path, columns: list[str], episode: int | None = None) -> pa
         raise DataError(f"{path}: the table cannot be read: {error}; copy it again") from error
 
 
+def _check_distinct(entries: list[Entry], where: Path) -> None:
+    """Entries, in the order of their numbers: an episode that is listed twice would count twice."""
+    for before, entry in itertools.pairwise(entries):
+        if before.index == entry.index:
+            raise DataError(f"{where}: episode {entry.index} is listed twice")
+
+
 def _present(entries: list[Entry]) -> tuple[list[Entry], list[int]]:
     """The episodes that are there, and the numbers of those of which nothing is."""
     present, absent = [], []
@@ -228,8 +247,8 @@ def _is_camera(feature: Any) -> bool:
 def _frame_size(feature: dict[str, Any], where: str) -> tuple[int, int]:
     """Height and width: the order of the axes differs between datasets."""
     shape, names = feature.get("shape"), feature.get("names")
-    if not isinstance(shape, list) or len(shape) != 3:
-        raise DataError(f"{where}: shape {shape}, expected three numbers")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise DataError(f"{where}: shape {shape}, expected three numbers above 0")
     if isinstance(names, list) and len(names) == 3:
         axes = {_AXES.get(str(name)): int(size) for name, size in zip(names, shape, strict=True)}
         if "height" in axes and "width" in axes:

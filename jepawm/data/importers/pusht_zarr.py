@@ -94,7 +94,7 @@ class PushTZarr(EpisodeSource):
             ),
             proprio=VectorSpec(4, ("agent_x", "agent_y", *VELOCITY)),
             sim_state=VectorSpec(7, (*pose, *VELOCITY)),
-            source={"action_scale_px": ACTION_SCALE_PX},
+            source={"env": {"id": "envs:envs/PushT-v1"}, "action_scale_px": ACTION_SCALE_PX},
         )
 
     def read(self, number: int) -> Episode:

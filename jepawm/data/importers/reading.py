@@ -15,6 +15,8 @@ from jepawm.errors import DataError
 
 # Recognising a folder must stay quick, however many folders it has.
 _FOLDERS_LOOKED_AT = 2000
+# Of the file systems in use; asking for a longer one is an error of its own.
+_LONGEST_NAME = 255
 
 
 def files_below(root: Path, accept: Callable[[str], bool]) -> Iterator[Path]:
@@ -44,11 +46,13 @@ def inside(root: Path, name: str, where: str) -> Path:
         where: File and key that hold it.
 
     Raises:
-        DataError: It is absolute, or climbs out of the folder.
+        DataError: It is absolute, climbs out of the folder, or can be the name of no file.
     """
     pure = PurePosixPath(name.replace("\\", "/"))
     if not name or pure.is_absolute() or ".." in pure.parts:
         raise DataError(f"{where}: the path '{name}' points outside {root}; refusing to read it")
+    if "\0" in name or any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
+        raise DataError(f"{where}: {name[:40]!r}... ({len(name)} characters) can be the name of no file")
     return root / pure
 
 
@@ -62,7 +66,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: no such file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
 
 

@@ -65,10 +65,14 @@ class Feature:
         return self.kind in ("image", "tensor") and self.dtype == "uint8" and self.shape[2:] == (3,)
 
     @property
+    def is_row(self) -> bool:
+        """Whether a step is a number, or a known count of them."""
+        return self.kind == "tensor" and len(self.shape) < 2 and min(self.shape, default=1) > 0
+
+    @property
     def is_vector(self) -> bool:
         """Whether a step is a float, or some."""
-        known = len(self.shape) < 2 and -1 not in self.shape
-        return self.kind == "tensor" and self.dtype.startswith("float") and known and "embedding" not in self.name
+        return self.is_row and self.dtype.startswith("float") and "embedding" not in self.name
 
     @property
     def width(self) -> int:
@@ -91,7 +95,11 @@ class Rlds(EpisodeSource):
     def __init__(self, path: str | os.PathLike[str], options: ImportOptions) -> None:
         super().__init__(path, options)
         features_path, info_path = self.path / "features.json", self.path / "dataset_info.json"
-        features, info = flatten_features(read_json(features_path)), read_json(info_path)
+        try:
+            features = flatten_features(read_json(features_path))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{features_path}: not a tree of features: {error}") from error
+        info = read_json(info_path)
         self._features = {feature.name: feature for feature in features}
         if not isinstance(info, dict) or not isinstance(info.get("splits"), list) or "name" not in info:
             raise DataError(f"{info_path}: expected the keys 'name' and 'splits'")
@@ -177,7 +185,7 @@ class Rlds(EpisodeSource):
         feature = self._features.get(name)
         if feature is None:
             return self._vectors_of(name)
-        return [feature] if feature.kind == "tensor" and len(feature.shape) < 2 and -1 not in feature.shape else []
+        return [feature] if feature.is_row else []
 
     def _vectors_of(self, group: str) -> list[Feature]:
         return [f for name, f in sorted(self._features.items()) if name.startswith(f"{group}/") and f.is_vector]
@@ -297,10 +305,14 @@ def _rows(value: Value, feature: Feature, where: str) -> np.ndarray:
         if feature.encoding not in ("bytes", "zlib"):
             raise DataError(f"{where}: bytes, features.json says {feature.dtype}, encoding '{feature.encoding}'")
         try:
+            size = np.dtype(feature.dtype).itemsize
+        except TypeError as error:
+            raise DataError(f"{where}: features.json names an unknown number type '{feature.dtype}'") from error
+        try:
             plain = [zlib.decompress(step) if feature.encoding == "zlib" else bytes(step) for step in value]
         except zlib.error as error:
             raise DataError(f"{where}: cannot be decompressed: {error}") from error
-        expected = feature.width * np.dtype(feature.dtype).itemsize
+        expected = feature.width * size
         for t, step in enumerate(plain):
             if len(step) != expected:
                 raise DataError(f"{where}: step {t} has {len(step)} bytes, expected {expected}")

@@ -16,6 +16,7 @@ y, z, w; the published reader takes them for w, x, y, z, so its angles are other
 
 import itertools
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,8 @@ class RoboCasaHdf5(EpisodeSource):
                     raise DataError(f"{where}/{key}' has {length} rows, there are {len(frames)} frames")
             side = square_spec(self._height, self._width, self.options)
             pixels = squared((frames[t] for t in range(len(frames))), side)
-            info = {"file": demo.file.name, "demo": demo.key.removeprefix("data/"), **_facts(group, where)}
+            info = {"file": demo.file.name, "demo": demo.key.removeprefix("data/")}
+            info |= _facts(group, len(frames), demo.file, where)
         fingers = parts["robot0_gripper_qpos"]
         angles = _angles(parts["robot0_eef_quat"], f"{where}/obs/robot0_eef_quat'")
         proprio = np.concatenate([parts["robot0_eef_pos"], angles, fingers[:, :1] - fingers[:, 1:]], axis=1)
@@ -161,12 +163,14 @@ class RoboCasaHdf5(EpisodeSource):
     def _look_at(self, path: Path) -> tuple[str, float]:
         """Lists the demonstrations of a file; returns the name of the environment and its rate."""
         with open_hdf5(path) as file:
-            keys = [name for name in file["data"] if name.startswith("demo_")] if "data" in file else []
+            found = file.get("data")
+            names = found.keys() if hasattr(found, "keys") else ()
+            keys = [name for name in names if name.startswith("demo_")]
             if not keys:
                 raise DataError(f"{path}: there is no group 'data/demo_0'; expected the layout of robomimic")
             for key in sorted(keys, key=_demo_number):
                 group = file["data"][key]
-                if "obs" not in group or not hasattr(group["obs"], "keys"):
+                if not hasattr(group, "keys") or "obs" not in group or not hasattr(group["obs"], "keys"):
                     raise DataError(f"{path}: the group 'data/{key}/obs' is missing; extract the observations first")
                 states = group.get("states")
                 width = int(states.shape[1]) if states is not None and len(states.shape) == 2 else 0
@@ -174,6 +178,8 @@ class RoboCasaHdf5(EpisodeSource):
             arguments = _json(file["data"].attrs.get("env_args"), f"{path}: attribute 'env_args' of 'data'")
         settings = arguments.get("env_kwargs")
         rate = settings.get("control_freq", DEFAULT_HZ) if isinstance(settings, dict) else DEFAULT_HZ
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+            raise DataError(f"{path}: attribute 'env_args' of 'data': control_freq is {rate!r}, expected Hz above 0")
         return str(arguments.get("env_name", "robocasa")), float(rate)
 
 
@@ -212,16 +218,22 @@ def _json(text: Any, where: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _facts(group: Any, where: str) -> dict[str, Any]:
+def _facts(group: Any, num_rows: int, path: Path, where: str) -> dict[str, Any]:
     """The task, the scene, and the subtasks with where the object is at the end of each."""
     meta = _json(group.attrs.get("ep_meta"), f"{where}': attribute 'ep_meta'")
     facts: dict[str, Any] = {"task": str(meta["lang"])} if meta.get("lang") else {}
     facts |= {key: meta[key] for key in ("layout_id", "style_id") if isinstance(meta.get(key), int)}
     if "meta_data_info/current_task_segment" not in group:
         return facts
-    numbers = np.asarray(group["meta_data_info/current_task_segment"][()]).reshape(-1)
+    segment_key = "meta_data_info/current_task_segment"
+    rows = vectors(entry(group, segment_key, path)[()], 1, f"{where}/{segment_key}'", dtype=np.float64)
+    numbers = rows[:, 0].astype(np.int64)
+    if len(numbers) != num_rows:
+        raise DataError(f"{where}/{segment_key}' has {len(numbers)} rows, there are {num_rows} frames")
+    if not num_rows:
+        return facts
     object_key = "meta_data_info/current_obj_pos"
-    positions = np.asarray(group[object_key][()], dtype=np.float64) if object_key in group else None
+    positions = np.asarray(entry(group, object_key, path)[()], dtype=np.float64) if object_key in group else None
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     segments = []
     for start, stop in itertools.pairwise(edges):

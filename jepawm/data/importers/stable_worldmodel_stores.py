@@ -23,6 +23,7 @@ from jepawm.data.importers.reading import decode_image
 from jepawm.data.video import read_video, video_info
 from jepawm.errors import DataError, require
 
+_NUMBERS = "biuf"
 EPISODE_COLUMNS = ("episode_idx", "step_idx", "ep_len", "ep_offset")
 
 
@@ -233,7 +234,7 @@ class Hdf5Store(Store):
                 self.texts.append(name)
             elif dataset.ndim == 4 and (name.startswith("pixels") or dataset.dtype == np.uint8):
                 self.images.append(name)
-            else:
+            elif dataset.dtype.kind in _NUMBERS:
                 self.widths[name] = int(np.prod(dataset.shape[1:], dtype=np.int64))
         for name in ("ep_len", "ep_offset"):
             if name not in found:
@@ -257,7 +258,7 @@ class Hdf5Store(Store):
         return (shape[1], shape[2]) if channels_last(shape, self.where(column)) else (shape[2], shape[3])
 
     def _dataset(self, file: Any, name: str) -> Any:
-        """The dataset of a name; None for a group."""
+        """The dataset of a name; None for a group, or a dataset that holds nothing."""
         h5py = require("h5py", "hdf5")
         link = file.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
@@ -266,7 +267,7 @@ class Hdf5Store(Store):
             found = file[name]
         except (KeyError, OSError) as error:
             raise DataError(f"{self.where(name)} cannot be opened: {error}; copy the file again") from error
-        if not isinstance(found, h5py.Dataset):
+        if not isinstance(found, h5py.Dataset) or found.shape is None:
             return None
         if found.external or found.is_virtual:
             raise DataError(f"{self.where(name)} keeps its data in other files; refusing to follow them")
@@ -275,7 +276,8 @@ class Hdf5Store(Store):
     def _read(self, column: str, rows: slice) -> np.ndarray:
         try:
             return np.asarray(self._open()[column][rows])
-        except (OSError, RuntimeError) as error:
+        # A single number has no rows: a ValueError.
+        except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
                 f"{self.where(column)}: rows cannot be read: {error}; copy the file again, and install the package "
                 "'hdf5plugin' if it was written with one of its compressions"
@@ -311,7 +313,7 @@ class FolderStore(Store):
             counts[file.stem] = len(values)
             if values.dtype.kind in "SU":
                 self.texts.append(file.stem)
-            else:
+            elif values.dtype.kind in _NUMBERS:
                 self.widths[file.stem] = int(np.prod(values.shape[1:], dtype=np.int64))
         self.images = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
         self._set_episodes(self._values("ep_len"), self._values("ep_offset"), counts)

@@ -45,6 +45,8 @@ PROPRIO = (
     "state",
 )
 _METADATA = (".zarray", "zarr.json")
+# What zarr raises over metadata that ask for the impossible: no chunks, more than there is memory, endless nesting.
+_IMPOSSIBLE = (ArithmeticError, MemoryError, RecursionError)
 
 
 class ZarrBuffer(EpisodeSource):
@@ -194,12 +196,14 @@ class ZarrBuffer(EpisodeSource):
                 kind = zarr.storage.ZipStore if is_zip else zarr.storage.LocalStore
                 self._opened[""] = kind(self.path, read_only=True)
             array = zarr.open_array(self._opened[""], path=self._prefix + name, mode="r")
-        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{self.path}: array '{name}' cannot be opened: {error}") from error
+            chunks, chunks_there = array.nchunks, array.nchunks_initialized
+        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile, *_IMPOSSIBLE) as error:
+            what = str(error) or type(error).__name__
+            raise DataError(f"{self.path}: array '{name}' cannot be opened: {what}") from error
         # zarr reads a chunk that is not there as its fill value, without a word.
-        if array.nchunks_initialized != array.nchunks:
+        if chunks_there != chunks:
             raise DataError(
-                f"{self.path}: array '{name}' has {array.nchunks_initialized} of its {array.nchunks} chunks; copy it "
+                f"{self.path}: array '{name}' has {chunks_there} of its {chunks} chunks; copy it "
                 "again (or write it with write_empty_chunks=True, if the others hold nothing but the fill value)"
             )
         self._opened[name] = array
@@ -209,7 +213,7 @@ class ZarrBuffer(EpisodeSource):
         array = self._array(name)
         try:
             return np.asarray(array[rows])
-        except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
+        except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, *_IMPOSSIBLE) as error:
             where = f"rows {rows.start} to {rows.stop}" if rows.stop is not None else "some rows"
             raise DataError(f"{self.path}: array '{name}', {where}, cannot be read: {error}; copy it again") from error
 
