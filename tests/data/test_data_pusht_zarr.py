@@ -83,6 +83,7 @@ def test_import(make_source, tmp_path, zipped):
     assert check_dataset(tmp_path / "d") == []
     dataset, content = EpisodeDataset(tmp_path / "d"), arrays()
     assert dataset.spec.control_hz == 10
+    assert dataset.spec.source["env"] == {"id": "envs:envs/PushT-v1"}
     assert dataset.spec.pixels.shape == (96, 96, 3)
     assert dataset.spec.action.low == (-2.0, -2.0)
     assert dataset.spec.action.high == (2.0, 2.0)
