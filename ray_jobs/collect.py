@@ -31,7 +31,8 @@ def expand(argv: list[str]) -> list[str]:
         if word == "--env" and words[at + 1].startswith("envs/"):
             words[at + 1] = f"envs:{words[at + 1]}"
     expanded = [SHORT.get(word, word) for word in words]
-    if "--env.id" in expanded and not any(word.startswith("--data.policy") for word in expanded):
+    names_env = any(word.split("=")[0] == "--env.id" for word in expanded)
+    if names_env and not any(word.startswith("--data.policy") for word in expanded):
         expanded += ["--data.policy", "auto"]
     return expanded
 

@@ -76,7 +76,9 @@ class EnvConfig:
             key, equals, text = option.partition("=")
             if not equals or not key.isidentifier():
                 raise ConfigError(f"env.options: expected KEY=VALUE, found {option!r}")
-            if key in kwargs or key in ("goal_marker", "vary", "render_mode"):
+            if key == "render_mode":
+                raise ConfigError("env.options: 'render_mode' is chosen here, frames are always wanted; leave it out")
+            if key in kwargs or key in ("goal_marker", "vary"):
                 raise ConfigError(f"env.options: '{key}' is given twice, or is a setting of its own (env.{key})")
             try:
                 kwargs[key] = yaml.safe_load(text)

@@ -196,6 +196,7 @@ def test_short_flags_stand_for_settings(monkeypatch: pytest.MonkeyPatch, repo: P
     assert (config.env.id, config.data.policy, config.seed) == ("envs:envs/PushT-v1", "auto", 4)
     assert (config.data.num_episodes, config.data.env_steps_per_episode, config.data.path) == (7, 30, "/d")
     assert config.scaling.num_env_actors == 3
+    assert parse(expand(["--env.id=CartPole-v1"]))[0].data.policy == "auto"
     config, _ = parse(expand(["--env", "CartPole-v1", "--policy", "uniform"]))
     assert (config.env.id, config.data.policy) == ("CartPole-v1", "uniform")
     # A recipe's own policy stays where no environment is named.
@@ -208,6 +209,7 @@ def test_short_flags_stand_for_settings(monkeypatch: pytest.MonkeyPatch, repo: P
         (("quality",), r"expected KEY=VALUE, found 'quality'"),
         (("image_size=3",), r"'image_size' is given twice"),
         (("a=1", "a=2"), r"'a' is given twice"),
+        (("render_mode=human",), r"'render_mode' is chosen here"),
         (("a=[1",), r"the value of 'a=\[1' is not YAML"),
     ],
 )
