@@ -39,7 +39,7 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
 
     items = [{"number": int(number)} for number in numbers]
     blocks = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
-    episodes = blocks.map_batches(read, batch_size=1, max_retries=MAX_RETRIES)
+    episodes = blocks.map_batches(read, batch_size=1, ray_remote_args_fn=lambda: {"max_retries": MAX_RETRIES})
     episodes.context.execution_options.preserve_order = True
     # There is a progress bar of our own.
     episodes.context.enable_progress_bars = False
