@@ -23,7 +23,7 @@ setup: $(STAMP)
 # Its name tells what it was made from; a clone has newer files and the same contents.
 $(STAMP):
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install it (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or set PYTHON=python3"; exit 2; }
-	@echo "== setup: virtual environment in $(VENV) (about 7 GB with torch's CUDA libraries, a few minutes)"
+	@echo "== setup: virtual environment in $(VENV) (about 8 GB with torch's CUDA libraries, a few minutes)"
 	@$(PYTHON) -m venv $(VENV) || { echo "error: cannot make a virtual environment; on Debian: apt-get install python3.11-venv"; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools wheel -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation --editable ".[$(EXTRAS)]"

@@ -27,7 +27,7 @@ from envs.policies import make_policy
 from envs.pusht import PushTEnv
 from jepawm.config import EncoderConfig
 from jepawm.data import EpisodeDataset
-from jepawm.data.importers.pusht_zarr import import_pusht_zarr
+from jepawm.data.importers import ImportOptions, import_episodes, open_source
 from jepawm.encoders import Encoder, build_encoder
 
 IMAGE_SIZE_PX = 224
@@ -76,7 +76,8 @@ def policy_frames() -> np.ndarray:
 def human_frames(source: str) -> np.ndarray:
     """Frames `[T,C,Y,X]` spread over the first human demonstration, enlarged from 96 px."""
     with tempfile.TemporaryDirectory() as folder:
-        import_pusht_zarr(source, f"{folder}/demonstrations", image_size=IMAGE_SIZE_PX, max_episodes=1)
+        demonstrations = open_source(source, "pusht-zarr", ImportOptions(image_size=IMAGE_SIZE_PX))
+        import_episodes(demonstrations, f"{folder}/demonstrations", max_episodes=1)
         pixels_TYXC = EpisodeDataset(f"{folder}/demonstrations").read_episode(0).pixels
     shown = np.linspace(0, len(pixels_TYXC) - 1, NUM_FRAMES).round().astype(int)
     return pixels_TYXC[shown].transpose(0, 3, 1, 2)

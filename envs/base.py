@@ -59,8 +59,8 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     """What may vary between episodes, by name; names are `thing.property`."""
     contrasts: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Pairs of colour factors that are drawn so that the one can be seen on the other."""
-    distance_name: ClassVar[str] = ""
-    """What `distance` measures, with its unit; empty where an environment has no `distance`."""
+    distance_name: ClassVar[str]
+    """What `distance` measures, with its unit."""
 
     def __init__(
         self,
@@ -138,9 +138,9 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def _draw(self) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of the simulation as it is now, an array of its own."""
 
+    @abstractmethod
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
         """How far sim_state `[S]` is from goal `[S]`, in the unit of `distance_name`."""
-        raise NotImplementedError(f"{type(self).__name__} has no distance")
 
     def _apply_variation(self) -> None:
         """Makes the world look and behave as `self.variation` says, before a start is drawn or set.

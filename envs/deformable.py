@@ -146,6 +146,7 @@ class DeformableEnv(SimStateEnv):
 
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws start and goal of a seed, both at rest on the table: `[S]` and `[S]`."""
+        self._resolved(variation)
         random = np.random.RandomState(seed)
         start = self._random_start(random)
         goal = self._random_goal(random, start) if self.goal_kind == "random" else self._shape_goal(random)
@@ -153,6 +154,7 @@ class DeformableEnv(SimStateEnv):
 
     def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[S]`, without the pusher."""
+        self._resolved(variation)
         return self._pictures.draw(self._simulator.show(self._qpos(self._check_sim_state(sim_state))))
 
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:

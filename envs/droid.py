@@ -85,6 +85,7 @@ class DroidEnv(SimStateEnv):
 
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws a clip and a frame of it, and the frame `goal_env_steps` later: `[9]` and `[9]`."""
+        self._resolved(variation)
         random = np.random.default_rng(seed)
         usable = np.flatnonzero(self._lengths > self.goal_env_steps)
         clip = int(random.choice(usable))
@@ -104,6 +105,7 @@ class DroidEnv(SimStateEnv):
 
     def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns the recorded pixels `[Y, X, C]` uint8 of a sim_state `[9]`."""
+        self._resolved(variation)
         return self._frames[self._row(sim_state)].copy()
 
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from envs import checks
-from envs.base import SimStateEnv
 from envs.metaworld_simulator import CAMERA, ExpertActions, MetaworldSimulator, import_metaworld, task_name
 from envs.mujoco_rendering import QUALITIES, MujocoPictures
+from envs.simulator_env import SimulatorEnv
 
 # Length of a published episode, of an expert's as of a planner's.
 EPISODE_ENV_STEPS = 100
@@ -71,7 +71,7 @@ PAPER_TASKS: tuple[str, ...] = (
 """The 42 tasks that the published models were trained on (arXiv 2512.24497)."""
 
 
-class MetaworldEnv(SimStateEnv):
+class MetaworldEnv(SimulatorEnv):
     """One of Metaworld's tasks. Its dynamics, starts, experts and success are Metaworld's own, to the bit.
 
     An action `[4]` moves the point that draws the hand by up to 1 cm along x, y, z (+-1), and opens (-1) or closes
@@ -112,6 +112,7 @@ class MetaworldEnv(SimStateEnv):
     action_names = ("hand_dx", "hand_dy", "hand_dz", "gripper")
     proprio_names = ("hand_x", "hand_y", "hand_z", "gripper")
     action_max_norm = None
+    _simulator: MetaworldSimulator
     action_units = "1 cm of the hand's target; gripper effort, closing is positive"
 
     def __init__(
@@ -130,12 +131,12 @@ class MetaworldEnv(SimStateEnv):
         self.distance_name = f"{of} [m]"  # type: ignore[misc]
         self._open()
 
-    def _open(self) -> None:
+    def _new_simulator(self) -> MetaworldSimulator:
         import_metaworld()
-        self._simulator = MetaworldSimulator(self.task)
-        # Tasks differ in their objects, so this is the instance's.
-        self.sim_state_names = self._simulator.state_names  # type: ignore[misc]
-        self._pictures = MujocoPictures(self._simulator.model, self.image_size, CAMERA, self.quality, bottom_up=True)
+        return MetaworldSimulator(self.task)
+
+    def _new_pictures(self) -> MujocoPictures:
+        return MujocoPictures(self._simulator.model, self.image_size, CAMERA, self.quality, bottom_up=True)
 
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws the start that Metaworld's `seed(seed)` and `reset` give, and lets the task's expert reach a goal.
@@ -187,44 +188,6 @@ class MetaworldEnv(SimStateEnv):
         with self._simulator.as_in(self._check_sim_state(sim_state)):
             return self._simulator.evaluate()[1]
 
-    def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Returns pixels `[Y, X, C]` uint8 of any sim_state `[S]`."""
-        self._resolved(variation)
-        with self._simulator.as_in(self._check_sim_state(sim_state)):
-            return self._draw()
-
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:
         """Returns the hand's place and the gripper's opening: float32 `[4]`."""
         return np.asarray(sim_state, dtype=np.float32)[:4]
-
-    def close(self) -> None:
-        """Frees the renderer."""
-        self._pictures.close()
-
-    def _sample_start(self) -> np.ndarray:
-        return self._simulator.start(self.np_random)
-
-    def _set_state(self, sim_state: np.ndarray) -> None:
-        self._simulator.set_state(sim_state)
-
-    def _get_state(self) -> np.ndarray:
-        return self._simulator.get_state()
-
-    def _advance(self, action: np.ndarray) -> None:
-        self._simulator.advance(action)
-
-    def _draw(self) -> np.ndarray:
-        return self._pictures.draw(self._simulator.data)
-
-    # A copy gets a simulator and a renderer of its own, in the same state.
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = {name: value for name, value in self.__dict__.items() if name not in ("_simulator", "_pictures")}
-        return own | {"sim_state": self._get_state() if self._was_reset else None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        sim_state = state.pop("sim_state")
-        self.__dict__.update(state)
-        self._open()
-        if sim_state is not None:
-            self._set_state(sim_state)

@@ -6,8 +6,6 @@ untouched model. So a state here is the placement and what moves, and a reset al
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from envs import checks
 from envs.mujoco_rendering import import_mujoco
+from envs.simulator_env import ForgettingSimulator
 
 CAMERA = "corner2"
 # Published: closer to the table than Metaworld has it.
@@ -59,7 +58,7 @@ def task_name(task: Any) -> str:
     return full if full in ALL_V3_ENVIRONMENTS else checks.known_name("task", task, ALL_V3_ENVIRONMENTS)
 
 
-class MetaworldSimulator:
+class MetaworldSimulator(ForgettingSimulator):
     """One task of Metaworld.
 
     A state `[S]` is, in this order: Metaworld's observation `[39]` (the hand, the gripper and up to two objects now;
@@ -103,9 +102,9 @@ class MetaworldSimulator:
         return tuple(f"{name}_{index}" for name, width in widths.items() for index in range(width))
 
     @property
-    def control_hz(self) -> float:
-        """env_steps per second of simulated time."""
-        return 1.0 / (self.model.opt.timestep * self.env.frame_skip)
+    def is_set(self) -> bool:
+        """Whether it was ever put into a state."""
+        return self._observation is not None
 
     def start(self, random: np.random.Generator) -> np.ndarray:
         """Draws a placement as Metaworld's seeded reset does, and returns the state `[S]` that an episode has then."""
@@ -118,10 +117,7 @@ class MetaworldSimulator:
         self.set_state(state)
         return state
 
-    def get_state(self) -> np.ndarray:
-        """Returns the state `[S]`, a copy."""
-        if self._observation is None:
-            raise RuntimeError("the simulator was never put into a state")
+    def _read_state(self) -> np.ndarray:
         data = self.data
         return np.concatenate(
             [
@@ -150,30 +146,6 @@ class MetaworldSimulator:
         data.qacc_warmstart[:] = warmstart
         self._observation = observation.copy()
         self.env._prev_obs = self._observation[_CURRENT].copy()
-
-    @contextmanager
-    def as_in(self, state: np.ndarray) -> Iterator[None]:
-        """Has the simulator in a state `[S]` for a while."""
-        kept = None if self._observation is None else self.get_state()
-        if kept is not None and np.array_equal(kept, state):
-            yield
-            return
-        self.set_state(state)
-        try:
-            yield
-        finally:
-            if kept is not None:
-                self.set_state(kept)
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Puts the simulator back afterwards."""
-        kept = None if self._observation is None else self.get_state()
-        try:
-            yield
-        finally:
-            if kept is not None:
-                self.set_state(kept)
 
     def advance(self, action: np.ndarray) -> None:
         """One env_step with an action `[4]`, clipped to +-1 by Metaworld."""

@@ -46,8 +46,8 @@ class PointMazeEnv(SimStateEnv):
         maze: `"umaze"` (the published one), `"medium"`, `"large"`, or rows of your own: see
             `envs.pointmaze_model.parse_maze`.
         quality: `"faithful"`, `"fast"` or `"auto"`: see `envs.mujoco_rendering`.
-        goal_marker: Whether a red ball shows the goal: that of the episode, else the cell marked `G`. Published
-            pictures have none.
+        goal_marker: Whether a red ball lies in the cell marked `G`, whatever the goal of the episode is: pictures
+            show a sim_state, of which goals are no part. Published pictures have none.
         variation: Values of `factors` that every episode has. All of them are for the eye: none changes how the ball
             moves.
         vary: Factors that each reset draws anew.
@@ -95,6 +95,7 @@ class PointMazeEnv(SimStateEnv):
         Places are uniform where walls are at least 0.2 away, velocities uniform within 5.23 along each axis, those of
         goals too. As published, a goal may be drawn within the success radius of the start.
         """
+        self._resolved(variation)
         random = np.random.RandomState(seed)
         return self._random_state(random), self._random_state(random)
 
@@ -140,9 +141,7 @@ class PointMazeEnv(SimStateEnv):
         self._set_state(simulation)
 
     def _marked(self) -> tuple[float, float] | None:
-        if not self.goal_marker:
-            return None
-        return self.maze.goal if self._goal is None else (float(self._goal[0]), float(self._goal[1]))
+        return self.maze.goal if self.goal_marker else None
 
     def _random_state(self, random: np.random.RandomState) -> np.ndarray:
         # In this order, as published.

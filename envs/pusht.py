@@ -100,8 +100,8 @@ class PushTEnv(SimStateEnv):
         """Makes a sim_state of what recordings keep.
 
         The velocity of a recorded frame inside an episode is not zero. It follows exactly from the recorded targets:
-        see `envs.pusht_physics.agent_velocities`. With zero velocity the block and the picture are right, and the
-        agent lags behind the recording for about half a second.
+        see `jepawm.data.importers.pusht_zarr.agent_velocities`. With zero velocity the block and the picture are right,
+        and the agent lags behind the recording for about half a second.
 
         Args:
             pose: `[5]` agent x, y, block x, y [px], block angle [rad].

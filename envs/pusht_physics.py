@@ -184,35 +184,3 @@ def _replayed(
     for action in np.asarray(actions).reshape(-1, 2):
         simulator.advance(action)
     return simulator
-
-
-def agent_velocities(agent_T2: np.ndarray, targets_T2: np.ndarray) -> np.ndarray:
-    """Velocity of the disc at each frame of a recording that kept positions and absolute targets only.
-
-    The PD controller is linear and nothing disturbs the disc, so the velocity follows exactly from the targets,
-    given that the episode starts at rest.
-
-    Args:
-        agent_T2: `[T, 2]` recorded disc positions of one episode [px], 10 per second.
-        targets_T2: `[T, 2]` absolute target at each frame [px].
-
-    Returns:
-        `[T, 2]` velocities at each frame [px/s], float64; the first is zero.
-    """
-    position_decay, velocity_gain = _one_env_step_of_pd()
-    velocities = np.zeros((len(agent_T2), 2))
-    for t in range(len(agent_T2) - 1):
-        offset = np.asarray(targets_T2[t], dtype=np.float64) - agent_T2[t]
-        velocities[t + 1] = velocity_gain * velocities[t] + position_decay * offset
-    return velocities
-
-
-def _one_env_step_of_pd() -> tuple[float, float]:
-    """`(k, m)` such that the velocity after one env_step is `k * (target - position) + m * velocity`."""
-    effects = []
-    for position, velocity, target in ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0)):
-        for _ in range(SUBSTEPS):
-            velocity += (PROPORTIONAL_GAIN * (target - position) - DERIVATIVE_GAIN * velocity) * DT_S
-            position += velocity * DT_S
-        effects.append(velocity)
-    return effects[0], effects[1]

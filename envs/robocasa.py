@@ -17,11 +17,10 @@ import numpy as np
 
 from envs import checks, robosuite_expert
 from envs.robocasa_demonstrations import Demonstration
-from envs.robosuite_adapter import SILENT, RobosuiteAdapter
+from envs.robosuite_adapter import SILENT, SUBTASKS, RobosuiteAdapter
 from envs.robosuite_expert import ScriptedArm, Seen
 from envs.robosuite_simulator import RobosuiteSimulator, import_robosuite
 
-SUBTASKS = ("reach", "pick", "place", "task")
 REACH_DISTANCE_M = 0.2
 PICK_DISTANCE_M = 0.05
 PLACE_DISTANCE_M = 0.15

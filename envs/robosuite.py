@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from envs import checks, robosuite_expert
-from envs.robosuite_adapter import SILENT, RobosuiteAdapter
+from envs.robosuite_adapter import SILENT, SUBTASKS, RobosuiteAdapter
 from envs.robosuite_expert import Phase, ScriptedArm, Seen
 from envs.robosuite_simulator import import_robosuite
-
-SUBTASKS = ("reach", "pick", "place", "task")
 
 SUCCESS_DISTANCE_M = 0.05
 # How far from the hand a reach goal is, and how low.

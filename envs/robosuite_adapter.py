@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from envs import checks
-from envs.base import SimStateEnv
 from envs.mujoco_rendering import QUALITIES, MujocoPictures
 from envs.robosuite_simulator import COLLISION_GEOM_GROUP, RobosuiteSimulator
+from envs.simulator_env import SimulatorEnv
 
 # What an action of +-1 asks for in one env_step: m, rad, and the gripper's effort.
 ACTION_SCALE = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0)
 UNITS = ("normalised", "published")
+# What goals and success are about; what each counts as solved is the environment's own.
+SUBTASKS = ("reach", "pick", "place", "task")
 
 # How a robosuite environment is made here: no window, no camera or observations of its own, no end.
 SILENT: dict[str, Any] = {
@@ -29,7 +31,7 @@ SILENT: dict[str, Any] = {
 }
 
 
-class RobosuiteAdapter(SimStateEnv):
+class RobosuiteAdapter(SimulatorEnv):
     """A robosuite environment with a single-armed robot, driven as the published DROID models drive one.
 
     An action `[7]` moves the hand relative to where it is: dx, dy, dz, then a rotation about x, y, z (as an axis times
@@ -64,6 +66,7 @@ class RobosuiteAdapter(SimStateEnv):
     action_names = ("dx", "dy", "dz", "rotation_x", "rotation_y", "rotation_z", "gripper")
     proprio_names = ("hand_x", "hand_y", "hand_z", "hand_roll", "hand_pitch", "hand_yaw", "gripper_width")
     action_max_norm = None
+    _simulator: RobosuiteSimulator
 
     def __init__(
         self,
@@ -96,11 +99,8 @@ class RobosuiteAdapter(SimStateEnv):
     def _new_simulator(self) -> RobosuiteSimulator:
         return RobosuiteSimulator(self._make)
 
-    def _open(self) -> None:
-        self._simulator = self._new_simulator()
-        # Tasks differ in their objects, so this is the instance's.
-        self.sim_state_names = self._simulator.state_names  # type: ignore[misc]
-        self._pictures = MujocoPictures(
+    def _new_pictures(self) -> MujocoPictures:
+        return MujocoPictures(
             self._simulator.model,
             self.image_size,
             self.camera,
@@ -124,12 +124,6 @@ class RobosuiteAdapter(SimStateEnv):
         names = self.sim_state_names[: self._simulator.flattened_width]
         return self._simulator.complete(checks.vector("flattened", flattened, names))
 
-    def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Returns pixels `[Y, X, C]` uint8 of any sim_state `[S]`."""
-        self._resolved(variation)
-        with self._simulator.as_in(self._check_sim_state(sim_state)):
-            return self._draw()
-
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:
         """Returns hand position, Euler angles and gripper opening: float32 `[7]`."""
         from scipy.spatial.transform import Rotation
@@ -150,34 +144,5 @@ class RobosuiteAdapter(SimStateEnv):
         with self._simulator.as_in(self._check_sim_state(sim_state)):
             return self._simulator.body_position(body)
 
-    def close(self) -> None:
-        """Frees the renderer."""
-        self._pictures.close()
-
-    def _sample_start(self) -> np.ndarray:
-        return self._simulator.start(self.np_random)
-
-    def _set_state(self, sim_state: np.ndarray) -> None:
-        self._simulator.set_state(sim_state)
-
-    def _get_state(self) -> np.ndarray:
-        return self._simulator.get_state()
-
     def _advance(self, action: np.ndarray) -> None:
         self._simulator.advance(action / self._scale)
-
-    def _draw(self) -> np.ndarray:
-        return self._pictures.draw(self._simulator.data)
-
-    # A copy gets a simulator and a renderer of its own, in the same state.
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = {name: value for name, value in self.__dict__.items() if name not in ("_simulator", "_pictures")}
-        return own | {"sim_state": self._get_state() if self._was_reset else None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        sim_state = state.pop("sim_state")
-        self.__dict__.update(state)
-        self._open()
-        if sim_state is not None:
-            self._set_state(sim_state)

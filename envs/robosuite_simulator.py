@@ -13,6 +13,7 @@ import numpy as np
 
 from envs import checks
 from envs.mujoco_rendering import import_mujoco
+from envs.simulator_env import ForgettingSimulator
 
 # What robosuite draws is the same in every process, but for the resets: the size of a cube, say, is the model's.
 _MODEL_SEED = 0
@@ -53,7 +54,7 @@ def borrowed_randomness(seed: int) -> Iterator[None]:
         python_random.setstate(python_kept)
 
 
-class RobosuiteSimulator:
+class RobosuiteSimulator(ForgettingSimulator):
     """One robosuite environment with a single-armed robot.
 
     A state `[S]` is, in this order: robosuite's flattened state (time [s], qpos `[nq]`, qvel `[nv]`), as recordings
@@ -85,12 +86,12 @@ class RobosuiteSimulator:
     # The parts that a reset may replace are looked up each time.
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Any:  # type: ignore[override]
         """The `mjModel`."""
         return self.env.sim.model._model
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Any:  # type: ignore[override]
         """The `mjData`."""
         return self.env.sim.data._data
 
@@ -118,6 +119,11 @@ class RobosuiteSimulator:
             "placement": 7 * len(self._moved),
         }
         return ("time", *(f"{name}_{index}" for name, width in widths.items() for index in range(width)))
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was ever put into a state."""
+        return self._set_up
 
     @property
     def flattened_width(self) -> int:
@@ -157,10 +163,7 @@ class RobosuiteSimulator:
             ]
         )
 
-    def get_state(self) -> np.ndarray:
-        """Returns the state `[S]`, a copy."""
-        if not self._set_up:
-            raise RuntimeError("the simulator was never put into a state")
+    def _read_state(self) -> np.ndarray:
         data = self.data
         placement = np.concatenate([self.model.body_pos[self._moved], self.model.body_quat[self._moved]], axis=1)
         return np.concatenate(
@@ -197,30 +200,6 @@ class RobosuiteSimulator:
             controller.new_update = True
         self.env.timestep, self.env.cur_time, self.env.done = 0, 0.0, False
         self._set_up = True
-
-    @contextmanager
-    def as_in(self, state: np.ndarray) -> Iterator[None]:
-        """Has the simulator in a state `[S]` for a while."""
-        kept = self.get_state() if self._set_up else None
-        if kept is not None and np.array_equal(kept, state):
-            yield
-            return
-        self.set_state(state)
-        try:
-            yield
-        finally:
-            if kept is not None:
-                self.set_state(kept)
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Puts the simulator back afterwards."""
-        kept = self.get_state() if self._set_up else None
-        try:
-            yield
-        finally:
-            if kept is not None:
-                self.set_state(kept)
 
     def advance(self, action: np.ndarray) -> None:
         """One env_step with an action `[7]` of the arm (-1 to 1, clipped by robosuite); all else is told to rest."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.data.importers import ImportOptions, import_episodes, open_source
 from jepawm.data.importers.base import file_stamp
 from jepawm.data.meta import META_FILE, read_meta
-from jepawm.data.writer import WriterBusyError
+from jepawm.data.writer import WriterBusyError, discard_dataset
 from jepawm.errors import ConfigError, DataError
 from jepawm.rollout import CollectPlan, EnvPool
 from jepawm.runtime import Runtime
@@ -73,9 +73,11 @@ def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -
         try:
             _fill(config, path, spec, pool, console)
         except Exception:
-            # Not one episode could be had: leave no empty folder that looks like a dataset.
-            if is_new and not any(Path(path).glob("shards/shard-*.parquet")):
-                shutil.rmtree(path, ignore_errors=True)
+            # Not one episode could be had: leave no empty folder that looks like a dataset. Who is writing into it
+            # by now has a use for it.
+            if is_new:
+                with suppress(WriterBusyError):
+                    discard_dataset(path, only_without_shards=True)
             raise
         for line in pool.log:
             console.say(f"   {line}")
@@ -147,7 +149,7 @@ def dataset_path(config: RunConfig) -> str:
     folder = os.path.join(home(), "datasets")
     if data.source == "convert":
         source = _source_path(config)
-        stamp = [source, file_stamp(Path(source)), data.num_episodes, data.format, data.codec, config.env.image_size]
+        stamp = [source, file_stamp(Path(source)), data.num_episodes, data.format, config.env.image_size]
         name = os.path.basename(source).split(".")[0]
         return os.path.join(folder, f"{name}-{_hash(stamp)}")
     facts = [to_dict(config.env), config.seed, data.policy, data.num_episodes, data.env_steps_per_episode, data.codec]

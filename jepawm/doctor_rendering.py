@@ -7,6 +7,7 @@ import ctypes
 import ctypes.util
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -56,7 +57,7 @@ _NEEDS = {
 def has_library(name: str) -> bool:
     """Whether the loader, or Mesa's folder of drivers, has a library."""
     if name.endswith("_dri.so") or name == "libgallium":
-        folders = [f"/usr/lib/{sys.implementation._multiarch}", "/usr/lib", "/usr/lib64"]
+        folders = [f"/usr/lib/{platform.machine()}-linux-gnu", "/usr/lib", "/usr/lib64"]
         places = [place for folder in folders for place in (folder, f"{folder}/dri")]
         return any(entry.startswith(name) for place in places if os.path.isdir(place) for entry in os.listdir(place))
     if ctypes.util.find_library(name.removeprefix("lib").split(".so")[0]) is None:

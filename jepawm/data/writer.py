@@ -8,6 +8,7 @@ until `close()`.
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,7 @@ from jepawm.errors import DataError
 from jepawm.types import Episode
 
 LOCK_FILE = ".writer.lock"
+_SHARDS = "shard-*.parquet"
 MAX_SHARD_BYTES = 128 * 1024 * 1024
 
 
@@ -103,6 +105,33 @@ def validate_episode(episode: EncodedEpisode, spec: DatasetSpec) -> None:
 
 class WriterBusyError(DataError):
     """Another process is writing the dataset."""
+
+
+def discard_dataset(path: str | os.PathLike[str], *, only_without_shards: bool = False) -> None:
+    """Deletes an unfinished dataset.
+
+    Args:
+        path: Its folder; nothing happens where there is none.
+        only_without_shards: Leave it alone if it holds a finished shard.
+
+    Raises:
+        WriterBusyError: Another process is writing it.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    if not path.is_dir():
+        return
+    doomed = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        # Renamed while nobody else can write to it: who comes next finds either all of it or nothing.
+        with FileLock(path / LOCK_FILE, timeout=0):
+            if only_without_shards and any((path / SHARD_FOLDER).glob(_SHARDS)):
+                return
+            os.replace(path, doomed)
+    except Timeout:
+        raise WriterBusyError(f"{path}: another process is writing this dataset") from None
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 class _OpenShard:
@@ -338,7 +367,7 @@ class EpisodeWriter:
                     f"{self.path / META_FILE}: cannot resume, '{key}' is {meta[key]} on disk and {wanted[key]} here"
                 )
         self._complete = meta["status"] == "complete" and (self.path / INDEX_FILE).is_file()
-        for shard_path in sorted((self.path / SHARD_FOLDER).glob("shard-*.parquet")):
+        for shard_path in sorted((self.path / SHARD_FOLDER).glob(_SHARDS)):
             if shard_path.name != shard_name(self._next_shard):
                 missing = shard_name(self._next_shard)
                 raise DataError(f"{shard_path.parent / missing}: shard is missing, but {shard_path.name} is there")

@@ -158,7 +158,7 @@ class Convert:
     """Which camera, where there are several."""
     control_hz: float | None = None
     """Resample to this rate, where the format allows it; the rate itself, where a format records none (zarr-buffer,
-    stable-worldmodel)."""
+    stable-worldmodel, most of rlds)."""
     split: str | None = None
     """Part of the source, where it has parts."""
     max_episodes: int | None = None

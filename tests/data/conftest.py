@@ -1,11 +1,12 @@
 """Small synthetic datasets that every test of this folder can make."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from file_server import OFFLINE, Site, serving
 
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.types import ActionSpec, Episode, VectorSpec
@@ -63,3 +64,13 @@ def write(tmp_path: Path, spec: DatasetSpec) -> Callable[..., EpisodeDataset]:
         return EpisodeDataset(tmp_path / name)
 
     return build
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
+    for key in (*OFFLINE, "HF_TOKEN"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path / "home"))
+    with serving() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running

@@ -1,5 +1,6 @@
 """A web server of this process that serves files well or badly, as it is told, and remembers what it was asked."""
 
+import hashlib
 import json
 import re
 import threading
@@ -8,6 +9,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import numpy as np
+
+from jepawm.data.public_sources import PublicSource, read_manifest
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+OTHER = np.random.default_rng(1).bytes(300_000)
+OFFLINE = ("JEPAWM_OFFLINE", "HF_HUB_OFFLINE")
+
+
+def sha(content: bytes) -> str:
+    """What a manifest calls SHA-256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def source_of(*files: dict[str, Any], **more: Any) -> PublicSource:
+    """A source as the manifest would give it."""
+    item = {
+        "name": "toy",
+        "about": "a toy",
+        "environment": "none",
+        "format": None,
+        "opens": None,
+        "licence": {"name": "MIT", "commercial_use": True, "seen_in": "here"},
+        "citation": {"authors": "A", "title": "T", "arxiv": None},
+        "homepage": "https://example.org",
+        "files": [{"bytes": None, "sha256": None, **file} for file in files],
+        **more,
+    }
+    return read_manifest(json.dumps({"hub": "https://example.org", "sources": [item]}), "toy.yaml")[1][0]
 
 
 @dataclass

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import jepawm
+from envs.pusht_physics import PushTSimulator
 from jepawm import data_cli
 from jepawm.data import EpisodeDataset, check_dataset
 from jepawm.data.importers import ImportOptions, import_episodes, open_source
+from jepawm.data.importers.pusht_zarr import agent_velocities
 from jepawm.errors import DataError
 
 zarr = pytest.importorskip("zarr")
@@ -94,11 +96,24 @@ def test_import(make_source, tmp_path, zipped):
         np.testing.assert_array_equal(episode.sim_state[:, :5], state.astype(np.float64))
         np.testing.assert_array_equal(episode.proprio[:, :2], state[:, :2])
         np.testing.assert_array_equal(episode.proprio[:, 2:], episode.sim_state[:, 5:].astype(np.float32))
+        offsets = (content["data/action"] - content["data/state"][:, :2])[start:end] / 100
+        np.testing.assert_allclose(episode.sim_state[:, 5:], agent_velocities(state[:, :2], offsets), rtol=1e-5)
         # What the environment does with an action: back to px, relative to the agent.
         target = episode.actions * 100 + episode.proprio[:-1, :2]
         np.testing.assert_allclose(target, content["data/action"][start : end - 1], rtol=1e-6)
         assert episode.info == {"source_rows": [start, end]}
         start = end
+
+
+def test_velocities_are_those_that_the_agent_had() -> None:
+    simulator, random = PushTSimulator(), np.random.default_rng(0)
+    states, actions = [simulator.get_state()], []
+    for _ in range(30):
+        actions.append(random.normal(0.0, 0.3, 2))
+        simulator.advance(actions[-1])
+        states.append(simulator.get_state())
+    found = agent_velocities(np.array(states)[:, :2], np.array([*actions, [np.nan, np.nan]]))
+    np.testing.assert_allclose(found, np.array(states)[:, 5:], atol=1e-6)
 
 
 def test_options_and_bounds(make_source, tmp_path):
@@ -130,8 +145,8 @@ def replace(name: str, how: Callable[[np.ndarray], np.ndarray]) -> Callable[[dic
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "missing array": ({"change": lambda c: c.pop("data/state")}, "array 'data/state' is missing"),
     "missing group": (
-        {"damage": lambda r: shutil.rmtree(r / "data")},
-        "not the Push-T zarr .*one group 'data', found 0",
+        {"damage": lambda r: shutil.rmtree(r / "meta")},
+        "not a replay buffer: expected one array 'meta/episode_ends', found 0",
     ),
     "ragged": (
         {"change": replace("data/action", lambda a: a[:-1])},

@@ -197,6 +197,13 @@ def test_returned_arrays_belong_to_the_caller(env: gymnasium.Env) -> None:
             r"options\[\"sim_state\"\].*all finite.*found \[nan",
         ),
         (lambda e: e.unwrapped.render_state(np.zeros(1)), r"sim_state: expected .*found an array of shape \(1,\)"),
+        # Also where there are no factors at all.
+        (lambda e: e.reset(options={"variation": {"no.such": 1}}), r"options\[\"variation\"\]: .*no\.such"),
+        (lambda e: e.unwrapped.sample_start_goal(0, {"no.such": 1}), r"^variation: .*no\.such"),
+        (
+            lambda e: e.unwrapped.render_state(e.unwrapped.sample_start_goal(0)[0], {"no.such": 1}),
+            r"^variation: .*no\.such",
+        ),
         (
             lambda e: e.unwrapped.step(np.zeros((1, 2))),
             r"action: expected \d+ numbers .*found an array of shape \(1, 2\)",

@@ -13,7 +13,7 @@ pymunk = pytest.importorskip("pymunk")
 
 from envs.policies import make_policy
 from envs.pusht import PushTEnv
-from envs.pusht_physics import PushTSimulator, agent_velocities
+from envs.pusht_physics import PushTSimulator
 from envs.pusht_shapes import SHAPES, make_block
 
 GOAL = np.array([200.0, 200.0, 300.0, 300.0, 0.1, 0.0, 0.0])
@@ -46,18 +46,6 @@ def test_sim_state_from_pose() -> None:
     assert PushTEnv.sim_state_from_pose([1, 2, 3, 4, 5], agent_velocity=[6, 7])[6] == 7
     with pytest.raises(ValueError, match=r"pose: expected 5 numbers .*found an array of shape \(7,\)"):
         PushTEnv.sim_state_from_pose(np.zeros(7))
-
-
-def test_agent_velocities_are_recovered_from_positions_and_targets() -> None:
-    simulator, random = PushTSimulator(), np.random.default_rng(0)
-    states, targets = [simulator.get_state()], []
-    for _ in range(30):
-        action = random.normal(0.0, 0.3, 2)
-        targets.append(states[-1][:2] + 100 * action)
-        simulator.advance(action)
-        states.append(simulator.get_state())
-    states, targets = np.array(states), np.array([*targets, [0.0, 0.0]])
-    np.testing.assert_allclose(agent_velocities(states[:, :2], targets), states[:, 5:], atol=1e-6)
 
 
 def test_block_moves_only_while_pushed() -> None:

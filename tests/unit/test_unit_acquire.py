@@ -14,7 +14,7 @@ from jepawm.config import DataConfig, EnvConfig, RunConfig
 from jepawm.config_io import parse
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset, check_dataset
-from jepawm.data.writer import EpisodeWriter, finish_dataset
+from jepawm.data.writer import EpisodeWriter, discard_dataset, finish_dataset
 from jepawm.errors import ConfigError, DataError, EnvironmentFault
 from jepawm.runtime import LocalRuntime
 
@@ -123,6 +123,33 @@ def test_nothing_stays_of_a_collection_that_could_not_begin(tmp_path: Path) -> N
     with pytest.raises(EnvironmentFault, match=r"'pusht_noisy_push' was made for envs/PushT-v1.*wall_walk or"):
         collect(wanted(tmp_path / "d", 2, policy="pusht_noisy_push"))
     assert not (tmp_path / "d").exists()
+
+
+def test_a_collection_that_could_not_begin_leaves_a_folder_that_another_process_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[EpisodeWriter] = []
+    leave = EpisodeWriter.__exit__
+
+    def another_comes(self: EpisodeWriter, *args: Any) -> None:
+        leave(self, *args)
+        monkeypatch.setattr(EpisodeWriter, "__exit__", leave)
+        others.append(EpisodeWriter(self.path, self.spec, resume=True))
+
+    monkeypatch.setattr(EpisodeWriter, "__exit__", another_comes)
+    with pytest.raises(EnvironmentFault, match="was made for"):
+        collect(wanted(tmp_path / "d", 2, policy="pusht_noisy_push"))
+    assert (tmp_path / "d" / "meta.json").is_file()
+    others[0].__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+
+
+def test_discarding_can_leave_finished_shards_alone(tmp_path: Path) -> None:
+    collect(wanted(tmp_path / "d", 2))
+    discard_dataset(tmp_path / "d", only_without_shards=True)
+    assert len(EpisodeDataset(tmp_path / "d")) == 2
+    discard_dataset(tmp_path / "d")
+    assert not list(tmp_path.iterdir())
+    discard_dataset(tmp_path / "d")
 
 
 def test_episodes_shorter_than_a_window_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ before it is whole, a kill loses the open shard and no more, and what is wrong w
 import json
 import math
 import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ import numpy as np
 from jepawm.data.codecs import check_codec
 from jepawm.data.encoding import EncodedEpisode, encode_episode
 from jepawm.data.meta import META_FILE, DatasetSpec, read_meta
-from jepawm.data.writer import LOCK_FILE, EpisodeWriter, WriterBusyError
+from jepawm.data.writer import EpisodeWriter, WriterBusyError, discard_dataset
 from jepawm.errors import DataError
 from jepawm.types import Episode, Statistics
 
@@ -186,7 +185,7 @@ def import_episodes(
     partial = destination.with_name(f".{destination.name}.importing")
     try:
         if not _same_import(partial, spec):
-            _discard(partial)
+            discard_dataset(partial)
         partial.parent.mkdir(parents=True, exist_ok=True)
         with EpisodeWriter(partial, spec, resume=True) as writer:
             done = writer.finished_episode_ids
@@ -209,7 +208,7 @@ def import_episodes(
         raise DataError(f"{destination}: could not be finished: {error}{kept}") from error
     except Exception:
         with suppress(WriterBusyError):
-            _discard(partial)
+            discard_dataset(partial)
         raise
     return count
 
@@ -274,26 +273,6 @@ def _with_origin(source: EpisodeSource, spec: DatasetSpec, count: int) -> Datase
     if source.published_statistics is not None:
         origin["published_statistics"] = source.published_statistics.to_dict()
     return DatasetSpec(**{**spec.__dict__, "source": origin})
-
-
-def _discard(partial: Path) -> None:
-    """Deletes an unfinished import.
-
-    Raises:
-        WriterBusyError: Another process is writing it.
-    """
-    from filelock import FileLock, Timeout
-
-    if not partial.is_dir():
-        return
-    doomed = partial.with_name(f"{partial.name}.{os.getpid()}")
-    try:
-        # Renamed while nobody else can write to it: who comes next finds either all of it or nothing.
-        with FileLock(partial / LOCK_FILE, timeout=0):
-            os.replace(partial, doomed)
-    except Timeout:
-        raise WriterBusyError(f"{partial}: another process is writing this dataset") from None
-    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _same_import(partial: Path, spec: DatasetSpec) -> bool:

@@ -24,21 +24,20 @@ Reference: C. Chi et al., "Diffusion Policy: Visuomotor Policy Learning via Acti
 
 import math
 import os
-import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from jepawm.data.importers.base import EpisodeSource, ImportOptions, square
+from jepawm.data.importers.zarr_arrays import ENDS, ZarrArrays
 from jepawm.data.meta import DatasetSpec, PixelSpec
-from jepawm.errors import DataError, require
+from jepawm.errors import DataError
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 ACTION_SCALE_PX = 100.0
 CONTROL_HZ = 10.0
 MIN_ACTION_BOUND = 2.0
-ARRAYS = ("data/img", "data/action", "data/state", "meta/episode_ends")
+IMAGES = "data/img"
 WIDTHS = {"data/action": 2, "data/state": 5}
 VELOCITY = ("agent_velocity_x", "agent_velocity_y")
 # The controller of the published environment: ten steps of 10 ms of a PD law.
@@ -59,14 +58,11 @@ class PushTZarr(EpisodeSource):
     def __init__(self, path: str | os.PathLike[str], options: ImportOptions) -> None:
         super().__init__(path, options)
         self.refuse(camera=options.camera, control_hz=options.control_hz, split=options.split)
-        arrays, store = self._open()
-        try:
-            images, self._state, target, self._ends = _read_vectors(self.path, arrays)
-            self._side = options.image_size or int(images.shape[1])
-        finally:
-            store.close()
+        self._buffer = ZarrArrays(self.path)
+        self._buffer.require(IMAGES, *WIDTHS)
+        side, self._state, target, self._ends = _read_vectors(self._buffer)
+        self._side = options.image_size or side
         self._actions = (target - self._state[:, :2]) / np.float32(ACTION_SCALE_PX)
-        self._arrays: dict[str, Any] | None = None
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -98,12 +94,10 @@ class PushTZarr(EpisodeSource):
         )
 
     def read(self, number: int) -> Episode:
-        if self._arrays is None:
-            self._arrays, _ = self._open()
         start, stop = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
-        frames = _as_uint8(self.path, _read(self.path, "data/img", self._arrays["data/img"], slice(start, stop)), start)
+        frames = _as_uint8(self.path, self._buffer.read(IMAGES, start, stop), start)
         state = self._state[start:stop].astype(np.float64)
-        velocity = _velocities(state[:, :2], self._actions[start:stop])
+        velocity = agent_velocities(state[:, :2], self._actions[start:stop])
         return Episode(
             episode_id=number,
             pixels=square(frames, self._side),
@@ -113,24 +107,21 @@ class PushTZarr(EpisodeSource):
             info={"source_rows": [start, stop]},
         )
 
-    def _open(self) -> tuple[dict[str, Any], Any]:
-        zarr = require("zarr", "zarr")
-        store, prefix = _open_store(zarr, self.path)
-        try:
-            return {name: _open_array(zarr, store, self.path, prefix, name) for name in ARRAYS}, store
-        except BaseException:
-            store.close()
-            raise
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_arrays": None}
+def agent_velocities(agent_T2: np.ndarray, actions_T2: np.ndarray) -> np.ndarray:
+    """Velocity of the agent at each frame of an episode that starts at rest, from what was recorded.
 
+    Args:
+        agent_T2: Its positions `[T,2]`, px.
+        actions_T2: Offset of the target that was chosen at each frame `[T,2]`, in `ACTION_SCALE_PX`; the last is not
+            looked at.
 
-def _velocities(agent_T2: np.ndarray, actions_T2: np.ndarray) -> np.ndarray:
-    """Velocity of the agent at each frame of an episode that starts at rest, `[T,2]` px/s."""
+    Returns:
+        `[T,2]` px/s, float64; the first is 0.
+    """
     # A step is linear in the offset of the target and in the velocity: its effect on each, once.
     of_offset, of_velocity = (_velocity_after(offset, velocity) for offset, velocity in ((1.0, 0.0), (0.0, 1.0)))
-    velocities = np.zeros_like(agent_T2)
+    velocities = np.zeros((len(agent_T2), 2))
     for t in range(len(agent_T2) - 1):
         offset = ACTION_SCALE_PX * actions_T2[t].astype(np.float64)
         velocities[t + 1] = of_velocity * velocities[t] + of_offset * offset
@@ -145,86 +136,32 @@ def _velocity_after(offset: float, velocity: float) -> float:
     return velocity
 
 
-def _open_store(zarr: Any, source: Path) -> tuple[Any, str]:
-    """The zarr store, and the folder inside it that holds `data` and `meta`."""
-    if not source.exists():
-        raise DataError(f"{source}: no such file; expected the Push-T zarr, as a zip or a folder")
-    if source.is_dir():
-        names = [path.relative_to(source).as_posix() for path in source.rglob(".zgroup")]
-        return zarr.storage.LocalStore(source, read_only=True), _prefix(source, names)
-    try:
-        with zipfile.ZipFile(source) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{source}: not a zip file, or a truncated one: {error}; copy it again") from error
-    for name in names:
-        # Nothing is extracted, yet a path that climbs out of the archive means that it is not what it claims
-        # to be.
-        if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-            raise DataError(f"{source}: the entry '{name}' points outside the archive; refusing to read it")
-    prefix = _prefix(source, names)
-    return zarr.storage.ZipStore(source, mode="r"), prefix
-
-
-def _prefix(source: Path, names: list[str]) -> str:
-    roots = {name.removesuffix("data/.zgroup") for name in names if name.endswith("data/.zgroup")}
-    if len(roots) != 1:
-        raise DataError(f"{source}: not the Push-T zarr (v2): expected one group 'data', found {len(roots)}")
-    return roots.pop()
-
-
-def _open_array(zarr: Any, store: Any, source: Path, prefix: str, name: str) -> Any:
-    try:
-        array = zarr.open_array(store, path=prefix + name, mode="r", zarr_format=2)
-    except (FileNotFoundError, KeyError) as error:
-        raise DataError(f"{source}: array '{name}' is missing; expected {', '.join(ARRAYS)}") from error
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{source}: array '{name}' cannot be opened: {error}") from error
-    # zarr reads a chunk that is not there as zeros, without a word.
-    if array.nchunks_initialized != array.nchunks:
-        raise DataError(
-            f"{source}: array '{name}' has {array.nchunks_initialized} of its {array.nchunks} chunks; copy it again"
-        )
-    return array
-
-
-def _read_vectors(source: Path, arrays: dict[str, Any]) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
-    """Checks all shapes, and reads everything but the images."""
-    images, ends = (
-        arrays["data/img"],
-        _read(source, "meta/episode_ends", arrays["meta/episode_ends"], slice(None)),
-    )
-    if len(images.shape) != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
-        raise DataError(f"{source}: array 'data/img' has shape {images.shape}, expected (N, size, size, 3)")
+def _read_vectors(buffer: ZarrArrays) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Checks all shapes, and reads everything but the images: of those, the side."""
+    source, ends = buffer.path, buffer.read(ENDS)
+    shape = buffer.array(IMAGES).shape
+    if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        raise DataError(f"{source}: array '{IMAGES}' has shape {shape}, expected (N, size, size, 3)")
     if ends.ndim != 1 or not np.issubdtype(ends.dtype, np.integer) or len(ends) == 0:
-        raise DataError(f"{source}: array 'meta/episode_ends' is {ends.dtype} {ends.shape}, expected integers (E,)")
+        raise DataError(f"{source}: array '{ENDS}' is {ends.dtype} {ends.shape}, expected integers (E,)")
     steps = np.diff(ends, prepend=0)
     short = np.flatnonzero(steps <= 0)
     if len(short):
-        raise DataError(f"{source}: array 'meta/episode_ends' does not increase at row {short[0]}: {ends[short[0]]}")
+        raise DataError(f"{source}: array '{ENDS}' does not increase at row {short[0]}: {ends[short[0]]}")
     vectors = {}
     for name, width in WIDTHS.items():
-        array = arrays[name]
-        if len(array.shape) != 2 or array.shape[1] != width:
-            raise DataError(f"{source}: array '{name}' has shape {array.shape}, expected (N, {width})")
-        vectors[name] = _read(source, name, array, slice(None)).astype(np.float32)
+        values = buffer.read(name)
+        if values.ndim != 2 or values.shape[1] != width:
+            raise DataError(f"{source}: array '{name}' has shape {values.shape}, expected (N, {width})")
+        vectors[name] = values.astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(vectors[name]).all(axis=1))
         if len(bad):
             raise DataError(f"{source}: array '{name}' row {bad[0]} holds NaN or infinity")
-    for name in ("data/img", "data/action", "data/state"):
-        if arrays[name].shape[0] != ends[-1]:
-            raise DataError(
-                f"{source}: array '{name}' has {arrays[name].shape[0]} rows, 'meta/episode_ends' ends at {ends[-1]}"
-            )
-    return images, vectors["data/state"], vectors["data/action"], ends
-
-
-def _read(source: Path, name: str, array: Any, rows: slice) -> np.ndarray:
-    try:
-        return np.asarray(array[rows])
-    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
-        where = f"rows {rows.start} to {rows.stop}" if rows.stop is not None else "some rows"
-        raise DataError(f"{source}: array '{name}', {where}, cannot be read: {error}; copy the file again") from error
+    for name in (IMAGES, *WIDTHS):
+        rows = buffer.array(name).shape[0]
+        if rows != ends[-1]:
+            raise DataError(f"{source}: array '{name}' has {rows} rows, '{ENDS}' ends at {ends[-1]}")
+    return int(shape[1]), vectors["data/state"], vectors["data/action"], ends
 
 
 def _as_uint8(source: Path, frames: np.ndarray, first_row: int) -> np.ndarray:
@@ -233,5 +170,5 @@ def _as_uint8(source: Path, frames: np.ndarray, first_row: int) -> np.ndarray:
     # NaN fails both comparisons, so it is caught here as well.
     bad = np.flatnonzero(~((frames >= 0) & (frames <= 255)).all(axis=(1, 2, 3)))
     if len(bad):
-        raise DataError(f"{source}: array 'data/img' row {first_row + bad[0]} holds NaN or values outside 0 to 255")
+        raise DataError(f"{source}: array '{IMAGES}' row {first_row + bad[0]} holds NaN or values outside 0 to 255")
     return np.asarray(np.rint(frames), dtype=np.uint8)

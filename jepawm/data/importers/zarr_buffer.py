@@ -17,9 +17,7 @@ Reference: C. Chi et al., "Diffusion Policy: Visuomotor Policy Learning via Acti
 """
 
 import os
-import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -27,11 +25,11 @@ from jepawm.data.importers.arrays import as_frames, channels_last, finite
 from jepawm.data.importers.base import EpisodeSource, ImportOptions, square, square_spec
 from jepawm.data.importers.pusht_zarr import PushTZarr
 from jepawm.data.importers.reading import indexed_names, outward
+from jepawm.data.importers.zarr_arrays import ENDS, ZarrArrays
 from jepawm.data.meta import DatasetSpec, PixelSpec
-from jepawm.errors import DataError, did_you_mean, require
+from jepawm.errors import DataError, did_you_mean
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
-ENDS = "meta/episode_ends"
 ACTION = "data/action"
 STATE = "data/state"
 PROPRIO = (
@@ -44,9 +42,6 @@ PROPRIO = (
     "qpos",
     "state",
 )
-_METADATA = (".zarray", "zarr.json")
-# What zarr raises over metadata that ask for the impossible: no chunks, more than there is memory, endless nesting.
-_IMPOSSIBLE = (ArithmeticError, MemoryError, RecursionError)
 
 
 class ZarrBuffer(EpisodeSource):
@@ -67,13 +62,10 @@ class ZarrBuffer(EpisodeSource):
         if options.control_hz is None:
             raise DataError(f"{path}: a replay buffer does not say its rate; say it, e.g. --control-hz 10")
         self._control_hz = options.control_hz
-        self._opened: dict[str, Any] = {}
-        self._prefix, self._names = _find(self.path)
-        for name in (ENDS, ACTION):
-            if name not in self._names:
-                raise DataError(f"{self.path}: array '{name}' is missing; there are: {', '.join(self._names)}")
+        self._buffer = ZarrArrays(self.path)
+        self._buffer.require(ENDS, ACTION)
         self._ends = self._read_ends()
-        self._arrays = [name for name in self._names if name.startswith("data/") and name.count("/") == 1]
+        self._arrays = [name for name in self._buffer.names if name.startswith("data/") and name.count("/") == 1]
         shapes = {name: self._checked_shape(name) for name in self._arrays}
         self._camera = self._pick_camera(shapes)
         self._proprio = self._pick_proprio(shapes)
@@ -117,7 +109,7 @@ class ZarrBuffer(EpisodeSource):
 
     def read(self, number: int) -> Episode:
         start, stop = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
-        values = self._read(self._camera, slice(start, stop))
+        values = self._buffer.read(self._camera, start, stop)
         frames = as_frames(values, f"{self.path}: array '{self._camera}'", start)
         frames = np.repeat(frames, 3, axis=3) if frames.shape[3] == 1 else frames
         state = self._vectors.get(STATE) if self._proprio != STATE else None
@@ -131,7 +123,7 @@ class ZarrBuffer(EpisodeSource):
         )
 
     def _read_ends(self) -> np.ndarray:
-        ends = self._read(ENDS, slice(None))
+        ends = self._buffer.read(ENDS)
         if ends.ndim != 1 or ends.dtype.kind not in "iu" or not len(ends):
             raise DataError(f"{self.path}: array '{ENDS}' is {ends.dtype} {ends.shape}, expected whole numbers [E]")
         ends = ends.astype(np.int64)
@@ -143,7 +135,7 @@ class ZarrBuffer(EpisodeSource):
         return ends
 
     def _checked_shape(self, name: str) -> tuple[int, ...]:
-        array = self._array(name)
+        array = self._buffer.array(name)
         if not array.shape or array.shape[0] != self._ends[-1]:
             raise DataError(
                 f"{self.path}: array '{name}' has {array.shape[0] if array.shape else 'no'} rows, '{ENDS}' ends at "
@@ -176,7 +168,7 @@ class ZarrBuffer(EpisodeSource):
 
     def _read_vectors(self, name: str) -> np.ndarray:
         """All rows of an array as `[N,width]` float64, checked; the last action of an episode may be NaN."""
-        values = self._read(name, slice(None))
+        values = self._buffer.read(name)
         if values.dtype.kind not in "biuf" or values.ndim > 2:
             raise DataError(f"{self.path}: array '{name}' is {values.dtype} {values.shape}, expected numbers [N,width]")
         values = values.reshape(len(values), -1).astype(np.float64)
@@ -185,71 +177,3 @@ class ZarrBuffer(EpisodeSource):
             checked[self._ends - 1] = 0
         finite(checked, f"{self.path}: array '{name}'")
         return values
-
-    def _array(self, name: str) -> Any:
-        if name in self._opened:
-            return self._opened[name]
-        zarr = require("zarr", "zarr")
-        try:
-            if "" not in self._opened:
-                is_zip = self.path.is_file()
-                kind = zarr.storage.ZipStore if is_zip else zarr.storage.LocalStore
-                self._opened[""] = kind(self.path, read_only=True)
-            array = zarr.open_array(self._opened[""], path=self._prefix + name, mode="r")
-            chunks, chunks_there = array.nchunks, array.nchunks_initialized
-        except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile, *_IMPOSSIBLE) as error:
-            what = str(error) or type(error).__name__
-            raise DataError(f"{self.path}: array '{name}' cannot be opened: {what}") from error
-        # zarr reads a chunk that is not there as its fill value, without a word.
-        if chunks_there != chunks:
-            raise DataError(
-                f"{self.path}: array '{name}' has {chunks_there} of its {chunks} chunks; copy it "
-                "again (or write it with write_empty_chunks=True, if the others hold nothing but the fill value)"
-            )
-        self._opened[name] = array
-        return array
-
-    def _read(self, name: str, rows: slice) -> np.ndarray:
-        array = self._array(name)
-        try:
-            return np.asarray(array[rows])
-        except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, *_IMPOSSIBLE) as error:
-            where = f"rows {rows.start} to {rows.stop}" if rows.stop is not None else "some rows"
-            raise DataError(f"{self.path}: array '{name}', {where}, cannot be read: {error}; copy it again") from error
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": {}}
-
-
-def _find(path: Path) -> tuple[str, list[str]]:
-    """The folder inside a store that holds `data` and `meta`, and the names of its arrays."""
-    if path.is_dir():
-        files = [file for kind in _METADATA for file in path.rglob(kind)]
-        arrays = [file.parent.relative_to(path).as_posix() for file in files if _is_array(file.name, file.read_bytes())]
-    else:
-        arrays = _arrays_in_zip(path)
-    roots = [name.removesuffix(ENDS) for name in arrays if name.endswith(ENDS)]
-    if len(roots) != 1:
-        raise DataError(f"{path}: not a replay buffer: expected one array '{ENDS}', found {len(roots)}")
-    root = roots[0]
-    inside = [name.removeprefix(root) for name in arrays if name.startswith((f"{root}data/", f"{root}meta/"))]
-    return root, sorted(inside)
-
-
-def _arrays_in_zip(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                # Nothing is extracted, yet a path that climbs out means that the archive is not what it claims to be.
-                if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                    raise DataError(f"{path}: the entry '{name}' points outside the archive; refusing to read it")
-            files = [PurePosixPath(name) for name in archive.namelist()]
-            metadata = [file for file in files if file.name in _METADATA]
-            return [str(file.parent) for file in metadata if _is_array(file.name, archive.read(str(file)))]
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: not a zip file, or a truncated one: {error}; copy it again") from error
-
-
-def _is_array(name: str, content: bytes) -> bool:
-    """Whether metadata is that of an array; version 3 has the same name for groups."""
-    return name == ".zarray" or b'"array"' in content
