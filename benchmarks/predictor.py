@@ -32,7 +32,7 @@ from jepawm.evaluation.manifest import manifest
 from jepawm.nn.attention import Attention
 from jepawm.nn.rotary import RotaryTable, frame_rotary_table, rotate
 from jepawm.predictors import AdaLNPredictor, FeaturePredictor, build_predictor
-from jepawm.published import ENVS, ZOO, model_config
+from jepawm.checkpoints.zoo import ENVS, ZOO, model_config
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = {"adaln": "jepa_wm_pusht", "feature": "dino_wm_pusht"}

@@ -19,12 +19,12 @@ from pathlib import Path
 # The repository instead of this folder, where `envs` would be a benchmark.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from jepawm.config_io import load_recipe
+from jepawm.config.yaml_io import load_recipe
 from jepawm.console import Console
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.metrics import success_rate
-from jepawm.pipeline import run
-from jepawm.runtime import make_runtime
+from jepawm.runs.pipeline import run
+from jepawm.runs.runtime import make_runtime
 
 FRESH_SEED = 777001
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "wall_protocols.json")

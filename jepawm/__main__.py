@@ -2,6 +2,6 @@
 
 import sys
 
-from jepawm.cli import main
+from jepawm.cli.main import main
 
 sys.exit(main())

@@ -1,23 +1,30 @@
-"""A loaded model that plans: two observations in, actions out."""
+"""The agent: a world model, an objective and a planner behind one batch-first object.
 
-import dataclasses
+An agent is told where its episodes start and where they should end (`reset`), says what to do next (`act`), and is
+shown what came of it (`observe`). `Agent.plan` is one plan for one episode.
+"""
+
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from jepawm.config import PlannerConfig, RunConfig
+from jepawm.checkpoints.model_folder import ModelSpec, load_world_model
+from jepawm.checkpoints.zoo import ZOO
+from jepawm.config.objective import ObjectiveConfig
+from jepawm.config.planner import PlannerConfig
+from jepawm.config.yaml_io import override
 from jepawm.device import autocast, pick_device
 from jepawm.errors import ConfigError, did_you_mean
 from jepawm.hub import load_published_run
-from jepawm.latent import Latent
-from jepawm.model_folder import ModelSpec, load_world_model
-from jepawm.planning import CEM, ActionSearchSpace, GoalDistance
-from jepawm.published import ZOO
+from jepawm.latent import Latent, concatenate
+from jepawm.planning import MPC, ActionSearchSpace, Objective, Plan, build_objective, build_planner
+from jepawm.types import Observations
 from jepawm.world_model import WorldModel
 
 Observation = Mapping[str, Any]
@@ -26,11 +33,11 @@ Observation = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ActionPlan:
-    """What to do, and what the model expects of it.
+    """One plan for one episode, and what the model expects of it.
 
     Attributes:
         actions: `[H*frameskip,a]` float32, one row an environment step, raw units, inside the bounds.
-        cost: Distance between the last latent of the plan and the goal's, as the planner measured it.
+        cost: Cost of the plan, as the planner measured it.
         best_cost_per_iteration: `[I]` lowest cost among each iteration's candidates.
         latents: `[H]` predicted latents, one after each chunk of `frameskip` actions; a decoder draws them.
     """
@@ -42,84 +49,223 @@ class ActionPlan:
 
 
 class Agent:
-    """A world model with its planner.
+    """A world model, an objective and a planner, for a batch of episodes at once.
 
     Args:
         model: The world model, in evaluation mode.
-        config: Its configuration; the planner's settings are taken from it.
-        spec: Statistics and bounds of its actions.
+        spec: What fixes it besides its weights: the bounds and statistics of its actions.
+        planner: The search; None: the model's own.
+        objective: The cost of a candidate; None: the model's own.
+        replan_every: Chunks that are executed of a plan; None: all of it.
+        warm_start: Start a replan from the unexecuted rest of the last plan.
 
     Attributes:
         model: The world model: `encode`, `predict`, `unroll`.
-        config: The configuration.
         spec: Statistics and bounds.
+        planner: The search.
+        objective: The cost of a candidate.
     """
 
-    def __init__(self, model: WorldModel, config: RunConfig, spec: ModelSpec) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        spec: ModelSpec,
+        planner: PlannerConfig | None = None,
+        objective: ObjectiveConfig | None = None,
+        *,
+        replan_every: int | None = None,
+        warm_start: bool = True,
+    ) -> None:
         self.model = model
-        self.config = config
         self.spec = spec
+        self.planner = planner or spec.planner
+        self.objective = objective or spec.objective
+        space = ActionSearchSpace(
+            spec.action,
+            spec.statistics,
+            frameskip=model.frameskip,
+            hold=self.planner.hold_actions,
+            device=self.device,
+        )
+        self._mpc = MPC(
+            build_planner(self.planner, space),
+            replan_every=replan_every or self.planner.horizon,
+            warm_start=warm_start,
+        )
+        self._context: _Context | None = None
+        self._goals: Latent | None = None
+        self._executed_BnA: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.action_mean.device
 
-    @torch.inference_mode()
-    def encode(self, observations: Observation | Sequence[Observation]) -> Latent:
-        """Latents of observations, `[1,T]`: one, or several that follow each other a model step apart.
+    @torch.no_grad()
+    def encode(self, observations: Observations | Observation | Sequence[Observation]) -> Latent:
+        """Latents `[B,T]` of observations, in the planner's precision.
+
+        Args:
+            observations: A batch; or one observation, or several that follow each other a model step apart (`B = 1`).
 
         Raises:
-            ConfigError: An observation without `pixels` (or the `proprio` that the model reads), or of a wrong shape.
+            ConfigError: An observation that lacks what the model reads, or of a wrong shape.
         """
-        frames = [observations] if isinstance(observations, Mapping) else list(observations)
-        pixels = np.stack([_pixels(seen) for seen in frames])
-        pixels_BTCYX = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)[None]
+        if not isinstance(observations, Observations):
+            observations = self.observations(
+                [observations] if isinstance(observations, Mapping) else list(observations)
+            )
+        pixels_BTCYX = torch.from_numpy(np.ascontiguousarray(observations.pixels)).to(self.device).movedim(-1, 2)
         proprio_BTR = None
-        if self.model.uses_proprio:
-            proprio = np.stack([_proprio(seen, self.model.proprio_dim) for seen in frames])
-            proprio_BTR = torch.from_numpy(proprio).to(self.device)[None]
-        with autocast(self.config.planner.precision, self.device):
+        if self.model.uses_proprio and observations.proprio is not None:
+            proprio_BTR = torch.from_numpy(observations.proprio).to(self.device)
+        with autocast(self.planner.precision, self.device):
             return self.model.encode(pixels_BTCYX, proprio_BTR)
 
-    @torch.inference_mode()
-    def plan(self, observation: Observation, goal: Observation, *, seed: int = 0, **planner: Any) -> ActionPlan:
-        """Searches the actions whose predicted end is nearest to the goal.
+    def reset(self, observations: Observations, goals: Observations) -> None:
+        """Begins a batch of episodes.
+
+        Args:
+            observations: `[B,T]` what the agents see, the present last; `T` is 1 at an episode's start.
+            goals: `[B,1]` what they should see at the end.
+        """
+        self._context = _Context(self.model.context_window, self.encode(observations))
+        self._goals = self.encode(goals)[:, 0]
+        self._executed_BnA = None
+        self._mpc.reset()
+
+    def act(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Float[Tensor, "B n A"]:
+        """Plans from the present and returns the chunks to execute.
+
+        Args:
+            generators: One per episode: all that is random in its plan.
+            num_chunks: Chunks wanted, at most the horizon; None: `replan_every`.
+
+        Returns:
+            `[B,n,A]` raw chunks, inside the bounds.
+
+        Raises:
+            PlanningError: Costs that no plan can be chosen from.
+        """
+        plan = self._search(generators)
+        self._executed_BnA = plan.chunks_BHA[:, : num_chunks or self._mpc.replan_every]
+        return self._executed_BnA
+
+    def observe(self, observations: Observations) -> None:
+        """Shows what was seen after the chunks that `act` returned were executed.
+
+        Args:
+            observations: `[B,m]` what was seen after each of the last `m` chunks; the model looks back at most
+                `context_window` model steps.
+        """
+        context = self._begun()
+        assert self._executed_BnA is not None, "act comes before observe"
+        context.append(self.encode(observations), self._executed_BnA)
+        self._executed_BnA = None
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with the given rows of the batch alone; the other episodes have ended."""
+        context = self._begun()
+        index = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
+        context.select(index)
+        self._goals = None if self._goals is None else self._goals[index]
+        self._mpc.keep(rows)
+
+    def plan(self, observation: Observation, goal: Observation, *, seed: int = 0, **settings: Any) -> ActionPlan:
+        """Searches the actions whose predicted end is nearest to the goal: one episode, one plan.
 
         Args:
             observation: The present.
             goal: What should be observed at the end.
             seed: Of the search; equal seeds give equal plans.
-            **planner: Settings of `PlannerConfig` to use in place of the model's own, e.g. `num_samples=64`.
+            **settings: Settings of the planner or the objective in place of the agent's own: `num_samples=64`, or
+                `name="random_shooting"` for another planner.
 
         Raises:
             ConfigError: A wrong observation, or a setting that does not exist.
             PlanningError: Costs that no plan can be chosen from.
         """
-        settings = _replaced(self.config.planner, planner)
-        now, then = self.encode(observation), self.encode(goal)[:, 0]
-        space = ActionSearchSpace(
-            self.spec.action,
-            self.spec.statistics,
-            frameskip=self.model.frameskip,
-            hold=settings.hold_actions,
-            device=self.device,
-        )
-
-        def unroll(chunks_BNHA: Tensor) -> Latent:
-            with autocast(settings.precision, self.device):
-                return self.model.unroll_candidates(now, chunks_BNHA)
-
-        objective = GoalDistance(then, "last", proprio_weight=settings.proprio_weight)
-        generator = torch.Generator().manual_seed(seed)
-        found = CEM(settings, space).plan(unroll, objective, generators=[generator])
-        latents = unroll(found.chunks_BHA[:, None])
+        if settings:
+            return self._with(settings).plan(observation, goal, seed=seed)
+        self.reset(self.observations([observation]), self.observations([goal]))
+        plan = self._search([torch.Generator().manual_seed(seed)])
+        latents = self._unroll(plan.chunks_BHA[:, None])
         return ActionPlan(
-            actions=found.chunks_BHA[0].unflatten(-1, (self.model.frameskip, -1)).flatten(0, 1).cpu().numpy(),
-            cost=float(objective(latents)),
-            best_cost_per_iteration=found.best_cost_IB[:, 0].cpu().numpy(),
+            actions=plan.chunks_BHA[0].unflatten(-1, (self.model.frameskip, -1)).flatten(0, 1).cpu().numpy(),
+            cost=float(self._goal_objective()(latents)),
+            best_cost_per_iteration=plan.best_cost_IB[:, 0].cpu().numpy(),
             latents=latents[0, 0],
         )
+
+    def observations(self, frames: Sequence[Observation]) -> Observations:
+        """Single observations that follow each other a model step apart, as a batch of one.
+
+        Args:
+            frames: What an environment returned.
+
+        Raises:
+            ConfigError: An observation without `pixels` (or the `proprio` that the model reads), or of a wrong shape.
+        """
+        pixels = np.stack([_pixels(seen) for seen in frames])
+        proprio = None
+        if self.model.uses_proprio:
+            proprio = np.stack([_proprio(seen, self.model.proprio_dim) for seen in frames])[None]
+        return Observations(pixels[None], proprio)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _with(self, settings: Mapping[str, Any]) -> "Agent":
+        """The same model with some settings of planner and objective changed."""
+        of_objective = {item.name for item in fields(ObjectiveConfig)}
+        objective = {key: value for key, value in settings.items() if key in of_objective}
+        planner = {key: value for key, value in settings.items() if key not in of_objective}
+        return Agent(
+            self.model,
+            self.spec,
+            override(self.planner, planner, "agent.plan"),
+            override(self.objective, objective, "agent.plan"),
+        )
+
+    @torch.no_grad()
+    def _search(self, generators: Sequence[torch.Generator]) -> Plan:
+        return self._mpc.plan(self._unroll, self._goal_objective(), generators)
+
+    @torch.no_grad()
+    def _unroll(self, chunks_BNHA: Tensor) -> Latent:
+        context = self._begun()
+        with autocast(self.planner.precision, self.device):
+            return self.model.unroll_candidates(context.latents, chunks_BNHA, context.actions_BLA)
+
+    def _goal_objective(self) -> Objective:
+        self._begun()
+        assert self._goals is not None
+        return build_objective(self.objective, self._goals)
+
+    def _begun(self) -> "_Context":
+        assert self._context is not None, "reset comes first"
+        return self._context
+
+
+class _Context:
+    """The last `window` observed latents of every episode, and the chunks between them."""
+
+    def __init__(self, window: int, first: Latent) -> None:
+        self.window = window
+        self.latents = first
+        self.actions_BLA: Tensor | None = None
+
+    def append(self, latents: Latent, chunks_BnA: Tensor) -> None:
+        """Adds what was observed after each executed chunk, and those chunks."""
+        past = chunks_BnA if self.actions_BLA is None else torch.cat([self.actions_BLA, chunks_BnA], dim=1)
+        self.latents = concatenate([self.latents, latents], axis=1)[:, -self.window :]
+        kept = self.latents.lead[1] - 1
+        self.actions_BLA = past[:, past.shape[1] - kept :] if kept else None
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps the given episodes."""
+        self.latents = self.latents[rows]
+        if self.actions_BLA is not None:
+            self.actions_BLA = self.actions_BLA[rows]
 
 
 def load_agent(
@@ -157,14 +303,6 @@ def load_agent(
     return Agent(*load_world_model(folder, place, encoder_weights=encoder_weights))
 
 
-def _replaced(config: PlannerConfig, settings: Mapping[str, Any]) -> PlannerConfig:
-    known = {item.name for item in dataclasses.fields(config)}
-    for key in settings:
-        if key not in known:
-            raise ConfigError(f"plan: unknown setting '{key}'{did_you_mean(key, known)}")
-    return dataclasses.replace(config, **settings)
-
-
 def _pixels(observation: Observation) -> np.ndarray:
     pixels = np.asarray(_part(observation, "pixels"))
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
@@ -180,6 +318,11 @@ def _proprio(observation: Observation, width: int) -> np.ndarray:
 
 
 def _part(observation: Observation, name: str) -> Any:
+    if not isinstance(observation, Mapping):
+        raise ConfigError(
+            f"an observation is a mapping with 'pixels' (and 'proprio' where the model reads it), as an environment "
+            f"returns it; found {type(observation).__name__}"
+        )
     if name not in observation:
         raise ConfigError(f"the model reads observation['{name}'], found only {', '.join(observation) or 'nothing'}")
     return observation[name]

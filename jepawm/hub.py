@@ -3,32 +3,34 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jepawm import weights
-from jepawm.config import EncoderConfig, ModelConfig, PredictorConfig, ProprioConfig, RunConfig
-from jepawm.errors import CheckpointError, ConfigError
-from jepawm.heads.image import ImageHead, load_image_head
-from jepawm.heads.vqvae import VQVAEDecoder, vqvae_from_published
-from jepawm.model_folder import ModelSpec
-from jepawm.pickled_modules import read_modules
-from jepawm.published import (
+from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
+from jepawm.checkpoints.pickled import read_modules
+from jepawm.checkpoints.zoo import (
     DECODERS,
     ENVS,
     FILE_SERVER,
     HUB_REPOSITORY,
+    IMAGE_SIZE,
     ZOO,
     model_config,
     predictor_key,
     published,
-    run_config,
+    published_run,
     strip_wrappers,
 )
+from jepawm.config import EncoderConfig, ModelConfig, PredictorConfig, ProprioConfig
+from jepawm.config.encoder import with_weights
+from jepawm.errors import CheckpointError, ConfigError
+from jepawm.heads.image import ImageHead, load_image_head
+from jepawm.heads.vqvae import VQVAEDecoder, vqvae_from_published
+from jepawm.nn import weights
 from jepawm.types import Statistics
 from jepawm.world_model import WorldModel
 
@@ -48,7 +50,7 @@ def load_published(
     first encoded.
 
     Args:
-        name: One of `jepawm.published.ZOO`, e.g. `jepa_wm_wall`.
+        name: One of `jepawm.checkpoints.zoo.ZOO`, e.g. `jepa_wm_wall`.
         checkpoint: A path, URL or `hf://` source; None: fetched from the hub.
         device: Where the model goes.
         encoder_weights: Source of the backbone's weights; None: the published one. `none`: no encoder, latents are
@@ -70,17 +72,16 @@ def load_published_run(
     *,
     device: str | torch.device = "cpu",
     encoder_weights: str | None = None,
-) -> tuple[WorldModel, RunConfig, ModelSpec]:
-    """`load_published`, with the configuration and the specification that `load_world_model` gives for our own.
+) -> tuple[WorldModel, ModelSpec]:
+    """`load_published`, with the specification that `load_world_model` gives for our own.
 
     `checkpoint` may be what `read_published` gave, so that a file is read once.
     """
-    found, env = published(name), ENVS[published(name).env]
-    config = run_config(name)
+    found = published(name)
     encoder = None if encoder_weights == "none" else found.encoder
     if encoder is not None and encoder_weights is not None:
-        encoder = replace(encoder, weights=encoder_weights)
-    config = replace(config, model=model_config(found.fields, encoder))
+        encoder = with_weights(encoder, encoder_weights)
+    spec = _published_spec(name, model_config(found.fields, encoder))
     file = _opened(
         checkpoint or f"hf://{HUB_REPOSITORY}/{name}.pth.tar",
         hint=f"the file is {name}.pth.tar in the hub repository {HUB_REPOSITORY}, or {FILE_SERVER}/{found.file}; "
@@ -90,12 +91,15 @@ def load_published_run(
         raise CheckpointError(
             f"{file.path} is an original DINO-WM checkpoint, of pickled modules; load it with jepawm.hub.load_dino_wm"
         )
-    model = WorldModel(
-        config.model, image_size=config.env.image_size, frameskip=env.frameskip, statistics=env.statistics
-    )
+    model = build_world_model(spec)
     tensors = _tensors_of(file.parts, file.path)
     _fill(model, tensors, file.path, cause=lambda: _whose(tensors, name))
-    return model.to(device).eval(), config, ModelSpec(env.statistics, env.action)
+    return model.to(device).eval(), spec
+
+
+def _published_spec(name: str, model: ModelConfig) -> ModelSpec:
+    env = ENVS[published(name).env]
+    return ModelSpec(model, IMAGE_SIZE, env.frameskip, env.statistics, env.action, published_run(name))
 
 
 def world_model_from_published(
@@ -109,7 +113,7 @@ def world_model_from_published(
     """A world model from published fields and a published file.
 
     Args:
-        config: The fields of `jepawm.published.model_config`.
+        config: The fields of `jepawm.checkpoints.zoo.model_config`.
         checkpoint: Path, URL or `hf://` source.
         statistics: Of raw actions and proprio; None: mean 0 and deviation 1, for inputs that are normalised already.
         encoder: Makes the latents; None: they are given to `WorldModel.latent`.
@@ -147,7 +151,7 @@ def load_dino_wm(
     *,
     device: str | torch.device = "cpu",
     encoder_weights: str | None = None,
-) -> tuple[WorldModel, RunConfig, ModelSpec]:
+) -> tuple[WorldModel, ModelSpec]:
     """An original DINO-WM checkpoint (`model_latest.pth`): whole pickled modules, of which only tensors are taken.
 
     Widths, depth and history are read off the tensors. The encoder is a DINOv2 ViT-S/14 on frames of 196 px.
@@ -159,7 +163,7 @@ def load_dino_wm(
         encoder_weights: As in `load_published`.
 
     Returns:
-        The model in evaluation mode, its configuration and specification.
+        The model in evaluation mode, and its specification.
 
     Raises:
         ConfigError: No such environment.
@@ -175,14 +179,10 @@ def load_dino_wm(
             f"load_published('dino_wm_{env}')?"
         )
     tensors = _tensors_of(file.parts, path)
-    source = ENVS[env]
-    architecture = _dino_wm_architecture(tensors, path, encoder_weights)
-    config = replace(run_config(f"dino_wm_{env}"), model=architecture)
-    model = WorldModel(
-        architecture, image_size=config.env.image_size, frameskip=source.frameskip, statistics=source.statistics
-    )
+    spec = _published_spec(f"dino_wm_{env}", _dino_wm_architecture(tensors, path, encoder_weights))
+    model = build_world_model(spec)
     _fill(model, tensors, path, cause=lambda: f"is it a DINO-WM checkpoint of {env}?")
-    return model.to(device).eval(), config, ModelSpec(source.statistics, source.action)
+    return model.to(device).eval(), spec
 
 
 def load_dino_wm_decoder(checkpoint: str, *, device: str | torch.device = "cpu") -> VQVAEDecoder:
@@ -220,7 +220,7 @@ def load_decoder(name: str, checkpoint: str | None = None, *, device: str | torc
     """A published image decoder: latents to pictures.
 
     Args:
-        name: One of `jepawm.published.DECODERS`, or a published model, for the decoder of its latents.
+        name: One of `jepawm.checkpoints.zoo.DECODERS`, or a published model, for the decoder of its latents.
         checkpoint: A path, URL or `hf://` source; None: fetched from the hub.
         device: Where it goes.
 
@@ -295,7 +295,7 @@ def _fitting_models(tensors: Mapping[str, Tensor]) -> list[str]:
         env = ENVS[model.env]
         with torch.device("meta"):
             empty = WorldModel(
-                model_config(model.fields), image_size=224, frameskip=env.frameskip, statistics=env.statistics
+                model_config(model.fields), image_size=IMAGE_SIZE, frameskip=env.frameskip, statistics=env.statistics
             )
         expected = {key: value.shape for key, value in empty.state_dict().items() if key not in _STATISTICS}
         if found == expected:

@@ -1,6 +1,6 @@
 """Mean and deviation of actions and proprio that the published systems normalise with, in the raw units of their data.
 
-Kept where both the importers (`jepawm.data`) and the translation of published models (`jepawm.published`) may look.
+Both the importers (`jepawm.data`) and the translation of published models (`jepawm.checkpoints.zoo`) read it.
 Constants of facebookresearch/jepa-wms (arXiv 2512.24497); those of Push-T are gaoyuezhou/dino_wm's (arXiv 2411.04983).
 """
 

@@ -1,11 +1,40 @@
 """The nouns that rooms hand to each other. NumPy only, so that data workers never import torch."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jepawm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """Shapes of the latents and action chunks that a predictor reads.
+
+    Attributes:
+        grid: Rows and columns of patches.
+        dim: Width `D` of a visual token.
+        chunk_dim: Width `A` of an action chunk.
+        proprio: How proprio enters: not at all, as features of each patch, or as a token of its own.
+        proprio_dim: Width `E` of the proprio latent; 0 with `none`.
+    """
+
+    grid: tuple[int, int]
+    dim: int
+    chunk_dim: int
+    proprio: Literal["none", "feature", "token"] = "none"
+    proprio_dim: int = 0
+
+    @property
+    def num_patches(self) -> int:
+        """Visual tokens `P` of a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_proprio_tokens(self) -> int:
+        """Proprio tokens `Q` of a frame; 0: none."""
+        return {"none": 0, "token": 1, "feature": self.num_patches}[self.proprio]
 
 
 @dataclass(frozen=True)
@@ -151,3 +180,16 @@ class WindowBatch:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What `B` agents see at `T` moments, a model step apart.
+
+    Attributes:
+        pixels: `[B,T,Y,X,C]` uint8 frames.
+        proprio: `[B,T,R]` float32 proprio in raw units; None where there is none.
+    """
+
+    pixels: np.ndarray
+    proprio: np.ndarray | None = None

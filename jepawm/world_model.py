@@ -6,14 +6,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepawm.config import ModelConfig
+from jepawm.config.model import ModelConfig
 from jepawm.encoders import build_encoder
 from jepawm.errors import ConfigError
 from jepawm.latent import Latent, stack
 from jepawm.nn.pose import move_pose
 from jepawm.predictors import build_predictor
 from jepawm.predictors.base import over_patches
-from jepawm.types import Statistics
+from jepawm.types import LatentSpec, Statistics
 
 _PROPRIO_FEATURES = 16
 _POSE_DIM = 7
@@ -45,7 +45,7 @@ class WorldModel(nn.Module):
         self.image_size = image_size
         self.frameskip = frameskip
         self.action_dim = frameskip * len(statistics.action_mean)
-        if config.encoder.tokenization == "clip":
+        if config.encoder.frames_per_latent != 1:
             raise ConfigError(
                 "model.encoder.tokenization 'clip' gives one latent per two frames, a world model needs one per frame; "
                 "use 'frame' (each by itself) or 'duplicated'"
@@ -67,17 +67,19 @@ class WorldModel(nn.Module):
                 )
         elif self.uses_proprio:
             token = config.proprio.encoding == "token"
-            proprio_width = config.predictor.embed_dim or self.latent_dim
+            proprio_width = config.predictor.token_width(self.latent_dim)
             if not token:
                 proprio_width = config.proprio.dims or _PROPRIO_FEATURES
             self.proprio_encoder = nn.Linear(self.proprio_dim, proprio_width)
         self.predictor = build_predictor(
             config.predictor,
-            grid=self.encoder.grid,
-            latent_dim=self.latent_dim,
-            action_dim=self.action_dim,
-            proprio=config.proprio.encoding,
-            proprio_dim=proprio_width,
+            LatentSpec(
+                grid=self.encoder.grid,
+                dim=self.latent_dim,
+                chunk_dim=self.action_dim,
+                proprio=config.proprio.encoding,
+                proprio_dim=proprio_width,
+            ),
         )
         for name in ("action_mean", "action_std"):
             per_chunk = np.tile(getattr(statistics, name), frameskip).astype(np.float32)

@@ -11,8 +11,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from jepawm.cli import guarded
-from jepawm.config_io import parse
+from jepawm.cli.main import guarded
+from jepawm.config.command_line import parse
 
 SHORT = {
     "--env": "--env.id",
@@ -41,8 +41,8 @@ def main() -> int:
     """Reads the command line and prepares the dataset."""
     config, _ = parse(expand(sys.argv[1:]), (__doc__ or "").strip())
     from jepawm.console import Console
-    from jepawm.pipeline import prepare_dataset
-    from jepawm.runtime import make_runtime
+    from jepawm.runs.pipeline import prepare_dataset
+    from jepawm.runs.runtime import make_runtime
 
     runtime = make_runtime(config)
     try:

@@ -9,10 +9,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from jepawm.cli import guarded
-from jepawm.config_io import parse
+from jepawm.checkpoints.model_folder import read_spec
+from jepawm.cli.main import guarded
+from jepawm.config.command_line import parse
 from jepawm.errors import ConfigError
-from jepawm.model_folder import read_spec
 
 
 def main() -> int:
@@ -35,8 +35,8 @@ def main() -> int:
     base = ["--recipe", os.path.join(model_dir, "config.yaml"), "--scaling.num-workers", "1"]
     config, _ = parse([*base, *argv], (__doc__ or "").split("\n")[0])
     from jepawm.console import Console
-    from jepawm.pipeline import evaluate_model, score_actions
-    from jepawm.runtime import make_runtime
+    from jepawm.runs.pipeline import evaluate_model, score_actions
+    from jepawm.runs.runtime import make_runtime
 
     if scores_actions:
         score_actions(config, Console(), model_dir)

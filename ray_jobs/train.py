@@ -10,8 +10,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from jepawm.cli import guarded
-from jepawm.config_io import parse
+from jepawm.cli.main import guarded
+from jepawm.config.command_line import parse
 
 
 def main() -> int:
@@ -19,8 +19,8 @@ def main() -> int:
     config, recipe = parse(description=(__doc__ or "").split("\n")[0])
     # Imported after the command line is known to be right: --help and a typo should not wait for torch.
     from jepawm.console import Console
-    from jepawm.pipeline import run
-    from jepawm.runtime import make_runtime
+    from jepawm.runs.pipeline import run
+    from jepawm.runs.runtime import make_runtime
 
     console = Console()
     with console.stage("start", "local process" if config.local else "Ray"):

@@ -21,7 +21,7 @@ import torch
 
 torch.set_num_threads(1)
 
-# Before any test draws with Mesa's software renderer, see `jepawm.runtime.LocalRuntime.env_pool`.
+# Before any test draws with Mesa's software renderer, see `jepawm.runs.runtime.LocalRuntime.env_pool`.
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""Files in the layout of the published systems, made from our models: what `jepawm.published` translates, backwards."""
+"""Files in the layout of the published systems, made from our models: what `jepawm.checkpoints.zoo` translates, backwards."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jepawm.published import ENVS, ZOO, model_config
+from jepawm.checkpoints.zoo import ENVS, ZOO, model_config
 from jepawm.world_model import WorldModel
 
 _ADALN = [

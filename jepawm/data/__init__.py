@@ -8,36 +8,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jepawm.data.check import Violation, check_dataset
     from jepawm.data.episodes import DatasetSpec, EpisodeDataset, PixelSpec
-    from jepawm.data.frame_cache import CacheReader, FrameCache
-    from jepawm.data.shard_reader import ShardReader
-    from jepawm.data.show import contact_sheet
+    from jepawm.data.inspect.check import Violation, check_dataset
+    from jepawm.data.inspect.show import contact_sheet
+    from jepawm.data.loading.frame_cache import CacheReader, FrameCache
+    from jepawm.data.loading.shard_reader import ShardReader
+    from jepawm.data.loading.stream import decode_window_batch, windows_of_shard
+    from jepawm.data.loading.windows import WindowIndex, WindowReader, WindowSampler, split_episodes
     from jepawm.data.statistics import RunningMoments, compute_statistics
-    from jepawm.data.stream import decode_window_batch, windows_of_shard
-    from jepawm.data.windows import WindowIndex, WindowReader, WindowSampler, split_episodes
     from jepawm.data.writer import EpisodeWriter, finish_dataset
 
 _HOME_OF = {
-    "CacheReader": "frame_cache",
+    "CacheReader": "loading.frame_cache",
     "DatasetSpec": "episodes",
     "EpisodeDataset": "episodes",
     "EpisodeWriter": "writer",
-    "FrameCache": "frame_cache",
+    "FrameCache": "loading.frame_cache",
     "PixelSpec": "episodes",
     "RunningMoments": "statistics",
-    "ShardReader": "shard_reader",
-    "Violation": "check",
-    "WindowIndex": "windows",
-    "WindowReader": "windows",
-    "WindowSampler": "windows",
-    "check_dataset": "check",
+    "ShardReader": "loading.shard_reader",
+    "Violation": "inspect.check",
+    "WindowIndex": "loading.windows",
+    "WindowReader": "loading.windows",
+    "WindowSampler": "loading.windows",
+    "check_dataset": "inspect.check",
     "compute_statistics": "statistics",
-    "contact_sheet": "show",
-    "decode_window_batch": "stream",
+    "contact_sheet": "inspect.show",
+    "decode_window_batch": "loading.stream",
     "finish_dataset": "writer",
-    "split_episodes": "windows",
-    "windows_of_shard": "stream",
+    "split_episodes": "loading.windows",
+    "windows_of_shard": "loading.stream",
 }
 
 __all__ = [

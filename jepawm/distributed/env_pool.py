@@ -9,9 +9,9 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
 
 from jepawm.config import EnvConfig, ScalingConfig
-from jepawm.distributed.packing import pack, pack_first, unpack, unpack_first
 from jepawm.errors import EnvironmentFault
 from jepawm.rollout import EnvHost, EnvPool, WorkerDied
+from jepawm.rollout.packing import pack, pack_first, unpack, unpack_first
 
 # One thread per library: environments are many, cores are few, and a thread pool per actor would fight for them.
 _SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -7,7 +7,7 @@ from jepawm.rollout import EnvPool
 
 
 class RayRuntime:
-    """See `jepawm.runtime.Runtime`.
+    """See `jepawm.runs.runtime.Runtime`.
 
     Args:
         scaling: Size of a Ray that is started here.
@@ -22,7 +22,7 @@ class RayRuntime:
         return ray_env_pool(env, scaling)
 
     def reader(self) -> Reader:
-        from jepawm.distributed.importing import read_on_ray
+        from jepawm.distributed.convert import read_on_ray
 
         return read_on_ray
 

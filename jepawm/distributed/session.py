@@ -12,7 +12,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # See `jepawm.cli.guarded`; workers inherit it.
+    # See `jepawm.cli.main.guarded`; workers inherit it.
     "GOMP_SPINCOUNT": "10000",
     # A warning about a variable that Ray itself sets for workers without a GPU.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

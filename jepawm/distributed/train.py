@@ -10,15 +10,15 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
+from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import RunConfig, to_dict
-from jepawm.config_io import from_dict
+from jepawm.config.yaml_io import from_dict
 from jepawm.data import EpisodeDataset
-from jepawm.data.selection import choose_loader
-from jepawm.distributed.data import stream_batches, window_stream
+from jepawm.data.loading.split import choose_loader
+from jepawm.distributed.window_stream import stream_batches, window_stream
 from jepawm.errors import JepawmError, TrainingError
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import (
-    ModelSpec,
     checkpoint_name,
     checkpoint_step,
     newest_checkpoint,
@@ -30,7 +30,7 @@ from jepawm.training.run import run_training
 
 def _worker(job: dict[str, Any]) -> None:
     """One Ray Train worker: a shell around `run_training`."""
-    config = from_dict(RunConfig, job["config"])
+    plan = from_dict(RunConfig, job["config"]).training_plan()
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if job["num_threads"]:
@@ -41,7 +41,7 @@ def _worker(job: dict[str, Any]) -> None:
     def train(restore_from: str | None, train_step: int | None) -> None:
         writer = MetricsWriter(metrics_path, resume_step=train_step) if rank == 0 else None
         run_training(
-            config,
+            plan,
             job["dataset_path"],
             rank=rank,
             world_size=world_size,
@@ -53,7 +53,7 @@ def _worker(job: dict[str, Any]) -> None:
 
     def _stream(_start_step: int) -> Any:
         shard = ray.train.get_dataset_shard("windows")
-        return stream_batches(config, job["dataset_path"], shard, world_size=world_size)
+        return stream_batches(plan, job["dataset_path"], shard, world_size=world_size)
 
     def report(state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
         name = checkpoint_name(state.train_step)
@@ -61,7 +61,7 @@ def _worker(job: dict[str, Any]) -> None:
             ray.train.report(record, checkpoint_dir_name=name)
             return
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(os.path.join(folder, name), state, config, spec)
+            save_checkpoint(os.path.join(folder, name), state, spec)
             checkpoint = Checkpoint.from_directory(os.path.join(folder, name))
             ray.train.report(record, checkpoint=checkpoint, checkpoint_dir_name=name)
 
@@ -100,6 +100,9 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
         "num_threads": 0 if use_gpu else cpus,
         "stream": stream,
     }
+    windows = None
+    if stream:
+        windows = window_stream(config.training_plan(), job["dataset_path"], start_step=resume_step)
     trainer = TorchTrainer(
         _worker,
         train_loop_config=job,
@@ -115,7 +118,7 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
             failure_config=FailureConfig(max_failures=scaling.max_train_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
-        datasets=({"windows": window_stream(config, job["dataset_path"], start_step=resume_step)} if stream else None),
+        datasets=None if windows is None else {"windows": windows},
     )
     try:
         result = trainer.fit()

@@ -1,12 +1,11 @@
 """Visual encoders: `[B,T,C,Y,X]` uint8 frames to `[B,T,P,D]` latents."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import EncoderConfig
+from jepawm.config.tagged import import_object
 from jepawm.encoders.absent import AbsentEncoder
 from jepawm.encoders.base import Encoder
 from jepawm.encoders.conv import ConvEncoder
@@ -40,11 +39,11 @@ class EncoderStack(Encoder):
 
     Args:
         encoder: The encoder.
-        projector_dim: Hidden width of the projector; 0: none.
+        projector_dim: Hidden width of the projector; None: no projector.
         trainable: Whether any of it trains.
     """
 
-    def __init__(self, encoder: Encoder, *, projector_dim: int, trainable: bool) -> None:
+    def __init__(self, encoder: Encoder, *, projector_dim: int | None, trainable: bool) -> None:
         super().__init__(grid=encoder.grid, latent_dim=encoder.latent_dim, frames_per_latent=encoder.frames_per_latent)
         self.encoder = encoder
         D = encoder.latent_dim
@@ -64,23 +63,6 @@ class EncoderStack(Encoder):
             return self.projector(self.encoder(pixels_BTCYX)).float()
 
 
-def _vjepa(config: EncoderConfig, image_size: int) -> Encoder:
-    return VJEPAEncoder(config, image_size, part=config.weights_part)
-
-
-_ENCODERS: dict[str, Callable[[EncoderConfig, int], Encoder]] = {
-    "conv": ConvEncoder,
-    "vit": ViTEncoder,
-    "dinov2": DINOv2Encoder,
-    "dinov3": DINOv3Encoder,
-    "vjepa1": _vjepa,
-    "vjepa2": _vjepa,
-    "resnet18": ResNetEncoder,
-    "r3m": ResNetEncoder,
-    "none": AbsentEncoder,
-}
-
-
 def build_encoder(config: EncoderConfig, image_size: int) -> Encoder:
     """The encoder that a configuration names, with its weights, projector and whether it trains.
 
@@ -95,13 +77,14 @@ def build_encoder(config: EncoderConfig, image_size: int) -> Encoder:
         CheckpointError: A weight file that is missing, damaged, or of another model.
         MissingDependencyError: The encoder is timm's, and timm is not installed.
     """
-    if config.weights is not None and not config.trainable:
+    if config.weights_source is not None and not config.trainable:
         return FrozenEncoder(config, image_size, _bare)
     encoder = _bare(config, image_size)
-    if config.trainable and not config.projector_dim:
+    if config.trainable and config.projector_dim is None:
         return encoder
     return EncoderStack(encoder, projector_dim=config.projector_dim, trainable=config.trainable)
 
 
 def _bare(config: EncoderConfig, image_size: int) -> Encoder:
-    return _ENCODERS[config.name](config, image_size)
+    encoder: Encoder = import_object(config.implementation, "model.encoder.name")(config, image_size)
+    return encoder

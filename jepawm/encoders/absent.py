@@ -3,7 +3,7 @@
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import AbsentEncoderConfig
 from jepawm.encoders.base import Encoder, patch_grid
 from jepawm.errors import ConfigError
 
@@ -19,7 +19,7 @@ class AbsentEncoder(Encoder):
         ConfigError: Frames that the patches do not tile.
     """
 
-    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+    def __init__(self, config: AbsentEncoderConfig, image_size: int) -> None:
         side = config.resize_to or image_size
         super().__init__(grid=patch_grid(side, side, config.patch_size), latent_dim=config.latent_dim)
 

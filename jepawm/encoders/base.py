@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import EncoderConfig, TransformerEncoderConfig
 from jepawm.encoders.preprocess import Preprocess
 from jepawm.errors import ConfigError
 
@@ -105,7 +105,7 @@ class Widths:
         return round(self.dim * self.mlp_ratio)
 
 
-def widths_of(config: EncoderConfig, published: Mapping[str, Widths]) -> Widths:
+def widths_of(config: TransformerEncoderConfig, published: Mapping[str, Widths]) -> Widths:
     """The widths of the configured size (the first one, if none is), with those of the configuration in their place.
 
     Args:

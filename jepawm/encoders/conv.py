@@ -4,10 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import ConvEncoderConfig
 from jepawm.encoders.base import FrameEncoder
-
-_LATENT_DIM = 64
 
 
 class ConvEncoder(FrameEncoder):
@@ -18,8 +16,8 @@ class ConvEncoder(FrameEncoder):
         image_size: Side of the square input frames, pixels.
     """
 
-    def __init__(self, config: EncoderConfig, image_size: int) -> None:
-        super().__init__(config, image_size, grid=(1, 1), latent_dim=config.latent_dim or _LATENT_DIM)
+    def __init__(self, config: ConvEncoderConfig, image_size: int) -> None:
+        super().__init__(config, image_size, grid=(1, 1), latent_dim=config.latent_dim)
         layers: list[nn.Module] = []
         before, side = 3, self.preprocess.side
         for channels, kernel, stride in zip(config.channels, config.kernel_sizes, config.strides, strict=True):

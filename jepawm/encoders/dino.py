@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import DINOv2EncoderConfig, DINOv3EncoderConfig
 from jepawm.encoders.base import FrameEncoder, Widths, patch_grid, widths_of
 from jepawm.errors import CheckpointError, ConfigError, require
-from jepawm.weights import load_strict, locate, only_tensors, read_tensors
+from jepawm.nn.weights import load_strict, locate, only_tensors, read_tensors
 
 DINOV2_SIZES = {
     "small": Widths(384, 12, 6),
@@ -46,7 +46,9 @@ class _DINOEncoder(FrameEncoder):
 
     backbone: Any
 
-    def __init__(self, config: EncoderConfig, image_size: int, *, widths: Widths, patch_size: int) -> None:
+    def __init__(
+        self, config: DINOv2EncoderConfig | DINOv3EncoderConfig, image_size: int, *, widths: Widths, patch_size: int
+    ) -> None:
         side = config.resize_to or image_size
         patches = patch_grid(side, side, patch_size)
         is_class = config.feature == "class"
@@ -72,9 +74,7 @@ class DINOv2Encoder(_DINOEncoder):
     Reference: Oquab et al. 2023, DINOv2, arXiv 2304.07193; Darcet et al. 2023, registers, arXiv 2309.16588.
     """
 
-    def __init__(self, config: EncoderConfig, image_size: int) -> None:
-        if config.num_registers not in (0, 4):
-            raise ConfigError(f"model.encoder.num_registers of dinov2 is 0 or 4, found {config.num_registers}")
+    def __init__(self, config: DINOv2EncoderConfig, image_size: int) -> None:
         widths = widths_of(config, DINOV2_SIZES)
         patch_size = config.patch_size or _V2_PATCH_SIZE
         super().__init__(config, image_size, widths=widths, patch_size=patch_size)
@@ -106,7 +106,7 @@ class DINOv2Encoder(_DINOEncoder):
         if config.weights is not None:
             self._load(config)
 
-    def _load(self, config: EncoderConfig) -> None:
+    def _load(self, config: DINOv2EncoderConfig) -> None:
         size = config.size or "small"
         registers = "_reg4" if self.num_registers else ""
         on_hub = f"hf://timm/vit_{size}_patch14{registers}_dinov2.lvd142m/model.safetensors"
@@ -161,7 +161,7 @@ class DINOv3Encoder(_DINOEncoder):
 
     periods: Tensor
 
-    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+    def __init__(self, config: DINOv3EncoderConfig, image_size: int) -> None:
         widths = widths_of(config, DINOV3_SIZES)
         head_dim = widths.dim // widths.num_heads
         if head_dim % 4:
@@ -198,7 +198,7 @@ class DINOv3Encoder(_DINOEncoder):
         if config.weights is not None:
             self._load(config)
 
-    def _load(self, config: EncoderConfig) -> None:
+    def _load(self, config: DINOv3EncoderConfig) -> None:
         size = config.size or "small"
         on_hub = f"hf://timm/vit_{size}_patch16_dinov3_qkvb.lvd1689m/model.safetensors"
         get = f"ask for the file on Meta's DINOv3 page and accept its licence (facebookresearch/dinov3), or {on_hub}"

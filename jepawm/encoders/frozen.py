@@ -2,14 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import EncoderConfig, without_weights
 from jepawm.encoders.base import Encoder
 from jepawm.errors import CheckpointError
 
@@ -35,7 +34,7 @@ class FrozenEncoder(Encoder):
 
     def __init__(self, config: EncoderConfig, image_size: int, build: Callable[[EncoderConfig, int], Encoder]) -> None:
         with torch.device("meta"):
-            shape = build(replace(config, weights=None), image_size)
+            shape = build(without_weights(config), image_size)
         super().__init__(grid=shape.grid, latent_dim=shape.latent_dim, frames_per_latent=shape.frames_per_latent)
         self.config = config
         self.image_size = image_size
@@ -58,8 +57,9 @@ class FrozenEncoder(Encoder):
                 made = self._build(self.config, self.image_size).requires_grad_(False).eval()
                 found = _fingerprint(made)
                 if self.expected_sha256 not in (None, found):
+                    source = self.config.weights_source
                     raise CheckpointError(
-                        f"model.encoder.weights '{self.config.weights}' are not those this model was trained on: "
+                        f"model.encoder.weights '{source}' are not those this model was trained on: "
                         f"their SHA-256 is {found[:12]}..., expected {str(self.expected_sha256)[:12]}..."
                     )
                 self._found_sha256 = found

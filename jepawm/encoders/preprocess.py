@@ -47,7 +47,7 @@ class Preprocess(nn.Module):
         self.antialias = config.resize == "antialias"
         self.image_size = image_size
         self.side = config.resize_to or image_size
-        self.resizes = config.resize_to > 0
+        self.resizes = config.resize_to is not None
         scale, offset = _scale_and_offset(config.normalization)
         self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
         self.register_buffer("offset", offset.view(3, 1, 1), persistent=False)

@@ -6,10 +6,10 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import R3MEncoderConfig, ResNet18EncoderConfig
 from jepawm.encoders.base import FrameEncoder
 from jepawm.errors import CheckpointError, ConfigError, require
-from jepawm.weights import load_strict, locate, only_tensors, read_tensors
+from jepawm.nn.weights import load_strict, locate, only_tensors, read_tensors
 
 _LATENT_DIM = 512
 _HUB_FILE = "hf://timm/resnet18.tv_in1k/model.safetensors"
@@ -36,7 +36,7 @@ class ResNetEncoder(FrameEncoder):
     Reference: He et al. 2016, arXiv 1512.03385; Nair et al. 2022, R3M, arXiv 2203.12601.
     """
 
-    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+    def __init__(self, config: ResNet18EncoderConfig | R3MEncoderConfig, image_size: int) -> None:
         super().__init__(config, image_size, grid=(1, 1), latent_dim=_LATENT_DIM)
         timm = require("timm", "vision")
         self.backbone = timm.create_model("resnet18", pretrained=False, num_classes=0)

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import ViTEncoderConfig
 from jepawm.encoders.base import FrameEncoder, Widths, patch_grid, widths_of
 from jepawm.errors import ConfigError
 from jepawm.nn.transformer import Block
-from jepawm.weights import load_strict, locate, only_tensors, read_tensors
+from jepawm.nn.weights import load_strict, locate, only_tensors, read_tensors
 
 SIZES = {
     "tiny": Widths(192, 12, 3),
@@ -36,7 +36,7 @@ class ViTEncoder(FrameEncoder):
     Reference: Dosovitskiy et al. 2021, ViT, arXiv 2010.11929.
     """
 
-    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+    def __init__(self, config: ViTEncoderConfig, image_size: int) -> None:
         widths = widths_of(config, SIZES)
         side, patch_size = config.resize_to or image_size, config.patch_size or _PATCH_SIZE
         patches = patch_grid(side, side, patch_size)

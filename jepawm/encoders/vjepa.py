@@ -9,11 +9,11 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepawm import weights
-from jepawm.config import EncoderConfig
+from jepawm.config.encoder import VideoEncoderConfig, VJEPA1EncoderConfig, VJEPA2EncoderConfig
 from jepawm.encoders.base import Encoder, Widths, compute_dtype, patch_grid, widths_of
 from jepawm.encoders.preprocess import Preprocess
 from jepawm.errors import CheckpointError, ConfigError, did_you_mean
+from jepawm.nn import weights
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import Block, init_transformer_
 
@@ -55,7 +55,6 @@ class VJEPAEncoder(Encoder):
     Args:
         config: Name, size and its overrides, weights, pixel normalisation, tokenization, rotary pairing.
         image_size: Side of the square input frames, pixels.
-        part: Which network of a published file `config.weights` is loaded; see `load_vjepa`.
 
     Attributes:
         num_patches: Tokens `P` of a latent.
@@ -72,9 +71,7 @@ class VJEPAEncoder(Encoder):
 
     position_table: Tensor
 
-    def __init__(self, config: EncoderConfig, image_size: int, *, part: Part = "target_encoder") -> None:
-        if config.name not in _WHERE:
-            raise ConfigError(f"VJEPAEncoder builds vjepa1 and vjepa2, found model.encoder.name '{config.name}'")
+    def __init__(self, config: VideoEncoderConfig, image_size: int) -> None:
         if config.weights == "timm":
             raise ConfigError(f"timm has no weights of {config.name}; {_WHERE[config.name]}, or leave weights out")
         widths = widths_of(config, {"large": SIZES["large"]} if config.name == "vjepa1" else SIZES)
@@ -87,7 +84,7 @@ class VJEPAEncoder(Encoder):
         super().__init__(
             grid=patch_grid(side, side, patch_size),
             latent_dim=widths.dim,
-            frames_per_latent=TUBELET if config.tokenization == "clip" else 1,
+            frames_per_latent=config.frames_per_latent,
         )
         self.config = config
         self.patch_size = patch_size
@@ -99,8 +96,8 @@ class VJEPAEncoder(Encoder):
             Block(widths.dim, widths.num_heads, widths.hidden_dim, eps=_EPS) for _ in range(widths.depth)
         )
         self.norm = nn.LayerNorm(widths.dim, eps=_EPS)
-        self.uses_table = config.name == "vjepa1"
-        if self.uses_table:
+        self.uses_table = isinstance(config, VJEPA1EncoderConfig)
+        if isinstance(config, VJEPA1EncoderConfig):
             table_side = config.position_grid or _TABLE_SIDE
             table = sincos_3d(self.latent_dim, (_TABLE_FRAMES, table_side, table_side))
             self.register_buffer("position_table", table, persistent=False)
@@ -109,7 +106,7 @@ class VJEPAEncoder(Encoder):
             nn.init.zeros_(self.patch_embed.bias)
         init_transformer_(self, self.blocks)
         if config.weights is not None:
-            load_vjepa(self, config.weights, part=part)
+            load_vjepa(self, config.weights, part=config.weights_part)
 
     def forward(self, pixels_BTCYX: Shaped[Tensor, "B T C Y X"]) -> Float[Tensor, "B U P D"]:
         """Encodes windows of frames.
@@ -166,6 +163,7 @@ class VJEPAEncoder(Encoder):
             x = x + self._positions(frames, rows, columns).to(x.dtype)
         rotary = None
         if not self.uses_table:
+            assert isinstance(self.config, VJEPA2EncoderConfig), "V-JEPA has a position table"
             pairing = self.config.rotary_pairing
             rotary = frame_rotary_table(self.head_dim, frames, (rows, columns), 0, pairing, x.device)
         if keep_BL is not None:

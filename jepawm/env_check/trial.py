@@ -8,7 +8,7 @@ import numpy as np
 
 from jepawm.config import EnvConfig
 from jepawm.errors import EnvironmentFault
-from jepawm.rollout.making import make_env
+from jepawm.rollout.make import make_env
 
 Level = Literal["ok", "FAIL", "note"]
 

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepawm.config import PlannerConfig
+from jepawm.agent import Agent
+from jepawm.checkpoints.model_folder import ModelSpec
+from jepawm.config import CEMConfig, ObjectiveConfig, PlannerConfig, RandomPlansConfig
 from jepawm.data import EpisodeDataset, ShardReader
-from jepawm.device import autocast
 from jepawm.errors import ConfigError, DataError
-from jepawm.latent import Latent
-from jepawm.model_folder import ModelSpec
-from jepawm.planning import CEM, ActionSearchSpace, GoalDistance, Planner, RandomPlanner
-from jepawm.types import WindowBatch
+from jepawm.seeding import plan_generator
+from jepawm.types import Observations, WindowBatch
 from jepawm.world_model import WorldModel
 
 PARTS = {"xyz": slice(0, 3), "orientation": slice(3, 6), "closure": slice(6, 7)}
@@ -32,7 +31,7 @@ NUM_ACTIONS = 7
 LARGEST_ACTION = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.75)
 NUM_CLIPS = 64
 # Deviations of the search are in units of the data's; DROID actions are published without normalisation, so 0.1 m.
-PUBLISHED_PLANNER = PlannerConfig(
+PUBLISHED_PLANNER = CEMConfig(
     horizon=3,
     num_samples=300,
     num_elites=10,
@@ -40,8 +39,8 @@ PUBLISHED_PLANNER = PlannerConfig(
     init_std=0.1,
     min_std=0.0,
     hold_actions=False,
-    proprio_weight=0.0,
 )
+PUBLISHED_OBJECTIVE = ObjectiveConfig(proprio_weight=0.0)
 
 
 def score_of(error_xyz_m: float) -> float:
@@ -152,7 +151,6 @@ def choose_clips(
     return np.array(ids, np.int64), np.array(starts, np.int64)
 
 
-@torch.inference_mode()
 def action_score(
     model: WorldModel,
     spec: ModelSpec,
@@ -160,6 +158,7 @@ def action_score(
     episode_ids: Sequence[int],
     *,
     planner: PlannerConfig = PUBLISHED_PLANNER,
+    objective: ObjectiveConfig = PUBLISHED_OBJECTIVE,
     num_clips: int = NUM_CLIPS,
     seed: int = 1,
     largest_action: Sequence[float] = LARGEST_ACTION,
@@ -174,6 +173,7 @@ def action_score(
         dataset: Recordings whose actions are changes of a pose `[7]`.
         episode_ids: Episodes to take clips from: some that the model was not trained on.
         planner: The search; its horizon is the length of the clips in chunks.
+        objective: The cost of a candidate.
         num_clips: Clips.
         seed: Of the choice of clips and the planner's noise.
         largest_action: `[7]` largest size of each number of a planned action.
@@ -188,7 +188,6 @@ def action_score(
         DataError: Recordings of other actions, or none that is long enough.
     """
     _check(model, spec, dataset, largest_action)
-    device = next(model.parameters()).device
     bounds = np.asarray(largest_action, np.float64)
     # Where the model's own bounds are narrower they hold.
     action = replace(
@@ -196,9 +195,11 @@ def action_score(
         low=tuple(np.maximum(spec.action.low, -bounds).tolist()),
         high=tuple(np.minimum(spec.action.high, bounds).tolist()),
     )
-    space = ActionSearchSpace(
-        action, spec.statistics, frameskip=model.frameskip, hold=planner.hold_actions, device=device
-    )
+    bounded = replace(spec, action=action)
+    agents = {
+        "plans": Agent(model, bounded, planner, objective),
+        "random": Agent(model, bounded, RandomPlansConfig.beside(planner), objective),
+    }
     ids, starts = choose_clips(
         dataset, episode_ids, env_steps=planner.horizon * model.frameskip, num_clips=num_clips, seed=seed
     )
@@ -208,9 +209,10 @@ def action_score(
         part = slice(at, at + clips_per_batch)
         batch = reader.read(ids[part], starts[part])
         sums["recorded"].append(_summed(torch.from_numpy(batch.actions)))
-        for name, search in (("plans", CEM(planner, space)), ("random", RandomPlanner(planner, space))):
-            noise = [_noise(seed, number, device) for number in range(at, at + len(batch))]
-            sums[name].append(_summed(_plan(model, search, planner, batch, noise, device)))
+        for name, agent in agents.items():
+            agent.reset(_frame(batch, 0), _frame(batch, -1))
+            noise = [plan_generator(seed, number, device=agent.device) for number in range(at, at + len(batch))]
+            sums[name].append(_summed(agent.act(noise)))
         if on_progress is not None:
             on_progress(at + len(batch))
     planned, guessed, recorded = (np.concatenate(sums[name]) for name in ("plans", "random", "recorded"))
@@ -280,41 +282,14 @@ def errors_of(planned: np.ndarray, recorded: np.ndarray) -> Errors:
     )
 
 
-def _plan(
-    model: WorldModel,
-    search: Planner,
-    planner: PlannerConfig,
-    batch: WindowBatch,
-    noise: list[torch.Generator],
-    device: torch.device,
-) -> Tensor:
-    """`[B,H,A]` chunks from each clip's first frame towards its last."""
-
-    def encode(frame: int) -> Latent:
-        pixels = torch.from_numpy(np.ascontiguousarray(batch.pixels[:, frame])).to(device)
-        proprio = torch.from_numpy(batch.proprio[:, frame]).to(device) if model.uses_proprio else None
-        with autocast(planner.precision, device):
-            return model.encode(pixels[:, None].movedim(-1, 2), None if proprio is None else proprio[:, None])
-
-    first, goal = encode(0), encode(-1)[:, 0]
-
-    def unroll(chunks_BNHA: Tensor) -> Latent:
-        with autocast(planner.precision, device):
-            return model.unroll_candidates(first, chunks_BNHA, None)
-
-    objective = GoalDistance(goal, "last", proprio_weight=planner.proprio_weight)
-    return search.plan(unroll, objective, generators=noise).chunks_BHA
+def _frame(batch: WindowBatch, number: int) -> Observations:
+    """One frame of each clip."""
+    return Observations(batch.pixels[:, number][:, None], batch.proprio[:, number][:, None])
 
 
 def _summed(chunks: Tensor) -> np.ndarray:
     """`[B,7]` float64 sum over all env_steps of chunks `[B,H,A]`."""
     return np.asarray(chunks.cpu().double().unflatten(-1, (-1, NUM_ACTIONS)).sum(dim=(1, 2)))
-
-
-def _noise(seed: int, number: int, device: torch.device) -> torch.Generator:
-    """The generator of one clip's plan, whatever batch it is in."""
-    word = np.random.SeedSequence([seed, number]).generate_state(1, dtype=np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(word >> np.uint64(1)))
 
 
 def _check(model: WorldModel, spec: ModelSpec, dataset: EpisodeDataset, largest_action: Sequence[float]) -> None:

@@ -2,29 +2,31 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from jepawm.config import ProtocolConfig, RunConfig, to_dict
+from jepawm.agent import Agent
+from jepawm.checkpoints.model_folder import ModelSpec, weights_sha256
+from jepawm.config import RandomPlansConfig, to_dict
+from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
-from jepawm.data.selection import Split, held_out_windows
-from jepawm.diagnostics import latent_diagnostics, prediction_errors
+from jepawm.data.loading.split import Split, held_out_windows
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.goals import held_out_tasks, sampled_tasks
 from jepawm.evaluation.manifest import manifest
-from jepawm.evaluation.run import run_protocol
-from jepawm.model_folder import ModelSpec, weights_sha256
-from jepawm.planning import CEM, ActionSearchSpace, RandomPlanner
-from jepawm.rollout import EnvPool, Task
+from jepawm.evaluation.protocol import run_protocol
+from jepawm.rollout import EnvDescription, EnvPool, Task
+from jepawm.training.diagnostics import latent_diagnostics, prediction_errors
 from jepawm.world_model import WorldModel
 
 Animation = dict[str, Any]
 
 
 def evaluate(
-    config: RunConfig,
+    plan: EvaluationPlan,
     model: WorldModel,
     spec: ModelSpec,
     pool: EnvPool | None,
@@ -33,10 +35,10 @@ def evaluate(
     model_dir: str,
     console: Console,
 ) -> tuple[dict[str, Any], dict[int, Animation]]:
-    """Judges a world model as `config.evaluation` says.
+    """Judges a world model as `plan.evaluation` says.
 
     Args:
-        config: The resolved configuration.
+        plan: Planner, objective, episodes and protocols.
         model: The world model.
         spec: Its statistics and action specification.
         pool: Hosts of the environment; None where there is none, and held-out episodes are all there is.
@@ -51,13 +53,13 @@ def evaluate(
         ConfigError: Goals from held-out data without a dataset; neither an environment nor held-out episodes.
         DataError: Not enough tasks, or no held-out windows.
     """
-    split = Split.of(config, dataset) if dataset is not None else None
+    split = Split.of(dataset, plan.data.held_out_fraction, plan.seed) if dataset is not None else None
     held_out = dataset is not None and split is not None and len(split.held_out) > 0
     if dataset is not None and split is not None and held_out:
-        _check_prediction_horizon(config, dataset, split)
+        _check_prediction_horizon(plan, dataset, split)
     animations: dict[int, Animation] = {}
     if pool is not None:
-        played, animations = _play(config, model, spec, pool, dataset, split, console)
+        played, animations = _play(plan, model, spec, pool, dataset, split, console)
     elif held_out:
         played = {"protocols": {}}
     elif dataset is None:
@@ -72,10 +74,10 @@ def evaluate(
         )
     result = {
         **played,
-        "seed": config.evaluation.seed,
+        "seed": plan.evaluation.seed,
         "prediction": [],
         "diagnostics": {},
-        "config": to_dict(config),
+        "config": dict(plan.run),
         "model": {
             "path": model_dir,
             "sha256": weights_sha256(model_dir),
@@ -90,12 +92,12 @@ def evaluate(
             "num_episodes": len(dataset),
             "held_out_episodes": [int(i) for i in split.held_out],
         }
-        result.update(_held_out(config, model, dataset, split))
+        result.update(_held_out(plan, model, dataset, split))
     return result, animations
 
 
 def _play(
-    config: RunConfig,
+    plan: EvaluationPlan,
     model: WorldModel,
     spec: ModelSpec,
     pool: EnvPool,
@@ -104,52 +106,30 @@ def _play(
     console: Console,
 ) -> tuple[dict[str, Any], dict[int, Animation]]:
     """Every protocol and the random baseline beside it, in the environment."""
-    evaluation = config.evaluation
-    device = next(model.parameters()).device
-    told = pool.describe()
-    if told.action.dim != spec.action.dim:
-        raise ConfigError(
-            f"the model's actions have {spec.action.dim} dimensions ({', '.join(spec.action.names)}), those of "
-            f"{config.env.id} have {told.action.dim} ({', '.join(told.action.names)}); env.id must be the environment "
-            "the model was trained for"
-        )
-    if model.uses_proprio and told.proprio.dim != len(spec.statistics.proprio_mean):
-        raise ConfigError(
-            f"the model reads proprio of {len(spec.statistics.proprio_mean)} numbers, {config.env.id} gives "
-            f"{told.proprio.dim} ({', '.join(told.proprio.names)}); env.id must be the environment the model was "
-            "trained for"
-        )
-    tasks, passed_over = _tasks(config, pool, dataset, split)
-    space = ActionSearchSpace(
-        spec.action, spec.statistics, frameskip=model.frameskip, hold=config.planner.hold_actions, device=device
-    )
+    evaluation = plan.evaluation
+    description = pool.describe()
+    _check_environment(spec, description, str(plan.run["env"]["id"]))
+    tasks, passed_over = _tasks(plan, pool, dataset, split)
     record = [task.episode_id for task in tasks[: evaluation.num_animations]]
     protocols: dict[str, Any] = {}
     animations: dict[int, Animation] = {}
     for name in evaluation.protocols:
         protocol: ProtocolConfig = getattr(evaluation, name)
         headline = name == evaluation.protocols[0]
-        common: dict[str, Any] = {
-            "seed": evaluation.seed,
-            "frameskip": model.frameskip,
-            "device": device,
-            "precision": config.planner.precision,
-            "proprio_weight": config.planner.proprio_weight,
-            "measures_distance": bool(told.distance_name),
-        }
+        objective = plan.objective
+        if protocol.cost is not None:
+            objective = replace(objective, weighting=protocol.cost)
+        common: dict[str, Any] = {"seed": evaluation.seed, "measures_distance": bool(description.distance_name)}
+        agent = Agent(model, spec, plan.planner, objective, replan_every=protocol.replan_every)
         with console.bar(f"{name}: chunks", protocol.max_chunks) as advance:
             planned = run_protocol(
-                model,
-                CEM(config.planner, space),
-                protocol,
-                pool,
-                tasks,
-                record=record if headline else (),
-                on_progress=advance,
-                **common,
+                agent, protocol, pool, tasks, record=record if headline else (), on_progress=advance, **common
             )
-        random = run_protocol(model, RandomPlanner(config.planner, space), protocol, pool, tasks, **common)
-        protocols[name] = {**planned.to_dict(), "random": random.to_dict(), "protocol": to_dict(protocol)}
+        baseline = RandomPlansConfig.beside(plan.planner)
+        agent = Agent(model, spec, baseline, objective, replan_every=protocol.replan_every)
+        random = run_protocol(agent, protocol, pool, tasks, **common)
+        rules = {**to_dict(protocol), "cost": objective.weighting}
+        protocols[name] = {**planned.to_dict(), "random": random.to_dict(), "protocol": rules}
         if headline:
             animations = _animations(pool, tasks, planned.frames)
     headline_result = protocols[evaluation.protocols[0]]
@@ -161,17 +141,33 @@ def _play(
         "episodes": headline_result["episodes"],
         "solved_at_start": passed_over,
         "goal_source": evaluation.goal_source,
-        "distance_name": told.distance_name,
+        "distance_name": description.distance_name,
         "protocols": protocols,
         "tasks_sha256": _tasks_hash(tasks),
     }
     return played, animations
 
 
+def _check_environment(spec: ModelSpec, description: EnvDescription, env_id: str) -> None:
+    """Refuses an environment whose actions or proprio the model was not trained with."""
+    remedy = "env.id must be the environment the model was trained for"
+    if description.action.dim != spec.action.dim:
+        raise ConfigError(
+            f"the model's actions have {spec.action.dim} dimensions ({', '.join(spec.action.names)}), those of "
+            f"{env_id} have {description.action.dim} ({', '.join(description.action.names)}); {remedy}"
+        )
+    width = len(spec.statistics.proprio_mean)
+    if spec.model.proprio.encoding != "none" and description.proprio.dim != width:
+        raise ConfigError(
+            f"the model reads proprio of {width} numbers, {env_id} gives {description.proprio.dim} "
+            f"({', '.join(description.proprio.names)}); {remedy}"
+        )
+
+
 def _tasks(
-    config: RunConfig, pool: EnvPool, dataset: EpisodeDataset | None, split: Split | None
+    plan: EvaluationPlan, pool: EnvPool, dataset: EpisodeDataset | None, split: Split | None
 ) -> tuple[list[Task], int]:
-    evaluation = config.evaluation
+    evaluation = plan.evaluation
     if evaluation.goal_source == "sampler":
         return sampled_tasks(pool, seed=evaluation.seed, num_episodes=evaluation.num_episodes)
     if dataset is None or split is None:
@@ -182,14 +178,14 @@ def _tasks(
         [int(i) for i in split.held_out],
         seed=evaluation.seed,
         num_episodes=evaluation.num_episodes,
-        env_steps_to_goal=evaluation.goal_offset * config.data.frameskip,
+        env_steps_to_goal=evaluation.goal_offset * plan.data.frameskip,
     )
 
 
-def _check_prediction_horizon(config: RunConfig, dataset: EpisodeDataset, split: Split) -> None:
+def _check_prediction_horizon(plan: EvaluationPlan, dataset: EpisodeDataset, split: Split) -> None:
     """Before any episode is played: is there a held-out window to predict in?"""
-    horizon = config.evaluation.prediction_horizon
-    needed = horizon * config.data.frameskip + 1
+    horizon = plan.evaluation.prediction_horizon
+    needed = horizon * plan.data.frameskip + 1
     longest = max(dataset.num_frames(int(episode_id)) for episode_id in split.held_out)
     if longest < needed:
         raise DataError(
@@ -198,11 +194,11 @@ def _check_prediction_horizon(config: RunConfig, dataset: EpisodeDataset, split:
         )
 
 
-def _held_out(config: RunConfig, model: WorldModel, dataset: EpisodeDataset, split: Split) -> dict[str, Any]:
+def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, split: Split) -> dict[str, Any]:
     device = next(model.parameters()).device
-    horizon = config.evaluation.prediction_horizon
+    horizon = plan.evaluation.prediction_horizon
     windows = held_out_windows(
-        dataset, split, config, num_frames=horizon + 1, num_windows=config.train.diagnostics_windows
+        dataset, split, plan.data, seed=plan.seed, num_frames=horizon + 1, num_windows=plan.diagnostics_windows
     )
     if windows is None or len(windows) < 2:
         raise DataError(
@@ -211,7 +207,7 @@ def _held_out(config: RunConfig, model: WorldModel, dataset: EpisodeDataset, spl
         )
     names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()
     return {
-        "prediction": prediction_errors(model, windows, device, seed=config.seed),
+        "prediction": prediction_errors(model, windows, device, seed=plan.seed),
         "prediction_windows": len(windows),
         "prediction_episodes": len(np.unique(windows.episode_ids)),
         "diagnostics": latent_diagnostics(model, windows, names, device),

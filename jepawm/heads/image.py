@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from jepawm import weights
 from jepawm.errors import CheckpointError, ConfigError
 from jepawm.heads.vit import LatentTrunk, from_published, grid_of, num_blocks, published_head, shape_of
+from jepawm.nn import weights
 
 Normalization = Literal["symmetric", "imagenet"]
 """Of the frames a head was trained to draw: mean and deviation 0.5, or ImageNet's."""

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepawm import weights
 from jepawm.heads.vit import LatentTrunk, from_published, grid_of, num_blocks, published_head, shape_of
+from jepawm.nn import weights
 
 
 class StateHead(nn.Module):

@@ -8,9 +8,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepawm import weights
 from jepawm.heads.image import Normalization, to_pixels
 from jepawm.heads.vit import grid_of, published_head
+from jepawm.nn import weights
 
 
 class TransposedConvDecoder(nn.Module):

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepawm import weights
 from jepawm.errors import CheckpointError, ConfigError, did_you_mean
+from jepawm.nn import weights
 from jepawm.nn.embeddings import sincos_2d
 from jepawm.nn.transformer import Block, init_transformer_
 

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from jepawm.config import PlannerConfig
-from jepawm.errors import PlanningError
-from jepawm.planning.actions import ActionSearchSpace
-from jepawm.planning.cost import Objective, Plan, Unroll, draw_normal, score
+from jepawm.config.planner import CEMConfig
+from jepawm.planning.base import Objective, Plan, Unroll, check_warm_start, draw_normal, score
+from jepawm.planning.search_space import ActionSearchSpace
 
 
 class CEM:
@@ -24,11 +23,11 @@ class CEM:
     Reference: Rubinstein and Kroese 2004, The Cross-Entropy Method; settings as in DINO-WM, arXiv 2411.04983.
     """
 
-    def __init__(self, config: PlannerConfig, space: ActionSearchSpace) -> None:
+    def __init__(self, config: CEMConfig, space: ActionSearchSpace) -> None:
         self.config = config
         self.space = space
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def plan(
         self,
         unroll: Unroll,
@@ -54,9 +53,8 @@ class CEM:
         cfg, space = self.config, self.space
         B, N, K, H = len(generators), cfg.num_samples, cfg.num_elites, cfg.horizon
         shape = (B, H, space.dim)
+        check_warm_start(warm_start_BHd, shape)
         mean_BHd = torch.zeros(shape, device=space.device) if warm_start_BHd is None else warm_start_BHd
-        if tuple(mean_BHd.shape) != shape:
-            raise PlanningError(f"warm start: expected shape {list(shape)}, found {list(mean_BHd.shape)}")
         std_BHd = torch.full(shape, cfg.init_std, device=space.device)
         best, elite_means = [], []
         for _ in range(cfg.num_iterations if warm_start_BHd is None else cfg.num_iterations_warm):

@@ -1,39 +1,58 @@
 """Objectives: predicted latents to cost."""
 
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
+from jepawm.config.objective import Distance, ObjectiveConfig
 from jepawm.latent import Latent
 
 
+def _l2(part: Tensor, goal: Tensor) -> Tensor:
+    return (part - goal).square().mean(dim=(-2, -1))
+
+
+def _l1(part: Tensor, goal: Tensor) -> Tensor:
+    return (part - goal).abs().mean(dim=(-2, -1))
+
+
+def _cosine(part: Tensor, goal: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(part, goal.expand_as(part), dim=-1).mean(dim=-1)
+
+
+_DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {"l2": _l2, "l1": _l1, "cosine": _cosine}
+
+
 class GoalDistance:
-    """Mean squared distance of predicted latents to the goal's: of visual tokens, and with a weight of proprio.
+    """Distance of predicted latents to the goal's: of visual tokens, and with a weight of proprio.
+
+    `cost = sum over h in S of [d(z[h], goal) + proprio_weight * d(proprio[h], goal's proprio)]`, where `S` is the last
+    model step of a plan (`last`: arrive at the end) or all of them (`sum`: arrive soon, and stay). Replanning at every
+    chunk needs `sum`: the end of the plan never comes there.
 
     Args:
+        config: Distance, weighting over the horizon, proprio weight.
         goal: Latents `[B]` of the goals.
-        weighting: `last`: of the last predicted latent (arrive at the end); `sum`: over all of them (arrive soon, and
-            stay), which is what replanning at every chunk needs: there the end of the plan never comes.
-        proprio_weight: Weight of the proprio part, for models that have one.
 
     Reference: Zhou et al. 2024, DINO-WM, arXiv 2411.04983, section 3.3 (last); Sobal et al. 2025, PLDM,
-        arXiv 2502.14819 (sum).
+        arXiv 2502.14819 (sum); Assran et al. 2025, V-JEPA 2, arXiv 2506.09985 (l1).
     """
 
-    def __init__(self, goal: Latent, weighting: Literal["last", "sum"], *, proprio_weight: float = 0.1) -> None:
+    def __init__(self, config: ObjectiveConfig, goal: Latent) -> None:
+        self.config = config
         self.goal = goal[:, None, None]
-        self.weighting = weighting
-        self.weights = {"visual": 1.0, "proprio": proprio_weight}
+        self._distance = _DISTANCES[config.distance]
+        self._weights = {"visual": 1.0, "proprio": config.proprio_weight}
 
     def __call__(self, latents: Latent) -> Float[Tensor, "B N"]:
         """Predicted latents `[B,N,H]` to `[B,N]` costs."""
-        if self.weighting == "last":
+        if self.config.weighting == "last":
             latents = latents[:, :, -1:]
         goals = self.goal.parts()
         distance_BNH = sum(
-            self.weights[name] * (part - goals[name]).square().mean(dim=(-2, -1))
-            for name, part in latents.parts().items()
+            self._weights[name] * self._distance(part, goals[name]) for name, part in latents.parts().items()
         )
         return torch.as_tensor(distance_BNH).sum(dim=-1)

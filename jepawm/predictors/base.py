@@ -1,14 +1,14 @@
 """What every predictor is to the world model."""
 
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepawm.config import PredictorConfig
+from jepawm.config.predictor import PredictorConfig, TransformerPredictorConfig
 from jepawm.errors import ConfigError
-
-ProprioEncoding = Literal["none", "feature", "token"]
+from jepawm.types import LatentSpec
 
 # Two channels for each of three axes.
 _LEAST_ROTARY = 6
@@ -17,17 +17,24 @@ Predicted = tuple[Tensor, Tensor | None]
 """Predicted visual tokens and, where the predictor predicts it, proprio."""
 
 
-class Predictor(nn.Module):
+class Predictor(nn.Module, ABC):
     """Latents and normalised action chunks to the latents one model step later.
 
-    `forward(visual_BTPD, actions_BTA, proprio_BTQE, last_only=False)`: entry `t` predicts frame `t + 1` from the frames
-    and chunks up to `t`. With `last_only` the last frame's successor alone is computed and returned, `T = 1`.
+    A subclass says in `successors` what is computed; `forward` checks the shapes that it is given.
+
+    Args:
+        config: Of the predictor.
+        latents: Shapes of the latents and action chunks.
 
     Attributes:
         context_window: Frames that an unroll shows it at most.
+        latents: Shapes of the latents and action chunks.
     """
 
-    context_window: int
+    def __init__(self, config: PredictorConfig, latents: LatentSpec) -> None:
+        super().__init__()
+        self.context_window = config.context_window
+        self.latents = latents
 
     def __call__(
         self,
@@ -40,33 +47,51 @@ class Predictor(nn.Module):
         result: Any = super().__call__(visual_BTPD, actions_BTA, proprio_BTQE, last_only=last_only)
         return result
 
+    def forward(
+        self,
+        visual_BTPD: Float[Tensor, "B T P D"],
+        actions_BTA: Float[Tensor, "B T A"],
+        proprio_BTQE: Float[Tensor, "B T Q E"] | None = None,
+        *,
+        last_only: bool = False,
+    ) -> Predicted:
+        """Predicts the successor of every frame.
 
-def check_window(visual_BTPD: Tensor, *, patches: int, width: int) -> None:
-    """Answers tokens of another grid or width than the predictor was built for.
+        Args:
+            visual_BTPD: `[B,T,P,D]` visual tokens of `T` frames, a model step apart.
+            actions_BTA: `[B,T,A]` normalised chunks; chunk `t` leads from frame `t` to frame `t + 1`.
+            proprio_BTQE: `[B,T,Q,E]` proprio latents, for predictors that see them.
+            last_only: Compute the last frame's successor alone, which is then the one returned.
 
-    Raises:
-        ConfigError: Names what was expected and found.
-    """
-    found = tuple(visual_BTPD.shape[2:])
-    if found != (patches, width):
-        raise ConfigError(f"the predictor takes visual latents [B,T,P,D] with P, D = {patches}, {width}, found {found}")
+        Returns:
+            `[B,T,P,D]` float32 (`T = 1` with `last_only`), where entry `t` predicts frame `t + 1` from the frames and
+            chunks up to `t`; and the same of proprio, or None where the predictor does not predict it.
 
+        Raises:
+            ConfigError: Tokens or proprio of another shape than the predictor was built for, or more frames than its
+                position table holds.
+        """
+        self._check_shapes(visual_BTPD, proprio_BTQE)
+        return self.successors(visual_BTPD, actions_BTA, proprio_BTQE, last_only=last_only)
 
-def check_proprio(proprio_BTQE: Tensor | None, *, tokens: int, width: int) -> None:
-    """Answers proprio that is missing, not wanted, or of another width.
+    @abstractmethod
+    def successors(
+        self, visual_BTPD: Tensor, actions_BTA: Tensor, proprio_BTQE: Tensor | None, *, last_only: bool
+    ) -> Predicted:
+        """What `forward` returns, for inputs of the right shapes."""
 
-    Args:
-        proprio_BTQE: What was given.
-        tokens: Tokens `Q` expected; 0: none.
-        width: Width `E` expected.
-
-    Raises:
-        ConfigError: Names what was expected and found.
-    """
-    found = None if proprio_BTQE is None else tuple(proprio_BTQE.shape[2:])
-    expected = (tokens, width) if tokens else None
-    if found != expected:
-        raise ConfigError(f"the predictor takes proprio latents [B,T,Q,E] with Q, E = {expected}, found {found}")
+    def _check_shapes(self, visual_BTPD: Tensor, proprio_BTQE: Tensor | None) -> None:
+        expected = (self.latents.num_patches, self.latents.dim)
+        found = tuple(visual_BTPD.shape[2:])
+        if found != expected:
+            raise ConfigError(
+                f"the predictor takes visual latents [B,T,P,D] with P, D = {expected[0]}, {expected[1]}, found {found}"
+            )
+        tokens = self.latents.num_proprio_tokens
+        wanted = (tokens, self.latents.proprio_dim) if tokens else None
+        given = None if proprio_BTQE is None else tuple(proprio_BTQE.shape[2:])
+        if given != wanted:
+            raise ConfigError(f"the predictor takes proprio latents [B,T,Q,E] with Q, E = {wanted}, found {given}")
 
 
 def over_patches(features_BTE: Float[Tensor, "B T E"], patches: int) -> Float[Tensor, "B T P E"]:
@@ -74,44 +99,20 @@ def over_patches(features_BTE: Float[Tensor, "B T E"], patches: int) -> Float[Te
     return features_BTE.unsqueeze(2).expand(-1, -1, patches, -1)
 
 
-class PatchPredictor(Predictor):
-    """A predictor over the patches of frames, which may also see proprio.
+def check_position_table(num_frames: int, table_frames: int) -> None:
+    """Refuses a window that is longer than a learned position table.
 
-    Args:
-        config: `context_window`, and heads and their width.
-        grid: Rows and columns of patches.
-        latent_dim: Width `D` of a visual token.
-        proprio: How proprio enters.
-        proprio_dim: Width `E` of the proprio latent; unused with `none`.
-
-    Attributes:
-        proprio_tokens: Proprio tokens `Q` of a frame; 0: none.
-        proprio_dim: Their width; 0 without proprio.
-        as_feature: Whether proprio is a feature of every patch.
+    Raises:
+        ConfigError: Names the setting that makes the table longer.
     """
-
-    def __init__(
-        self,
-        config: PredictorConfig,
-        *,
-        grid: tuple[int, int],
-        latent_dim: int,
-        proprio: ProprioEncoding,
-        proprio_dim: int,
-    ) -> None:
-        super().__init__()
-        self.context_window = config.context_window
-        self.grid, self.num_patches, self.latent_dim = grid, grid[0] * grid[1], latent_dim
-        self.proprio_tokens = {"none": 0, "token": 1, "feature": self.num_patches}[proprio]
-        self.proprio_dim = proprio_dim if proprio != "none" else 0
-        self.as_feature = proprio == "feature"
-
-    def _check(self, visual_BTPD: Tensor, proprio_BTQE: Tensor | None) -> None:
-        check_window(visual_BTPD, patches=self.num_patches, width=self.latent_dim)
-        check_proprio(proprio_BTQE, tokens=self.proprio_tokens, width=self.proprio_dim)
+    if num_frames > table_frames:
+        raise ConfigError(
+            f"a window of {num_frames} frames is longer than the learned position table ({table_frames}); raise "
+            "model.predictor.num_positions"
+        )
 
 
-def head_width(config: PredictorConfig, width: int, *, rotary: bool) -> int:
+def head_width(config: TransformerPredictorConfig, width: int, *, rotary: bool) -> int:
     """Width of an attention head: as configured, else an equal share of the tokens' width.
 
     Raises:

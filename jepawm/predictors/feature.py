@@ -1,16 +1,15 @@
 """DINO-WM's predictor: proprio and action are features of every patch token."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepawm.config import PredictorConfig
-from jepawm.errors import ConfigError
+from jepawm.config.predictor import FeaturePredictorConfig
 from jepawm.nn.transformer import Block
-from jepawm.predictors.base import PatchPredictor, Predicted, ProprioEncoding, over_patches
+from jepawm.predictors.base import Predicted, Predictor, check_position_table, over_patches
+from jepawm.types import LatentSpec
 
 
-class FeaturePredictor(PatchPredictor):
+class FeaturePredictor(Predictor):
     """A frame-causal transformer on `[visual | proprio | action]` features with a learned position table.
 
     The tokens that leave the last normalisation are the prediction: there is no output projection, and no difference is
@@ -18,36 +17,18 @@ class FeaturePredictor(PatchPredictor):
 
     Args:
         config: Depth, heads, widths, dropout.
-        grid: Rows and columns of patches.
-        latent_dim: Width `D` of a visual token.
-        action_dim: Width `A` of an action chunk.
-        proprio: How proprio enters.
-        proprio_dim: Width `E` of the proprio latent; unused with `none`.
+        latents: Shapes of the latents and action chunks.
 
     Reference: Zhou et al. 2024, DINO-WM, arXiv 2411.04983, section 3.2.
     """
 
-    def __init__(
-        self,
-        config: PredictorConfig,
-        *,
-        grid: tuple[int, int],
-        latent_dim: int,
-        action_dim: int,
-        proprio: ProprioEncoding,
-        proprio_dim: int,
-    ) -> None:
-        super().__init__(config, grid=grid, latent_dim=latent_dim, proprio=proprio, proprio_dim=proprio_dim)
+    def __init__(self, config: FeaturePredictorConfig, latents: LatentSpec) -> None:
+        super().__init__(config, latents)
         self.action_features = config.action_dims or 10
-        if config.embed_dim not in (0, latent_dim):
-            raise ConfigError(
-                f"model.predictor.embed_dim: the feature predictor does not project its tokens; it must be 0 or the "
-                f"latent width {latent_dim}, found {config.embed_dim}"
-            )
-        self.width = latent_dim + self.proprio_dim + self.action_features
+        self.width = latents.dim + latents.proprio_dim + self.action_features
         self.num_frames = config.longest_window or config.context_window
-        self.action = nn.Linear(action_dim, self.action_features)
-        self.positions = nn.Parameter(torch.randn(1, self.num_frames * self.num_patches, self.width))
+        self.action = nn.Linear(latents.chunk_dim, self.action_features)
+        self.positions = nn.Parameter(torch.randn(1, self.num_frames * latents.num_patches, self.width))
         self.blocks = nn.ModuleList(
             Block(
                 self.width,
@@ -62,26 +43,11 @@ class FeaturePredictor(PatchPredictor):
         )
         self.norm = nn.LayerNorm(self.width)
 
-    def forward(
-        self,
-        visual_BTPD: Float[Tensor, "B T P D"],
-        actions_BTA: Float[Tensor, "B T A"],
-        proprio_BTQE: Float[Tensor, "B T Q E"] | None = None,
-        *,
-        last_only: bool = False,
+    def successors(
+        self, visual_BTPD: Tensor, actions_BTA: Tensor, proprio_BTQE: Tensor | None, *, last_only: bool
     ) -> Predicted:
-        """Predicts the successor of every frame; see `Predictor`.
-
-        Raises:
-            ConfigError: Tokens or proprio of another shape, or more frames than the position table holds.
-        """
-        self._check(visual_BTPD, proprio_BTQE)
         T, P = visual_BTPD.shape[1:3]
-        if self.num_frames < T:
-            raise ConfigError(
-                f"a window of {T} frames is longer than the learned position table ({self.num_frames}); raise "
-                "model.predictor.num_positions"
-            )
+        check_position_table(T, self.num_frames)
         features = [visual_BTPD, over_patches(self.action(actions_BTA), P)]
         if proprio_BTQE is not None:
             features.insert(1, proprio_BTQE)
@@ -92,5 +58,5 @@ class FeaturePredictor(PatchPredictor):
             queries = P if last_only and depth == last else None
             x_BLD = block(x_BLD, tokens_per_frame=P, num_queries=queries)
         x_BTPD = self.norm(x_BLD).unflatten(1, (-1, P)).float()
-        visual, proprio, _ = x_BTPD.split([self.latent_dim, self.proprio_dim, self.action_features], dim=-1)
+        visual, proprio, _ = x_BTPD.split([self.latents.dim, self.latents.proprio_dim, self.action_features], dim=-1)
         return visual, None if proprio_BTQE is None else proprio

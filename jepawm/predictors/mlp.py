@@ -1,12 +1,12 @@
 """A residual multi-layer perceptron on the latents of the context window and the action chunks between them."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from jepawm.config import PredictorConfig
+from jepawm.config.predictor import MLPPredictorConfig
 from jepawm.nn.mlp import mlp
-from jepawm.predictors.base import Predicted, Predictor, check_proprio, check_window
+from jepawm.predictors.base import Predicted, Predictor
+from jepawm.types import LatentSpec
 
 
 class MLPPredictor(Predictor):
@@ -17,29 +17,18 @@ class MLPPredictor(Predictor):
 
     Args:
         config: Width, depth and `context_window`.
-        num_patches: Patches `P`; they are read and predicted together, so `P` should be small.
-        latent_dim: Latent width `D`.
-        action_dim: Chunk width `A`.
+        latents: Shapes of the latents and action chunks; all patches are read and predicted together, so `P` should be
+            small.
     """
 
-    def __init__(self, config: PredictorConfig, *, num_patches: int, latent_dim: int, action_dim: int) -> None:
-        super().__init__()
-        self.context_window = config.context_window
-        self.num_patches, self.latent_dim = num_patches, latent_dim
-        width = num_patches * latent_dim
+    def __init__(self, config: MLPPredictorConfig, latents: LatentSpec) -> None:
+        super().__init__(config, latents)
+        width, action_dim = latents.num_patches * latents.dim, latents.chunk_dim
         self.residual = mlp(self.context_window * (width + action_dim), config.hidden_dim, width, config.num_layers)
 
-    def forward(
-        self,
-        visual_BTPD: Float[Tensor, "B T P D"],
-        actions_BTA: Float[Tensor, "B T A"],
-        proprio_BTQE: Float[Tensor, "B T Q E"] | None = None,
-        *,
-        last_only: bool = False,
+    def successors(
+        self, visual_BTPD: Tensor, actions_BTA: Tensor, proprio_BTQE: Tensor | None, *, last_only: bool
     ) -> Predicted:
-        """Predicts the successor of every frame from that frame and the `W - 1` before it; see `Predictor`."""
-        check_window(visual_BTPD, patches=self.num_patches, width=self.latent_dim)
-        check_proprio(proprio_BTQE, tokens=0, width=0)
         T = visual_BTPD.shape[1]
         flat_BTF = torch.cat([visual_BTPD.flatten(2), actions_BTA.to(visual_BTPD.dtype)], dim=-1)
         if self.context_window > 1:

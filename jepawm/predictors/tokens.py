@@ -1,16 +1,16 @@
 """V-JEPA 2-AC's predictor: action and pose are tokens in front of each frame, or features of its patches."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepawm.config import PredictorConfig
+from jepawm.config.predictor import VJEPA2ACPredictorConfig
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import Block, init_transformer_
-from jepawm.predictors.base import PatchPredictor, Predicted, ProprioEncoding, head_width, over_patches
+from jepawm.predictors.base import Predicted, Predictor, head_width, over_patches
+from jepawm.types import LatentSpec
 
 
-class TokenPredictor(PatchPredictor):
+class TokenPredictor(Predictor):
     """A frame-causal transformer with rotary positions over `[action, pose, patches]` of each frame.
 
     With `action_as` token, the pose enters raw and is encoded here; it is not predicted. With `action_as` feature, the
@@ -18,36 +18,24 @@ class TokenPredictor(PatchPredictor):
 
     Args:
         config: Depth, heads, widths.
-        grid: Rows and columns of patches.
-        latent_dim: Width `D` of a visual token.
-        action_dim: Width `A` of an action chunk.
-        proprio: How proprio enters.
-        proprio_dim: Width `E` of the proprio latent; unused with `none`.
+        latents: Shapes of the latents and action chunks.
 
     Reference: Assran et al. 2025, V-JEPA 2, arXiv 2506.09985, section 3; as a feature in Terver et al. 2025,
         JEPA-WMs, arXiv 2512.24497.
     """
 
-    def __init__(
-        self,
-        config: PredictorConfig,
-        *,
-        grid: tuple[int, int],
-        latent_dim: int,
-        action_dim: int,
-        proprio: ProprioEncoding,
-        proprio_dim: int,
-    ) -> None:
-        super().__init__(config, grid=grid, latent_dim=latent_dim, proprio=proprio, proprio_dim=proprio_dim)
+    def __init__(self, config: VJEPA2ACPredictorConfig, latents: LatentSpec) -> None:
+        super().__init__(config, latents)
         self.as_token = config.action_as == "token"
         self.pairing = config.rotary_pairing
-        self.embed_dim = config.embed_dim or latent_dim
+        latent_dim, proprio_dim = latents.dim, latents.proprio_dim
+        self.embed_dim = config.token_width(latent_dim)
         action_features = config.action_dims or 10
-        self.width = self.embed_dim if self.as_token else self.embed_dim + self.proprio_dim + action_features
+        self.width = self.embed_dim if self.as_token else self.embed_dim + proprio_dim + action_features
         self.head_dim = head_width(config, self.width, rotary=True)
         self.embed = nn.Linear(latent_dim, self.embed_dim)
-        self.action = nn.Linear(action_dim, self.width if self.as_token else action_features)
-        self.pose = nn.Linear(proprio_dim, self.width) if self.as_token and proprio == "token" else None
+        self.action = nn.Linear(latents.chunk_dim, self.width if self.as_token else action_features)
+        self.pose = nn.Linear(proprio_dim, self.width) if self.as_token and latents.proprio == "token" else None
         hidden = config.mlp_dim or 4 * self.width
         self.blocks = nn.ModuleList(
             Block(self.width, config.num_heads, hidden, head_dim=self.head_dim, dropout=config.dropout)
@@ -57,20 +45,9 @@ class TokenPredictor(PatchPredictor):
         self.project = nn.Linear(self.embed_dim, latent_dim)
         init_transformer_(self, self.blocks)
 
-    def forward(
-        self,
-        visual_BTPD: Float[Tensor, "B T P D"],
-        actions_BTA: Float[Tensor, "B T A"],
-        proprio_BTQE: Float[Tensor, "B T Q E"] | None = None,
-        *,
-        last_only: bool = False,
+    def successors(
+        self, visual_BTPD: Tensor, actions_BTA: Tensor, proprio_BTQE: Tensor | None, *, last_only: bool
     ) -> Predicted:
-        """Predicts the successor of every frame; see `Predictor`.
-
-        Raises:
-            ConfigError: Tokens or proprio of another shape.
-        """
-        self._check(visual_BTPD, proprio_BTQE)
         T, P = visual_BTPD.shape[1:3]
         x_BTPD, action_BTE = self.embed(visual_BTPD), self.action(actions_BTA)
         if self.as_token:
@@ -84,7 +61,7 @@ class TokenPredictor(PatchPredictor):
                 features.insert(1, proprio_BTQE.to(x_BTPD.dtype))
             x_BTSD = torch.cat(features, dim=-1)
         S = x_BTSD.shape[2]
-        rotary = frame_rotary_table(self.head_dim, T, self.grid, S - P, self.pairing, visual_BTPD.device)
+        rotary = frame_rotary_table(self.head_dim, T, self.latents.grid, S - P, self.pairing, visual_BTPD.device)
         x_BLD = x_BTSD.flatten(1, 2)
         last = len(self.blocks) - 1
         for depth, block in enumerate(self.blocks):
@@ -93,5 +70,5 @@ class TokenPredictor(PatchPredictor):
         x_BTPD = self.norm(x_BLD).unflatten(1, (-1, S))[:, :, S - P :]
         proprio = None
         if not self.as_token and proprio_BTQE is not None:
-            proprio = x_BTPD[..., self.embed_dim : self.embed_dim + self.proprio_dim].float()
+            proprio = x_BTPD[..., self.embed_dim : self.embed_dim + self.latents.proprio_dim].float()
         return self.project(x_BTPD[..., : self.embed_dim]).float(), proprio

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepawm import weights
 from jepawm.errors import CheckpointError, ConfigError, did_you_mean
+from jepawm.nn import weights
 from jepawm.nn.rotary import Pairing, RotaryTable, rotary_table
 from jepawm.nn.transformer import Block, init_transformer_
 

@@ -11,7 +11,7 @@ import numpy as np
 from jepawm.config import EnvConfig
 from jepawm.data.encoding import EncodedEpisode, encode_episode
 from jepawm.errors import EnvironmentFault
-from jepawm.rollout.making import make_env
+from jepawm.rollout.make import make_env
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 # A host answers after this time with what it has collected: far below the time after which it counts as dead

@@ -2,53 +2,47 @@
 
 ```
 FOLDER/
-  ...                   the files of a model folder, see jepawm.model_folder
+  ...                   the files of a model folder, see jepawm.checkpoints.model_folder
   training_state.pt     optimizer, training-only head, train step
 ```
 """
 
 import os
 import pickle
-import shutil
-from pathlib import Path
 
 import torch
 
-from jepawm.config import RunConfig
+from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, load_weights, write_model
+from jepawm.config.training import TrainingPlan
 from jepawm.errors import CheckpointError
-from jepawm.model_folder import ModelSpec, build_world_model, load_weights, write_model
+from jepawm.files import atomic_folder
+from jepawm.nn.weights import first_line
 from jepawm.training.loop import TrainingState
 from jepawm.training.step import TrainingObjective
-from jepawm.weights import first_line
 
 _DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError)
 
 
-def save_checkpoint(folder: str, state: TrainingState, config: RunConfig, spec: ModelSpec) -> None:
+def save_checkpoint(folder: str, state: TrainingState, spec: ModelSpec) -> None:
     """Writes a checkpoint folder; it appears under its name only when it is whole.
 
     Args:
         folder: Path of the new folder; an older one of that name is replaced.
         state: Weights, optimizer and train step.
-        config: The resolved configuration.
-        spec: Statistics and action specification.
+        spec: What fixes the model besides its weights.
     """
-    temporary = Path(f"{folder}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_model(temporary, state.objective.model, config, spec)
     head = state.objective.inverse_dynamics
-    torch.save(
-        {
-            "train_step": state.train_step,
-            "seconds": state.seconds,
-            "optimizer": state.optimizer.state_dict(),
-            "inverse_dynamics": None if head is None else head.state_dict(),
-        },
-        temporary / "training_state.pt",
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with atomic_folder(folder) as temporary:
+        write_model(temporary, state.objective.model, spec)
+        torch.save(
+            {
+                "train_step": state.train_step,
+                "seconds": state.seconds,
+                "optimizer": state.optimizer.state_dict(),
+                "inverse_dynamics": None if head is None else head.state_dict(),
+            },
+            temporary / "training_state.pt",
+        )
 
 
 def restore_training(folder: str, state: TrainingState) -> None:
@@ -107,9 +101,9 @@ def newest_checkpoint(folder: str) -> str | None:
     return os.path.join(folder, names[-1]) if names else None
 
 
-def fresh_state(config: RunConfig, spec: ModelSpec, device: torch.device) -> TrainingState:
+def fresh_state(plan: TrainingPlan, spec: ModelSpec, device: torch.device) -> TrainingState:
     """A seeded, untrained state: the same weights for the same seed on every worker."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        objective = TrainingObjective(build_world_model(config, spec), config.loss, seed=config.seed)
-    return TrainingState.fresh(objective.to(device), config.optim)
+        torch.manual_seed(plan.seed)
+        objective = TrainingObjective(build_world_model(spec), plan.loss, seed=plan.seed)
+    return TrainingState.fresh(objective.to(device), plan.optim)

@@ -152,7 +152,7 @@ def update(
     state: TrainingState,
     batch: WindowBatch,
     rate: float,
-    grad_clip_norm: float,
+    grad_clip_norm: float | None,
     precision: str,
     device: torch.device,
 ) -> dict[str, Tensor]:
@@ -166,7 +166,7 @@ def update(
         terms: dict[str, Tensor] = compute(pixels, proprio, actions, state.train_step)
     state.optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
-    limit = grad_clip_norm if grad_clip_norm else float("inf")
+    limit = float("inf") if grad_clip_norm is None else grad_clip_norm
     terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(state.objective.parameters(), limit)
     for group in state.optimizer.param_groups:
         group["lr"] = rate

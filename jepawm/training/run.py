@@ -4,35 +4,45 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from jepawm.config import RunConfig
+from jepawm.checkpoints.model_folder import ModelSpec
+from jepawm.config.training import TrainingPlan
 from jepawm.data import EpisodeDataset, WindowSampler, compute_statistics
-from jepawm.data.selection import Split, held_out_windows, open_reader, sampled_batches, window_index
+from jepawm.data.loading.split import Split, held_out_windows, open_reader, sampled_batches, window_index
 from jepawm.device import pick_device
-from jepawm.diagnostics import COLLAPSED_STD, latent_diagnostics
 from jepawm.errors import DataError
-from jepawm.training.checkpoint import ModelSpec, fresh_state, restore_training
+from jepawm.training.checkpoint import fresh_state, restore_training
+from jepawm.training.diagnostics import COLLAPSED_STD, latent_diagnostics
 from jepawm.training.loop import Hooks, Metrics, TrainingState, fit
 from jepawm.types import Statistics, WindowBatch
 
 
-def model_spec(config: RunConfig, dataset: EpisodeDataset, split: Split) -> ModelSpec:
-    """What actions and proprio are normalised with, and the dataset's action specification.
+def model_spec(plan: TrainingPlan, dataset: EpisodeDataset, split: Split) -> ModelSpec:
+    """The specification of the model that a plan trains on a dataset.
 
     Raises:
         DataError: Published constants are asked for and the dataset has none.
     """
-    if config.data.statistics == "train_split":
-        return ModelSpec(compute_statistics(dataset, split.train), dataset.spec.action)
-    published = dataset.spec.source.get("published_statistics")
-    if published is None:
-        raise DataError(
-            f"{dataset.path}: no constants were published with these episodes; use --data.statistics train_split"
-        )
-    return ModelSpec(Statistics.from_dict(published), dataset.spec.action)
+    if plan.data.statistics == "train_split":
+        statistics = compute_statistics(dataset, split.train)
+    else:
+        published = dataset.spec.source.get("published_statistics")
+        if published is None:
+            raise DataError(
+                f"{dataset.path}: no constants were published with these episodes; use --data.statistics train_split"
+            )
+        statistics = Statistics.from_dict(published)
+    return ModelSpec(
+        model=plan.model,
+        image_size=plan.image_size,
+        frameskip=plan.data.frameskip,
+        statistics=statistics,
+        action=dataset.spec.action,
+        run=plan.run,
+    )
 
 
 def run_training(
-    config: RunConfig,
+    plan: TrainingPlan,
     dataset_path: str,
     *,
     rank: int = 0,
@@ -45,7 +55,7 @@ def run_training(
     """Trains a world model on a dataset, as one of `world_size` workers.
 
     Args:
-        config: The resolved configuration.
+        plan: What is trained, and how.
         dataset_path: A complete dataset.
         rank: Of this worker.
         world_size: Workers in all; the process group, if any, is set up already.
@@ -62,32 +72,34 @@ def run_training(
         TrainingError: A loss that is not finite.
     """
     dataset = EpisodeDataset(dataset_path)
-    split = Split.of(config, dataset)
-    spec = model_spec(config, dataset, split)
-    device = pick_device(config.device)
-    state = fresh_state(config, spec, device)
+    split = Split.of(dataset, plan.data.held_out_fraction, plan.seed)
+    spec = model_spec(plan, dataset, split)
+    device = pick_device(plan.device)
+    state = fresh_state(plan, spec, device)
     if restore_from is not None:
         restore_training(restore_from, state)
     if stream is not None:
         batches = stream(state.train_step)
     else:
-        index = window_index(dataset, split.train, config.data, config.data.num_frames_in_window)
-        reader = open_reader(config, dataset)
-        sampler = WindowSampler(len(index), config.train.batch_size, seed=config.seed, rank=rank, world_size=world_size)
+        index = window_index(dataset, split.train, plan.data, plan.data.num_frames_in_window)
+        reader = open_reader(plan.data, dataset)
+        sampler = WindowSampler(len(index), plan.train.batch_size, seed=plan.seed, rank=rank, world_size=world_size)
         batches = sampled_batches(reader, index, sampler, state.train_step)
     hooks = Hooks()
     if rank == 0:
         hooks.on_metrics = on_metrics
-        hooks.diagnose = _diagnosis(config, dataset, split, device)
+        hooks.diagnose = _diagnosis(plan, dataset, split, device)
     if on_checkpoint is not None:
         hooks.on_checkpoint = lambda now, record: on_checkpoint(now, spec, record)
-    return fit(state, batches, config.train, config.optim, device=device, hooks=hooks)
+    return fit(state, batches, plan.train, plan.optim, device=device, hooks=hooks)
 
 
 def _diagnosis(
-    config: RunConfig, dataset: EpisodeDataset, split: Split, device: torch.device
+    plan: TrainingPlan, dataset: EpisodeDataset, split: Split, device: torch.device
 ) -> Callable[[TrainingState], Metrics] | None:
-    windows = held_out_windows(dataset, split, config, num_frames=1, num_windows=config.train.diagnostics_windows)
+    windows = held_out_windows(
+        dataset, split, plan.data, seed=plan.seed, num_frames=1, num_windows=plan.train.diagnostics_windows
+    )
     if windows is None or len(windows) < 2:
         return None
     names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jepawm.data.public_sources import PublicSource, read_manifest
+from jepawm.data.download.public_sources import PublicSource, read_manifest
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 OTHER = np.random.default_rng(1).bytes(300_000)

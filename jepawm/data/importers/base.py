@@ -161,7 +161,7 @@ def import_episodes(
         source: What to read.
         destination: Dataset to create.
         max_episodes: Only the first episodes.
-        reader: Where episodes are read; see `jepawm.distributed.importing` for many processes.
+        reader: Where episodes are read; see `jepawm.distributed.convert` for many processes.
         progress: Called with (episodes done, episodes in all).
 
     Returns:

@@ -1,0 +1,206 @@
+"""`jepawm data check | show | stats | convert`: episode datasets on this disk."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from jepawm.data.importers.base import Reader
+    from jepawm.data.inspect.summary import DatasetSummary
+
+
+@dataclass(frozen=True)
+class Check:
+    """List every violation of the episode format, with file and row. Exit code 1 if there is any."""
+
+    path: Positional[Path]
+    """The dataset folder."""
+    decode: bool = True
+    """Also decode every frame."""
+
+    def run(self) -> int:
+        """Prints one line a violation, or one summary line."""
+        from jepawm.data import EpisodeDataset, check_dataset
+
+        violations = check_dataset(self.path, decode=self.decode)
+        for violation in violations:
+            print(violation)
+        if violations:
+            print(f"{self.path}: {len(violations)} violation(s)")
+            return 1
+        dataset = EpisodeDataset(self.path)
+        frames = int(dataset.num_frames_each.sum())
+        print(f"{self.path}: ok, {len(dataset)} episodes, {frames} frames in {dataset.num_shards} shard(s)")
+        return 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw a contact sheet: a few episodes, their frames and actions."""
+
+    path: Positional[Path]
+    """The dataset folder."""
+    output: Path = Path("sheet.png")
+    """The picture to write."""
+    episodes: int = 4
+    """How many episodes, evenly spaced over the dataset."""
+    ids: tuple[int, ...] = ()
+    """These episodes instead."""
+    frames: int = 8
+    """Frames per episode."""
+    window: int | None = None
+    """Show a window that begins at this frame, as a model sees it, instead of the whole episode."""
+    frameskip: int = 1
+    """Frames between two that are shown, with --window."""
+
+    def run(self) -> int:
+        """Prints the path of the picture."""
+        from jepawm.data import contact_sheet
+
+        drawn = contact_sheet(
+            self.path,
+            self.output,
+            episodes=self.ids or self.episodes,
+            frames=self.frames,
+            window=self.window,
+            frameskip=self.frameskip,
+        )
+        print(drawn)
+        return 0
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Say what a dataset holds: lengths, actions and proprio per dimension, size on disk, stillness."""
+
+    path: Positional[Path]
+    """The dataset folder."""
+    json: bool = False
+    """As JSON."""
+    plot: Path | None = None
+    """Also draw histograms of lengths and actions into this picture."""
+
+    def run(self) -> int:
+        """Prints a few lines and a table, or JSON."""
+        from jepawm.data.inspect.summary import plot_summary, summarise
+
+        summary = summarise(self.path)
+        if self.json:
+            print(json.dumps(summary.to_dict(), indent=1))
+        else:
+            _print_summary(summary)
+        if self.plot is not None:
+            picture = plot_summary(summary, self.plot)
+            if not self.json:
+                print(picture)
+        return 0
+
+
+def _print_summary(summary: "DatasetSummary") -> None:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    height, width, channels = summary.pixels
+    length = {key: f"{value:g}" for key, value in summary.length.items() if key != "mean"}
+    still = "no number ever changes" if summary.still_proprio is None else f"{summary.still_proprio:.1%} of steps"
+    origin = ", ".join(f"{key} {json.dumps(value)}" for key, value in summary.source.items())
+    shape = f"{width}x{height}x{channels}"
+    spread = ", ".join(f"{key} {value}" for key, value in length.items())
+    lines = {
+        "dataset": f"{summary.path} ({summary.name})",
+        "episodes": f"{summary.episodes:,}",
+        "frames": f"{summary.frames:,} of {shape}, {summary.hours:.3g} h at {summary.control_hz:g} Hz",
+        "length": f"{spread}, mean {summary.length['mean']:.1f} frames",
+        "on disk": f"{decimal(summary.disk_bytes)} in {summary.shards} shard(s), codec {summary.codec}, "
+        f"{summary.disk_bytes / summary.frames:,.0f} bytes a frame",
+        "stands still": f"proprio {still}, pixels {summary.still_pixels:.1%} of steps",
+        "sim_state": "none" if summary.sim_state_dim is None else f"{summary.sim_state_dim} numbers",
+        "source": origin or "not stated",
+    }
+    for key, value in lines.items():
+        console.print(f"{key:<14}{value}", markup=False)
+    units = f" ({summary.action_units})" if summary.action_units else ""
+    for what, dimensions in ((f"action{units}", summary.actions), ("proprio", summary.proprio)):
+        table = Table(box=None, pad_edge=False)
+        table.add_column(what)
+        for column in ("mean", "std", "min", "max"):
+            table.add_column(column, justify="right")
+        for item in dimensions:
+            table.add_row(item.name, *(f"{number:.4g}" for number in (item.mean, item.std, item.min, item.max)))
+        console.print()
+        console.print(table)
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert a published or recorded dataset into the episode format."""
+
+    source: Positional[Path]
+    """The file or folder to read."""
+    destination: Positional[Path]
+    """The dataset folder to create."""
+    format: Annotated[str, tyro.conf.arg(name="from")] = "auto"
+    """Its format (`jepawm data convert --help` lists them); `auto`: recognised by its files."""
+    image_size: int | None = None
+    """Side of the square frames, px; by default as recorded, or the shorter side of frames that are not square, which
+    are cropped to their middle."""
+    codec: Literal["zstd", "png", "jpeg", "raw"] | None = None
+    """How frames are stored; by default exact for rendered frames, JPEG for camera frames."""
+    camera: str | None = None
+    """Which camera, where there are several."""
+    control_hz: float | None = None
+    """Resample to this rate, where the format allows it; the rate itself, where a format records none (zarr-buffer,
+    stable-worldmodel, most of rlds)."""
+    split: str | None = None
+    """Part of the source, where it has parts."""
+    max_episodes: int | None = None
+    """Only the first episodes."""
+    ray: bool = False
+    """Read on every CPU with Ray Data; without it, in this process."""
+
+    def run(self) -> int:
+        """Converts with a progress bar, then prints a summary line."""
+        from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from jepawm.data.importers import ImportOptions, import_episodes, open_source
+
+        options = ImportOptions(self.image_size, self.codec, self.camera, self.control_hz, self.split)
+        source = open_source(self.source, self.format, options)
+        print(f"{self.source}: {source.name} ({source.about}), {source.num_episodes} episodes")
+        with reader(self.ray) as read:
+            with Progress(TextColumn("episodes"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bar:
+                task = bar.add_task("episodes", total=None)
+
+                def progress(done: int, total: int) -> None:
+                    bar.update(task, completed=done, total=total)
+
+                count = import_episodes(
+                    source, self.destination, max_episodes=self.max_episodes, reader=read, progress=progress
+                )
+        print(f"{self.destination}: {count} episodes")
+        return 0
+
+
+@contextmanager
+def reader(on_ray: bool) -> Iterator["Reader"]:
+    """What reads episodes: this process, or a Ray of this machine or cluster."""
+    if not on_ray:
+        from jepawm.data.importers.base import read_serially
+
+        yield read_serially
+        return
+    from jepawm.runs.runtime import ray_runtime
+
+    runtime = ray_runtime()
+    try:
+        yield runtime.reader()
+    finally:
+        runtime.close()

@@ -1,0 +1,58 @@
+"""The section `data`: where episodes come from and how windows are cut from them."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jepawm.config.checks import fraction, not_negative, positive
+from jepawm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where episodes come from and how windows are cut from them."""
+
+    section: ClassVar[str] = "data"
+
+    source: Literal["collect", "dataset", "convert"] = "collect"
+    """`collect`: run a policy in the environment; `dataset`: a folder in the episode format; `convert`: a published or
+    recorded dataset in another format (see `jepawm data convert`), converted once."""
+    path: str | None = None
+    """The dataset folder (`dataset`), what is converted (`convert`), or the folder to collect into (`collect`; None:
+    one named after all that its episodes depend on)."""
+    format: str = "auto"
+    """Format of what is converted, as `jepawm data convert --from` knows it; `auto`: recognised by its files."""
+    statistics: Literal["train_split", "published"] = "train_split"
+    """What actions and proprio are normalised with: the training episodes' own mean and deviation, or the constants
+    published with a converted dataset."""
+    policy: str = "wall_mixed_walk"
+    """Data-collection policy (`collect`): a name in `envs.policies`, `uniform` for the action space's own sampler,
+    `random_walk` for random actions that are held (environments that are adapted), or `auto` for the environment's
+    usual policy."""
+    num_episodes: int | None = 1920
+    """Episodes to collect or convert; None: all there are to convert."""
+    env_steps_per_episode: int = 50
+    """Environment steps in one collected episode."""
+    codec: Literal["zstd", "png", "jpeg", "raw"] = "zstd"
+    """How frames lie in the shards: `zstd` or `png` (lossless), `jpeg` (quality 95, for cameras), `raw`."""
+    frameskip: int = 5
+    """Environment steps per model step; an action chunk holds that many actions."""
+    num_frames_in_window: int = 4
+    """Frames in a training window."""
+    held_out_fraction: float = 0.05
+    """Share of whole episodes kept from training, for diagnostics and held-out evaluation."""
+    loader: Literal["auto", "cache", "shards", "stream"] = "auto"
+    """`cache`: decode once into a node-local memory map; `shards`: decode the frames of each window as it is asked for;
+    `stream`: Ray Data reads shards and streams windows (needs Ray); `auto`: `cache` while the decoded dataset stays
+    under `cache_limit_gib`, else `stream` (`shards` with `--local`)."""
+    cache_limit_gib: float = 8.0
+    """Largest decoded dataset that `auto` caches, GiB."""
+
+    def __post_init__(self) -> None:
+        positive(self, "env_steps_per_episode", "frameskip", "cache_limit_gib")
+        fraction(self, "held_out_fraction")
+        if self.num_frames_in_window < 2:
+            raise ConfigError(
+                f"data.num_frames_in_window must be at least 2 (a frame and its successor), "
+                f"found {self.num_frames_in_window}"
+            )
+        not_negative(self, "num_episodes")

@@ -1,0 +1,274 @@
+"""The section `model.encoder`: one dataclass for each kind of encoder."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from jepawm.config.checks import not_negative, positive
+from jepawm.config.tagged import TaggedConfig
+from jepawm.errors import ConfigError, did_you_mean
+
+Tokenization = Literal["frame", "duplicated", "clip"]
+RotaryPairing = Literal["published", "corrected"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig(TaggedConfig):
+    """The visual encoder: what every kind has."""
+
+    section: ClassVar[str] = "model.encoder"
+    default_kind: ClassVar[str] = "conv"
+    kinds: ClassVar[dict[str, str]] = {
+        "conv": "jepawm.config.encoder:ConvEncoderConfig",
+        "vit": "jepawm.config.encoder:ViTEncoderConfig",
+        "dinov2": "jepawm.config.encoder:DINOv2EncoderConfig",
+        "dinov3": "jepawm.config.encoder:DINOv3EncoderConfig",
+        "vjepa1": "jepawm.config.encoder:VJEPA1EncoderConfig",
+        "vjepa2": "jepawm.config.encoder:VJEPA2EncoderConfig",
+        "resnet18": "jepawm.config.encoder:ResNet18EncoderConfig",
+        "r3m": "jepawm.config.encoder:R3MEncoderConfig",
+        "none": "jepawm.config.encoder:AbsentEncoderConfig",
+    }
+
+    name: str = ""
+    """`conv`: a small convolutional encoder trained from pixels, one token per frame; `vit`: a vision transformer from
+    scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `resnet18`, `r3m`: the published backbones; `none`: latents are
+    given, there is nothing to encode pixels with; `module:Class`: a dataclass of your own."""
+    trainable: bool = True
+    """Off: frozen, in evaluation mode, and never part of a gradient."""
+    normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric"] = "symmetric"
+    """Of pixels: to [-1, 1] (mean and deviation 0.5), by ImageNet's mean and deviation, or by those of pixels that are
+    in [-1, 1] already (what DINO-WM feeds its ResNets)."""
+    resize_to: int | None = None
+    """Side the frames are resized to first, pixels; None: the frames keep their size."""
+    resize: Literal["bilinear", "antialias"] = "bilinear"
+    """Bilinear as JEPA-WMs and V-JEPA 2-AC resize, or with antialiasing as DINO-WM does."""
+    projector_dim: int | None = None
+    """Hidden width of a projector (linear, batch normalisation, GELU, linear) behind the encoder; None: no
+    projector."""
+
+    @property
+    def weights_source(self) -> str | None:
+        """Where pretrained weights come from; None for a random start."""
+        source: str | None = getattr(self, "weights", None)
+        return source
+
+    @property
+    def frames_per_latent(self) -> int:
+        """Frames that one latent stands for."""
+        return 1
+
+    def __post_init__(self) -> None:
+        positive(self, "resize_to", "projector_dim")
+        if self.projector_dim is not None and self.weights_source is not None and not self.trainable:
+            raise ConfigError(
+                "model.encoder.projector_dim: a projector behind a frozen pretrained encoder never trains"
+            )
+
+
+@dataclass(frozen=True)
+class ConvEncoderConfig(EncoderConfig):
+    """A small convolutional encoder, trained from pixels."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.conv:ConvEncoder"
+
+    name: str = "conv"
+    latent_dim: int = 64
+    """Latent width D."""
+    channels: tuple[int, ...] = (16, 32, 32)
+    """Output channels of each convolution."""
+    kernel_sizes: tuple[int, ...] = (5, 3, 3)
+    """Kernel side of each convolution."""
+    strides: tuple[int, ...] = (4, 2, 2)
+    """Stride of each convolution."""
+    hidden_dim: int = 256
+    """Width of the layer between the convolutions and the latent."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "latent_dim", "hidden_dim")
+        if not len(self.channels) == len(self.kernel_sizes) == len(self.strides):
+            raise ConfigError(
+                "model.encoder.channels, kernel_sizes and strides must have one number a layer, found "
+                f"{len(self.channels)}, {len(self.kernel_sizes)} and {len(self.strides)}"
+            )
+
+
+@dataclass(frozen=True)
+class TransformerEncoderConfig(EncoderConfig):
+    """What every encoder that is a vision transformer has."""
+
+    sizes: ClassVar[tuple[str, ...]] = ()
+
+    weights: str | None = None
+    """None: a random start; `timm`: timm's pretrained weights; else a file: a path, `https://...` or
+    `hf://OWNER/REPO/FILE[@REVISION]`."""
+    size: str | None = None
+    """Published size of the transformer; None: the smallest there is."""
+    latent_dim: int | None = None
+    """Latent width D; None: the size's."""
+    depth: int | None = None
+    """Transformer blocks; None: the size's."""
+    num_heads: int | None = None
+    """Attention heads; None: the size's."""
+    mlp_ratio: float | None = None
+    """Width inside a block's feed-forward over D; None: the size's."""
+    patch_size: int | None = None
+    """Side of a patch, pixels; None: the published one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "latent_dim", "depth", "num_heads", "mlp_ratio", "patch_size")
+        if self.size is not None and self.size not in self.sizes:
+            raise ConfigError(
+                f"model.encoder.size '{self.size}' is not a size of {self.name}{did_you_mean(self.size, self.sizes)}"
+            )
+
+
+@dataclass(frozen=True)
+class ViTEncoderConfig(TransformerEncoderConfig):
+    """A plain vision transformer, trained from pixels."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.vit:ViTEncoder"
+    sizes: ClassVar[tuple[str, ...]] = ("tiny", "small", "base", "large")
+
+    name: str = "vit"
+    feature: Literal["patch", "class"] = "patch"
+    """Tokens that make the latent: all normalised patch tokens, or the class token alone."""
+
+
+@dataclass(frozen=True)
+class DINOv2EncoderConfig(TransformerEncoderConfig):
+    """DINOv2."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.dino:DINOv2Encoder"
+    sizes: ClassVar[tuple[str, ...]] = ("small", "base", "large", "giant")
+
+    name: str = "dinov2"
+    feature: Literal["patch", "class"] = "patch"
+    """Tokens that make the latent: all normalised patch tokens, or the class token alone."""
+    num_registers: Literal[0, 4] = 0
+    """Register tokens."""
+    position_grid: int | None = None
+    """Side, in patches, of the position table, resized to the frames' grid; None: the published one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "position_grid")
+        if self.num_registers not in (0, 4):
+            raise ConfigError(f"model.encoder.num_registers of dinov2 is 0 or 4, found {self.num_registers}")
+
+
+@dataclass(frozen=True)
+class DINOv3EncoderConfig(TransformerEncoderConfig):
+    """DINOv3."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.dino:DINOv3Encoder"
+    sizes: ClassVar[tuple[str, ...]] = ("small", "small_plus", "base", "large", "huge_plus")
+
+    name: str = "dinov3"
+    feature: Literal["patch", "class"] = "patch"
+    """Tokens that make the latent: all normalised patch tokens, or the class token alone."""
+
+
+@dataclass(frozen=True)
+class VideoEncoderConfig(TransformerEncoderConfig):
+    """What both V-JEPA encoders have."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.vjepa:VJEPAEncoder"
+
+    weights_part: Literal["target_encoder", "encoder"] = "target_encoder"
+    """Which network of a published file: the moving average, or the one that was trained."""
+    tokenization: Tokenization = "frame"
+    """Video encoders take pairs of frames. `frame`: each frame doubled and encoded by itself; `duplicated`: each frame
+    doubled, all attend to each other; `clip`: pairs of frames, so T frames give T / 2 latents."""
+
+    @property
+    def frames_per_latent(self) -> int:
+        """Frames that one latent stands for."""
+        return 2 if self.tokenization == "clip" else 1
+
+
+@dataclass(frozen=True)
+class VJEPA1EncoderConfig(VideoEncoderConfig):
+    """V-JEPA."""
+
+    sizes: ClassVar[tuple[str, ...]] = ("large",)
+
+    name: str = "vjepa1"
+    position_grid: int | None = None
+    """Side, in patches, of the position table, resized to the frames' grid; None: the published one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "position_grid")
+
+
+@dataclass(frozen=True)
+class VJEPA2EncoderConfig(VideoEncoderConfig):
+    """V-JEPA 2."""
+
+    sizes: ClassVar[tuple[str, ...]] = ("small", "base", "large", "huge", "giant")
+
+    name: str = "vjepa2"
+    rotary_pairing: RotaryPairing = "published"
+    """Rotary position embedding as the checkpoints were trained, or with its frequencies paired as they should be."""
+
+
+@dataclass(frozen=True)
+class ResNet18EncoderConfig(EncoderConfig):
+    """A ResNet-18, one token per frame."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.resnet:ResNetEncoder"
+
+    name: str = "resnet18"
+    weights: str | None = None
+    """None: a random start; else a file: a path, `https://...` or `hf://OWNER/REPO/FILE[@REVISION]`."""
+
+
+@dataclass(frozen=True)
+class R3MEncoderConfig(EncoderConfig):
+    """R3M: a ResNet-18 pretrained on videos of people, one token per frame."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.resnet:ResNetEncoder"
+
+    name: str = "r3m"
+    weights: str | None = None
+    """None: a random start; else a file: a path, `https://...` or `hf://OWNER/REPO/FILE[@REVISION]`."""
+
+
+@dataclass(frozen=True)
+class AbsentEncoderConfig(EncoderConfig):
+    """No encoder: latents are given."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.absent:AbsentEncoder"
+
+    name: str = "none"
+    latent_dim: int = 0
+    """Latent width D; must be given."""
+    patch_size: int = 0
+    """Side of a patch, pixels; must be given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative(self, "latent_dim", "patch_size")
+        if not (self.latent_dim and self.patch_size):
+            raise ConfigError("model.encoder.name 'none' needs model.encoder.latent_dim and model.encoder.patch_size")
+
+
+def with_weights(config: EncoderConfig, source: str | None) -> EncoderConfig:
+    """The same encoder with its weights from elsewhere; None: a random start.
+
+    Raises:
+        ConfigError: An encoder that takes no weights.
+    """
+    if not hasattr(config, "weights"):
+        if source is None:
+            return config
+        raise ConfigError(f"model.encoder.name '{config.name}' takes no weights, found '{source}'")
+    changed: dict[str, Any] = {"weights": source}
+    return replace(config, **changed)
+
+
+def without_weights(config: EncoderConfig) -> EncoderConfig:
+    """The same encoder with a random start."""
+    return with_weights(config, None)

@@ -1,0 +1,28 @@
+"""The section `objective`: what a planner minimises."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jepawm.config.checks import not_negative
+
+Distance = Literal["l2", "l1", "cosine"]
+Weighting = Literal["last", "sum"]
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The cost of a candidate: how far its predicted latents are from the goal's."""
+
+    section: ClassVar[str] = "objective"
+
+    distance: Distance = "l2"
+    """Between two tokens, averaged over tokens: `l2` mean squared difference, `l1` mean absolute difference, `cosine`
+    1 - cosine."""
+    weighting: Weighting = "last"
+    """`last`: of the last predicted latent; `sum`: over all predicted latents. A protocol may say otherwise
+    (`evaluation.<protocol>.cost`)."""
+    proprio_weight: float = 0.1
+    """Weight of the proprio part of the cost beside the visual part, for models that see proprio."""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "proprio_weight")

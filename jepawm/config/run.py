@@ -1,0 +1,134 @@
+"""A run: every section, and the checks that span sections."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from jepawm.config.data import DataConfig
+from jepawm.config.env import EnvConfig
+from jepawm.config.evaluation import EvaluationConfig, EvaluationPlan, ProtocolConfig
+from jepawm.config.model import ModelConfig
+from jepawm.config.objective import ObjectiveConfig
+from jepawm.config.planner import PlannerConfig
+from jepawm.config.scaling import ScalingConfig
+from jepawm.config.tracking import TrackingConfig
+from jepawm.config.training import LossConfig, OptimConfig, TrainConfig, TrainingPlan
+from jepawm.config.yaml_io import to_dict
+from jepawm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: episodes, a trained world model, an evaluation and a report."""
+
+    section: ClassVar[str] = "run"
+
+    seed: int = 0
+    """Seed of everything random in collecting and training."""
+    device: str = "auto"
+    """`auto` (cuda, mps, cpu in this order) or a torch device."""
+    local: bool = False
+    """Run everything in this process, without importing Ray."""
+    run_dir: str | None = None
+    """Directory of the run; None: a new one under `$JEPAWM_HOME` (else ./runs)."""
+    name: str | None = None
+    """Name of the run, which begins the name of its directory; None: the recipe's, or the environment's where the
+    recipe is for another one."""
+    resume: Literal["auto", "never"] = "auto"
+    """`auto`: continue the newest unfinished run of the same configuration (or the one in `run_dir`)."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, found {self.seed}")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, found '{self.device}'")
+        if self.env.id == "none" and (self.data.source == "collect" or self.evaluation.goal_source == "held_out"):
+            raise ConfigError(
+                "env.id is 'none': episodes cannot be collected (data.source) and no goal can be reached "
+                "(evaluation.goal_source 'held_out' plans in an environment); set env.id, or data.source and sampler"
+            )
+        if self.data.source == "collect" and not self.data.num_episodes:
+            raise ConfigError(
+                f"data.num_episodes must be at least 1 where episodes are collected, found {self.data.num_episodes}"
+            )
+        needed = self.data.frameskip * (self.data.num_frames_in_window - 1)
+        if self.data.source == "collect" and self.data.env_steps_per_episode < needed:
+            raise ConfigError(
+                f"data.env_steps_per_episode {self.data.env_steps_per_episode} is shorter than one training window: "
+                f"{self.data.num_frames_in_window} frames, {self.data.frameskip} env_steps apart, need {needed}; raise "
+                "it, or lower data.frameskip or data.num_frames_in_window"
+            )
+        if self.data.source != "collect" and not self.data.path:
+            raise ConfigError(f"data.path is needed when data.source is '{self.data.source}': pass --data.path PATH")
+        if self.train.batch_size % self.scaling.num_workers:
+            raise ConfigError(
+                f"train.batch_size is global and must be divisible by scaling.num_workers: found "
+                f"{self.train.batch_size} windows for {self.scaling.num_workers} workers"
+            )
+        if self.model.encoder.trainable and not (self.loss.variance or self.loss.sigreg or self.loss.inverse_dynamics):
+            raise ConfigError(
+                "every anti-collapse term is off (loss.variance, loss.sigreg and loss.inverse_dynamics are all 0): an "
+                "encoder that trains collapses to a constant without one; give at least one a weight, or freeze it "
+                "(model.encoder.trainable)"
+            )
+        longest, window = self.model.predictor.longest_window, self.data.num_frames_in_window - 1
+        if self.loss.supervision == "teacher_forcing" and longest is not None and longest < window:
+            raise ConfigError(
+                f"data.num_frames_in_window {window + 1} shows the predictor {window} frames at once, its learned "
+                f"position table holds {longest}; raise model.predictor.num_positions"
+            )
+        if self.local and self.data.loader == "stream":
+            raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")
+        if self.local and self.scaling.num_workers > 1:
+            raise ConfigError(
+                f"--local trains in this one process; scaling.num_workers must be 1, found {self.scaling.num_workers}"
+            )
+        for name in self.evaluation.protocols:
+            protocol: ProtocolConfig = getattr(self.evaluation, name)
+            if protocol.replan_every > self.planner.horizon:
+                raise ConfigError(
+                    f"evaluation.{name}.replan_every ({protocol.replan_every}) is longer than a plan: "
+                    f"planner.horizon is {self.planner.horizon}"
+                )
+
+    def training_identity(self) -> dict[str, Any]:
+        """The part of the configuration that fixes a trained model; runs that differ here are different runs."""
+        full = to_dict(self)
+        return {key: full[key] for key in ("seed", "env", "data", "model", "loss", "optim", "train")}
+
+    def training_plan(self) -> TrainingPlan:
+        """The slice that training takes."""
+        return TrainingPlan(
+            seed=self.seed,
+            device=self.device,
+            image_size=self.env.image_size,
+            data=self.data,
+            model=self.model,
+            loss=self.loss,
+            optim=self.optim,
+            train=self.train,
+            run=to_dict(self),
+        )
+
+    def evaluation_plan(self) -> EvaluationPlan:
+        """The slice that evaluation takes."""
+        return EvaluationPlan(
+            seed=self.seed,
+            data=self.data,
+            planner=self.planner,
+            objective=self.objective,
+            evaluation=self.evaluation,
+            diagnostics_windows=self.train.diagnostics_windows,
+            run=to_dict(self),
+        )

@@ -1,0 +1,343 @@
+"""Configuration as plain data: YAML in and out, recipes with parents, and one typed error for a wrong key or value."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+from jepawm.config.migrate import VERSION, VERSION_KEY, migrate
+from jepawm.config.tagged import TaggedConfig
+from jepawm.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+PARENT_KEY = "extends"
+
+
+# -- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = resources.files("jepawm") / "recipes"
+    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def read_recipe_text(name: str) -> str:
+    """Text of a recipe by name, or of a YAML file by path.
+
+    Raises:
+        ConfigError: No such recipe or file.
+    """
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        if not os.path.isfile(name):
+            raise ConfigError(f"recipe file not found: {name}")
+        with open(name, encoding="utf-8") as file:
+            return file.read()
+    if name not in recipe_names():
+        raise ConfigError(f"unknown recipe '{name}'{did_you_mean(name, recipe_names())}")
+    return (resources.files("jepawm") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def recipe_about(name: str) -> str:
+    """The comment that a recipe begins with."""
+    lines = []
+    for line in read_recipe_text(name).splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return " ".join(lines)
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """What one recipe file says itself, without its parents, in today's format.
+
+    Args:
+        name: A recipe's name, or the path of a YAML file.
+
+    Raises:
+        ConfigError: No such recipe or file, or not a YAML mapping.
+    """
+    text = read_recipe_text(name)
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {name} is not valid YAML: {error}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"recipe {name} must be a mapping of sections, found {type(data).__name__}")
+    return migrate(data, f"recipe {name}")
+
+
+def recipe_layers(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """A recipe and its parents (`extends`), the oldest first, each with the name that errors and origins show.
+
+    Raises:
+        ConfigError: A recipe that cannot be read, or that extends itself.
+    """
+    layers: list[tuple[str, dict[str, Any]]] = []
+    seen: list[str] = []
+    child: str | None = name
+    while child is not None:
+        if child in seen:
+            raise ConfigError(f"recipe {name}: '{PARENT_KEY}' goes in a circle: {' -> '.join([*seen, child])}")
+        seen.append(child)
+        data = dict(read_recipe(child))
+        parent = data.pop(PARENT_KEY, None)
+        layers.insert(0, (f"recipe {child}", data))
+        if parent is not None and not isinstance(parent, str):
+            raise ConfigError(f"recipe {child}: '{PARENT_KEY}' must be one recipe, found {parent!r}")
+        if parent is not None and parent.endswith((".yaml", ".yml")) and not os.path.isabs(parent):
+            # A parent's path is relative to the file that names it.
+            parent = os.path.join(os.path.dirname(child) or os.curdir, parent)
+        child = parent
+    return layers
+
+
+# -- plain data and dataclasses --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The type of each field of a configuration dataclass."""
+    hints = get_type_hints(cls)
+    return {item.name: hints[item.name] for item in dataclasses.fields(cls)}
+
+
+def is_section(kind: Any) -> bool:
+    """Whether a field's type is a configuration dataclass of its own."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
+    """Builds a configuration from nested plain data; keys that are left out keep their defaults.
+
+    Args:
+        cls: A dataclass of `jepawm.config`; a section with several kinds is built as the kind that `name` asks for.
+        data: Nested mapping, as YAML gives it.
+        where: Named in errors, e.g. the recipe file.
+
+    Raises:
+        ConfigError: An unknown key (with the closest known one), or a value of the wrong type.
+    """
+    result: T = _build(cls, data, where, "", None)
+    return result
+
+
+def _build(cls: Any, data: Any, where: str, prefix: str, default: Any) -> Any:
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: '{prefix.rstrip('.')}' must be a mapping, found {data!r}")
+    cls = kind_of(cls, data, default)
+    types = field_types(cls)
+    for key in data:
+        if key not in types:
+            raise ConfigError(f"{where}: unknown key '{prefix}{key}'{did_you_mean(str(key), types)}")
+    values = {} if default is None or type(default) is not cls else {key: getattr(default, key) for key in types}
+    if not values:
+        # Defaults that a parent gives a section (evaluation.two_plan and its like) fill the keys a recipe leaves out.
+        values = {item.name: item.default_factory() for item in _with_factories(cls)}
+    for key, value in data.items():
+        kind, dotted = types[key], f"{prefix}{key}"
+        if is_section(kind):
+            values[key] = _build(kind, value, where, f"{dotted}.", values.get(key))
+        else:
+            values[key] = _validated(kind, value, where, dotted)
+    missing = [item.name for item in dataclasses.fields(cls) if _is_required(item) and item.name not in values]
+    if missing:
+        raise ConfigError(f"{where}: '{prefix}{missing[0]}' is missing")
+    return cls(**values)
+
+
+def kind_of(cls: Any, data: dict[str, Any], default: Any = None) -> Any:
+    """The dataclass that a section's data is of: `cls`, or the kind that its `name` asks for."""
+    if not (issubclass(cls, TaggedConfig) and "kinds" in vars(cls)):
+        return cls
+    if "name" in data:
+        return cls.kind(data["name"])
+    return cls.kind(cls.default_kind) if default is None else type(default)
+
+
+def _with_factories(cls: type) -> list[Any]:
+    return [item for item in dataclasses.fields(cls) if item.default_factory is not dataclasses.MISSING]
+
+
+def _is_required(item: Any) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _validated(kind: Any, value: Any, where: str, dotted: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # The path inside a value: which entry of a list. A union's own members are no part of it.
+        inside = "".join(f".{part}" for part in first["loc"] if isinstance(part, int))
+        raise ConfigError(f"{where}: '{dotted}{inside}': {first['msg']}, found {first['input']!r}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain nested dicts and lists, for YAML, JSON and checkpoints."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys to a nested mapping."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *sections, last = dotted.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return nested
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def save_yaml(config: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a resolved configuration, a dataclass or what `to_dict` made of one, that `load_yaml` reads back."""
+    data = config if isinstance(config, dict) else to_dict(config)
+    with open(path, "w", encoding="utf-8") as file:
+        yaml.safe_dump({VERSION_KEY: VERSION, **data}, file, sort_keys=False)
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads what `save_yaml` wrote, now or in an older format, as plain data in today's format.
+
+    Raises:
+        ConfigError: No such file, not YAML, not a mapping, or a newer format.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must be a mapping of sections, found {type(data).__name__}")
+    return migrate(data, str(path))
+
+
+def load_yaml(cls: type[T], path: str | os.PathLike[str]) -> T:
+    """Reads what `save_yaml` wrote.
+
+    Raises:
+        ConfigError: No such file, not YAML, or keys and values that this class does not take.
+    """
+    return from_dict(cls, read_yaml(path), str(path))
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+
+
+def resolve(cls: type[T], layers: list[tuple[str, dict[str, Any]]]) -> tuple[T, dict[str, str]]:
+    """Lays sparse configurations over each other.
+
+    Where a layer names another kind of a section, the settings that all kinds of it share stay, and those of the kind
+    before are dropped: they would have no meaning, or another one.
+
+    Args:
+        cls: The configuration.
+        layers: Name and plain data of each layer, the lowest first.
+
+    Returns:
+        The configuration, and for each dotted key that a layer set the name of that layer.
+
+    Raises:
+        ConfigError: A wrong key or value, told with the layer that holds it.
+    """
+    plain, origins = to_dict(cls()), dict[str, str]()
+    for name, data in layers:
+        plain = _over(cls, plain, data, name, "", origins)
+        origins.update(dict.fromkeys(flatten(data), name))
+    # Built once, from the whole: a layer may mend what would be wrong with the layers below it alone.
+    return from_dict(cls, plain, layers[-1][0] if layers else "config"), origins
+
+
+def override(config: T, changes: dict[str, Any], where: str) -> T:
+    """A configuration with some settings changed; another `name` makes it another kind, as in `resolve`.
+
+    Args:
+        config: A section, or a whole configuration.
+        changes: Nested plain data.
+        where: Named in errors.
+
+    Raises:
+        ConfigError: A wrong key or value.
+    """
+    cls: Any = type(config)
+    if isinstance(config, TaggedConfig):
+        cls = next(each for each in cls.__mro__ if "kinds" in vars(each))
+    result: T = from_dict(cls, _over(cls, to_dict(config), changes, where, "", {}), where)
+    return result
+
+
+def _over(cls: Any, plain: dict[str, Any], data: Any, where: str, prefix: str, origins: dict[str, str]) -> Any:
+    """One layer over the resolved plain data of the layers below it."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: '{prefix.rstrip('.')}' must be a mapping, found {data!r}")
+    before, kind = kind_of(cls, plain), kind_of(cls, plain | data)
+    merged = dict(plain)
+    if kind is not before:
+        kept = kind.shared_fields() - {"name"}
+        for key in [key for key in origins if key.startswith(prefix) and key.removeprefix(prefix) not in kept]:
+            del origins[key]
+        # A kind may need settings that have no default; then this layer gives them.
+        merged = {key: value for key, value in plain.items() if key in kept}
+    types = field_types(kind)
+    for key, value in data.items():
+        if key not in types:
+            raise ConfigError(f"{where}: unknown key '{prefix}{key}'{did_you_mean(str(key), types)}")
+        if is_section(types[key]):
+            merged[key] = _over(types[key], merged[key], value, where, f"{prefix}{key}.", origins)
+        else:
+            merged[key] = _validated(types[key], value, where, f"{prefix}{key}")
+    return merged
+
+
+def describe(config: Any, origins: dict[str, str]) -> str:
+    """The resolved configuration as YAML, each line with the place its value comes from."""
+
+    def lines(data: dict[str, Any], prefix: str, depth: int) -> Iterator[str]:
+        for key, value in data.items():
+            indent, dotted = "  " * depth, f"{prefix}{key}"
+            if isinstance(value, dict):
+                yield f"{indent}{key}:"
+                yield from lines(value, f"{dotted}.", depth + 1)
+            else:
+                text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("\n...").strip()
+                yield f"{indent}{key}: {text}  # {origins.get(dotted, 'default')}"
+
+    return "\n".join([f"{VERSION_KEY}: {VERSION}", *lines(to_dict(config), "", 0)])

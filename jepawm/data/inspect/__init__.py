@@ -1,0 +1,1 @@
+"""Looking at a dataset: check it, draw it, summarise it."""

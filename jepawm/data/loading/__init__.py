@@ -1,0 +1,1 @@
+"""From episodes on disk to batches of windows."""

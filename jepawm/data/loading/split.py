@@ -1,0 +1,95 @@
+"""Which windows a run uses: the split of its episodes, the windows of each part, and the reader that fits."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from jepawm.config.data import DataConfig
+from jepawm.data.episodes import EpisodeDataset
+from jepawm.data.loading.frame_cache import CacheReader, FrameCache
+from jepawm.data.loading.shard_reader import ShardReader
+from jepawm.data.loading.windows import WindowIndex, WindowReader, WindowSampler, split_episodes
+from jepawm.types import WindowBatch
+
+Loader = Literal["cache", "shards", "stream"]
+"""`cache`, `shards` or `stream`; see `DataConfig.loader`."""
+
+
+def choose_loader(config: DataConfig, dataset: EpisodeDataset, *, local: bool) -> Loader:
+    """What `data.loader` comes to for a dataset: `auto` caches what fits under `data.cache_limit_gib`."""
+    if config.loader != "auto":
+        return config.loader
+    frames = sum(dataset.num_frames(int(episode_id)) for episode_id in dataset.episode_ids)
+    if frames * int(np.prod(dataset.spec.pixels.shape)) <= config.cache_limit_gib * 2**30:
+        return "cache"
+    return "shards" if local else "stream"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Episodes of a dataset for training and held out, by (seed, episode id) alone."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+
+    @classmethod
+    def of(cls, dataset: EpisodeDataset, held_out_fraction: float, seed: int) -> "Split":
+        """The split of a run."""
+        return cls(*split_episodes(dataset.episode_ids, held_out_fraction, seed))
+
+
+def window_index(dataset: EpisodeDataset, episode_ids: np.ndarray, config: DataConfig, num_frames: int) -> WindowIndex:
+    """All windows of some episodes."""
+    lengths = [dataset.num_frames(int(episode_id)) for episode_id in episode_ids]
+    return WindowIndex(episode_ids, lengths, frameskip=config.frameskip, num_frames_in_window=num_frames)
+
+
+def held_out_windows(
+    dataset: EpisodeDataset, split: Split, config: DataConfig, *, seed: int, num_frames: int, num_windows: int
+) -> WindowBatch | None:
+    """A fixed random sample of held-out windows, or None where no episode is held out.
+
+    Args:
+        dataset: The dataset.
+        split: Whose held-out episodes are used.
+        config: Frameskip.
+        seed: Of the sample.
+        num_frames: Frames per window.
+        num_windows: At most this many.
+    """
+    if not len(split.held_out):
+        return None
+    index = window_index(dataset, split.held_out, config, num_frames)
+    rng = np.random.default_rng([seed, num_frames])
+    chosen = rng.permutation(len(index))[:num_windows]
+    reader = ShardReader(dataset, frameskip=config.frameskip, num_frames_in_window=num_frames)
+    # Sorted, so that each row group is read once; then back into random order for the probe's fit and test parts.
+    ids, starts = index.locate(np.sort(chosen))
+    batch = reader.read(ids, starts)
+    order = rng.permutation(len(batch))
+    state = None if batch.sim_state is None else batch.sim_state[order]
+    return WindowBatch(
+        batch.pixels[order], batch.actions[order], batch.proprio[order], state, ids[order], starts[order]
+    )
+
+
+def sampled_batches(
+    reader: WindowReader, index: WindowIndex, sampler: WindowSampler, start_step: int
+) -> Iterator[WindowBatch]:
+    """Batches by index, from a train step on: each is a pure function of (seed, train step), so a resume is exact."""
+    for step in itertools.count(start_step):
+        yield reader.read(*index.locate(sampler.ids(step)))
+
+
+def open_reader(config: DataConfig, dataset: EpisodeDataset) -> WindowReader:
+    """The reader of training windows that `data.loader` comes to without a stream."""
+    size: dict[str, Any] = {
+        "frameskip": config.frameskip,
+        "num_frames_in_window": config.num_frames_in_window,
+    }
+    if choose_loader(config, dataset, local=True) == "cache":
+        return CacheReader(FrameCache(dataset), **size)
+    return ShardReader(dataset, **size)

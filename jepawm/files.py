@@ -1,0 +1,61 @@
+"""Files and folders that appear under their names only when they are whole."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to fill, which takes the given name when the block ends without an error.
+
+    An older folder of that name is replaced. After an error nothing is left behind.
+
+    Args:
+        path: Of the folder.
+    """
+    temporary = Path(f"{os.fspath(path)}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write a file to, which takes the given name when the block ends without an error.
+
+    Args:
+        path: Of the file; an older one of that name is replaced.
+    """
+    temporary = Path(f"{os.fspath(path)}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
+    """Writes JSON; NaN and infinity, which JSON does not know, become null."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(_finite(data), indent=1, allow_nan=False), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,115 @@
+"""What planners share: the callables they are given, and how candidates are scored."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jepawm.errors import PlanningError
+from jepawm.planning.search_space import ActionSearchSpace
+
+Unroll = Callable[[Tensor], Any]
+"""Raw chunks `[B,N,H,A]` to predicted latents `[B,N,H]`, of whatever kind the objective reads."""
+
+Objective = Callable[[Any], Tensor]
+"""Predicted latents `[B,N,H]` to cost `[B,N]`, lower is better."""
+
+
+@dataclass
+class Plan:
+    """What a planner chose.
+
+    Attributes:
+        chunks_BHA: `[B,H,A]` raw action chunks, inside the bounds.
+        search_BHd: `[B,H,d]` the same in search units, for a warm start.
+        best_cost_IB: `[I,B]` lowest candidate cost of each iteration.
+        mean_elite_cost_IB: `[I,B]` mean cost of each iteration's elites.
+    """
+
+    chunks_BHA: Tensor
+    search_BHd: Tensor
+    best_cost_IB: Tensor
+    mean_elite_cost_IB: Tensor
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Searches `B` plans at once."""
+
+    def plan(
+        self,
+        unroll: Unroll,
+        objective: Objective,
+        *,
+        generators: Sequence[torch.Generator],
+        warm_start_BHd: Tensor | None = None,
+    ) -> Plan:
+        """Returns one plan per generator; an episode's plan depends on its own generator only."""
+        ...
+
+
+def check_warm_start(warm_start_BHd: Tensor | None, shape: tuple[int, int, int]) -> None:
+    """Refuses a warm start of another shape than `[B,H,d]`.
+
+    Raises:
+        PlanningError: Names what was expected and found.
+    """
+    if warm_start_BHd is not None and tuple(warm_start_BHd.shape) != shape:
+        raise PlanningError(f"warm start: expected shape {list(shape)}, found {list(warm_start_BHd.shape)}")
+
+
+def draw_normal(
+    generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device
+) -> Float[Tensor, "B *shape"]:
+    """Standard normal noise `[B, *shape]`, row `b` from generator `b` alone.
+
+    An episode's candidates then do not depend on which other episodes are planned beside it.
+    """
+    rows = [torch.randn(shape, generator=generator, device=generator.device) for generator in generators]
+    return torch.stack(rows).to(device)
+
+
+def score(
+    unroll: Unroll,
+    objective: Objective,
+    space: ActionSearchSpace,
+    search_BNHd: Float[Tensor, "B N H d"],
+    *,
+    max_candidates_per_forward: int | None = None,
+) -> Float[Tensor, "B N"]:
+    """Costs of candidates, in as many forward passes as memory asks for.
+
+    Args:
+        unroll: Raw chunks to latents.
+        objective: Latents to cost.
+        space: Search vectors to raw chunks.
+        search_BNHd: `[B,N,H,d]` candidates, inside the bounds.
+        max_candidates_per_forward: Candidates per episode in one pass; None: all.
+
+    Returns:
+        `[B,N]` costs.
+
+    Raises:
+        PlanningError: A cost that is not finite, or all costs of an episode equal.
+    """
+    size = max_candidates_per_forward or search_BNHd.shape[1]
+    parts = [objective(unroll(space.to_chunks(part))) for part in search_BNHd.split(size, dim=1)]
+    cost_BN = torch.cat(parts, dim=1).float()
+    bad = ~torch.isfinite(cost_BN)
+    if bool(bad.any()):
+        row, column = (int(value) for value in bad.nonzero()[0])
+        raise PlanningError(
+            f"the cost of candidate {column} of episode {row} in the batch is not finite; the world model predicts "
+            "NaN or infinite latents for actions inside the bounds: check its training metrics"
+        )
+    if cost_BN.shape[1] > 1:
+        flat = cost_BN.amax(dim=1) == cost_BN.amin(dim=1)
+        if bool(flat.any()):
+            raise PlanningError(
+                f"all {cost_BN.shape[1]} candidates of episode {int(flat.nonzero()[0])} in the batch cost the same; "
+                "the latents have collapsed or ignore the actions: look at diagnostics/ in the metrics"
+            )
+    return cost_BN

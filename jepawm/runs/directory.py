@@ -1,0 +1,126 @@
+"""The directory of a run: found again after a kill, never shared by two configurations.
+
+```
+RUN/
+  config.yaml      resolved configuration          metrics.jsonl   training metrics, the truth
+  recipe           name of the recipe              checkpoints/    resumable training states
+  model/           the exported world model        eval.json       evaluation, machine-readable
+  report.html      evaluation, for people          finished        empty; there once all of the above is
+```
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from jepawm.config import RunConfig, home
+from jepawm.config.yaml_io import flatten, load_yaml, save_yaml
+from jepawm.errors import ConfigError
+
+FINISHED = "finished"
+LOCK_FILE = ".lock"
+
+
+def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
+    """Finds the run to continue, or makes a new one.
+
+    Args:
+        config: The resolved configuration.
+        recipe: Its recipe's name, which begins a new run's name.
+
+    Returns:
+        The run directory and whether an earlier run continues there.
+
+    Raises:
+        ConfigError: `run_dir` holds a run of another configuration, or something that is no run.
+    """
+    if config.run_dir is not None:
+        folder = os.path.abspath(config.run_dir)
+        if not os.path.isdir(folder) or not os.listdir(folder):
+            return _new_run(folder, config, recipe), False
+        _check_same_run(folder, config)
+        _save(config, folder)
+        return folder, True
+    runs = home()
+    stem = os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
+    if config.resume == "auto" and os.path.isdir(runs):
+        for name in sorted(os.listdir(runs), reverse=True):
+            folder = os.path.join(runs, name)
+            if name.startswith(f"{stem}-") and not os.path.exists(os.path.join(folder, FINISHED)):
+                try:
+                    _check_same_run(folder, config)
+                    with lock_run(folder):
+                        # What may differ in a continued run (evaluation, scaling) is what this command says.
+                        _save(config, folder)
+                        return folder, True
+                except ConfigError:
+                    # Another configuration's run, or one that is running right now.
+                    continue
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = os.path.join(runs, f"{stem}-{stamp}-seed{config.seed}")
+    suffix = 1
+    while os.path.exists(folder):
+        suffix += 1
+        folder = os.path.join(runs, f"{stem}-{stamp}-seed{config.seed}-{suffix}")
+    return _new_run(folder, config, recipe), False
+
+
+def _new_run(folder: str, config: RunConfig, recipe: str) -> str:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the run directory {folder}: {error.strerror}; choose another with --run-dir or $JEPAWM_HOME"
+        ) from error
+    Path(folder, "recipe").write_text(recipe + "\n")
+    _save(config, folder)
+    return folder
+
+
+def _save(config: RunConfig, folder: str) -> None:
+    # Without the place it ran in, so that the file is a recipe which may run anywhere.
+    save_yaml(replace(config, run_dir=None), known_config(folder))
+
+
+def known_config(folder: str) -> str:
+    """Path of a run's saved configuration."""
+    return os.path.join(folder, "config.yaml")
+
+
+def _check_same_run(folder: str, config: RunConfig) -> None:
+    known = known_config(folder)
+    if not os.path.isfile(known):
+        raise ConfigError(f"run_dir {folder} is not empty and holds no run (no config.yaml); choose another")
+    if config.resume == "never":
+        raise ConfigError(f"run_dir {folder} holds a run already and --resume is 'never'; choose another directory")
+    before = flatten(load_yaml(RunConfig, known).training_identity())
+    now = flatten(config.training_identity())
+    changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if now[key] != before.get(key)]
+    if changed:
+        raise ConfigError(
+            f"run_dir {folder} holds a run of another configuration ({'; '.join(changed[:5])}); choose another "
+            "directory, or repeat its settings"
+        )
+
+
+@contextlib.contextmanager
+def lock_run(folder: str) -> Iterator[None]:
+    """Holds a run directory for this process.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    lock = FileLock(os.path.join(folder, LOCK_FILE), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"run_dir {folder} is in use by another process; wait for it, or choose another") from None
+    try:
+        yield
+    finally:
+        lock.release()

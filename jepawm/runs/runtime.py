@@ -1,0 +1,100 @@
+"""Where a run's work happens. This module is the one without Ray; `jepawm.distributed.runtime` has its sibling."""
+
+import importlib
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from jepawm.config import EnvConfig, RunConfig, ScalingConfig
+from jepawm.data.importers.base import Reader, read_serially
+from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.tracking import METRICS_FILE, MetricsWriter
+from jepawm.checkpoints.model_folder import ModelSpec
+from jepawm.training.checkpoint import (
+    checkpoint_name,
+    checkpoint_step,
+    list_checkpoints,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from jepawm.training.loop import Metrics, TrainingState
+from jepawm.training.run import run_training
+
+
+class Runtime(Protocol):
+    """Hosts environments and trains."""
+
+    def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
+        """A pool of environment hosts."""
+        ...
+
+    def reader(self) -> Reader:
+        """What reads the episodes of a source that is converted."""
+        ...
+
+    def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
+        """Trains, continuing from the newest checkpoint in `run_dir` if there is one.
+
+        Returns:
+            The folder of the last checkpoint.
+        """
+        ...
+
+    def describe(self) -> str:
+        """One line: what this run runs on."""
+        ...
+
+    def close(self) -> None:
+        """Frees what was started."""
+        ...
+
+
+class LocalRuntime:
+    """Everything in this process: for laptops, notebooks and debuggers."""
+
+    def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
+        # torch's optimisers import Triton. Where Mesa's software renderer was loaded before it the process crashes, for
+        # each brings an LLVM of its own; in this order both work. Elsewhere than here they live in separate processes.
+        if importlib.util.find_spec("triton") is not None:
+            importlib.import_module("triton")
+        return EnvPool(SerialBackend(lambda: EnvHost(env)), max_restarts=scaling.max_actor_restarts)
+
+    def reader(self) -> Reader:
+        return read_serially
+
+    def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
+        folder = os.path.join(run_dir, "checkpoints")
+        for leftover in Path(folder).glob("step-*.tmp-*"):
+            shutil.rmtree(leftover)
+        newest = newest_checkpoint(folder)
+        writer = MetricsWriter(os.path.join(run_dir, METRICS_FILE), resume_step=checkpoint_step(newest))
+
+        def keep(state: TrainingState, spec: ModelSpec, _record: Metrics) -> None:
+            save_checkpoint(os.path.join(folder, checkpoint_name(state.train_step)), state, spec)
+            for old in list_checkpoints(folder)[: -config.train.num_checkpoints_kept]:
+                shutil.rmtree(os.path.join(folder, old))
+
+        run_training(config.training_plan(), dataset_path, restore_from=newest, on_metrics=writer.write, on_checkpoint=keep)
+        last = newest_checkpoint(folder)
+        assert last is not None, "fit always ends with a checkpoint"
+        return last
+
+    def describe(self) -> str:
+        return "one process, without Ray"
+
+    def close(self) -> None:
+        return None
+
+
+def make_runtime(config: RunConfig) -> Runtime:
+    """The runtime a configuration asks for; Ray is imported only without `--local`."""
+    return LocalRuntime() if config.local else ray_runtime(config.scaling)
+
+
+def ray_runtime(scaling: ScalingConfig | None = None) -> Runtime:
+    """The runtime on Ray."""
+    from jepawm.distributed.runtime import RayRuntime
+
+    return RayRuntime(scaling or ScalingConfig())

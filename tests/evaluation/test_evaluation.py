@@ -1,0 +1,416 @@
+"""How a protocol plays its tasks, and what is told about it."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jepawm.config import (
+    EncoderConfig,
+    EnvConfig,
+    ModelConfig,
+    PlannerConfig,
+    PredictorConfig,
+    ProprioConfig,
+    ProtocolConfig,
+    RunConfig,
+    to_dict,
+)
+from jepawm.evaluation.goals import sampled_tasks
+from jepawm.evaluation.manifest import manifest
+from jepawm.evaluation.report import write_report
+from jepawm.evaluation.protocol import LatentContext, ProtocolResult, run_protocol
+from jepawm.latent import Latent
+from jepawm.planning import CEM, ActionSearchSpace, GoalDistance, Plan, Planner
+from jepawm.rollout import EnvHost, EnvPool, Executed, SerialBackend, Task
+from jepawm.types import ActionSpec, Statistics
+from jepawm.world_model import WorldModel
+
+WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
+FRAMESKIP, CPU = 5, torch.device("cpu")
+STATISTICS = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 32, 16)))
+
+
+def wall_pool(num_workers: int = 1) -> EnvPool:
+    return EnvPool(SerialBackend(lambda: EnvHost(WALL), num_workers=num_workers))
+
+
+# -- protocols -------------------------------------------------------------------------------------------------------
+
+
+def make_model(context_window: int = 1, *, proprio: bool = False) -> WorldModel:
+    torch.manual_seed(0)
+    encoder = EncoderConfig(latent_dim=8, channels=(4, 8), kernel_sizes=(5, 3), strides=(4, 2), hidden_dim=16)
+    predictor = PredictorConfig(hidden_dim=16, context_window=context_window)
+    config = ModelConfig(encoder, predictor)
+    if proprio:
+        predictor = PredictorConfig(name="adaln", depth=1, num_heads=2, mlp_dim=16, context_window=context_window)
+        config = ModelConfig(encoder, predictor, ProprioConfig("feature", dims=4))
+    return WorldModel(config, image_size=32, frameskip=FRAMESKIP, statistics=STATISTICS).eval()
+
+
+class Straight:
+    """Drives downwards at a fixed pace, whatever it is asked; remembers by what its plans would be judged."""
+
+    def __init__(self, cells_per_env_step: float, horizon: int = 4) -> None:
+        self.action, self.horizon = cells_per_env_step / 2, horizon
+        self.batches: list[int] = []
+        self.noise: list[list[int]] = []
+        self.objectives: list[Any] = []
+
+    def plan(
+        self,
+        unroll: object,
+        objective: object,
+        *,
+        generators: Sequence[torch.Generator],
+        warm_start_BHd: Tensor | None = None,
+    ) -> Plan:
+        self.batches.append(len(generators))
+        self.objectives.append(objective)
+        self.noise.append([generator.initial_seed() for generator in generators])
+        search = torch.tensor([0.0, self.action]).expand(len(generators), self.horizon, 2)
+        nothing = torch.zeros(1, len(generators))
+        return Plan(search.repeat(1, 1, FRAMESKIP), search, nothing, nothing)
+
+
+def downwards(*distances: float) -> list[Task]:
+    """Tasks in the left room whose goals lie so many cells below their starts."""
+    return [Task(i, 1, np.array([10.0 + i, 10.0]), np.array([10.0 + i, 10.0 + d])) for i, d in enumerate(distances)]
+
+
+def play(
+    planner: Planner,
+    tasks: list[Task],
+    *,
+    model: WorldModel | None = None,
+    pool: EnvPool | None = None,
+    record: Sequence[int] = (),
+    proprio_weight: float = 0.1,
+    **rules: Any,
+) -> ProtocolResult:
+    protocol = ProtocolConfig(**{"replan_every": 4, "max_chunks": 4, "success_at": "plan_end", "cost": "last", **rules})
+    return run_protocol(
+        model or make_model(),
+        planner,
+        protocol,
+        pool or wall_pool(),
+        tasks,
+        seed=3,
+        frameskip=FRAMESKIP,
+        device=CPU,
+        proprio_weight=proprio_weight,
+        record=record,
+    )
+
+
+def test_a_plan_that_leads_to_the_goal_solves() -> None:
+    result = play(Straight(1.0), downwards(20, 18, 40))
+    assert [outcome.solved for outcome in result.outcomes] == [True, True, False]
+    assert result.rate.success_rate == pytest.approx(2 / 3)
+    for outcome, task in zip(result.outcomes, downwards(20, 18, 40), strict=True):
+        assert outcome.start == task.start.tolist()
+        assert outcome.goal == task.goal.tolist()
+        assert outcome.end == pytest.approx([task.start[0], 30.0])
+        assert (outcome.env_steps, outcome.num_plans) == (20, 1)
+    told = result.to_dict()
+    assert told["num_episodes"] == len(told["episodes"]) == 3
+    assert told["plan_ms_p50"] > 0
+
+
+def test_passing_the_goal_counts_under_one_rule_only() -> None:
+    passing = downwards(10)
+    at_end = play(Straight(1.0), passing)
+    ever = play(Straight(1.0), passing, success_at="any_env_step")
+    assert [at_end.outcomes[0].solved, ever.outcomes[0].solved] == [False, True]
+    # Chunk by chunk, the end of the second one is at the goal.
+    assert play(Straight(1.0), passing, replan_every=1).outcomes[0].solved
+    assert play(Straight(1.0), passing, replan_every=1).outcomes[0].env_steps == 10
+
+
+def test_solved_episodes_rest_while_the_others_go_on() -> None:
+    planner = Straight(1.0)
+    result = play(planner, downwards(10, 20, 30, 200), replan_every=2, max_chunks=7)
+    assert [outcome.solved for outcome in result.outcomes] == [True, True, True, False]
+    assert [outcome.env_steps for outcome in result.outcomes] == [10, 20, 30, 35]
+    assert [outcome.num_plans for outcome in result.outcomes] == [1, 2, 3, 4]
+    assert planner.batches == result.plan_batch == [4, 3, 2, 1]
+
+
+def test_the_noise_of_a_plan_is_fixed_by_seed_episode_and_number_of_the_plan() -> None:
+    all_of_them, one = Straight(1.0), Straight(1.0)
+    play(all_of_them, downwards(200, 201, 202), replan_every=2)
+    play(one, downwards(200, 201, 202)[1:2], replan_every=2)
+    assert len({noise for plan in all_of_them.noise for noise in plan}) == 2 * 3
+    assert [plan[0] for plan in one.noise] == [plan[1] for plan in all_of_them.noise]
+
+
+def test_recorded_frames_are_those_of_every_env_step() -> None:
+    tasks = downwards(10, 200)
+    result = play(Straight(1.0), tasks, replan_every=2, record=[1])
+    assert set(result.frames) == {1}
+    assert result.frames[1].shape == (21, 32, 32, 3)
+    host = EnvHost(WALL)
+    np.testing.assert_array_equal(result.frames[1][0], host.render([tasks[1].start])[0])
+    np.testing.assert_array_equal(result.frames[1][7], host.render([np.array([11.0, 17.0])])[0])
+
+
+class Spy(WorldModel):
+    """Remembers what each plan was made from."""
+
+    def __init__(self, model: WorldModel) -> None:
+        torch.nn.Module.__init__(self)
+        self.__dict__.update(model.__dict__)
+        self.seen: list[tuple[Latent, Tensor | None]] = []
+
+    def unroll_candidates(self, context: Latent, chunks_BNHA: Tensor, past_actions_BLA: Tensor | None = None) -> Latent:
+        if not self.seen or self.seen[-1][0] is not context:
+            self.seen.append((context, past_actions_BLA))
+        return super().unroll_candidates(context, chunks_BNHA, past_actions_BLA)
+
+
+def make_planner(max_norm: float = 1.8) -> CEM:
+    config = PlannerConfig(horizon=4, num_samples=16, num_elites=4, num_iterations=2, num_iterations_warm=1)
+    spec = ActionSpec(2, (-2.0, -2.0), (2.0, 2.0), max_norm=max_norm)
+    return CEM(config, ActionSearchSpace(spec, STATISTICS, frameskip=FRAMESKIP, hold=True))
+
+
+@pytest.mark.parametrize("context_window", [1, 3])
+def test_a_plan_is_made_from_what_was_observed_and_done(context_window: int) -> None:
+    model = Spy(make_model(context_window))
+    tasks = downwards(200, 201)
+    # Small steps, so that no wall bends the way that the actions tell.
+    result = play(make_planner(max_norm=0.2), tasks, model=model, replan_every=1, max_chunks=5, record=[0, 1])
+    assert [context.lead[1] for context, _ in model.seen] == [min(plan + 1, context_window) for plan in range(5)]
+    positions = torch.tensor([[10.0, 10.0], [11.0, 10.0]])
+    for plan, (context, past) in enumerate(model.seen):
+        oldest = max(0, plan + 1 - context_window)
+        for row in (0, 1):
+            frames = result.frames[row][[FRAMESKIP * chunk for chunk in range(oldest, plan + 1)]]
+            expected = model.encode(torch.from_numpy(frames)[None].movedim(-1, 2))
+            torch.testing.assert_close(context[row : row + 1].parts(), expected.parts(), rtol=1e-4, atol=1e-5)
+        assert (0 if past is None else past.shape[1]) == context.lead[1] - 1
+        if past is not None:
+            # The newest chunk leads to the newest frame.
+            positions = positions + 2 * past[:, -1].unflatten(-1, (FRAMESKIP, 2)).sum(dim=1)
+            for row in (0, 1):
+                drawn = EnvHost(WALL).render([positions[row].double().numpy()])[0]
+                np.testing.assert_allclose(drawn.astype(float), result.frames[row][FRAMESKIP * plan], atol=3)
+    assert (context_window == 1) == bool((positions == torch.tensor([[10.0, 10.0], [11.0, 10.0]])).all())
+
+
+class Noting(EnvPool):
+    """Remembers where each episode was after each chunk."""
+
+    def __init__(self) -> None:
+        super().__init__(SerialBackend(lambda: EnvHost(WALL), num_workers=2))
+        self.positions: list[np.ndarray] = []
+
+    def execute(
+        self, episode_ids: Sequence[int], chunks: np.ndarray, record: Sequence[int] = (), last: int = 0
+    ) -> list[Executed]:
+        results = super().execute(episode_ids, chunks, record, last)
+        self.positions.append(np.stack([result.sim_states[FRAMESKIP - 1 :: FRAMESKIP] for result in results]))
+        return results
+
+
+@pytest.mark.parametrize("context_window", [1, 4])
+def test_a_plan_is_made_from_what_was_felt_too(context_window: int) -> None:
+    model, pool, tasks = Spy(make_model(context_window, proprio=True)), Noting(), downwards(200, 201)
+    # Of a recorded episode every frame is brought as well.
+    play(make_planner(max_norm=0.2), tasks, model=model, pool=pool, replan_every=2, max_chunks=6, record=[1])
+    felt_BT2 = np.concatenate([np.stack([task.start for task in tasks])[:, None], *pool.positions], axis=1)
+    assert len(model.seen) == 3
+    for plan, (context, _) in enumerate(model.seen):
+        window = slice(max(0, 2 * plan + 1 - context_window), 2 * plan + 1)
+        expected = model.encode_proprio(torch.from_numpy(felt_BT2[:, window]).float())
+        torch.testing.assert_close(context.proprio, expected, rtol=1e-5, atol=1e-6)
+    # The two were somewhere else every time.
+    assert np.linalg.norm(np.diff(felt_BT2, axis=1), axis=-1).min() > 1e-2
+
+
+def test_the_goal_is_felt_too_and_weighs_what_it_is_told() -> None:
+    planner, model, tasks = Straight(1.0), make_model(proprio=True), downwards(200, 30)
+    play(planner, tasks, model=model, proprio_weight=0.3)
+    (objective,) = planner.objectives
+    goals = [task.goal for task in tasks]
+    pixels = torch.from_numpy(EnvHost(WALL).render(goals))[:, None].movedim(-1, 2)
+    expected = model.encode(pixels, torch.from_numpy(np.stack(goals)).float()[:, None])
+    generator = torch.Generator().manual_seed(0)
+    latents = Latent(*(torch.randn(2, 5, 3, 1, width, generator=generator) for width in (8, 4)))
+    found = objective(latents)
+    torch.testing.assert_close(found, GoalDistance(expected[:, 0], "last", proprio_weight=0.3)(latents))
+    assert not torch.allclose(found, GoalDistance(expected[:, 0], "last", proprio_weight=0.1)(latents))
+
+
+class Numb(EnvPool):
+    """An environment that cannot tell the proprio of a state."""
+
+    def proprio(self, sim_states: Sequence[np.ndarray]) -> np.ndarray:
+        raise AssertionError("nobody needs it")
+
+
+def test_a_model_of_pixels_alone_asks_for_no_proprio_of_goals() -> None:
+    pool = Numb(SerialBackend(lambda: EnvHost(WALL)))
+    assert play(Straight(1.0), downwards(20), pool=pool).outcomes[0].solved
+    with pytest.raises(AssertionError, match="nobody needs it"):
+        play(Straight(1.0), downwards(20), pool=pool, model=make_model(proprio=True))
+
+
+def numbered(*values: float, proprio: bool) -> Latent:
+    """Latents of two episodes, in which every number tells the frame."""
+    visual = torch.tensor(values).view(1, -1, 1, 1).expand(2, -1, 1, 4)
+    return Latent(visual, 10 * visual[..., :3] if proprio else None)
+
+
+@pytest.mark.parametrize("proprio", [False, True])
+def test_the_context_keeps_its_window_and_the_chunks_between(proprio: bool) -> None:
+    context = LatentContext(3, numbered(0.0, proprio=proprio))
+    assert context.actions_BLA is None
+    context.append(numbered(1.0, 2.0, proprio=proprio), torch.ones(2, 2, 6))
+    chunks = torch.arange(2 * 2 * 6.0).view(2, 2, 6)
+    context.append(numbered(3.0, 4.0, proprio=proprio), chunks)
+    torch.testing.assert_close(context.latents.parts(), numbered(2.0, 3.0, 4.0, proprio=proprio).parts())
+    assert context.actions_BLA is not None
+    torch.testing.assert_close(context.actions_BLA, chunks)
+    context.select([1])
+    assert context.latents.visual.shape == (1, 3, 1, 4)
+    assert (context.latents.proprio is not None) == proprio
+    if context.latents.proprio is not None:
+        assert context.latents.proprio.shape == (1, 3, 1, 3)
+    torch.testing.assert_close(context.actions_BLA, chunks[1:])
+
+
+@pytest.mark.parametrize("proprio", [False, True])
+@pytest.mark.parametrize("context_window", [1, 3])
+def test_outcomes_do_not_depend_on_hosts_or_neighbours(context_window: int, proprio: bool) -> None:
+    tasks, _ = sampled_tasks(wall_pool(), seed=99, num_episodes=5)
+    model = make_model(context_window, proprio=proprio)
+    rules: dict[str, Any] = {"model": model, "replan_every": 2, "max_chunks": 6}
+    one = play(make_planner(), tasks, **rules).outcomes
+    three = play(make_planner(), tasks, pool=wall_pool(3), **rules).outcomes
+    assert one == three
+    alone = play(make_planner(), tasks[3:4], **rules).outcomes
+    assert alone[0].end == pytest.approx(one[3].end, abs=1e-3)
+    assert len({tuple(outcome.end) for outcome in one}) == 5
+
+
+# -- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_says_where_a_number_comes_from() -> None:
+    told = manifest(extra=3)
+    assert told["extra"] == 3
+    assert {"python", "torch", "numpy", "gymnasium"} <= set(told["versions"])
+    assert told["hardware"]["cpu_cores"] >= 1
+    assert re.match(r"\d{4}-\d\d-\d\dT", told["created"])
+
+
+def synthetic_result() -> dict[str, Any]:
+    rate = {"success_rate": 0.84, "success_interval": [0.714, 0.917], "num_episodes": 50}
+    random = {"success_rate": 0.06, "success_interval": [0.021, 0.162], "num_episodes": 50}
+    episode = {"episode_id": 3, "solved": True, "env_steps": 45, "num_plans": 2}
+    config = RunConfig()
+    protocols = {
+        name: {
+            **rate,
+            "random": random,
+            "plan_ms_p50": 123.0,
+            "plan_ms_p95": 456.0,
+            "protocol": to_dict(getattr(config.evaluation, name)),
+        }
+        for name in ("two_plan", "per_chunk")
+    }
+    return {
+        **rate,
+        "random": random,
+        "protocol": "two_plan",
+        "protocols": protocols,
+        "episodes": [episode, {**episode, "episode_id": 4, "solved": False}],
+        "solved_at_start": 7,
+        "seed": 99,
+        "prediction": [
+            {"model_steps": k, "model": 0.1 * k, "persistence": 0.4 * k, "shuffled_actions": 0.9, "variance": 1.5}
+            for k in (1, 2, 3)
+        ],
+        "prediction_windows": 256,
+        "prediction_episodes": 12,
+        "diagnostics": {"diagnostics/effective_rank": 17.25, "diagnostics/probe_r2/<x>": 0.987},
+        "config": to_dict(config),
+        "model": {"path": "model", "sha256": "ab" * 32, "num_parameters": 312_345},
+        "recipe": "demo <&> more",
+        "run_dir": "runs/x",
+        "wall_s": {"train": 81.2},
+        "mlflow_uri": None,
+        **manifest(),
+    }
+
+
+def synthetic_metrics() -> list[dict[str, Any]]:
+    return [
+        {
+            "train_step": step,
+            "train/loss": 3.0 / step,
+            "train/prediction": 1.0 / step,
+            "train/windows_per_s": 1000.0,
+            "train/data_wait_fraction": 0.01,
+            "train/seconds": 0.1 * step,
+            "diagnostics/effective_rank": 10.0,
+            "diagnostics/latent_std_mean": 0.9,
+            "diagnostics/latent_std_min": 0.5,
+        }
+        for step in (50, 100)
+    ]
+
+
+def test_the_report_is_one_file_with_numbers_and_animations(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    frames = np.random.default_rng(0).integers(0, 256, size=(6, 16, 16, 3), dtype=np.uint8)
+    animations = {3: {"rollout": frames, "goal": frames[0]}, 4: {"rollout": frames, "goal": frames[1]}}
+    write_report(str(path), synthetic_result(), synthetic_metrics(), animations)
+    page = path.read_text("utf-8")
+    sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'>\s]+)""", page)
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"@import|url\((?!#)|<link|<script", page)
+    assert page.count("data:image/webp;base64,") == 6
+    assert page.count("<svg") >= 4
+    for words in ("84.0 %", "71.4", "91.7", "6.0 %", "50 episodes", "312,345 parameters", "7 further tasks", "17.25"):
+        assert words in page, words
+    assert page.count("not solved") == 1
+    assert "demo &lt;&amp;&gt; more" in page
+    assert "probe_r2/&lt;x&gt;" in page
+    assert "<&>" not in page
+    assert "--recipe RUN/config.yaml" in page
+
+
+def test_an_animation_holds_every_frame(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    path = tmp_path / "report.html"
+    frames = np.random.default_rng(0).integers(0, 256, size=(6, 16, 16, 3), dtype=np.uint8)
+    write_report(str(path), synthetic_result(), synthetic_metrics(), {3: {"rollout": frames, "goal": frames[0]}})
+    found = re.search(r"alt='rollout' src='data:image/webp;base64,([^']+)'", path.read_text("utf-8"))
+    assert found
+    image = Image.open(io.BytesIO(base64.b64decode(found[1])))
+    assert image.n_frames == 6
+    image.seek(4)
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), frames[4])
+
+
+def test_a_report_of_a_run_without_extras_is_written_too(tmp_path: Path) -> None:
+    result = {**synthetic_result(), "prediction": [], "diagnostics": {}, "protocols": {}}
+    result["protocols"] = {"two_plan": synthetic_result()["protocols"]["two_plan"]}
+    write_report(str(tmp_path / "report.html"), result, [], {})
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "No episodes were held out" in page
+    assert "None were recorded" in page
+    assert "No training metrics" in page

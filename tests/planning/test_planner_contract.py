@@ -1,0 +1,398 @@
+"""What every planner promises. A new planner joins `PLANNERS` and gets all of it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jepawm.config import PlannerConfig, ProtocolConfig
+from jepawm.errors import PlanningError
+from jepawm.latent import Latent
+from jepawm.planning import CEM, ActionSearchSpace, GoalDistance, Plan, Planner, RandomPlanner
+from jepawm.planning.base import draw_normal
+from jepawm.planning.mpc import MPC
+from jepawm.types import ActionSpec, Statistics
+
+PLANNERS: dict[str, Callable[[PlannerConfig, ActionSearchSpace], Planner]] = {"cem": CEM}
+BOTH = {**PLANNERS, "random": RandomPlanner}
+FRAMESKIP, HORIZON = 3, 4
+MEAN, STD = np.array([0.2, -0.1], np.float32), np.array([0.5, 2.0], np.float32)
+FREE = ActionSpec(2, (-np.inf, -np.inf), (np.inf, np.inf))
+
+
+def make_space(spec: ActionSpec = FREE, *, hold: bool = True) -> ActionSearchSpace:
+    statistics = Statistics(MEAN, STD, np.zeros(1, np.float32), np.ones(1, np.float32))
+    return ActionSearchSpace(spec, statistics, frameskip=FRAMESKIP, hold=hold)
+
+
+def make_config(**changes: object) -> PlannerConfig:
+    base = PlannerConfig(horizon=HORIZON, num_samples=256, num_elites=26, num_iterations=25, num_iterations_warm=10)
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def unroll(chunks_BNHA: Tensor) -> Tensor:
+    """A world in which the latent is the chunk."""
+    return chunks_BNHA[:, :, :, None, :]
+
+
+class Quadratic:
+    """Squared distance of each episode's chunks to its own target `[B,H,A]`."""
+
+    def __init__(self, target_BHA: Tensor) -> None:
+        self.target = target_BHA
+        self.widths: list[int] = []
+
+    def __call__(self, latents_BNHPD: Tensor) -> Tensor:
+        self.widths.append(latents_BNHPD.shape[1])
+        return (latents_BNHPD[:, :, :, 0] - self.target[:, None]).square().sum(dim=(-2, -1))
+
+
+def targets(seed: int, count: int = 3, *, hold: bool = True) -> Tensor:
+    """Chunks that a search could find, within about one standard deviation of the data."""
+    draws = torch.randn(count, HORIZON, 1 if hold else FRAMESKIP, 2, generator=torch.Generator().manual_seed(seed))
+    raw = torch.from_numpy(MEAN) + 0.7 * torch.from_numpy(STD) * draws
+    return raw.expand(-1, -1, FRAMESKIP, -1).flatten(2)
+
+
+def plan(name: str, config: PlannerConfig, space: ActionSearchSpace, target: Tensor, seeds: Sequence[int]) -> Plan:
+    return BOTH[name](config, space).plan(unroll, Quadratic(target), generators=generators(*seeds))
+
+
+# -- it plans --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("hold", [True, False])
+def test_a_quadratic_is_solved(name: str, hold: bool) -> None:
+    target, space = targets(0, hold=hold), make_space(hold=hold)
+    config = make_config(num_samples=512, num_elites=50, num_iterations=40, min_std=0.01)
+    found = plan(name, config, space, target, (1, 2, 3))
+    assert found.chunks_BHA.shape == (3, HORIZON, FRAMESKIP * 2)
+    scale = torch.from_numpy(STD).repeat(FRAMESKIP)
+    assert ((found.chunks_BHA - target) / scale).abs().max() < 0.1
+    assert (found.mean_elite_cost_IB[-1] < 0.02 * found.mean_elite_cost_IB[0]).all()
+    assert (found.best_cost_IB <= found.mean_elite_cost_IB).all()
+    assert found.best_cost_IB.shape == (40, 3)
+    torch.testing.assert_close(space.to_chunks(found.search_BHd), found.chunks_BHA)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_warm_start_refines_with_fewer_iterations(name: str) -> None:
+    target, space, config = targets(0), make_space(), make_config()
+    first = plan(name, config, space, target, (1, 2, 3))
+    again = PLANNERS[name](config, space).plan(
+        unroll, Quadratic(target), generators=generators(4, 5, 6), warm_start_BHd=first.search_BHd
+    )
+    assert again.best_cost_IB.shape[0] == config.num_iterations_warm < first.best_cost_IB.shape[0]
+    # Candidate 0 is the plan it starts from, so the best one is at least that good.
+    of_first = Quadratic(target)(unroll(first.chunks_BHA[:, None]))[:, 0]
+    assert (again.best_cost_IB[0] <= of_first + 1e-6).all()
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------------
+
+
+class Inside:
+    """Unrolls, and fails on a candidate outside the bounds."""
+
+    def __init__(self, spec: ActionSpec) -> None:
+        self.spec = spec
+
+    def check(self, chunks: Tensor) -> None:
+        raw = chunks.unflatten(-1, (FRAMESKIP, 2))
+        assert (raw >= torch.tensor(self.spec.low) - 1e-5).all()
+        assert (raw <= torch.tensor(self.spec.high) + 1e-5).all()
+        if self.spec.max_norm is not None:
+            assert (raw.norm(dim=-1) <= self.spec.max_norm + 1e-5).all()
+
+    def __call__(self, chunks_BNHA: Tensor) -> Tensor:
+        self.check(chunks_BNHA)
+        return unroll(chunks_BNHA)
+
+
+BOX = ActionSpec(2, (-0.3, -0.5), (0.4, np.inf))
+BALL = ActionSpec(2, (-np.inf, -np.inf), (np.inf, np.inf), max_norm=0.6)
+BOX_AND_BALL = ActionSpec(2, (-0.5, -0.5), (0.5, 0.5), max_norm=0.6)
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("spec", [BOX, BALL, BOX_AND_BALL])
+def test_candidates_and_plan_stay_inside_the_bounds(name: str, hold: bool, spec: ActionSpec) -> None:
+    inside, space = Inside(spec), make_space(spec, hold=hold)
+    # The best action lies far outside, so the search is pressed against the bound.
+    far = torch.full((2, HORIZON, FRAMESKIP * 2), 9.0)
+    config = make_config(init_std=3.0, num_iterations=8)
+    found = BOTH[name](config, space).plan(inside, Quadratic(far), generators=generators(1, 2))
+    inside.check(found.chunks_BHA)
+    # A warm start outside is brought back as well, in the very first candidates.
+    outside = torch.full((2, HORIZON, space.dim), 3.0)
+    again = BOTH[name](config, space).plan(inside, Quadratic(far), generators=generators(1, 2), warm_start_BHd=outside)
+    inside.check(again.chunks_BHA)
+    if name != "random" and spec.max_norm is not None:
+        norm = found.chunks_BHA.unflatten(-1, (FRAMESKIP, 2)).norm(dim=-1)
+        assert norm.min() > 0.8 * spec.max_norm
+
+
+@pytest.mark.parametrize("spec", [FREE, BOX, BALL, BOX_AND_BALL])
+@pytest.mark.parametrize("hold", [True, False])
+def test_projecting_twice_is_projecting_once(spec: ActionSpec, hold: bool) -> None:
+    space = make_space(spec, hold=hold)
+    search = 4 * torch.randn(50, HORIZON, space.dim, generator=torch.Generator().manual_seed(0))
+    once = space.project(search)
+    torch.testing.assert_close(space.project(once), once, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(space.to_chunks(once), space.to_chunks(search), rtol=1e-5, atol=1e-5)
+    Inside(spec).check(space.to_chunks(search))
+    if spec is FREE:
+        torch.testing.assert_close(once, search, rtol=1e-4, atol=1e-5)
+    else:
+        assert not torch.allclose(once, search)
+
+
+def test_held_actions_repeat_and_free_ones_do_not() -> None:
+    held, free = make_space(hold=True), make_space(hold=False)
+    assert (held.dim, free.dim) == (2, FRAMESKIP * 2)
+    search = torch.randn(1, 1, 2, generator=torch.Generator().manual_seed(0))
+    chunk = held.to_chunks(search)
+    assert chunk.shape == (1, 1, FRAMESKIP * 2)
+    expected = torch.from_numpy(MEAN) + search[0, 0] * torch.from_numpy(STD)
+    torch.testing.assert_close(chunk[0, 0], expected.repeat(FRAMESKIP))
+    wide = torch.randn(1, 1, FRAMESKIP * 2, generator=torch.Generator().manual_seed(0))
+    actions = free.to_chunks(wide).unflatten(-1, (FRAMESKIP, 2))[0, 0]
+    torch.testing.assert_close(actions, torch.from_numpy(MEAN) + wide.view(FRAMESKIP, 2) * torch.from_numpy(STD))
+
+
+def test_statistics_of_another_width_are_refused() -> None:
+    with pytest.raises(PlanningError, match="has 3 dimensions, the statistics 2"):
+        make_space(ActionSpec(3, (-1.0,) * 3, (1.0,) * 3))
+
+
+# -- what a plan may depend on ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("size", [7, 64, 300])
+def test_micro_batches_do_not_change_the_plan(name: str, size: int) -> None:
+    target, space = targets(0), make_space()
+    whole = plan(name, make_config(), space, target, (1, 2, 3))
+    objective = Quadratic(target)
+    config = make_config(max_candidates_per_forward=size)
+    parts = PLANNERS[name](config, space).plan(unroll, objective, generators=generators(1, 2, 3))
+    assert max(objective.widths) == min(size, 256)
+    torch.testing.assert_close(parts.chunks_BHA, whole.chunks_BHA)
+    torch.testing.assert_close(parts.best_cost_IB, whole.best_cost_IB)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_an_episodes_plan_does_not_depend_on_the_others(name: str) -> None:
+    target, space = targets(0), make_space(BALL)
+    together = plan(name, make_config(), space, target, (1, 2, 3)).chunks_BHA
+    backwards = plan(name, make_config(), space, target.flip(0), (3, 2, 1)).chunks_BHA
+    torch.testing.assert_close(backwards.flip(0), together)
+    for row, seed in enumerate((1, 2, 3)):
+        alone = plan(name, make_config(), space, target[row : row + 1], (seed,)).chunks_BHA
+        torch.testing.assert_close(alone[0], together[row])
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_the_generator_fixes_the_plan(name: str) -> None:
+    target, config = targets(0, 1), make_config(num_iterations=2)
+    one, same, other = (plan(name, config, make_space(), target, (seed,)).chunks_BHA for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+
+
+def test_noise_of_an_episode_comes_from_its_own_generator() -> None:
+    rows = draw_normal(generators(1, 2), (3, 4), torch.device("cpu"))
+    assert rows.shape == (2, 3, 4)
+    assert torch.equal(rows[1], torch.randn(3, 4, generator=torch.Generator().manual_seed(2)))
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_warm_start_of_another_shape_is_refused(name: str) -> None:
+    planner = PLANNERS[name](make_config(), make_space())
+    with pytest.raises(PlanningError, match=r"warm start: expected shape \[2, 4, 2\], found \[2, 3, 2\]"):
+        planner.plan(unroll, Quadratic(targets(0, 2)), generators=generators(1, 2), warm_start_BHd=torch.zeros(2, 3, 2))
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_costs_that_are_not_finite_are_an_error(name: str, value: float) -> None:
+    def objective(latents: Tensor) -> Tensor:
+        cost = latents.sum(dim=(2, 3, 4))
+        cost[1, 5] = value
+        return cost
+
+    with pytest.raises(PlanningError, match=r"candidate 5 of episode 1 in the batch is not finite"):
+        PLANNERS[name](make_config(), make_space()).plan(unroll, objective, generators=generators(1, 2))
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_costs_that_are_all_equal_are_an_error(name: str) -> None:
+    def objective(latents: Tensor) -> Tensor:
+        cost = latents.sum(dim=(2, 3, 4))
+        cost[1] = 3.0
+        return cost
+
+    with pytest.raises(PlanningError, match=r"all 256 candidates of episode 1 in the batch cost the same"):
+        PLANNERS[name](make_config(), make_space()).plan(unroll, objective, generators=generators(1, 2))
+
+
+# -- the objective ---------------------------------------------------------------------------------------------------
+
+
+def random_latent(*lead: int, proprio: bool) -> Latent:
+    generator = torch.Generator().manual_seed(len(lead))
+    visual = torch.randn(*lead, 3, 5, generator=generator)
+    return Latent(visual, torch.randn(*lead, 1, 2, generator=generator) if proprio else None)
+
+
+def at_goal(goal: Latent) -> Latent:
+    """One candidate that is at the goal all the way."""
+    return goal.map(lambda part: part[:, None, None].expand(-1, 1, 4, -1, -1))
+
+
+def test_goal_distance_is_the_mean_square_at_the_end_or_over_the_way() -> None:
+    goal, latents = random_latent(2, proprio=False), random_latent(2, 7, 4, proprio=False)
+    last, total = GoalDistance(goal, "last")(latents), GoalDistance(goal, "sum")(latents)
+    assert last.shape == total.shape == (2, 7)
+    for b in range(2):
+        for n in range(7):
+            each = [np.mean((latents.visual[b, n, h].numpy() - goal.visual[b].numpy()) ** 2) for h in range(4)]
+            assert last[b, n].item() == pytest.approx(each[-1], rel=1e-5)
+            assert total[b, n].item() == pytest.approx(sum(each), rel=1e-5)
+    assert GoalDistance(goal, "sum")(at_goal(goal)).tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 3.0])
+def test_the_proprio_part_is_weighed_beside_the_visual_one(weight: float) -> None:
+    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
+    of_visual = {way: GoalDistance(Latent(goal.visual), way)(Latent(latents.visual)) for way in ("last", "sum")}
+    gap = (latents.proprio - goal.proprio[:, None, None]).square().mean(dim=(-2, -1))
+    for way, of_proprio in (("last", gap[:, :, -1]), ("sum", gap.sum(dim=-1))):
+        found = GoalDistance(goal, way, proprio_weight=weight)(latents)
+        torch.testing.assert_close(found, of_visual[way] + weight * of_proprio)
+    assert GoalDistance(goal, "sum", proprio_weight=weight)(at_goal(goal)).tolist() == [[0.0], [0.0]]
+    torch.testing.assert_close(
+        GoalDistance(goal, "last")(latents), GoalDistance(goal, "last", proprio_weight=0.1)(latents)
+    )
+
+
+@pytest.mark.parametrize("way", ["last", "sum"])
+def test_the_cost_of_an_episode_is_of_its_own_goal(way: Any) -> None:
+    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
+    whole = GoalDistance(goal, way)(latents)
+    for b in (0, 1):
+        torch.testing.assert_close(GoalDistance(goal[b : b + 1], way)(latents[b : b + 1])[0], whole[b])
+    swapped = GoalDistance(goal[torch.tensor([1, 0])], way)(latents)
+    assert not torch.isclose(swapped, whole).any()
+
+
+# -- model-predictive control ----------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A planner that remembers how it was asked, and answers with numbered plans."""
+
+    def __init__(self) -> None:
+        self.warm_starts: list[Tensor | None] = []
+        self.objectives: list[Any] = []
+
+    def plan(
+        self,
+        unroll: object,
+        objective: object,
+        *,
+        generators: Sequence[torch.Generator],
+        warm_start_BHd: Tensor | None = None,
+    ) -> Plan:
+        self.warm_starts.append(warm_start_BHd)
+        self.objectives.append(objective)
+        B = len(generators)
+        search = torch.arange(B * HORIZON * 2.0).view(B, HORIZON, 2) + 100 * len(self.warm_starts)
+        nothing = torch.zeros(1, B)
+        return Plan(search.repeat(1, 1, FRAMESKIP), search, nothing, nothing)
+
+
+def protocol(replan_every: int) -> ProtocolConfig:
+    return ProtocolConfig(replan_every=replan_every, max_chunks=9, success_at="plan_end", cost="last")
+
+
+@pytest.mark.parametrize("replan_every", [1, 3])
+def test_a_replan_starts_from_the_rest_of_the_last_plan(replan_every: int) -> None:
+    planner, goal = Scripted(), Latent(torch.zeros(2, 1, 2))
+    mpc = MPC(planner, protocol(replan_every))
+    first = mpc.act([7, 8], unroll, goal, generators(1, 2), replan_every)
+    assert first.shape == (2, replan_every, FRAMESKIP * 2)
+    assert planner.warm_starts == [None]
+    # Episode 7 is done; 8 goes on with its own plan.
+    mpc.act([8], unroll, goal[1:], generators(2), replan_every)
+    was = torch.arange(2 * HORIZON * 2.0).view(2, HORIZON, 2)[1:] + 100
+    expected = torch.cat([was[:, replan_every:], was[:, -1:].expand(-1, replan_every, -1)], dim=1)
+    assert planner.warm_starts[1] is not None
+    torch.testing.assert_close(planner.warm_starts[1], expected)
+    torch.testing.assert_close(first[1, 0, :2], was[0, 0])
+
+
+def test_every_plan_is_judged_by_the_distance_to_the_goal_that_the_protocol_and_the_weight_ask_for() -> None:
+    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
+    for way in ("last", "sum"):
+        planner, rules = Scripted(), dataclasses.replace(protocol(1), cost=way)
+        mpc = MPC(planner, rules, proprio_weight=0.4)
+        mpc.act([7, 8], unroll, goal, generators(1, 2), 1)
+        mpc.act([8], unroll, goal[1:], generators(2), 1)
+        expected = GoalDistance(goal, way, proprio_weight=0.4)(latents)
+        torch.testing.assert_close(planner.objectives[0](latents), expected)
+        torch.testing.assert_close(planner.objectives[1](latents[1:]), expected[1:])
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_planners_hand_on_whatever_the_world_predicts(name: str) -> None:
+    """An unroll may return latents of any kind, if the objective reads them."""
+    target, space = targets(0), make_space()
+    quadratic = Quadratic(target)
+    plain = plan(name, make_config(), space, target, (1, 2, 3))
+    found = PLANNERS[name](make_config(max_candidates_per_forward=100), space).plan(
+        lambda chunks: Latent(unroll(chunks), unroll(chunks)),
+        lambda latents: quadratic(latents.visual),
+        generators=generators(1, 2, 3),
+    )
+    torch.testing.assert_close(found.chunks_BHA, plain.chunks_BHA)
+
+
+def test_a_plan_that_is_executed_to_its_end_leaves_no_warm_start() -> None:
+    planner, goal = Scripted(), Latent(torch.zeros(1, 1, 2))
+    mpc = MPC(planner, protocol(HORIZON))
+    for _ in range(2):
+        assert mpc.act([7], unroll, goal, generators(1), HORIZON).shape[1] == HORIZON
+    assert planner.warm_starts == [None, None]
+
+
+def test_warm_starts_can_be_turned_off() -> None:
+    planner, goal = Scripted(), Latent(torch.zeros(1, 1, 2))
+    mpc = MPC(planner, protocol(1), warm_start=False)
+    for _ in range(2):
+        mpc.act([7], unroll, goal, generators(1), 1)
+    assert planner.warm_starts == [None, None]
+
+
+def test_random_plans_ask_no_model_and_spread_like_the_data() -> None:
+    def never(_: Tensor) -> Tensor:
+        raise AssertionError("a random planner needs no world model")
+
+    seeds = range(300)
+    found = RandomPlanner(make_config(init_std=0.5), make_space()).plan(never, never, generators=generators(*seeds))
+    actions = found.chunks_BHA.reshape(-1, FRAMESKIP, 2)[:, 0].numpy()
+    np.testing.assert_allclose(actions.mean(axis=0), MEAN, atol=0.2)
+    np.testing.assert_allclose(actions.std(axis=0), 0.5 * STD, rtol=0.1)

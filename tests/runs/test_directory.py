@@ -1,0 +1,70 @@
+"""Which run a command goes on with."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from jepawm.config import EvaluationConfig, PlannerConfig, RunConfig, TrainConfig, home
+from jepawm.config.yaml_io import load_yaml
+from jepawm.errors import ConfigError
+from jepawm.runs.directory import FINISHED, prepare_run_dir
+
+CONFIG = RunConfig(seed=3)
+
+
+def test_an_unfinished_run_of_the_same_configuration_is_continued() -> None:
+    first, continued = prepare_run_dir(CONFIG, "demo")
+    assert not continued
+    assert Path(first).parent == Path(home())
+    assert Path(first).name.startswith("demo-")
+    assert load_yaml(RunConfig, f"{first}/config.yaml") == CONFIG
+    assert prepare_run_dir(CONFIG, "demo") == (first, True)
+    # What only judges the model may change.
+    judged = dataclasses.replace(CONFIG, planner=PlannerConfig(num_samples=99), evaluation=EvaluationConfig(seed=1))
+    assert prepare_run_dir(judged, "demo") == (first, True)
+
+
+def test_other_configurations_recipes_and_finished_runs_begin_anew() -> None:
+    first, _ = prepare_run_dir(CONFIG, "demo")
+    runs = {first}
+    for config, recipe in (
+        (dataclasses.replace(CONFIG, seed=4), "demo"),
+        (dataclasses.replace(CONFIG, train=TrainConfig(batch_size=64)), "demo"),
+        (dataclasses.replace(CONFIG, resume="never"), "demo"),
+        (CONFIG, "folder/mine.yaml"),
+    ):
+        folder, continued = prepare_run_dir(config, recipe)
+        assert not continued
+        assert folder not in runs
+        runs.add(folder)
+    assert any(Path(folder).name.startswith("mine-") for folder in runs)
+    for folder in runs:
+        Path(folder, FINISHED).touch()
+    last, continued = prepare_run_dir(CONFIG, "demo")
+    assert not continued
+    assert last not in runs
+
+
+def test_a_given_directory_is_used_and_never_shared_by_two_configurations(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path / "mine"))
+    assert prepare_run_dir(config, "demo") == (str(tmp_path / "mine"), False)
+    assert prepare_run_dir(config, "demo") == (str(tmp_path / "mine"), True)
+    other = dataclasses.replace(config, seed=4, train=TrainConfig(batch_size=64))
+    message = r"holds a run of another configuration \(seed was 3, is 4; train.batch_size was 128, is 64\)"
+    with pytest.raises(ConfigError, match=message):
+        prepare_run_dir(other, "demo")
+    with pytest.raises(ConfigError, match="--resume is 'never'"):
+        prepare_run_dir(dataclasses.replace(config, resume="never"), "demo")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.txt").write_text("")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        prepare_run_dir(dataclasses.replace(config, run_dir=str(tmp_path / "photos")), "demo")
+
+
+def test_a_damaged_earlier_run_is_not_in_the_way() -> None:
+    first, _ = prepare_run_dir(CONFIG, "demo")
+    Path(first, "config.yaml").write_text("train: [")
+    second, continued = prepare_run_dir(CONFIG, "demo")
+    assert not continued
+    assert second != first

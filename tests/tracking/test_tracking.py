@@ -1,0 +1,191 @@
+"""`metrics.jsonl` is the truth; whoever reads along may be late, slow or broken."""
+
+import json
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jepawm.cli.main import main as jepawm_command
+from jepawm.config import RunConfig
+from jepawm.config.yaml_io import save_yaml
+from jepawm.errors import DataError
+from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, MetricsWriter, MLflowSink, read_metrics
+
+
+def steps(path: Path) -> list[int]:
+    return [record["train_step"] for record in read_metrics(str(path))]
+
+
+def write_steps(writer: MetricsWriter, *train_steps: int) -> None:
+    for step in train_steps:
+        writer.write({"train_step": step, "train/loss": 1.0 / step})
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_records_come_back_with_their_time(tmp_path: Path) -> None:
+    path = tmp_path / "run" / METRICS_FILE
+    before = time.time()
+    write_steps(MetricsWriter(str(path)), 1, 2)
+    records = read_metrics(str(path))
+    assert [record["train/loss"] for record in records] == [1.0, 0.5]
+    assert before <= records[0]["time_s"] <= records[1]["time_s"] <= time.time()
+
+
+def test_a_new_run_begins_a_new_file_and_a_resume_drops_what_was_lost(tmp_path: Path) -> None:
+    path = tmp_path / METRICS_FILE
+    write_steps(MetricsWriter(str(path)), 10, 20, 30, 40)
+    write_steps(MetricsWriter(str(path), resume_step=20), 25)
+    assert steps(path) == [10, 20, 25]
+    MetricsWriter(str(path))
+    assert steps(path) == []
+    MetricsWriter(str(tmp_path / "other.jsonl"), resume_step=20)
+    assert steps(tmp_path / "other.jsonl") == []
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out_and_mended_by_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / METRICS_FILE
+    write_steps(MetricsWriter(str(path)), 10, 20)
+    with open(path, "a") as file:
+        file.write('{"train_step": 30, "tra')
+    assert steps(path) == [10, 20]
+    write_steps(MetricsWriter(str(path), resume_step=20), 30)
+    assert steps(path) == [10, 20, 30]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / METRICS_FILE
+    path.write_text('{"train_step": 1}\nnonsense\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON"):
+        read_metrics(str(path))
+
+
+# -- following -------------------------------------------------------------------------------------------------------
+
+
+def test_a_follower_sees_every_record_once_and_in_order(tmp_path: Path) -> None:
+    path, seen = tmp_path / METRICS_FILE, []
+    with MetricsFollower(str(path), lambda record: seen.append(record["train_step"]), poll_s=0.01):
+        writer = MetricsWriter(str(path))
+        write_steps(writer, 1, 2)
+        wait_for(lambda: seen == [1, 2])
+        write_steps(writer, 3)
+        # The last one is seen even if it was written just before the end.
+    assert seen == [1, 2, 3]
+
+
+def test_a_follower_goes_on_when_a_resume_rewrites_the_file(tmp_path: Path) -> None:
+    path, seen = tmp_path / METRICS_FILE, []
+    with MetricsFollower(str(path), lambda record: seen.append(record["train_step"]), poll_s=0.01):
+        write_steps(MetricsWriter(str(path)), 10, 20, 30)
+        wait_for(lambda: seen == [10, 20, 30])
+        write_steps(MetricsWriter(str(path), resume_step=10), 20, 30, 40, 50)
+    assert seen == [10, 20, 30, 40, 50]
+
+
+# -- MLflow ----------------------------------------------------------------------------------------------------------
+
+
+class BrokenSink:
+    """A tracker whose server is gone, from the start or after a while."""
+
+    def __init__(self, breaks_in: str) -> None:
+        self.breaks_in = breaks_in
+        self.calls: list[str] = []
+
+    def _do(self, name: str) -> int:
+        self.calls.append(name)
+        if name == self.breaks_in:
+            raise ConnectionError("no such server")
+        return 0
+
+    def start(self) -> None:
+        self._do("start")
+
+    def sync(self) -> int:
+        return self._do("sync")
+
+    def finish(self, _summary: Any, _artifacts: Any) -> None:
+        self._do("finish")
+
+
+@pytest.mark.parametrize("breaks_in", ["start", "sync", "finish"])
+def test_a_broken_tracker_only_warns(breaks_in: str) -> None:
+    sink = BrokenSink(breaks_in)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tracker = BackgroundTracker(sink)  # type: ignore[arg-type]
+        wait_for(lambda: breaks_in == "finish" or tracker.failure is not None)
+        tracker.close({"eval/success_rate": 1.0})
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == 1
+    assert "ConnectionError: no such server" in told[0]
+    assert "jepawm track sync" in told[0]
+    assert sink.calls[-1] == breaks_in
+
+
+def test_without_a_sink_nothing_is_started() -> None:
+    before = threading.active_count()
+    tracker = BackgroundTracker(None)
+    tracker.close({"x": 1.0})
+    assert threading.active_count() == before
+
+
+def test_mlflow_holds_what_the_file_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    run_dir, uri = tmp_path / "my-run", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    writer = MetricsWriter(str(run_dir / METRICS_FILE))
+    write_steps(writer, 1, 2, 4)
+    report = tmp_path / "report.txt"
+    report.write_text("fine")
+    # MLflow puts artifacts under the working directory unless the experiment says otherwise.
+    client = MlflowClient(tracking_uri=uri)
+    client.create_experiment("mine", artifact_location=str(tmp_path / "artifacts"))
+
+    def sink() -> MLflowSink:
+        params = {"train.batch_size": 128, "env.id": "Wall", **{f"many.{i}": i for i in range(150)}}
+        return MLflowSink(str(run_dir), uri=uri, experiment="mine", params=params)
+
+    first = sink()
+    first.start()
+    assert first.sync() == 3
+    assert first.sync() == 0
+    # A resumed run goes on in the same MLflow run, and sends nothing twice.
+    write_steps(writer, 5)
+    second = sink()
+    second.start()
+    assert second.sync() == 1
+    second.finish({"eval/success_rate": 0.5}, [str(report)])
+
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "my-run"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.batch_size"] == "128"
+    assert run.data.params["many.149"] == "149"
+    assert run.data.metrics["eval/success_rate"] == 0.5
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (4, 0.25), (5, 0.2)]
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["report.txt"]
+
+    # The command sends what a broken tracker left behind.
+    write_steps(writer, 8)
+    save_yaml(RunConfig(), str(run_dir / "config.yaml"))
+    assert jepawm_command(["track", "sync", str(run_dir), "--uri", uri]) == 0
+    assert f"1 records sent to {uri}" in capsys.readouterr().out
+    assert client.get_metric_history(run.info.run_id, "train/loss")[-1].step == 8
+    assert json.loads((run_dir / METRICS_FILE).read_text().splitlines()[-1])["train_step"] == 8
