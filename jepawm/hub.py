@@ -25,8 +25,9 @@ from jepawm.checkpoints.zoo import (
     published_run,
     strip_wrappers,
 )
-from jepawm.config import EncoderConfig, ModelConfig, PredictorConfig, ProprioConfig
-from jepawm.config.encoder import with_weights
+from jepawm.config import ModelConfig, ProprioConfig
+from jepawm.config.encoder import AbsentEncoderConfig, DINOv2EncoderConfig, EncoderConfig, with_weights
+from jepawm.config.predictor import FeaturePredictorConfig
 from jepawm.errors import CheckpointError, ConfigError
 from jepawm.heads.image import ImageHead, load_image_head
 from jepawm.heads.vqvae import VQVAEDecoder, vqvae_from_published
@@ -347,8 +348,7 @@ def _dino_wm_architecture(tensors: Mapping[str, Tensor], path: str, encoder_weig
     width = tensors["predictor.norm.weight"].shape[0]
     action, proprio = (tensors[name].shape[0] for name in needed[1:3])
     patches = 14 * 14
-    encoder = EncoderConfig(
-        name="dinov2",
+    encoder: EncoderConfig = DINOv2EncoderConfig(
         size="small",
         weights=encoder_weights or "timm",
         trainable=False,
@@ -357,7 +357,7 @@ def _dino_wm_architecture(tensors: Mapping[str, Tensor], path: str, encoder_weig
         resize="antialias",
     )
     if encoder_weights == "none":
-        encoder = EncoderConfig(name="none", latent_dim=width - action - proprio, patch_size=14, resize_to=196)
+        encoder = AbsentEncoderConfig(latent_dim=width - action - proprio, patch_size=14, resize_to=196)
     frames, rest = divmod(tensors["predictor.positions"].shape[1], patches)
     depth = len({name.split(".")[2] for name in tensors if name.startswith("predictor.blocks.")})
     qkv = tensors.get("predictor.blocks.0.attn.qkv.weight")
@@ -365,8 +365,7 @@ def _dino_wm_architecture(tensors: Mapping[str, Tensor], path: str, encoder_weig
         raise CheckpointError(f"{path} is not a DINO-WM checkpoint on 14 x 14 patches")
     return ModelConfig(
         encoder,
-        PredictorConfig(
-            name="feature",
+        FeaturePredictorConfig(
             context_window=frames,
             depth=depth,
             num_heads=qkv.shape[0] // 3 // 64,

@@ -41,20 +41,42 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     "jepawm.env_check": (SPEAK | {"jepawm.rollout"}, {"ray", "mlflow", "torch", "envs"}),
     "jepawm.cli.env": (SPEAK | {"jepawm.env_check"}, HEAVY | {"torch"}),
     # They draw with the MuJoCo pictures of the environments.
-    "jepawm.cli.doctor": (SPEAK | {"jepawm.cli.doctor_rendering", "jepawm.device"}, {"ray", "mlflow", "gymnasium", "envs"}),
+    "jepawm.cli.doctor": (
+        SPEAK | {"jepawm.cli.doctor_rendering", "jepawm.device"},
+        {"ray", "mlflow", "gymnasium", "envs"},
+    ),
     "jepawm.cli.doctor_rendering": (set(), {"ray", "mlflow", "gymnasium", "torch"}),
     "jepawm.tracking": (SPEAK, {"ray", "gymnasium", "envs", "torch"}),
     "jepawm.training": (
         SPEAK
-        | {"jepawm.config.yaml_io", "jepawm.data", "jepawm.training.diagnostics", "jepawm.encoders", "jepawm.heads", "jepawm.losses"}
-        | {"jepawm.predictors", "jepawm.world_model", "jepawm.tracking", "jepawm.device", "jepawm.checkpoints.model_folder"}
+        | {
+            "jepawm.config.yaml_io",
+            "jepawm.data",
+            "jepawm.training.diagnostics",
+            "jepawm.encoders",
+            "jepawm.heads",
+            "jepawm.losses",
+        }
+        | {
+            "jepawm.predictors",
+            "jepawm.world_model",
+            "jepawm.tracking",
+            "jepawm.device",
+            "jepawm.checkpoints.model_folder",
+        }
         | {"jepawm.latent", "jepawm.nn.weights"},
         HEAVY,
     ),
     "jepawm.evaluation": (
         SPEAK
         | {"jepawm.config.yaml_io", "jepawm.data", "jepawm.training.diagnostics", "jepawm.planning", "jepawm.rollout"}
-        | {"jepawm.latent", "jepawm.checkpoints.model_folder", "jepawm.training", "jepawm.world_model", "jepawm.console"}
+        | {
+            "jepawm.latent",
+            "jepawm.checkpoints.model_folder",
+            "jepawm.training",
+            "jepawm.world_model",
+            "jepawm.console",
+        }
         | {"jepawm.device"},
         HEAVY,
     ),
@@ -65,7 +87,13 @@ DOORS: dict[str, tuple[set[str], set[str]]] = {
     "jepawm.checkpoints.zoo": (SPEAK | {"jepawm.published_statistics"}, HEAVY | {"torch"}),
     "jepawm.hub": (
         SPEAK
-        | {"jepawm.heads", "jepawm.checkpoints.model_folder", "jepawm.checkpoints.pickled", "jepawm.checkpoints.zoo", "jepawm.nn.weights"}
+        | {
+            "jepawm.heads",
+            "jepawm.checkpoints.model_folder",
+            "jepawm.checkpoints.pickled",
+            "jepawm.checkpoints.zoo",
+            "jepawm.nn.weights",
+        }
         | {"jepawm.world_model"},
         HEAVY,
     ),

@@ -63,4 +63,4 @@ def test_the_wheel_holds_the_four_packages_and_the_recipes(repo, tmp_path):
         "tune_spaces",
     }
     assert {"jepawm/recipes/demo.yaml", "jepawm/recipes/pusht_human.yaml", "jepawm/py.typed"} <= set(names)
-    assert "jepawm/data/public_sources.yaml" in names
+    assert "jepawm/data/download/public_sources.yaml" in names

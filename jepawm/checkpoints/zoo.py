@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jepawm.config.encoder import EncoderConfig
+from jepawm.config.encoder import (
+    AbsentEncoderConfig,
+    DINOv2EncoderConfig,
+    DINOv3EncoderConfig,
+    EncoderConfig,
+    VJEPA2EncoderConfig,
+)
 from jepawm.config.evaluation import ProtocolConfig
 from jepawm.config.model import ModelConfig, ProprioConfig
 from jepawm.config.objective import ObjectiveConfig
@@ -150,17 +156,12 @@ class Published:
     decoder: str
 
 
-_DINOV2 = EncoderConfig(
-    name="dinov2", size="small", weights="timm", trainable=False, normalization="imagenet", resize_to=224
+_DINOV2 = DINOv2EncoderConfig(size="small", weights="timm", trainable=False, normalization="imagenet", resize_to=224)
+_DINOV2_SYMMETRIC = DINOv2EncoderConfig(
+    size="small", weights="timm", trainable=False, normalization="symmetric", resize_to=224
 )
-_DINOV2_SYMMETRIC = EncoderConfig(
-    name="dinov2", size="small", weights="timm", trainable=False, normalization="symmetric", resize_to=224
-)
-_DINOV3 = EncoderConfig(
-    name="dinov3", size="large", weights="timm", trainable=False, normalization="imagenet", resize_to=256
-)
-_VJEPA2 = EncoderConfig(
-    name="vjepa2",
+_DINOV3 = DINOv3EncoderConfig(size="large", weights="timm", trainable=False, normalization="imagenet", resize_to=256)
+_VJEPA2 = VJEPA2EncoderConfig(
     size="giant",
     weights="https://dl.fbaipublicfiles.com/vjepa2/vitg.pt",
     weights_part="encoder",
@@ -356,8 +357,8 @@ def model_config(fields: Mapping[str, Any], encoder: EncoderConfig | None = None
         raise ConfigError("published configuration: use_rope false is a variant that was never released")
     predictor, proprio = _PREDICTORS[kind](fields), _proprio(fields)
     if encoder is None:
-        encoder = EncoderConfig(
-            name="none", latent_dim=fields["embed_dim"], patch_size=fields["patch"], resize_to=fields["img_size"]
+        encoder = AbsentEncoderConfig(
+            latent_dim=fields["embed_dim"], patch_size=fields["patch"], resize_to=fields["img_size"]
         )
     return ModelConfig(encoder, predictor, proprio, normalize_latents=fields["normalize_reps"])
 

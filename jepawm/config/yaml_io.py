@@ -5,13 +5,16 @@ import functools
 import os
 from collections.abc import Iterator
 from importlib import resources
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import yaml
 
 from jepawm.config.migrate import VERSION, VERSION_KEY, migrate
 from jepawm.config.tagged import TaggedConfig
 from jepawm.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from jepawm.config.run import RunConfig
 
 T = TypeVar("T")
 PARENT_KEY = "extends"
@@ -96,6 +99,13 @@ def recipe_layers(name: str) -> list[tuple[str, dict[str, Any]]]:
             parent = os.path.join(os.path.dirname(child) or os.curdir, parent)
         child = parent
     return layers
+
+
+def load_recipe(name: str) -> "RunConfig":
+    """The configuration of a recipe over its parents and the defaults."""
+    from jepawm.config.run import RunConfig
+
+    return resolve(RunConfig, recipe_layers(name))[0]
 
 
 # -- plain data and dataclasses --------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def inside_job() -> bool:
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
 
 
-def connect(*, num_cpus: int | None = None, object_store_memory_mib: int = 0, verbose: bool = False) -> bool:
+def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None = None, verbose: bool = False) -> bool:
     """Connects to the cluster this process belongs to, or starts a Ray of its own.
 
     The cluster is the one of `ray job submit` or of `$RAY_ADDRESS`. A Ray that merely happens to run on the machine is
@@ -38,7 +38,7 @@ def connect(*, num_cpus: int | None = None, object_store_memory_mib: int = 0, ve
 
     Args:
         num_cpus: Logical CPUs of a Ray started here; None: all.
-        object_store_memory_mib: Object store of a Ray started here, MiB; 0: Ray's default.
+        object_store_memory_mib: Object store of a Ray started here, MiB; None: Ray's default.
         verbose: Let workers' output through.
 
     Returns:

@@ -30,7 +30,7 @@ def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> st
         ConfigError: The folder to collect into holds more episodes than the run asks for.
         DataError: A source that is missing or wrong; a folder to collect into that holds other episodes.
     """
-    data = config.data
+    data, wanted = config.data, config.data.num_episodes or 0
     path = dataset_path(config)
     if data.source == "dataset":
         return path
@@ -42,15 +42,15 @@ def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> st
         return _convert(config, path, runtime, console)
     # Before any actor starts, and also where nothing is missing.
     _check_same_kind(config, path)
-    if ready is not None and len(ready) > data.num_episodes:
+    if ready is not None and len(ready) > wanted:
         raise ConfigError(
-            f"{path} holds {len(ready)} episodes, data.num_episodes is {data.num_episodes}; use them all with "
+            f"{path} holds {len(ready)} episodes, data.num_episodes is {wanted}; use them all with "
             f"--data.source dataset, or collect into another folder"
         )
-    if ready is not None and len(ready) == data.num_episodes:
+    if ready is not None and len(ready) == wanted:
         console.say(f"episodes   {path} (collected earlier)")
         return path
-    with console.stage("collect", f"{data.num_episodes} episodes of {config.env.id}, policy {data.policy}"):
+    with console.stage("collect", f"{wanted} episodes of {config.env.id}, policy {data.policy}"):
         _collect(config, path, runtime, console)
     console.say(f"   {path}")
     return path
@@ -85,16 +85,16 @@ def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -
 
 def _fill(config: RunConfig, path: str, spec: DatasetSpec, pool: EnvPool, console: Console) -> None:
     """Collects the episodes that a dataset does not hold yet."""
-    data = config.data
+    data, wanted = config.data, config.data.num_episodes or 0
     with _writer(path, spec, console) as writer:
         # Once more: who was waited for may have collected something else.
         _check_same_kind(config, path)
         done = writer.finished_episode_ids
-        missing = [episode_id for episode_id in range(data.num_episodes) if episode_id not in done]
+        missing = [episode_id for episode_id in range(wanted) if episode_id not in done]
         plan = CollectPlan(data.policy, config.seed, data.env_steps_per_episode, data.codec)
         episodes = pool.collect(missing, plan, episodes_per_call=config.scaling.episodes_per_call)
-        with console.bar("episodes", data.num_episodes) as advance:
-            for count, episode in enumerate(episodes, start=data.num_episodes - len(missing) + 1):
+        with console.bar("episodes", wanted) as advance:
+            for count, episode in enumerate(episodes, start=wanted - len(missing) + 1):
                 writer.write(episode)
                 advance(count, "")
 
@@ -239,7 +239,7 @@ def _convert(config: RunConfig, path: str, runtime: Runtime, console: Console) -
     options = ImportOptions(image_size=config.env.image_size)
     source = open_source(source_path, config.data.format, options)
     with console.stage("convert", f"{source.about}: {source_path}"):
-        with console.bar("episodes", config.data.num_episodes) as advance:
+        with console.bar("episodes", config.data.num_episodes or 0) as advance:
             import_episodes(
                 source,
                 path,

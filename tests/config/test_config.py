@@ -322,7 +322,7 @@ def test_the_package_names_no_machine_and_no_registry() -> None:
     found = {(str(path), hit) for path, text in texts.items() for hit in pattern.findall(text)}
     # Where the published checkpoints lie is said once, in the one module that translates what is published; where
     # public datasets lie, in their manifest. A new host is added here as well, by someone who means it.
-    assert {hit for path, hit in found if path == "jepawm/data/public_sources.yaml"} == {
+    assert {hit for path, hit in found if path == "jepawm/data/download/public_sources.yaml"} == {
         "https://developer.qualcomm.com",
         "https://diffusion-policy.cs.columbia.edu",
         "https://dino-wm.github.io",
@@ -336,5 +336,5 @@ def test_the_package_names_no_machine_and_no_registry() -> None:
         "https://www.deepmind.com",
         "https://www.di.ens.fr",
     }
-    elsewhere = {(path, hit) for path, hit in found if path != "jepawm/data/public_sources.yaml"}
+    elsewhere = {(path, hit) for path, hit in found if path != "jepawm/data/download/public_sources.yaml"}
     assert elsewhere == {("jepawm/checkpoints/zoo.py", "https://dl.fbaipublicfiles.com")}

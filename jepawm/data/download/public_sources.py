@@ -162,7 +162,7 @@ class PublicSource:
 
 @cache
 def _manifest() -> tuple[str, tuple[PublicSource, ...]]:
-    text = (resources.files("jepawm.data") / MANIFEST).read_text(encoding="utf-8")
+    text = (resources.files("jepawm.data.download") / MANIFEST).read_text(encoding="utf-8")
     return read_manifest(text, MANIFEST)
 
 

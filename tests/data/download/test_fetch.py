@@ -17,7 +17,7 @@ import pytest
 from file_server import CONTENT, OFFLINE, OTHER, sha, source_of
 
 from jepawm.cli import data as data_cli
-from jepawm.data import fetch, public_sources
+from jepawm.data.download import fetch, public_sources
 from jepawm.data.download.fetch import Reporter, get_source, state_of, verify_folder
 from jepawm.data.download.ledger import LEDGER, Ledger
 from jepawm.data.download.public_sources import PublicSource

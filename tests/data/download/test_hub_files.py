@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from file_server import CONTENT, OTHER, Served, Site, sha, source_of
 
-from jepawm.data import fetch, hub_files
+from jepawm.data.download import fetch, hub_files
 from jepawm.data.download.fetch import Reporter, get_source, state_of, verify_folder
 from jepawm.data.download.ledger import Ledger
 from jepawm.errors import DataError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from file_server import Site, serving
 
-from jepawm.data import transfer
+from jepawm.data.download import transfer
 from jepawm.data.download.transfer import ChecksumError, Landed, download
 from jepawm.errors import DataError
 

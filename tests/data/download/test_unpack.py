@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepawm.data import unpack as module
+from jepawm.data.download import unpack as module
 from jepawm.data.download.unpack import differences, unpack
 from jepawm.errors import DataError
 

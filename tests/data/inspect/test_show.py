@@ -10,7 +10,7 @@ import pytest
 
 from jepawm.cli import data as data_cli
 from jepawm.data import EpisodeWriter, PixelSpec, contact_sheet
-from jepawm.data import show as module
+from jepawm.data.inspect import show as module
 from jepawm.errors import DataError
 from jepawm.types import ActionSpec, Episode
 
