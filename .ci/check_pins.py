@@ -91,6 +91,7 @@ def dry_run(platform: str, python: str, requirement: str) -> list[str]:
 
 
 def main() -> int:
+    """Makes the dry runs; 0 if all of them resolve."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [f"{platform}-{python}" for platform in PLATFORMS for python in PYTHONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="TARGET", help=", ".join(names))

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 import jepawm
 from jepawm.agent import Agent
+from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, save_world_model
+from jepawm.checkpoints.zoo import ZOO
 from jepawm.config import (
     EncoderConfig,
     EnvConfig,
@@ -25,8 +27,6 @@ from jepawm.config import (
 from jepawm.encoders import build_encoder
 from jepawm.errors import CheckpointError, ConfigError, PlanningError
 from jepawm.heads import ImageHead
-from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, save_world_model
-from jepawm.checkpoints.zoo import ZOO
 from jepawm.types import ActionSpec, Statistics
 
 CONFIG = RunConfig(

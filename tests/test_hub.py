@@ -11,6 +11,7 @@ import torch
 from published_files import dino_wm_original, published_model, published_parts, save_dino_wm
 from torch import Tensor
 
+from jepawm.checkpoints.zoo import DECODERS, ENVS, ZOO, model_config, run_config
 from jepawm.errors import CheckpointError, ConfigError
 from jepawm.heads import ImageHead, VQVAEDecoder
 from jepawm.hub import (
@@ -23,7 +24,6 @@ from jepawm.hub import (
     world_model_from_published,
 )
 from jepawm.latent import Latent
-from jepawm.checkpoints.zoo import DECODERS, ENVS, ZOO, model_config, run_config
 from jepawm.world_model import WorldModel
 
 # Published counts of the predictor as it is trained: what the files hold, encoders of action and proprio aside.

@@ -1,9 +1,6 @@
-"""What surrounds the library: the cluster file, the search spaces, the wheel."""
+"""What surrounds the library: the cluster file and the search spaces."""
 
 import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,24 +40,3 @@ def test_every_key_of_a_search_space_is_a_configuration_key_and_every_sample_is_
                     section = section[part]
                 section[leaf] = domain.sample()
             from_dict(RunConfig, nested, "a sample")
-
-
-def test_the_wheel_holds_the_four_packages_and_the_recipes(repo, tmp_path):
-    quiet = ["--quiet", "--no-deps", "--no-build-isolation"]
-    command = [sys.executable, "-m", "pip", "wheel", *quiet, "-w", str(tmp_path)]
-    source = tmp_path / "source"
-    source.mkdir()
-    # A copy, for building leaves folders behind.
-    for name in ("jepawm", "envs", "ray_jobs", "tune_spaces", "pyproject.toml", "README.md", "LICENSE"):
-        subprocess.run(["cp", "-r", str(repo / name), str(source / name)], check=True)
-    subprocess.run([*command, str(source)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
-        "jepawm",
-        "envs",
-        "ray_jobs",
-        "tune_spaces",
-    }
-    assert {"jepawm/recipes/demo.yaml", "jepawm/recipes/pusht_human.yaml", "jepawm/py.typed"} <= set(names)
-    assert "jepawm/data/download/public_sources.yaml" in names
