@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from jepawm.config import ModelConfig, PredictorConfig, ProprioConfig
+from jepawm.config.predictor import ProprioEncoding
 from jepawm.errors import ConfigError
 from jepawm.predictors import Predictor, build_predictor
-from jepawm.predictors.base import ProprioEncoding
+from jepawm.types import LatentSpec
 
 B, T, P, D, A = 2, 4, 6, 12, 3
 GRID = (2, 3)
@@ -52,9 +53,7 @@ def build(name: str, **keys: Any) -> Predictor:
     case = CASES[name]
     torch.manual_seed(0)
     config = PredictorConfig(**({"context_window": T} | case.keys | keys))
-    predictor = build_predictor(
-        config, grid=GRID, latent_dim=D, action_dim=A, proprio=case.proprio, proprio_dim=case.proprio_dim
-    )
+    predictor = build_predictor(config, LatentSpec(GRID, D, A, case.proprio, case.proprio_dim))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in predictor.parameters():

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from jepawm.checkpoints.zoo import predictor_key
 from jepawm.device import autocast
 from jepawm.hub import world_model_from_published
 from jepawm.latent import Latent
 from jepawm.planning import GoalDistance
-from jepawm.checkpoints.zoo import predictor_key
 from jepawm.world_model import WorldModel
 
 MODELS = [
