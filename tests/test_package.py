@@ -1,6 +1,8 @@
 """What surrounds the library: the cluster file and the search spaces."""
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,18 +24,26 @@ def test_cluster_yaml_satisfies_rays_own_schema(repo):
         jsonschema.validate(broken, schema)
 
 
+def test_cluster_yaml_installs_extras_that_exist(repo):
+    cluster = yaml.safe_load((repo / "cluster.yaml").read_text())
+    extras = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (install,) = (line for line in cluster["setup_commands"] if "pip install" in line)
+    (named,) = re.findall(r"jepawm\[([\w,]+)\]", install)
+    assert set(named.split(",")) <= set(extras)
+
+
 def test_every_key_of_a_search_space_is_a_configuration_key_and_every_sample_is_valid():
     from jepawm.config import RunConfig, to_dict
     from jepawm.config.yaml_io import flatten, from_dict
     from tune_spaces import encoder_space, optimizer_space, planner_space, predictor_space
 
-    known = flatten(to_dict(RunConfig()))
+    settings = flatten(to_dict(RunConfig()))
     for space in (encoder_space(), optimizer_space(), planner_space(), predictor_space()):
         assert space
         for _ in range(20):
             nested = to_dict(RunConfig())
             for key, domain in space.items():
-                assert key in known
+                assert key in settings
                 section = nested
                 *path, leaf = key.split(".")
                 for part in path:

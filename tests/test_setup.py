@@ -1,7 +1,9 @@
 """What `make setup` decides before it installs: the Python, the extras, and the key of the kept environment."""
 
 import os
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,12 @@ def test_a_target_says_which_extra_it_lacks_before_it_installs(make, tmp_path: P
         assert refused.returncode
         assert f"make {target} needs the extra '{extra}': make {target} EXTRAS=pusht,{extra}" in refused.stdout
     assert not (tmp_path / "venv").exists()
+
+
+def test_all_extras_of_the_makefile_are_those_of_the_package_and_each_has_its_size_in_the_docs(repo: Path) -> None:
+    (listed,) = re.findall(r"^ALL_EXTRAS := (.*)$", (repo / "Makefile").read_text(), flags=re.MULTILINE)
+    extras = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(listed.split(",")) == set(extras)
+    page = (repo / "docs" / "installation.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
+    assert set(extras) <= set(re.findall(r"`(\w+)`", " ".join(rows)))
