@@ -25,11 +25,15 @@ PYTHON := $(shell for python in $(BIN)/python python3.11 python3.12 python3.13 p
 else
 PYTHON_GIVEN := $(PYTHON)
 endif
-# Where no Python fits, uv makes the environment and brings a Python 3.12. UV=uv takes uv in any case.
+# Where no Python fits, uv makes the environment and brings a Python 3.12. UV=uv installs with uv in any case.
 ifeq ($(PYTHON),)
 UV ?= $(shell command -v uv)
 endif
-VERSION := $(if $(UV),3.12,$(if $(PYTHON),$(shell $(PYTHON) $(FITS) >/dev/null 2>&1 && $(PYTHON) $(VERSION_OF))))
+ifneq ($(PYTHON),)
+VERSION := $(shell $(PYTHON) $(FITS) >/dev/null 2>&1 && $(PYTHON) $(VERSION_OF))
+else
+VERSION := $(if $(UV),3.12)
+endif
 SHA256 := $(shell command -v sha256sum || echo shasum -a 256)
 KEY := $(shell (cat constraints.txt pyproject.toml; echo "$(VERSION) $(EXTRAS)") | $(SHA256) | cut -c1-16)
 STAMP := $(VENV)/.jepawm-$(KEY)
@@ -37,7 +41,7 @@ STAMP := $(VENV)/.jepawm-$(KEY)
 # An environment of another Python is made anew; any other folder of that name is not cleared.
 CLEAR := $(if $(wildcard $(VENV)/pyvenv.cfg),--clear)
 ifneq ($(UV),)
-MAKE_VENV := $(UV) venv --quiet $(CLEAR) --python $(VERSION) $(VENV)
+MAKE_VENV := $(UV) venv --quiet $(CLEAR) --python $(or $(PYTHON),$(VERSION)) $(VENV)
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 else
 MAKE_VENV := $(PYTHON) -m venv $(CLEAR) $(VENV)

@@ -60,6 +60,10 @@ def test_without_a_python_uv_makes_the_environment_and_without_uv_there_is_a_mes
     assert "uv venv --quiet  --python 3.12" in planned
     assert "-m pip" not in planned
     assert planned.count("uv pip install") == planned.count("-c constraints.txt") + 1 >= 3
+    # A Python that fits stays the interpreter where uv is asked for.
+    planned = make("-n", "setup", "UV=uv", uv="0", python3_13="3.13").stdout
+    assert "uv venv --quiet  --python python3.13" in planned
+    assert "-m pip" not in planned
 
 
 def test_the_key_changes_with_the_python_and_with_the_extras(make) -> None:
