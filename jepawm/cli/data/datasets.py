@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from jepawm.data.importers.base import Reader
+    from jepawm.data.importers.conversion import Reader
     from jepawm.data.inspect.summary import DatasetSummary
 
 
@@ -193,7 +193,7 @@ class Convert:
 def reader(on_ray: bool) -> Iterator["Reader"]:
     """What reads episodes: this process, or a Ray of this machine or cluster."""
     if not on_ray:
-        from jepawm.data.importers.base import read_serially
+        from jepawm.data.importers.conversion import read_serially
 
         yield read_serially
         return

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -96,6 +96,11 @@ def vectors(values: Any, width: int, where: str, *, dtype: Any = np.float32) -> 
     if len(bad):
         raise DataError(f"{where}: row {bad[0]} holds NaN or infinity")
     return array
+
+
+def casts(dtypes: Mapping[str, str], to: str = "float32") -> dict[str, str]:
+    """`Choices.cast` of columns of numbers: the columns whose type is another one than `to`, with the change."""
+    return {name: f"{dtype} to {to}" for name, dtype in dtypes.items() if dtype != to}
 
 
 def outward(low: np.ndarray, high: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
