@@ -167,7 +167,8 @@ def conversion_lines(source: dict[str, Any]) -> list[str]:
         lines.append("left out " + ", ".join(source["left_out"]))
     lines += [f"assumed: {sentence}" for sentence in source.get("assumed", ())]
     for sentence, where in source.get(NOTES, {}).items():
-        lines.append(f"noted in {where['episodes']} episode(s): {sentence} ({_some(where['first'], where['episodes'])})")
+        shown = _some(where["first"], where["episodes"])
+        lines.append(f"noted in {where['episodes']} episode(s): {sentence} ({shown})")
     left_out = source.get(LEFT_OUT_EPISODES, [])
     if left_out:
         lines.append(f"left out {len(left_out)} of {source['episodes']} episodes as bad:")
