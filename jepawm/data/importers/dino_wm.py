@@ -28,7 +28,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jepawm.data.importers.arrays import action_bounds, finite
-from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square, square_spec
+from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, square, square_spec
+from jepawm.data.importers.reading import LONGER_VIDEO
 from jepawm.data.importers.tensors import load_array, load_saved
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.data.video import read_video, video_info
@@ -137,18 +138,22 @@ class DinoWMFolder(EpisodeSource):
         length = int(self._lengths[number])
         state = self._state(number, length)
         actions = self._rows(self.actions_file, number, length - 1) / np.float32(self.action_scale)
+        frames = self._frames(number, length)
+        info = self._info(number)
+        if len(frames) > length:
+            info[NOTES] = [LONGER_VIDEO]
         return Episode(
             episode_id=number,
-            pixels=square(self._frames(number, length), self._side),
+            pixels=square(frames[:length], self._side),
             actions=actions.astype(np.float32),
             proprio=self._proprio(state),
             sim_state=state,
-            info=self._info(number),
+            info=info,
         )
 
     @abstractmethod
     def _frames(self, number: int, length: int) -> np.ndarray:
-        """The frames of the states `[length,Y,X,3]`."""
+        """The frames of the states `[length,Y,X,3]`; a video may hold more."""
 
     @abstractmethod
     def _frame_size(self, number: int) -> tuple[int, int]:
@@ -322,7 +327,7 @@ class DinoWMPushT(DinoWMFolder):
     def _frames(self, number: int, length: int) -> np.ndarray:
         file = self._video(number)
         frames, _ = read_video(file, what=str(file))
-        if len(frames) != length:
+        if len(frames) < length:
             raise DataError(f"{file}: holds {len(frames)} frames, its episode has {length} states")
         if frames.shape[1:3] != (self._height, self._width):
             raise DataError(

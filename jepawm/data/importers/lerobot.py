@@ -25,14 +25,13 @@ import pyarrow as pa
 from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, square_spec
 from jepawm.data.importers.lerobot_index import ACTION, STATE, Entry, LeRobotIndex
 from jepawm.data.importers.lerobot_table import EpisodeTable
-from jepawm.data.importers.reading import casts, decode_image, inside, outward, squared, vectors
+from jepawm.data.importers.reading import LONGER_VIDEO, casts, decode_image, inside, outward, squared, vectors
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.data.video import VideoInfo, iter_video, video_info
 from jepawm.errors import DataError
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 _NAMED_ABSENT = 20
-_LONGER_VIDEO = "the video has more frames than the table has rows: the frames after the last row are left out"
 _SAME_RATE = 0.01
 # A time that lies further from a frame than this part of the frame's duration names no frame.
 _LARGEST_OFFSET = 0.4
@@ -185,7 +184,7 @@ class LeRobot(EpisodeSource):
                     "rows: the video has too few frames"
                 )
         if available > entry.length * step:
-            notes.append(_LONGER_VIDEO)
+            notes.append(LONGER_VIDEO)
         for number, frame in enumerate(iter_video(entry.video, what=what, start=first, stop=stop)):
             # A video of one episode is decoded to its end, so that a damaged one is found.
             if number % step == 0 and number // step < entry.length:

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jepawm.data.importers.arrays import action_bounds
-from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, file_stamp, square, square_spec
-from jepawm.data.importers.reading import indexed_names, vectors
+from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, file_stamp, square, square_spec
+from jepawm.data.importers.reading import LONGER_VIDEO, indexed_names, vectors
 from jepawm.data.meta import META_FILE, DatasetSpec, PixelSpec
 from jepawm.data.video import read_video, video_info
 from jepawm.errors import DataError
@@ -143,19 +143,20 @@ class MetaworldParquet(EpisodeSource):
             )
         what = f"{where}: column 'video'"
         frames, _ = read_video(_video_bytes(row["video"], where), what=what)
-        if len(frames) != len(state):
+        if len(frames) < len(state):
             raise DataError(f"{what}: holds {len(frames)} frames, the episode has {len(state)} states")
         if frames.shape[1:3] != (self._height, self._width):
             raise DataError(
                 f"{what}: frames are {frames.shape[1:3]} px, those of the first episode {self._height, self._width}"
             )
+        notes = {NOTES: [LONGER_VIDEO]} if len(frames) > len(state) else {}
         return Episode(
             episode_id=number,
-            pixels=square(frames, self._side),
+            pixels=square(frames[: len(state)], self._side),
             actions=actions,
             proprio=state[:, :PROPRIO_WIDTH].astype(np.float32),
             sim_state=state,
-            info={"task": str(row["task"]), "source_episode": number},
+            info={"task": str(row["task"]), "source_episode": number, **notes},
         )
 
     def stamp(self) -> list[Any]:

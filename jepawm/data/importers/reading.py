@@ -15,6 +15,8 @@ from jepawm.errors import DataError
 
 # Recognising a folder must stay quick, however many folders it has.
 _FOLDERS_LOOKED_AT = 2000
+LONGER_VIDEO = "the video has more frames than its episode has rows: the frames after the last row are left out"
+"""Note of an episode whose video was cut."""
 # Of the file systems in use; asking for a longer one is an error of its own.
 _LONGEST_NAME = 255
 
@@ -186,18 +188,23 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     """Decodes a JPEG or PNG to `[Y,X,3]` uint8 RGB.
 
     Raises:
-        DataError: Not an image that can be decoded.
+        DataError: The image cannot be decoded, or has more than 8 bits a channel, as pictures of depth have.
     """
     import cv2
 
     image = None
     if data:
         try:
-            image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         except cv2.error as error:
             raise DataError(f"{where}: the image cannot be decoded: {error}") from error
     if image is None:
         raise DataError(f"{where}: {len(data)} bytes that are no image (JPEG or PNG); copy the file again")
+    if image.dtype != np.uint8:
+        raise DataError(
+            f"{where}: a picture of {8 * image.dtype.itemsize} bits a channel, which looks like depth; choose a camera "
+            "of 8 bits with --camera"
+        )
     # OpenCV decodes to BGR.
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 

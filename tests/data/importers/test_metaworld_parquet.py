@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from published_datasets import Content, frames_of, metaworld_parquet, video_bytes
 
+from jepawm.checkpoints.zoo import ENVS
 from jepawm.data import EpisodeDataset, check_dataset
 from jepawm.data.importers import ImportOptions, import_episodes, open_source
 from jepawm.errors import DataError
-from jepawm.checkpoints.zoo import ENVS
 
 pytest.importorskip("av")
 
@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[Callable[[list[Content]], Any], str]] = {
     ),
     "size of frames": (
         put("video", as_video(lambda frames: np.repeat(frames, 2, axis=2))),
-        r"row 1: column 'video': frames are \(32, 64\) px, those of episode 0 \(32, 32\)",
+        r"row 1: column 'video': frames are \(32, 64\) px, those of the first episode \(32, 32\)",
     ),
     "not a video": (
         put("video", lambda v: {"bytes": b"junk" * 50, "path": None}),
