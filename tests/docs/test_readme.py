@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 import jepawm
 from jepawm.agent import Agent
+from jepawm.checkpoints.zoo import ZOO
 from jepawm.config.command_line import parse, recipe_names
 from jepawm.encoders import build_encoder
-from jepawm.checkpoints.zoo import ZOO
 
 
 def _commands(repo):
