@@ -175,7 +175,7 @@ def _read_vectors(source: EpisodeSource, buffer: ZarrArrays) -> tuple[int, np.nd
         if rows != ends[-1]:
             raise DataError(f"{path}: array '{name}' has {rows} rows, '{ENDS}' ends at {ends[-1]}")
     for name, values in vectors.items():
-        mark_bad_rows(source, ~np.isfinite(values).all(axis=1), ends, f"{path}: array '{name}'")
+        mark_bad_rows(source, np.logical_not(np.isfinite(values).all(axis=1)), ends, f"{path}: array '{name}'")
     return int(shape[1]), vectors["data/state"], vectors["data/action"], ends
 
 

@@ -213,3 +213,46 @@ def test_the_real_demonstrations(tmp_path, shared: Path):
     np.testing.assert_array_equal(one.proprio, other.sim_state[:, :5].astype(np.float32))
     # Theirs are the places where to go, ours start at the agent.
     np.testing.assert_allclose(one.actions, other.actions * 100 + other.proprio[:-1, :2], atol=1e-3)
+
+
+def test_shards(tmp_path):
+    import zarr
+
+    zarr_buffer(tmp_path / "b.zarr", version=3)
+    content = replay_buffer()
+    group = zarr.open_group(tmp_path / "b.zarr", mode="a")
+    frames = content["data/camera_0"]
+    del group["data/camera_0"]
+    # The last shard goes beyond the edge of the array.
+    array = group.create_array(
+        "data/camera_0", shape=frames.shape, dtype=frames.dtype, chunks=(4, 32, 32, 3), shards=(8, 32, 32, 3)
+    )
+    array[:] = frames
+    dataset = convert(tmp_path / "b.zarr", tmp_path / "d", codec="zstd")
+    for number, (start, stop) in enumerate(zip((0, *BUFFER_ENDS[:-1]), BUFFER_ENDS, strict=True)):
+        np.testing.assert_array_equal(dataset.read_episode(number).pixels, frames[start:stop])
+    (tmp_path / "b.zarr/data/camera_0/c/1/0/0/0").unlink()
+    with pytest.raises(DataError, match="'data/camera_0' row 8 holds nothing but the fill value"):
+        convert(tmp_path / "b.zarr", tmp_path / "e")
+
+
+def test_chunks_of_nothing_but_the_fill_value_need_not_be_stored(tmp_path):
+    def rest(content: Content) -> None:
+        content["data/action"][4:8] = 0
+
+    zarr_buffer(tmp_path / "b.zarr", rest, version=3)
+    assert not (tmp_path / "b.zarr/data/action/c/1").exists()
+    dataset = convert(tmp_path / "b.zarr", tmp_path / "d")
+    assert dataset.read_episode(0).actions[4].tolist() == [0, 0, 0]
+    sentence = "1 of the 5 chunks of 'data/action' are not stored, and hold the fill value 0.0"
+    assert sentence in dataset.spec.source["assumed"]
+
+
+def test_arrays_that_are_not_taken_are_not_judged(tmp_path):
+    zarr_buffer(
+        tmp_path / "b.zarr",
+        cut("data/stage", lambda v: v[:4]),
+        damage=edit("data/stage/.zarray", '"id": "', '"id": "jpeg_of_mars_'),
+    )
+    dataset = convert(tmp_path / "b.zarr", tmp_path / "d")
+    assert dataset.spec.source["left_out"] == ["data/stage"]
