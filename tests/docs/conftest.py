@@ -1,5 +1,6 @@
 """What stands for the capitals in commands and examples: two small runs, a dataset, recipes."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from jepawm.config.command_line import parse
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
+from jepawm.files import write_json
 from jepawm.runs.pipeline import run
 from jepawm.runs.runtime import make_runtime
 
@@ -57,6 +59,10 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory, wall_dataset: Episode
     finally:
         runtime.close()
     shutil.copytree(first, second)
+    # The second run solves another episode than the first, so that comparing them has something to count.
+    result = json.loads((second / "eval.json").read_text())
+    result["episodes"][0]["solved"] = not result["episodes"][0]["solved"]
+    write_json(str(second / "eval.json"), result)
     for name in ("SOURCE", "FILE", "NAME"):
         (folder / name.lower()).touch()
     named = {
