@@ -2,8 +2,8 @@
 
     python benchmarks/rollout_picture.py --model RUN --dataset DATASET [--output docs/images/rollout.png]
 
-The demo has no decoder. Each predicted latent is therefore shown as the frame of the dataset whose encoded latent is
-nearest to it (mean squared difference). The model is asked before the first action is executed and sees the start and
+The demo has no decoder. Each predicted latent is therefore shown as the training frame whose encoded latent is nearest
+to it (mean squared difference). The model is asked before the first action is executed and sees the start and
 the goal alone, so the lower row is a forecast of the upper one. Distances between the dot in both rows are printed.
 """
 
@@ -27,6 +27,7 @@ import jepawm
 from envs.wall import WallEnv
 from jepawm.agent import Agent
 from jepawm.data import EpisodeDataset
+from jepawm.data.loading.split import Split
 from jepawm.types import Observations
 
 GRID_CELLS = 65
@@ -35,7 +36,7 @@ GREEN, GREY, BLUE = "#17703a", "#5b6878", "#2f5fa8"
 
 @dataclass(frozen=True)
 class EncodedFrames:
-    """Frames of a dataset with their latents.
+    """Frames of the training episodes with their latents.
 
     Attributes:
         pixels_FYXC: `[F,Y,X,C]` uint8.
@@ -60,7 +61,7 @@ class PlannedRollout:
         start_YXC: Frame before the first action.
         goal_YXC: Frame of the goal.
         executed_HYXC: Frame after each chunk.
-        imagined_HYXC: Nearest dataset frame to each predicted latent.
+        imagined_HYXC: Nearest training frame to each predicted latent.
         places_px_H2: Where the dot really was after each chunk, x and y.
         gap_cells_H: Distance of the dot in the two rows.
         solved: Whether the dot ended at the goal.
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a run of the demo, or its `model` folder")
     parser.add_argument("--dataset", required=True, help="the episodes the run was trained on")
     parser.add_argument("--tasks", type=int, nargs="+", default=[3, 5], help="seeds of start and goal")
-    parser.add_argument("--episodes", type=int, default=400, help="episodes whose frames may be shown")
+    parser.add_argument("--episodes", type=int, default=400, help="training episodes whose frames may be shown")
     parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parents[1] / "docs/images/rollout.png")
     arguments = parser.parse_args()
     agent = jepawm.load(arguments.model, device="cpu")
@@ -96,7 +97,9 @@ def main() -> None:
 
 def encode_frames(agent: Agent, dataset: EpisodeDataset, num_episodes: int) -> EncodedFrames:
     pixels, positions, latents = [], [], []
-    for episode_id in dataset.episode_ids[:num_episodes]:
+    run = agent.spec.run
+    split = Split.of(dataset, run["data"]["held_out_fraction"], run["seed"])
+    for episode_id in split.train[:num_episodes]:
         episode = dataset.read_episode(int(episode_id))
         pixels.append(episode.pixels)
         positions.append(episode.sim_state)

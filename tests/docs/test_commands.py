@@ -3,8 +3,10 @@
 import importlib
 import os
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 
@@ -155,3 +157,13 @@ def test_a_recipe_is_valid(block, reader, tmp_path):
     recipe.write_text(block.text)
     config, _ = parse(["--recipe", str(recipe)])
     assert config != RunConfig()
+
+
+def test_the_picture_of_a_rollout_is_drawn(reader, repo, tmp_path, monkeypatch):
+    (command, *_) = [each for each in COMMANDS if each.words[1:2] == ("benchmarks/rollout_picture.py",)]
+    words = [reader.fill(word) for word in command.words[1:]]
+    picture = tmp_path / "rollout.png"
+    monkeypatch.setattr(sys, "argv", [*words, "--episodes", "4", "--output", str(picture)])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(repo / words[0]), run_name="__main__")
+    assert picture.read_bytes().startswith(b"\x89PNG")
