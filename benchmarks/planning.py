@@ -20,12 +20,12 @@ import torch
 # The repository instead of this folder, where `envs` would be a benchmark.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
 from jepawm.config import PlannerConfig
 from jepawm.config.yaml_io import load_recipe
 from jepawm.device import autocast
 from jepawm.evaluation.manifest import manifest
 from jepawm.latent import Latent
-from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
 from jepawm.planning import CEM, ActionSearchSpace, GoalDistance
 from jepawm.types import ActionSpec, Statistics
 

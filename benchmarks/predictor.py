@@ -27,12 +27,12 @@ from torch.nn import functional as F
 # The repository instead of this folder, where `envs` would be a benchmark.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from jepawm.checkpoints.zoo import ENVS, ZOO, model_config
 from jepawm.device import autocast
 from jepawm.evaluation.manifest import manifest
 from jepawm.nn.attention import Attention
 from jepawm.nn.rotary import RotaryTable, frame_rotary_table, rotate
 from jepawm.predictors import AdaLNPredictor, FeaturePredictor, build_predictor
-from jepawm.checkpoints.zoo import ENVS, ZOO, model_config
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = {"adaln": "jepa_wm_pusht", "feature": "dino_wm_pusht"}

@@ -20,11 +20,11 @@ import numpy as np
 # The repository instead of this folder, where `envs` would be a benchmark.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from jepawm.runs.episodes import prepare_dataset
 from jepawm.config import RunConfig
 from jepawm.config.yaml_io import load_recipe
 from jepawm.console import Console
 from jepawm.evaluation.manifest import manifest
+from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.runtime import LocalRuntime, Runtime, make_runtime
 from jepawm.tracking import METRICS_FILE, read_metrics
 

@@ -5,7 +5,7 @@ shown what came of it (`observe`). `Agent.plan` is one plan for one episode.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,13 +17,13 @@ from torch import Tensor
 from jepawm.checkpoints.model_folder import ModelSpec, load_world_model
 from jepawm.checkpoints.zoo import ZOO
 from jepawm.config.objective import ObjectiveConfig
-from jepawm.config.planner import PlannerConfig
+from jepawm.config.planner import PlannerConfig, Precision
 from jepawm.config.yaml_io import override
 from jepawm.device import autocast, pick_device
-from jepawm.errors import ConfigError, did_you_mean
+from jepawm.errors import ConfigError, PlanningError, did_you_mean
 from jepawm.hub import load_published_run
 from jepawm.latent import Latent, concatenate
-from jepawm.planning import MPC, ActionSearchSpace, Objective, Plan, build_objective, build_planner
+from jepawm.planning import MPC, ActionSearchSpace, Objective, Plan, Planner, build_objective, build_planner
 from jepawm.types import Observations
 from jepawm.world_model import WorldModel
 
@@ -54,44 +54,43 @@ class Agent:
     Args:
         model: The world model, in evaluation mode.
         spec: What fixes it besides its weights: the bounds and statistics of its actions.
-        planner: The search; None: the model's own.
-        objective: The cost of a candidate; None: the model's own.
+        planner: The search, as a configuration or a planner that is built already; None: the model's own.
+        objective: The cost of a candidate, as a configuration or a callable that makes an objective of goal latents
+            `[B]`; None: the model's own.
         replan_every: Chunks that are executed of a plan; None: all of it.
         warm_start: Start a replan from the unexecuted rest of the last plan.
+        precision: Number format of encoding and unrolling; None: the planner's, float32 for one that is built already.
 
     Attributes:
         model: The world model: `encode`, `predict`, `unroll`.
         spec: Statistics and bounds.
         planner: The search.
         objective: The cost of a candidate.
+        precision: Number format of encoding and unrolling.
     """
 
     def __init__(
         self,
         model: WorldModel,
         spec: ModelSpec,
-        planner: PlannerConfig | None = None,
-        objective: ObjectiveConfig | None = None,
+        planner: PlannerConfig | Planner | None = None,
+        objective: ObjectiveConfig | Callable[[Latent], Objective] | None = None,
         *,
         replan_every: int | None = None,
         warm_start: bool = True,
+        precision: Precision | None = None,
     ) -> None:
         self.model = model
         self.spec = spec
         self.planner = planner or spec.planner
         self.objective = objective or spec.objective
-        space = ActionSearchSpace(
-            spec.action,
-            spec.statistics,
-            frameskip=model.frameskip,
-            hold=self.planner.hold_actions,
-            device=self.device,
-        )
-        self._mpc = MPC(
-            build_planner(self.planner, space),
-            replan_every=replan_every or self.planner.horizon,
-            warm_start=warm_start,
-        )
+        search = self.planner
+        if isinstance(search, PlannerConfig):
+            self.precision = precision or search.precision
+            search = build_planner(search, self._search_space(search))
+        else:
+            self.precision = precision or "float32"
+        self._mpc = MPC(search, replan_every=replan_every, warm_start=warm_start)
         self._context: _Context | None = None
         self._goals: Latent | None = None
         self._executed_BnA: Tensor | None = None
@@ -119,7 +118,7 @@ class Agent:
         proprio_BTR = None
         if self.model.uses_proprio and observations.proprio is not None:
             proprio_BTR = torch.from_numpy(observations.proprio).to(self.device)
-        with autocast(self.planner.precision, self.device):
+        with autocast(self.precision, self.device):
             return self.model.encode(pixels_BTCYX, proprio_BTR)
 
     def reset(self, observations: Observations, goals: Observations) -> None:
@@ -145,7 +144,7 @@ class Agent:
             `[B,n,A]` raw chunks, inside the bounds.
 
         Raises:
-            PlanningError: Costs that no plan can be chosen from.
+            PlanningError: Costs that no plan can be chosen from, or `reset` was not called.
         """
         plan = self._search(generators)
         self._executed_BnA = plan.chunks_BHA[:, : num_chunks or self._mpc.replan_every]
@@ -159,7 +158,8 @@ class Agent:
                 `context_window` model steps.
         """
         context = self._begun()
-        assert self._executed_BnA is not None, "act comes before observe"
+        if self._executed_BnA is None:
+            raise PlanningError("Agent.observe shows what came of Agent.act, which was not called before it")
         context.append(self.encode(observations), self._executed_BnA)
         self._executed_BnA = None
 
@@ -216,6 +216,11 @@ class Agent:
 
     def _with(self, settings: Mapping[str, Any]) -> "Agent":
         """The same model with some settings of planner and objective changed."""
+        if not (isinstance(self.planner, PlannerConfig) and isinstance(self.objective, ObjectiveConfig)):
+            raise ConfigError(
+                f"agent.plan: {', '.join(settings)} cannot be changed, for the agent was made with a planner or an "
+                "objective that is built already; change those"
+            )
         of_objective = {item.name for item in fields(ObjectiveConfig)}
         objective = {key: value for key, value in settings.items() if key in of_objective}
         planner = {key: value for key, value in settings.items() if key not in of_objective}
@@ -226,6 +231,15 @@ class Agent:
             override(self.objective, objective, "agent.plan"),
         )
 
+    def _search_space(self, planner: PlannerConfig) -> ActionSearchSpace:
+        return ActionSearchSpace(
+            self.spec.action,
+            self.spec.statistics,
+            frameskip=self.model.frameskip,
+            hold=planner.hold_actions,
+            device=self.device,
+        )
+
     @torch.no_grad()
     def _search(self, generators: Sequence[torch.Generator]) -> Plan:
         return self._mpc.plan(self._unroll, self._goal_objective(), generators)
@@ -233,16 +247,19 @@ class Agent:
     @torch.no_grad()
     def _unroll(self, chunks_BNHA: Tensor) -> Latent:
         context = self._begun()
-        with autocast(self.planner.precision, self.device):
+        with autocast(self.precision, self.device):
             return self.model.unroll_candidates(context.latents, chunks_BNHA, context.actions_BLA)
 
     def _goal_objective(self) -> Objective:
         self._begun()
-        assert self._goals is not None
-        return build_objective(self.objective, self._goals)
+        assert self._goals is not None, "reset sets both"
+        if isinstance(self.objective, ObjectiveConfig):
+            return build_objective(self.objective, self._goals)
+        return self.objective(self._goals)
 
     def _begun(self) -> "_Context":
-        assert self._context is not None, "reset comes first"
+        if self._context is None:
+            raise PlanningError("Agent.reset comes first: the agent knows no observations and no goals")
         return self._context
 
 

@@ -34,7 +34,7 @@ CHECKED = [
     "losses",
     "world_model",
     "planning",
-    "diagnostics",
+    "training.diagnostics",
     "latent",
     "pretraining",
 ]

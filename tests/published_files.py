@@ -1,4 +1,4 @@
-"""Files in the layout of the published systems, made from our models: what `jepawm.checkpoints.zoo` translates, backwards."""
+"""Files in the layout of the published systems, made from our models: the inverse of `jepawm.checkpoints.zoo`."""
 
 import re
 import sys

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from configs import spec_of
 from published_files import published_model, published_parts
 from safetensors.torch import save_file
 
 import jepawm
 from jepawm.agent import Agent
+from jepawm.checkpoints.model_folder import build_world_model, save_world_model
+from jepawm.checkpoints.zoo import ZOO
 from jepawm.config import (
     EncoderConfig,
     EnvConfig,
@@ -25,8 +28,6 @@ from jepawm.config import (
 from jepawm.encoders import build_encoder
 from jepawm.errors import CheckpointError, ConfigError, PlanningError
 from jepawm.heads import ImageHead
-from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, save_world_model
-from jepawm.checkpoints.zoo import ZOO
 from jepawm.types import ActionSpec, Statistics
 
 CONFIG = RunConfig(
@@ -39,7 +40,8 @@ CONFIG = RunConfig(
     planner=PlannerConfig(horizon=3, num_samples=64, num_elites=8, num_iterations=4, precision="float32"),
     evaluation=EvaluationConfig(protocols=("per_chunk",)),
 )
-SPEC = ModelSpec(
+SPEC = spec_of(
+    CONFIG,
     Statistics(*(np.asarray(values, np.float32) for values in ([0.5, 0], [0.5, 2], [1, 2], [3, 4]))),
     ActionSpec(2, (-1.0, -3.0), (1.0, 3.0)),
 )
@@ -57,7 +59,7 @@ def observation(seed: int, side: int = 32) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "run" / "model"
-    save_world_model(str(folder), build_world_model(CONFIG, SPEC).eval(), CONFIG, SPEC)
+    save_world_model(str(folder), build_world_model(SPEC).eval(), SPEC)
     return folder
 
 
@@ -136,7 +138,7 @@ def test_observations_of_a_wrong_kind_are_refused(agent: Agent, now: dict[str, A
 
 
 def test_settings_that_do_not_exist_are_answered_with_the_nearest(agent: Agent) -> None:
-    with pytest.raises(ConfigError, match=r"unknown setting 'num_sample' \(did you mean 'num_samples'\?\)"):
+    with pytest.raises(ConfigError, match=r"unknown key 'num_sample' \(did you mean 'num_samples'\?\)"):
         agent.plan(observation(1), observation(2), num_sample=3)
     with pytest.raises(ConfigError, match=r"num_elites must lie between 2 and"):
         agent.plan(observation(1), observation(2), num_samples=3)
@@ -181,10 +183,11 @@ def test_a_folders_backbone_may_have_moved_but_not_changed(tmp_path: Path) -> No
         save_file(build_encoder(EncoderConfig(**tiny), 28).backbone.state_dict(), tmp_path / f"{name}.safetensors")
     encoder = EncoderConfig(**tiny, weights=str(tmp_path / "first.safetensors"), trainable=False)
     config = replace(CONFIG, env=EnvConfig(image_size=28), model=replace(CONFIG.model, encoder=encoder))
-    model = build_world_model(config, SPEC).eval()
+    spec = spec_of(config, SPEC.statistics, SPEC.action)
+    model = build_world_model(spec).eval()
     now = observation(1, side=28)
-    expected = Agent(model, config, SPEC).encode(now).visual
-    save_world_model(str(tmp_path / "model"), model, config, SPEC)
+    expected = Agent(model, spec).encode(now).visual
+    save_world_model(str(tmp_path / "model"), model, spec)
     (tmp_path / "first.safetensors").rename(tmp_path / "moved.safetensors")
     load = lambda name: jepawm.load(  # noqa: E731
         tmp_path / "model", device="cpu", encoder_weights=name and str(tmp_path / name)

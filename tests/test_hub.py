@@ -11,6 +11,8 @@ import torch
 from published_files import dino_wm_original, published_model, published_parts, save_dino_wm
 from torch import Tensor
 
+from jepawm.checkpoints.zoo import DECODERS, ENVS, ZOO, model_config, published_run
+from jepawm.config import RunConfig, from_dict
 from jepawm.errors import CheckpointError, ConfigError
 from jepawm.heads import ImageHead, VQVAEDecoder
 from jepawm.hub import (
@@ -23,7 +25,6 @@ from jepawm.hub import (
     world_model_from_published,
 )
 from jepawm.latent import Latent
-from jepawm.checkpoints.zoo import DECODERS, ENVS, ZOO, model_config, run_config
 from jepawm.world_model import WorldModel
 
 # Published counts of the predictor as it is trained: what the files hold, encoders of action and proprio aside.
@@ -95,12 +96,13 @@ def test_predictors_have_the_published_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_run_of_a_published_model_is_consistent(name: str) -> None:
-    config, env = run_config(name), ENVS[ZOO[name].env]
+    config, env = from_dict(RunConfig, published_run(name)), ENVS[ZOO[name].env]
+    encoder = ZOO[name].encoder
     assert config.data.frameskip * env.action.dim == ZOO[name].fields["action_dim"]
     assert len(env.statistics.action_mean) == env.action.dim
-    assert not config.model.encoder.trainable
+    assert not encoder.trainable
     widths = {"dinov2": 384, "dinov3": 1024, "vjepa2": 1408}
-    assert widths[config.model.encoder.name] == ZOO[name].fields["embed_dim"] == DECODERS[ZOO[name].decoder].embed_dim
+    assert widths[encoder.name] == ZOO[name].fields["embed_dim"] == DECODERS[ZOO[name].decoder].embed_dim
 
 
 def test_the_files_tell_which_models_they_fit(tmp_path: Path) -> None:
@@ -114,12 +116,12 @@ def test_the_files_tell_which_models_they_fit(tmp_path: Path) -> None:
 def test_a_published_file_gives_its_model(name: str, tmp_path: Path) -> None:
     model = published_model(name)
     torch.save(published_parts(model), tmp_path / "file.pth.tar")
-    loaded, config, spec = load_published_run(name, str(tmp_path / "file.pth.tar"))
+    loaded, spec = load_published_run(name, str(tmp_path / "file.pth.tar"))
     assert not loaded.training
     assert_same(loaded, model)
     np.testing.assert_allclose(loaded.action_mean.numpy(), np.tile([-0.0055646161, 0.0131978178], 5), rtol=1e-6)
     np.testing.assert_allclose(loaded.proprio_std.numpy(), [17.663522720, 17.275167465], rtol=1e-6)
-    assert (config.planner.num_samples, config.planner.num_elites, config.planner.num_iterations) == (300, 10, 30)
+    assert (spec.planner.num_samples, spec.planner.num_elites, spec.planner.num_iterations) == (300, 10, 30)
     assert spec.action.dim == 2
 
 
@@ -295,9 +297,9 @@ def test_pickled_modules_give_the_model_they_hold(env: str, frames: int, tmp_pat
     model = dino_wm_original(env, frames)
     path = save_dino_wm(tmp_path / "model_latest.pth", model)
     assert "models.vit" not in sys.modules
-    loaded, config, _ = load_dino_wm(path, env)
+    loaded, spec = load_dino_wm(path, env)
     assert_same(loaded, model)
-    encoder = config.model.encoder
+    encoder = spec.model.encoder
     assert (encoder.resize_to, encoder.resize, encoder.normalization) == (196, "antialias", "symmetric")
     assert (loaded.context_window, loaded.num_patches) == (frames, 196)
     file = read_published(path)

@@ -13,7 +13,7 @@ from jepawm.config import EncoderConfig, ModelConfig, PredictorConfig, ProprioCo
 from jepawm.errors import ConfigError
 from jepawm.latent import Latent, concatenate, stack
 from jepawm.predictors import MLPPredictor
-from jepawm.types import Statistics
+from jepawm.types import LatentSpec, Statistics
 from jepawm.world_model import WorldModel
 
 FRAMESKIP, B, H, R, D = 3, 4, 5, 3, 12
@@ -465,7 +465,7 @@ def test_candidates_unroll_as_if_one_by_one(kind: str, context_window: int, seen
 
 def test_before_the_first_frame_it_stood_still() -> None:
     config = PredictorConfig(context_window=3, hidden_dim=16)
-    predictor = MLPPredictor(config, num_patches=2, latent_dim=4, action_dim=3)
+    predictor = MLPPredictor(config, LatentSpec(grid=(2, 1), dim=4, chunk_dim=3))
     latents, actions = normal(B, 1, 2, 4), normal(B, 1, 3, seed=3)
     longer = latents.expand(-1, 3, -1, -1)
     padded = torch.cat([torch.zeros(B, 2, 3), actions], dim=1)

@@ -31,10 +31,20 @@ class TaggedConfig:
     implementation: ClassVar[str]
 
     def __new__(cls, *_: Any, **fields: Any) -> Self:
-        """Makes the kind that `name` asks for where the base is called, else the class itself."""
-        if "kinds" not in vars(cls):
-            return super().__new__(cls)
-        return super().__new__(cls.kind(fields.get("name", cls.default_kind)))
+        """Makes the kind that `name` asks for where the base is called, else the class itself.
+
+        Raises:
+            ConfigError: An unknown kind, or a setting that the kind does not have.
+        """
+        kind = cls if "kinds" not in vars(cls) else cls.kind(fields.get("name", cls.default_kind))
+        known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        for key in fields:
+            if key not in known:
+                raise ConfigError(
+                    f"{cls.section}.{key} has no meaning for {cls.section}.name '{kind.name}'"  # type: ignore[attr-defined]
+                    f"{did_you_mean(key, known)}"
+                )
+        return super().__new__(kind)
 
     @classmethod
     def kind(cls, name: str) -> type[Self]:

@@ -152,7 +152,7 @@ def read_tensors(path: str) -> dict[str, Any]:
     return found
 
 
-def only_tensors(found: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+def only_tensors(found: Any, where: str) -> dict[str, Tensor]:
     """The mapping itself, once every value is known to be a tensor.
 
     Raises:

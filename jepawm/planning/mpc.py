@@ -13,11 +13,11 @@ class MPC:
 
     Args:
         planner: Searches the plans.
-        replan_every: Chunks of a plan that are executed before the next one.
+        replan_every: Chunks of a plan that are executed before the next one; None: all of them.
         warm_start: Off: every search starts afresh.
     """
 
-    def __init__(self, planner: Planner, *, replan_every: int, warm_start: bool = True) -> None:
+    def __init__(self, planner: Planner, *, replan_every: int | None, warm_start: bool = True) -> None:
         self.planner = planner
         self.replan_every = replan_every
         self.warm_start = warm_start
@@ -47,7 +47,7 @@ class MPC:
         plan = self.planner.plan(unroll, objective, generators=generators, warm_start_BHd=start_BHd)
         done = self.replan_every
         self._rest_BHd = None
-        if done < plan.search_BHd.shape[1]:
+        if done is not None and done < plan.search_BHd.shape[1]:
             # Past the plan's end its last action is the best guess there is.
             repeated_BHd = plan.search_BHd[:, -1:].expand(-1, done, -1)
             self._rest_BHd = torch.cat([plan.search_BHd[:, done:], repeated_BHd], dim=1)

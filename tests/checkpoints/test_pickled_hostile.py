@@ -18,8 +18,8 @@ import torch
 from pickle_files import packed
 from torch import nn
 
-from jepawm.errors import CheckpointError
 from jepawm.checkpoints.pickled import read_modules
+from jepawm.errors import CheckpointError
 
 # Hostile files. Each payload would touch the canary if anything ran it.
 

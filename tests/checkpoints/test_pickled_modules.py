@@ -12,8 +12,8 @@ import torch
 from pickle_files import packed, unpacked
 from torch import Tensor, nn
 
-from jepawm.errors import CheckpointError
 from jepawm.checkpoints.pickled import read_modules
+from jepawm.errors import CheckpointError
 
 # The published classes at tiny widths, under the published module names.
 PREDICTOR = """

@@ -3,20 +3,20 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from configs import unit_spec
 from published_files import published_model, published_parts
 from torch import nn
 
+from jepawm.checkpoints.model_folder import build_world_model
+from jepawm.checkpoints.zoo import ZOO
 from jepawm.config import EncoderConfig
 from jepawm.config.yaml_io import load_recipe
 from jepawm.encoders import build_encoder
 from jepawm.encoders.dino import DINOV2_SIZES, DINOV3_SIZES
 from jepawm.heads import ImageHead, StateHead, TransposedConvDecoder, VQVAEDecoder
-from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
-from jepawm.checkpoints.zoo import ZOO
-from jepawm.types import ActionSpec, Statistics
+from jepawm.types import ActionSpec
 
 pytest.importorskip("timm")
 
@@ -50,12 +50,10 @@ def built() -> dict[tuple[str, str], int]:
         "resnet18": ("",),
         "r3m": ("",),
     }
-    ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
-    spec = ModelSpec(Statistics(zeros, ones, zeros, ones), ActionSpec(2, (-1.0, -1.0), (1.0, 1.0)))
     with torch.device("meta"):
         for name, each in sizes.items():
             for size in each:
-                config = EncoderConfig(name=name, size=size or None)  # type: ignore[arg-type]
+                config = EncoderConfig(name=name, **({"size": size} if size else {}))
                 found[name, size] = count(build_encoder(config, 224))
         for name in ZOO:
             predictor = published_parts(published_model(name))["predictor"]
@@ -70,7 +68,7 @@ def built() -> dict[tuple[str, str], int]:
             "transposed convolutions": TransposedConvDecoder(),
         }
     for recipe in RECIPES:
-        heads[recipe] = build_world_model(load_recipe(recipe), spec)
+        heads[recipe] = build_world_model(unit_spec(load_recipe(recipe), ActionSpec(2, (-1.0, -1.0), (1.0, 1.0))))
     return found | {(name, ""): count(head) for name, head in heads.items()}
 
 

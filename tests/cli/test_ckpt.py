@@ -9,9 +9,9 @@ import torch
 from published_files import dino_wm_original, published_model, published_parts, save_dino_wm
 
 import jepawm
-from jepawm.nn import weights
 from jepawm.cli.main import main
 from jepawm.hub import load_published
+from jepawm.nn import weights
 
 FILES = ["config.yaml", "format_version", "model.safetensors", "stats.json"]
 

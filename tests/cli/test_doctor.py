@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jepawm.cli import doctor, doctor_rendering
-from jepawm.cli.main import main
 from jepawm.cli.doctor import Line, look
 from jepawm.cli.doctor_rendering import examine, has_library, missing_packages, problems_of
+from jepawm.cli.main import main
 
 WORKS = {"works": True, "renderer": "llvmpipe", "software": True, "fast_ms": 1.5, "faithful_ms": 60.0, "problems": []}
 ABSENT = {"works": False, "error": "OSError: no library", "missing": ["libegl1", "libgl1"]}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import split_of
 from safetensors.numpy import load_file
 
 from jepawm.config import DataConfig, OptimConfig, RunConfig, ScalingConfig, TrainConfig
@@ -75,25 +76,25 @@ def test_two_workers_train_the_same_model_as_one(ray_local, wall_dataset, local_
 def test_a_loss_that_is_not_finite_reaches_the_user_as_itself(ray_local, wall_dataset, tmp_path):
     from jepawm.distributed.train import ray_train
 
-    config = _config(optim=OptimConfig(learning_rate=1e30, grad_clip_norm=0))
+    config = _config(optim=OptimConfig(learning_rate=1e30, grad_clip_norm=None))
     with pytest.raises(TrainingError, match=r"the loss at train step \d+ is not finite"):
         ray_train(config, str(wall_dataset.path), str(tmp_path))
 
 
 def test_the_stream_brings_each_window_once_per_epoch(ray_local, wall_dataset):
-    from jepawm.data.loading.split import Split, window_index
+    from jepawm.data.loading.split import window_index
     from jepawm.distributed.window_stream import window_stream
 
     config = _config()
-    index = window_index(wall_dataset, Split.of(config, wall_dataset).train, config.data, 4)
+    index = window_index(wall_dataset, split_of(config, wall_dataset).train, config.data, 4)
     expected = sorted(zip(*(a.tolist() for a in index.locate(np.arange(len(index)))), strict=True))
     # Twelve steps of 16 windows end inside the first epoch; the stream holds one to spare.
-    stream = window_stream(config, str(wall_dataset.path), start_step=0)
+    stream = window_stream(config.training_plan(), str(wall_dataset.path), start_step=0)
     rows = [row for batch in stream.iter_batches(batch_size=64, batch_format="pyarrow") for row in _ids(batch)]
     assert sorted(rows) == sorted(expected * 2)
     assert rows[: len(expected)] != expected
     # A resume goes on with the next epoch's order, not with the first one's again.
-    resumed = window_stream(config, str(wall_dataset.path), start_step=6)
+    resumed = window_stream(config.training_plan(), str(wall_dataset.path), start_step=6)
     later = [row for batch in resumed.iter_batches(batch_size=64, batch_format="pyarrow") for row in _ids(batch)]
     assert later[:64] != rows[:64]
 
@@ -103,15 +104,15 @@ def _ids(batch):
 
 
 def test_training_on_the_stream(ray_local, wall_dataset, tmp_path):
-    from jepawm.distributed.window_stream import stream_batches, window_stream
     from jepawm.distributed.train import ray_train
+    from jepawm.distributed.window_stream import stream_batches, window_stream
 
     config = _config(
         data=DataConfig(loader="stream", held_out_fraction=0.1),
         train=replace(_config().train, num_train_steps=60, log_every=10, checkpoint_every=60),
     )
-    shard = window_stream(config, str(wall_dataset.path), start_step=0).iterator()
-    batch = next(stream_batches(config, str(wall_dataset.path), shard, world_size=1))
+    shard = window_stream(config.training_plan(), str(wall_dataset.path), start_step=0).iterator()
+    batch = next(stream_batches(config.training_plan(), str(wall_dataset.path), shard, world_size=1))
     same = ShardReader(wall_dataset, frameskip=5, num_frames_in_window=4).read(batch.episode_ids, batch.starts)
     np.testing.assert_array_equal(batch.pixels, same.pixels)
     np.testing.assert_array_equal(batch.actions, same.actions)

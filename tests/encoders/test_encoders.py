@@ -175,9 +175,9 @@ def test_every_parameter_of_a_trainable_encoder_gets_a_gradient(name: str) -> No
 )
 def test_parameters_of_published_sizes(name: Any, size: Any, expected: int) -> None:
     pytest.importorskip("timm")
-    feature: Any = "class" if name == "vit" else "patch"
+    settings = {} if size is None else {"size": size, "feature": "class" if name == "vit" else "patch"}
     with torch.device("meta"):
-        encoder = build_encoder(EncoderConfig(name=name, size=size, feature=feature), 224)
+        encoder = build_encoder(EncoderConfig(name=name, **settings), 224)
     assert num_parameters(encoder) == expected
 
 

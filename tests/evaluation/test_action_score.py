@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import split_of
 from torch import Tensor
 
-from jepawm.config import PlannerConfig
+from jepawm.checkpoints.model_folder import ModelSpec
+from jepawm.config import ModelConfig, PlannerConfig
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.action_score import (
     LARGEST_ACTION,
+    PUBLISHED_OBJECTIVE,
     PUBLISHED_PLANNER,
     ActionScore,
     action_score,
@@ -22,7 +25,6 @@ from jepawm.evaluation.action_score import (
     score_of,
 )
 from jepawm.latent import Latent
-from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.types import ActionSpec, Episode, Statistics, VectorSpec
 
 SIZE, GREY_PER_M = 16, 250.0
@@ -63,6 +65,7 @@ class Arm(torch.nn.Module):
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.sign, self.image_size, self.frameskip, self.uses_proprio = sign, SIZE, 1, False
+        self.context_window, self.action_mean = 1, torch.zeros(7)
 
     def encode(self, pixels: Tensor, proprio: Tensor | None = None) -> Latent:
         return Latent((pixels.float().mean(dim=(-1, -2))[..., None, :] - 128) / GREY_PER_M)
@@ -78,7 +81,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 
 
 def spec_of(dataset: EpisodeDataset) -> ModelSpec:
-    return ModelSpec(UNIT, dataset.spec.action)
+    return ModelSpec(ModelConfig(), SIZE, 1, UNIT, dataset.spec.action)
 
 
 def judge(dataset: EpisodeDataset, model: Arm, **settings: object) -> ActionScore:
@@ -182,7 +185,8 @@ def test_the_published_planner_is_the_published_one() -> None:
     assert isinstance(PUBLISHED_PLANNER, PlannerConfig)
     found = PUBLISHED_PLANNER
     assert (found.horizon, found.num_samples, found.num_elites, found.num_iterations) == (3, 300, 10, 15)
-    assert (found.init_std, found.min_std, found.hold_actions, found.proprio_weight) == (0.1, 0.0, False, 0.0)
+    assert (found.init_std, found.min_std, found.hold_actions) == (0.1, 0.0, False)
+    assert PUBLISHED_OBJECTIVE.proprio_weight == 0.0
 
 
 def test_the_command_judges_a_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,9 +213,8 @@ def test_the_command_judges_a_model_folder(tmp_path: Path, monkeypatch: pytest.M
     assert kept["horizon"] == 2
     assert kept["plans"]["xyz"] == pytest.approx(result["plans"]["xyz"])
     # It was trained on this dataset: only held-out episodes are asked.
-    from jepawm.data.loading.split import Split
 
-    held_out = {int(i) for i in Split.of(config, dataset).held_out}
+    held_out = {int(i) for i in split_of(config, dataset).held_out}
     assert {clip["episode_id"] for clip in kept["clips"]} <= held_out
     assert 0 < len(held_out) < 8
 

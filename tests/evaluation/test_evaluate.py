@@ -6,19 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import split_of, trained_spec
 
-from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, PlannerConfig, RunConfig, TrackingConfig
+from jepawm.checkpoints.model_folder import load_world_model, weights_sha256
+from jepawm.config import (
+    DataConfig,
+    EnvConfig,
+    EvaluationConfig,
+    ModelConfig,
+    PlannerConfig,
+    PredictorConfig,
+    ProprioConfig,
+    RunConfig,
+    TrackingConfig,
+)
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
-from jepawm.data.loading.split import Split
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.evaluate import evaluate
-from jepawm.checkpoints.model_folder import load_world_model, weights_sha256
-from jepawm.runs.pipeline import evaluate_model
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.runs.pipeline import evaluate_model
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
-from jepawm.training.run import model_spec
 
 CONFIG = RunConfig(
     device="cpu",
@@ -35,24 +44,29 @@ CONFIG = RunConfig(
 )
 
 
+READS_PROPRIO = ModelConfig(predictor=PredictorConfig(name="adaln"), proprio=ProprioConfig("token"))
+
+
 @pytest.fixture(scope="module")
 def model_dir(wall_dataset: EpisodeDataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An untrained model."""
-    spec = model_spec(CONFIG, wall_dataset, Split.of(CONFIG, wall_dataset))
+    spec = trained_spec(CONFIG, wall_dataset)
     folder = str(tmp_path_factory.mktemp("models") / "fresh")
-    save_checkpoint(folder, fresh_state(CONFIG, spec, torch.device("cpu")), CONFIG, spec)
+    save_checkpoint(folder, fresh_state(CONFIG.training_plan(), spec, torch.device("cpu")), spec)
     return folder
 
 
 def judge(config: RunConfig, dataset: EpisodeDataset | None, model_dir: str, env: EnvConfig):
-    model, _, spec = load_world_model(model_dir)
+    model, spec = load_world_model(model_dir)
     with EnvPool(SerialBackend(lambda: EnvHost(env))) as pool:
-        return evaluate(config, model, spec, pool, dataset, model_dir=model_dir, console=Console(quiet=True))
+        return evaluate(
+            config.evaluation_plan(), model, spec, pool, dataset, model_dir=model_dir, console=Console(quiet=True)
+        )
 
 
 def test_goals_come_from_held_out_episodes(wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig) -> None:
     result, animations = judge(CONFIG, wall_dataset, model_dir, wall_env)
-    held_out = Split.of(CONFIG, wall_dataset).held_out
+    held_out = split_of(CONFIG, wall_dataset).held_out
     walks = [wall_dataset.read_column("sim_state", int(episode_id)) for episode_id in held_out]
     assert result["goal_source"] == "held_out"
     assert result["dataset"]["held_out_episodes"] == held_out.tolist()
@@ -88,9 +102,9 @@ def test_a_model_trained_without_an_environment_plans_in_one(wall_dataset: Episo
     data = dataclasses.replace(CONFIG.data, source="dataset", path=str(wall_dataset.path))
     sampled = dataclasses.replace(CONFIG.evaluation, goal_source="sampler")
     trained = dataclasses.replace(CONFIG, env=EnvConfig(id="none"), data=data, evaluation=sampled)
-    spec = model_spec(trained, wall_dataset, Split.of(trained, wall_dataset))
+    spec = trained_spec(trained, wall_dataset)
     model = str(tmp_path / "model")
-    save_checkpoint(model, fresh_state(trained, spec, torch.device("cpu")), trained, spec)
+    save_checkpoint(model, fresh_state(trained.training_plan(), spec, torch.device("cpu")), spec)
     told = {"local": True, "run_dir": str(tmp_path / "told"), "tracking": TrackingConfig(mlflow=False)}
     alone = evaluate_model(dataclasses.replace(trained, **told), LocalRuntime(), Console(), model)
     assert (alone["protocols"], len(alone["prediction"])) == ({}, 2)
@@ -102,21 +116,29 @@ def test_a_model_trained_without_an_environment_plans_in_one(wall_dataset: Episo
 
 
 def test_without_environment_and_data_there_is_nothing_to_judge_by(model_dir: str) -> None:
-    model, _, spec = load_world_model(model_dir)
+    model, spec = load_world_model(model_dir)
     with pytest.raises(ConfigError, match=r"the training data is not here.* pass --data.source dataset --data.path"):
-        evaluate(CONFIG, model, spec, None, None, model_dir=model_dir, console=Console(quiet=True))
+        evaluate(CONFIG.evaluation_plan(), model, spec, None, None, model_dir=model_dir, console=Console(quiet=True))
 
 
 def test_a_model_that_reads_other_proprio_is_refused(
-    wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig, monkeypatch: pytest.MonkeyPatch
+    wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig
 ) -> None:
-    model, _, spec = load_world_model(model_dir)
-    monkeypatch.setattr(model, "uses_proprio", True)
+    model, spec = load_world_model(model_dir)
+    spec = dataclasses.replace(spec, model=READS_PROPRIO)
     statistics = dataclasses.replace(spec.statistics, proprio_mean=(0.0,) * 7, proprio_std=(1.0,) * 7)
     spec = dataclasses.replace(spec, statistics=statistics)
     with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
         with pytest.raises(ConfigError, match=r"reads proprio of 7 numbers, envs:envs/Wall-v1 gives 2 \(x, y\)"):
-            evaluate(CONFIG, model, spec, pool, wall_dataset, model_dir=model_dir, console=Console(quiet=True))
+            evaluate(
+                CONFIG.evaluation_plan(),
+                model,
+                spec,
+                pool,
+                wall_dataset,
+                model_dir=model_dir,
+                console=Console(quiet=True),
+            )
 
 
 def test_a_prediction_horizon_longer_than_the_episodes_is_an_error(

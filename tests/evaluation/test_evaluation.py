@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from jepawm.agent import Agent
+from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import (
     EncoderConfig,
     EnvConfig,
     ModelConfig,
+    ObjectiveConfig,
     PlannerConfig,
     PredictorConfig,
     ProprioConfig,
@@ -23,16 +26,16 @@ from jepawm.config import (
 )
 from jepawm.evaluation.goals import sampled_tasks
 from jepawm.evaluation.manifest import manifest
+from jepawm.evaluation.protocol import ProtocolResult, run_protocol
 from jepawm.evaluation.report import write_report
-from jepawm.evaluation.protocol import LatentContext, ProtocolResult, run_protocol
 from jepawm.latent import Latent
-from jepawm.planning import CEM, ActionSearchSpace, GoalDistance, Plan, Planner
+from jepawm.planning import GoalDistance, Plan, Planner
 from jepawm.rollout import EnvHost, EnvPool, Executed, SerialBackend, Task
 from jepawm.types import ActionSpec, Statistics
 from jepawm.world_model import WorldModel
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
-FRAMESKIP, CPU = 5, torch.device("cpu")
+FRAMESKIP = 5
 STATISTICS = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 32, 16)))
 
 
@@ -85,28 +88,22 @@ def downwards(*distances: float) -> list[Task]:
 
 
 def play(
-    planner: Planner,
+    planner: Planner | PlannerConfig,
     tasks: list[Task],
     *,
     model: WorldModel | None = None,
     pool: EnvPool | None = None,
     record: Sequence[int] = (),
-    proprio_weight: float = 0.1,
+    objective: ObjectiveConfig | None = None,
+    max_norm: float = 1.8,
     **rules: Any,
 ) -> ProtocolResult:
-    protocol = ProtocolConfig(**{"replan_every": 4, "max_chunks": 4, "success_at": "plan_end", "cost": "last", **rules})
-    return run_protocol(
-        model or make_model(),
-        planner,
-        protocol,
-        pool or wall_pool(),
-        tasks,
-        seed=3,
-        frameskip=FRAMESKIP,
-        device=CPU,
-        proprio_weight=proprio_weight,
-        record=record,
-    )
+    model = model or make_model()
+    protocol = ProtocolConfig(**{"replan_every": 4, "max_chunks": 4, "success_at": "plan_end", **rules})
+    action = ActionSpec(2, (-2.0, -2.0), (2.0, 2.0), max_norm=max_norm)
+    spec = ModelSpec(model.config, 32, FRAMESKIP, STATISTICS, action)
+    agent = Agent(model, spec, planner, objective, replan_every=protocol.replan_every, precision="float32")
+    return run_protocol(agent, protocol, pool or wall_pool(), tasks, seed=3, record=record)
 
 
 def test_a_plan_that_leads_to_the_goal_solves() -> None:
@@ -174,10 +171,7 @@ class Spy(WorldModel):
         return super().unroll_candidates(context, chunks_BNHA, past_actions_BLA)
 
 
-def make_planner(max_norm: float = 1.8) -> CEM:
-    config = PlannerConfig(horizon=4, num_samples=16, num_elites=4, num_iterations=2, num_iterations_warm=1)
-    spec = ActionSpec(2, (-2.0, -2.0), (2.0, 2.0), max_norm=max_norm)
-    return CEM(config, ActionSearchSpace(spec, STATISTICS, frameskip=FRAMESKIP, hold=True))
+CEM = PlannerConfig(horizon=4, num_samples=16, num_elites=4, num_iterations=2, num_iterations_warm=1)
 
 
 @pytest.mark.parametrize("context_window", [1, 3])
@@ -185,7 +179,7 @@ def test_a_plan_is_made_from_what_was_observed_and_done(context_window: int) -> 
     model = Spy(make_model(context_window))
     tasks = downwards(200, 201)
     # Small steps, so that no wall bends the way that the actions tell.
-    result = play(make_planner(max_norm=0.2), tasks, model=model, replan_every=1, max_chunks=5, record=[0, 1])
+    result = play(CEM, tasks, max_norm=0.2, model=model, replan_every=1, max_chunks=5, record=[0, 1])
     assert [context.lead[1] for context, _ in model.seen] == [min(plan + 1, context_window) for plan in range(5)]
     positions = torch.tensor([[10.0, 10.0], [11.0, 10.0]])
     for plan, (context, past) in enumerate(model.seen):
@@ -223,7 +217,7 @@ class Noting(EnvPool):
 def test_a_plan_is_made_from_what_was_felt_too(context_window: int) -> None:
     model, pool, tasks = Spy(make_model(context_window, proprio=True)), Noting(), downwards(200, 201)
     # Of a recorded episode every frame is brought as well.
-    play(make_planner(max_norm=0.2), tasks, model=model, pool=pool, replan_every=2, max_chunks=6, record=[1])
+    play(CEM, tasks, max_norm=0.2, model=model, pool=pool, replan_every=2, max_chunks=6, record=[1])
     felt_BT2 = np.concatenate([np.stack([task.start for task in tasks])[:, None], *pool.positions], axis=1)
     assert len(model.seen) == 3
     for plan, (context, _) in enumerate(model.seen):
@@ -236,7 +230,8 @@ def test_a_plan_is_made_from_what_was_felt_too(context_window: int) -> None:
 
 def test_the_goal_is_felt_too_and_weighs_what_it_is_told() -> None:
     planner, model, tasks = Straight(1.0), make_model(proprio=True), downwards(200, 30)
-    play(planner, tasks, model=model, proprio_weight=0.3)
+    heavy, light = ObjectiveConfig(proprio_weight=0.3), ObjectiveConfig(proprio_weight=0.1)
+    play(planner, tasks, model=model, objective=heavy)
     (objective,) = planner.objectives
     goals = [task.goal for task in tasks]
     pixels = torch.from_numpy(EnvHost(WALL).render(goals))[:, None].movedim(-1, 2)
@@ -244,8 +239,8 @@ def test_the_goal_is_felt_too_and_weighs_what_it_is_told() -> None:
     generator = torch.Generator().manual_seed(0)
     latents = Latent(*(torch.randn(2, 5, 3, 1, width, generator=generator) for width in (8, 4)))
     found = objective(latents)
-    torch.testing.assert_close(found, GoalDistance(expected[:, 0], "last", proprio_weight=0.3)(latents))
-    assert not torch.allclose(found, GoalDistance(expected[:, 0], "last", proprio_weight=0.1)(latents))
+    torch.testing.assert_close(found, GoalDistance(heavy, expected[:, 0])(latents))
+    assert not torch.allclose(found, GoalDistance(light, expected[:, 0])(latents))
 
 
 class Numb(EnvPool):
@@ -262,40 +257,16 @@ def test_a_model_of_pixels_alone_asks_for_no_proprio_of_goals() -> None:
         play(Straight(1.0), downwards(20), pool=pool, model=make_model(proprio=True))
 
 
-def numbered(*values: float, proprio: bool) -> Latent:
-    """Latents of two episodes, in which every number tells the frame."""
-    visual = torch.tensor(values).view(1, -1, 1, 1).expand(2, -1, 1, 4)
-    return Latent(visual, 10 * visual[..., :3] if proprio else None)
-
-
-@pytest.mark.parametrize("proprio", [False, True])
-def test_the_context_keeps_its_window_and_the_chunks_between(proprio: bool) -> None:
-    context = LatentContext(3, numbered(0.0, proprio=proprio))
-    assert context.actions_BLA is None
-    context.append(numbered(1.0, 2.0, proprio=proprio), torch.ones(2, 2, 6))
-    chunks = torch.arange(2 * 2 * 6.0).view(2, 2, 6)
-    context.append(numbered(3.0, 4.0, proprio=proprio), chunks)
-    torch.testing.assert_close(context.latents.parts(), numbered(2.0, 3.0, 4.0, proprio=proprio).parts())
-    assert context.actions_BLA is not None
-    torch.testing.assert_close(context.actions_BLA, chunks)
-    context.select([1])
-    assert context.latents.visual.shape == (1, 3, 1, 4)
-    assert (context.latents.proprio is not None) == proprio
-    if context.latents.proprio is not None:
-        assert context.latents.proprio.shape == (1, 3, 1, 3)
-    torch.testing.assert_close(context.actions_BLA, chunks[1:])
-
-
 @pytest.mark.parametrize("proprio", [False, True])
 @pytest.mark.parametrize("context_window", [1, 3])
 def test_outcomes_do_not_depend_on_hosts_or_neighbours(context_window: int, proprio: bool) -> None:
     tasks, _ = sampled_tasks(wall_pool(), seed=99, num_episodes=5)
     model = make_model(context_window, proprio=proprio)
     rules: dict[str, Any] = {"model": model, "replan_every": 2, "max_chunks": 6}
-    one = play(make_planner(), tasks, **rules).outcomes
-    three = play(make_planner(), tasks, pool=wall_pool(3), **rules).outcomes
+    one = play(CEM, tasks, **rules).outcomes
+    three = play(CEM, tasks, pool=wall_pool(3), **rules).outcomes
     assert one == three
-    alone = play(make_planner(), tasks[3:4], **rules).outcomes
+    alone = play(CEM, tasks[3:4], **rules).outcomes
     assert alone[0].end == pytest.approx(one[3].end, abs=1e-3)
     assert len({tuple(outcome.end) for outcome in one}) == 5
 

@@ -19,6 +19,7 @@ from jepawm.nn.pose import move_pose
 from jepawm.nn.rotary import RotaryTable, frame_rotary_table, rotary_table, rotate
 from jepawm.nn.transformer import AdaptiveBlock, Block, init_transformer_
 from jepawm.predictors.tokens import TokenPredictor
+from jepawm.types import LatentSpec
 
 CPU = torch.device("cpu")
 
@@ -135,7 +136,7 @@ def test_no_tensor_over_pairs_of_tokens_is_made(S: int) -> None:
 def test_the_token_predictor_holds_nothing_over_pairs_of_512_frames() -> None:
     config = PredictorConfig(name="vjepa2_ac", context_window=512, depth=1, num_heads=1, mlp_dim=8)
     with Largest() as seen, torch.no_grad():
-        predictor = TokenPredictor(config, grid=(1, 1), latent_dim=6, action_dim=2, proprio="none", proprio_dim=0)
+        predictor = TokenPredictor(config, LatentSpec(grid=(1, 1), dim=6, chunk_dim=2))
         out, _ = predictor(draw(1, 512, 1, 6), draw(1, 512, 2))
     assert out.shape == (1, 512, 1, 6)
     assert seen.numel < 1024 * 1024 / 32

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from jepawm.nn import weights
 from jepawm.errors import CheckpointError, ConfigError
+from jepawm.nn import weights
 from jepawm.nn.weights import MoreThanTensorsError, load_strict, locate, only_tensors, read_tensors
 
 

@@ -1,24 +1,41 @@
 """What every planner promises. A new planner joins `PLANNERS` and gets all of it."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from jepawm.config import PlannerConfig, ProtocolConfig
+from jepawm.config import ObjectiveConfig, PlannerConfig
 from jepawm.errors import PlanningError
 from jepawm.latent import Latent
-from jepawm.planning import CEM, ActionSearchSpace, GoalDistance, Plan, Planner, RandomPlanner
+from jepawm.planning import MPC, ActionSearchSpace, GoalDistance, Plan, Planner, build_planner
 from jepawm.planning.base import draw_normal
-from jepawm.planning.mpc import MPC
 from jepawm.types import ActionSpec, Statistics
 
-PLANNERS: dict[str, Callable[[PlannerConfig, ActionSearchSpace], Planner]] = {"cem": CEM}
-BOTH = {**PLANNERS, "random": RandomPlanner}
+
+class Case(NamedTuple):
+    """How a planner is put to the test.
+
+    Attributes:
+        settings: With which it should find a good plan.
+        cost_left: The share of the mean action's cost that its plan of a quadratic has at most.
+        num_candidates: Candidates of an episode that it scores together.
+    """
+
+    settings: dict[str, Any]
+    cost_left: float
+    num_candidates: int
+
+
+# Every kind that searches. A new planner joins here and gets all of these tests.
+PLANNERS: dict[str, Case] = {
+    "cem": Case({"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10}, 0.01, 256),
+    "random_shooting": Case({"num_samples": 2048}, 0.5, 2048),
+}
+BOTH = [*PLANNERS, "random"]
 FRAMESKIP, HORIZON = 3, 4
 MEAN, STD = np.array([0.2, -0.1], np.float32), np.array([0.5, 2.0], np.float32)
 FREE = ActionSpec(2, (-np.inf, -np.inf), (np.inf, np.inf))
@@ -29,9 +46,9 @@ def make_space(spec: ActionSpec = FREE, *, hold: bool = True) -> ActionSearchSpa
     return ActionSearchSpace(spec, statistics, frameskip=FRAMESKIP, hold=hold)
 
 
-def make_config(**changes: object) -> PlannerConfig:
-    base = PlannerConfig(horizon=HORIZON, num_samples=256, num_elites=26, num_iterations=25, num_iterations_warm=10)
-    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+def make_planner(name: str, space: ActionSearchSpace, **changes: object) -> Planner:
+    settings = PLANNERS[name].settings if name in PLANNERS else {}
+    return build_planner(PlannerConfig(name=name, horizon=HORIZON, **{**settings, **changes}), space)
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -62,8 +79,13 @@ def targets(seed: int, count: int = 3, *, hold: bool = True) -> Tensor:
     return raw.expand(-1, -1, FRAMESKIP, -1).flatten(2)
 
 
-def plan(name: str, config: PlannerConfig, space: ActionSearchSpace, target: Tensor, seeds: Sequence[int]) -> Plan:
-    return BOTH[name](config, space).plan(unroll, Quadratic(target), generators=generators(*seeds))
+def plan(name: str, space: ActionSearchSpace, target: Tensor, seeds: Sequence[int], **changes: object) -> Plan:
+    planner = make_planner(name, space, **changes)
+    return planner.plan(unroll, Quadratic(target), generators=generators(*seeds))
+
+
+def test_every_kind_that_searches_is_put_to_the_test() -> None:
+    assert {*BOTH} == {*PlannerConfig.kinds}
 
 
 # -- it plans --------------------------------------------------------------------------------------------------------
@@ -72,29 +94,48 @@ def plan(name: str, config: PlannerConfig, space: ActionSearchSpace, target: Ten
 @pytest.mark.parametrize("name", PLANNERS)
 @pytest.mark.parametrize("hold", [True, False])
 def test_a_quadratic_is_solved(name: str, hold: bool) -> None:
-    target, space = targets(0, hold=hold), make_space(hold=hold)
-    config = make_config(num_samples=512, num_elites=50, num_iterations=40, min_std=0.01)
-    found = plan(name, config, space, target, (1, 2, 3))
+    target, space = targets(0, hold=True), make_space(hold=hold)
+    found = plan(name, space, target, (1, 2, 3))
     assert found.chunks_BHA.shape == (3, HORIZON, FRAMESKIP * 2)
-    scale = torch.from_numpy(STD).repeat(FRAMESKIP)
-    assert ((found.chunks_BHA - target) / scale).abs().max() < 0.1
-    assert (found.mean_elite_cost_IB[-1] < 0.02 * found.mean_elite_cost_IB[0]).all()
+    objective, mean = Quadratic(target), torch.zeros(3, HORIZON, space.dim)
+    cost_B = objective(unroll(found.chunks_BHA[:, None]))[:, 0]
+    of_mean_B = objective(unroll(space.to_chunks(mean)[:, None]))[:, 0]
+    # Without holding, three times as many numbers are searched; random plans may then lose to the mean action, which
+    # is always among the candidates.
+    assert (cost_B <= (PLANNERS[name].cost_left if hold else 1.0) * of_mean_B).all()
     assert (found.best_cost_IB <= found.mean_elite_cost_IB).all()
-    assert found.best_cost_IB.shape == (40, 3)
+    assert found.best_cost_IB.shape[1] == 3
     torch.testing.assert_close(space.to_chunks(found.search_BHd), found.chunks_BHA)
 
 
 @pytest.mark.parametrize("name", PLANNERS)
-def test_a_warm_start_refines_with_fewer_iterations(name: str) -> None:
-    target, space, config = targets(0), make_space(), make_config()
-    first = plan(name, config, space, target, (1, 2, 3))
-    again = PLANNERS[name](config, space).plan(
+def test_a_warm_start_makes_no_plan_worse(name: str) -> None:
+    target, space = targets(0), make_space()
+    first = plan(name, space, target, (1, 2, 3))
+    again = make_planner(name, space).plan(
         unroll, Quadratic(target), generators=generators(4, 5, 6), warm_start_BHd=first.search_BHd
     )
-    assert again.best_cost_IB.shape[0] == config.num_iterations_warm < first.best_cost_IB.shape[0]
     # Candidate 0 is the plan it starts from, so the best one is at least that good.
     of_first = Quadratic(target)(unroll(first.chunks_BHA[:, None]))[:, 0]
     assert (again.best_cost_IB[0] <= of_first + 1e-6).all()
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_cem_finds_the_quadratics_minimum(hold: bool) -> None:
+    target, space = targets(0, hold=hold), make_space(hold=hold)
+    settings = {"num_samples": 512, "num_elites": 50, "num_iterations": 40, "min_std": 0.01}
+    found = plan("cem", space, target, (1, 2, 3), **settings)
+    scale = torch.from_numpy(STD).repeat(FRAMESKIP)
+    assert ((found.chunks_BHA - target) / scale).abs().max() < 0.1
+    assert (found.mean_elite_cost_IB[-1] < 0.02 * found.mean_elite_cost_IB[0]).all()
+    assert found.best_cost_IB.shape == (40, 3)
+
+
+def test_cem_replans_in_fewer_iterations() -> None:
+    warm = make_planner("cem", make_space()).plan(
+        unroll, Quadratic(targets(0)), generators=generators(1, 2, 3), warm_start_BHd=torch.zeros(3, HORIZON, 2)
+    )
+    assert warm.best_cost_IB.shape == (10, 3)
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
@@ -130,14 +171,14 @@ def test_candidates_and_plan_stay_inside_the_bounds(name: str, hold: bool, spec:
     inside, space = Inside(spec), make_space(spec, hold=hold)
     # The best action lies far outside, so the search is pressed against the bound.
     far = torch.full((2, HORIZON, FRAMESKIP * 2), 9.0)
-    config = make_config(init_std=3.0, num_iterations=8)
-    found = BOTH[name](config, space).plan(inside, Quadratic(far), generators=generators(1, 2))
+    planner = make_planner(name, space, init_std=3.0)
+    found = planner.plan(inside, Quadratic(far), generators=generators(1, 2))
     inside.check(found.chunks_BHA)
     # A warm start outside is brought back as well, in the very first candidates.
     outside = torch.full((2, HORIZON, space.dim), 3.0)
-    again = BOTH[name](config, space).plan(inside, Quadratic(far), generators=generators(1, 2), warm_start_BHd=outside)
+    again = planner.plan(inside, Quadratic(far), generators=generators(1, 2), warm_start_BHd=outside)
     inside.check(again.chunks_BHA)
-    if name != "random" and spec.max_norm is not None:
+    if name == "cem" and spec.max_norm is not None:
         norm = found.chunks_BHA.unflatten(-1, (FRAMESKIP, 2)).norm(dim=-1)
         assert norm.min() > 0.8 * spec.max_norm
 
@@ -182,11 +223,11 @@ def test_statistics_of_another_width_are_refused() -> None:
 @pytest.mark.parametrize("size", [7, 64, 300])
 def test_micro_batches_do_not_change_the_plan(name: str, size: int) -> None:
     target, space = targets(0), make_space()
-    whole = plan(name, make_config(), space, target, (1, 2, 3))
+    whole = plan(name, space, target, (1, 2, 3))
     objective = Quadratic(target)
-    config = make_config(max_candidates_per_forward=size)
-    parts = PLANNERS[name](config, space).plan(unroll, objective, generators=generators(1, 2, 3))
-    assert max(objective.widths) == min(size, 256)
+    planner = make_planner(name, space, max_candidates_per_forward=size)
+    parts = planner.plan(unroll, objective, generators=generators(1, 2, 3))
+    assert max(objective.widths) == min(size, PLANNERS[name].num_candidates)
     torch.testing.assert_close(parts.chunks_BHA, whole.chunks_BHA)
     torch.testing.assert_close(parts.best_cost_IB, whole.best_cost_IB)
 
@@ -194,18 +235,18 @@ def test_micro_batches_do_not_change_the_plan(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", BOTH)
 def test_an_episodes_plan_does_not_depend_on_the_others(name: str) -> None:
     target, space = targets(0), make_space(BALL)
-    together = plan(name, make_config(), space, target, (1, 2, 3)).chunks_BHA
-    backwards = plan(name, make_config(), space, target.flip(0), (3, 2, 1)).chunks_BHA
+    together = plan(name, space, target, (1, 2, 3)).chunks_BHA
+    backwards = plan(name, space, target.flip(0), (3, 2, 1)).chunks_BHA
     torch.testing.assert_close(backwards.flip(0), together)
     for row, seed in enumerate((1, 2, 3)):
-        alone = plan(name, make_config(), space, target[row : row + 1], (seed,)).chunks_BHA
+        alone = plan(name, space, target[row : row + 1], (seed,)).chunks_BHA
         torch.testing.assert_close(alone[0], together[row])
 
 
 @pytest.mark.parametrize("name", BOTH)
 def test_the_generator_fixes_the_plan(name: str) -> None:
-    target, config = targets(0, 1), make_config(num_iterations=2)
-    one, same, other = (plan(name, config, make_space(), target, (seed,)).chunks_BHA for seed in (1, 1, 2))
+    target = targets(0, 1)
+    one, same, other = (plan(name, make_space(), target, (seed,)).chunks_BHA for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)
 
@@ -221,7 +262,7 @@ def test_noise_of_an_episode_comes_from_its_own_generator() -> None:
 
 @pytest.mark.parametrize("name", PLANNERS)
 def test_a_warm_start_of_another_shape_is_refused(name: str) -> None:
-    planner = PLANNERS[name](make_config(), make_space())
+    planner = make_planner(name, make_space())
     with pytest.raises(PlanningError, match=r"warm start: expected shape \[2, 4, 2\], found \[2, 3, 2\]"):
         planner.plan(unroll, Quadratic(targets(0, 2)), generators=generators(1, 2), warm_start_BHd=torch.zeros(2, 3, 2))
 
@@ -235,7 +276,7 @@ def test_costs_that_are_not_finite_are_an_error(name: str, value: float) -> None
         return cost
 
     with pytest.raises(PlanningError, match=r"candidate 5 of episode 1 in the batch is not finite"):
-        PLANNERS[name](make_config(), make_space()).plan(unroll, objective, generators=generators(1, 2))
+        make_planner(name, make_space()).plan(unroll, objective, generators=generators(1, 2))
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -245,8 +286,10 @@ def test_costs_that_are_all_equal_are_an_error(name: str) -> None:
         cost[1] = 3.0
         return cost
 
-    with pytest.raises(PlanningError, match=r"all 256 candidates of episode 1 in the batch cost the same"):
-        PLANNERS[name](make_config(), make_space()).plan(unroll, objective, generators=generators(1, 2))
+    with pytest.raises(
+        PlanningError, match=rf"all {PLANNERS[name].num_candidates} candidates of episode 1 in the batch cost the same"
+    ):
+        make_planner(name, make_space()).plan(unroll, objective, generators=generators(1, 2))
 
 
 # -- the objective ---------------------------------------------------------------------------------------------------
@@ -263,39 +306,41 @@ def at_goal(goal: Latent) -> Latent:
     return goal.map(lambda part: part[:, None, None].expand(-1, 1, 4, -1, -1))
 
 
+def distance(goal: Latent, way: Any, proprio_weight: float = 0.1) -> GoalDistance:
+    return GoalDistance(ObjectiveConfig(weighting=way, proprio_weight=proprio_weight), goal)
+
+
 def test_goal_distance_is_the_mean_square_at_the_end_or_over_the_way() -> None:
     goal, latents = random_latent(2, proprio=False), random_latent(2, 7, 4, proprio=False)
-    last, total = GoalDistance(goal, "last")(latents), GoalDistance(goal, "sum")(latents)
+    last, total = (distance(goal, way)(latents) for way in ("last", "sum"))
     assert last.shape == total.shape == (2, 7)
     for b in range(2):
         for n in range(7):
             each = [np.mean((latents.visual[b, n, h].numpy() - goal.visual[b].numpy()) ** 2) for h in range(4)]
             assert last[b, n].item() == pytest.approx(each[-1], rel=1e-5)
             assert total[b, n].item() == pytest.approx(sum(each), rel=1e-5)
-    assert GoalDistance(goal, "sum")(at_goal(goal)).tolist() == [[0.0], [0.0]]
+    assert distance(goal, "sum")(at_goal(goal)).tolist() == [[0.0], [0.0]]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 3.0])
 def test_the_proprio_part_is_weighed_beside_the_visual_one(weight: float) -> None:
     goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
-    of_visual = {way: GoalDistance(Latent(goal.visual), way)(Latent(latents.visual)) for way in ("last", "sum")}
+    of_visual = {way: distance(Latent(goal.visual), way)(Latent(latents.visual)) for way in ("last", "sum")}
     gap = (latents.proprio - goal.proprio[:, None, None]).square().mean(dim=(-2, -1))
     for way, of_proprio in (("last", gap[:, :, -1]), ("sum", gap.sum(dim=-1))):
-        found = GoalDistance(goal, way, proprio_weight=weight)(latents)
+        found = distance(goal, way, weight)(latents)
         torch.testing.assert_close(found, of_visual[way] + weight * of_proprio)
-    assert GoalDistance(goal, "sum", proprio_weight=weight)(at_goal(goal)).tolist() == [[0.0], [0.0]]
-    torch.testing.assert_close(
-        GoalDistance(goal, "last")(latents), GoalDistance(goal, "last", proprio_weight=0.1)(latents)
-    )
+    assert distance(goal, "sum", weight)(at_goal(goal)).tolist() == [[0.0], [0.0]]
+    torch.testing.assert_close(distance(goal, "last")(latents), distance(goal, "last", 0.1)(latents))
 
 
 @pytest.mark.parametrize("way", ["last", "sum"])
 def test_the_cost_of_an_episode_is_of_its_own_goal(way: Any) -> None:
     goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
-    whole = GoalDistance(goal, way)(latents)
+    whole = distance(goal, way)(latents)
     for b in (0, 1):
-        torch.testing.assert_close(GoalDistance(goal[b : b + 1], way)(latents[b : b + 1])[0], whole[b])
-    swapped = GoalDistance(goal[torch.tensor([1, 0])], way)(latents)
+        torch.testing.assert_close(distance(goal[b : b + 1], way)(latents[b : b + 1])[0], whole[b])
+    swapped = distance(goal[torch.tensor([1, 0])], way)(latents)
     assert not torch.isclose(swapped, whole).any()
 
 
@@ -325,36 +370,34 @@ class Scripted:
         return Plan(search.repeat(1, 1, FRAMESKIP), search, nothing, nothing)
 
 
-def protocol(replan_every: int) -> ProtocolConfig:
-    return ProtocolConfig(replan_every=replan_every, max_chunks=9, success_at="plan_end", cost="last")
+def nothing(_: object) -> Tensor:
+    raise AssertionError("a scripted planner asks no objective")
 
 
 @pytest.mark.parametrize("replan_every", [1, 3])
 def test_a_replan_starts_from_the_rest_of_the_last_plan(replan_every: int) -> None:
-    planner, goal = Scripted(), Latent(torch.zeros(2, 1, 2))
-    mpc = MPC(planner, protocol(replan_every))
-    first = mpc.act([7, 8], unroll, goal, generators(1, 2), replan_every)
-    assert first.shape == (2, replan_every, FRAMESKIP * 2)
+    planner = Scripted()
+    mpc = MPC(planner, replan_every=replan_every)
+    first = mpc.plan(unroll, nothing, generators(1, 2))
     assert planner.warm_starts == [None]
-    # Episode 7 is done; 8 goes on with its own plan.
-    mpc.act([8], unroll, goal[1:], generators(2), replan_every)
+    # The first episode is done; the second goes on with its own plan.
+    mpc.keep([1])
+    mpc.plan(unroll, nothing, generators(2))
     was = torch.arange(2 * HORIZON * 2.0).view(2, HORIZON, 2)[1:] + 100
     expected = torch.cat([was[:, replan_every:], was[:, -1:].expand(-1, replan_every, -1)], dim=1)
     assert planner.warm_starts[1] is not None
     torch.testing.assert_close(planner.warm_starts[1], expected)
-    torch.testing.assert_close(first[1, 0, :2], was[0, 0])
+    torch.testing.assert_close(first.chunks_BHA[1, 0, :2], was[0, 0])
+    # New episodes start afresh.
+    mpc.reset()
+    mpc.plan(unroll, nothing, generators(1, 2))
+    assert planner.warm_starts[2] is None
 
 
-def test_every_plan_is_judged_by_the_distance_to_the_goal_that_the_protocol_and_the_weight_ask_for() -> None:
-    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
-    for way in ("last", "sum"):
-        planner, rules = Scripted(), dataclasses.replace(protocol(1), cost=way)
-        mpc = MPC(planner, rules, proprio_weight=0.4)
-        mpc.act([7, 8], unroll, goal, generators(1, 2), 1)
-        mpc.act([8], unroll, goal[1:], generators(2), 1)
-        expected = GoalDistance(goal, way, proprio_weight=0.4)(latents)
-        torch.testing.assert_close(planner.objectives[0](latents), expected)
-        torch.testing.assert_close(planner.objectives[1](latents[1:]), expected[1:])
+def test_the_planner_is_handed_the_objective() -> None:
+    planner = Scripted()
+    MPC(planner, replan_every=1).plan(unroll, nothing, generators(1, 2))
+    assert planner.objectives == [nothing]
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -362,8 +405,8 @@ def test_planners_hand_on_whatever_the_world_predicts(name: str) -> None:
     """An unroll may return latents of any kind, if the objective reads them."""
     target, space = targets(0), make_space()
     quadratic = Quadratic(target)
-    plain = plan(name, make_config(), space, target, (1, 2, 3))
-    found = PLANNERS[name](make_config(max_candidates_per_forward=100), space).plan(
+    plain = plan(name, space, target, (1, 2, 3))
+    found = make_planner(name, space, max_candidates_per_forward=100).plan(
         lambda chunks: Latent(unroll(chunks), unroll(chunks)),
         lambda latents: quadratic(latents.visual),
         generators=generators(1, 2, 3),
@@ -371,19 +414,20 @@ def test_planners_hand_on_whatever_the_world_predicts(name: str) -> None:
     torch.testing.assert_close(found.chunks_BHA, plain.chunks_BHA)
 
 
-def test_a_plan_that_is_executed_to_its_end_leaves_no_warm_start() -> None:
-    planner, goal = Scripted(), Latent(torch.zeros(1, 1, 2))
-    mpc = MPC(planner, protocol(HORIZON))
+@pytest.mark.parametrize("replan_every", [HORIZON, None])
+def test_a_plan_that_is_executed_to_its_end_leaves_no_warm_start(replan_every: int | None) -> None:
+    planner = Scripted()
+    mpc = MPC(planner, replan_every=replan_every)
     for _ in range(2):
-        assert mpc.act([7], unroll, goal, generators(1), HORIZON).shape[1] == HORIZON
+        mpc.plan(unroll, nothing, generators(1))
     assert planner.warm_starts == [None, None]
 
 
 def test_warm_starts_can_be_turned_off() -> None:
-    planner, goal = Scripted(), Latent(torch.zeros(1, 1, 2))
-    mpc = MPC(planner, protocol(1), warm_start=False)
+    planner = Scripted()
+    mpc = MPC(planner, replan_every=1, warm_start=False)
     for _ in range(2):
-        mpc.act([7], unroll, goal, generators(1), 1)
+        mpc.plan(unroll, nothing, generators(1))
     assert planner.warm_starts == [None, None]
 
 
@@ -392,7 +436,7 @@ def test_random_plans_ask_no_model_and_spread_like_the_data() -> None:
         raise AssertionError("a random planner needs no world model")
 
     seeds = range(300)
-    found = RandomPlanner(make_config(init_std=0.5), make_space()).plan(never, never, generators=generators(*seeds))
+    found = make_planner("random", make_space(), init_std=0.5).plan(never, never, generators=generators(*seeds))
     actions = found.chunks_BHA.reshape(-1, FRAMESKIP, 2)[:, 0].numpy()
     np.testing.assert_allclose(actions.mean(axis=0), MEAN, atol=0.2)
     np.testing.assert_allclose(actions.std(axis=0), 0.5 * STD, rtol=0.1)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from jepawm.config import ModelConfig, PredictorConfig, ProprioConfig
+from jepawm.config.predictor import ProprioEncoding
 from jepawm.errors import ConfigError
 from jepawm.predictors import Predictor, build_predictor
-from jepawm.predictors.base import ProprioEncoding
+from jepawm.types import LatentSpec
 
 B, T, P, D, A = 2, 4, 6, 12, 3
 GRID = (2, 3)
@@ -52,9 +53,7 @@ def build(name: str, **keys: Any) -> Predictor:
     case = CASES[name]
     torch.manual_seed(0)
     config = PredictorConfig(**({"context_window": T} | case.keys | keys))
-    predictor = build_predictor(
-        config, grid=GRID, latent_dim=D, action_dim=A, proprio=case.proprio, proprio_dim=case.proprio_dim
-    )
+    predictor = build_predictor(config, LatentSpec(GRID, D, A, case.proprio, case.proprio_dim))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in predictor.parameters():
@@ -213,8 +212,8 @@ def test_proprio_that_is_missing_unwanted_or_of_another_shape_is_refused(name: s
 
 
 @pytest.mark.parametrize("name", ["adaln-learned", "adaln-learned-token", "feature", "feature-feature"])
-@pytest.mark.parametrize("num_positions", [0, T + 1])
-def test_a_window_longer_than_the_position_table_is_refused(name: str, num_positions: int) -> None:
+@pytest.mark.parametrize("num_positions", [None, T + 1])
+def test_a_window_longer_than_the_position_table_is_refused(name: str, num_positions: int | None) -> None:
     predictor = build(name, num_positions=num_positions)
     frames = num_positions or T
     predictor(*inputs(name, frames))
@@ -236,11 +235,10 @@ def test_a_window_longer_than_the_position_table_is_refused(name: str, num_posit
         ("adaln", {"embed_dim": 8, "num_heads": 3}, "8 channels"),
         ("vjepa2_ac", {"num_heads": 5}, "12 channels .* do not divide into 5 heads"),
         ("vjepa2_ac-as-feature", {"num_heads": 3, "action_dims": 4}, "16 channels"),
-        ("adaln", {"embed_dim": 14, "input_projection": False}, "must be 0 or the latent width 12 .* found 14"),
+        ("adaln", {"embed_dim": 14, "input_projection": False}, "must be None or the latent width 12 .* found 14"),
         ("adaln", {"num_heads": 3}, "heads of 4 channels are too narrow for rotary positions .* which need 6; lower"),
         ("vjepa2_ac", {"head_dim": 5}, "heads of 5 channels are too narrow"),
         ("adaln-token", {"embed_dim": 8}, r"as wide as the predictor's tokens \(8\), found 12"),
-        ("feature", {"embed_dim": 8}, "embed_dim: .* does not project .* latent width 12, found 8"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(name: str, keys: dict[str, Any], message: str) -> None:
@@ -262,6 +260,7 @@ def test_any_head_width_will_do_when_given() -> None:
         ("adaln", {"hidden_dim": 8, "num_layers": 3, "action_as": "feature"}),
         ("feature", {"hidden_dim": 8, "position": "learned", "rotary_pairing": "corrected", "modulation_std": 0.0}),
         ("feature", {"projector_dim": 8, "input_projection": False, "qkv_bias": False, "action_as": "feature"}),
+        ("feature", {"embed_dim": 8}),
         ("vjepa2_ac", {"num_layers": 3, "position": "learned", "num_positions": 3, "modulation_std": 0.0}),
         ("vjepa2_ac", {"projector_dim": 8, "input_projection": False, "qkv_bias": False}),
     ],
@@ -310,8 +309,9 @@ def test_proprio_features_are_counted_only_where_there_are_some(encoding: Any) -
 
 
 def pair(name: Any, encoding: Any, action_as: Any = "token", update: Any = "predict") -> ModelConfig:
+    settings = {"action_as": action_as} if name == "vjepa2_ac" else {}
     return ModelConfig(
-        predictor=PredictorConfig(name=name, action_as=action_as),
+        predictor=PredictorConfig(name=name, **settings),
         proprio=ProprioConfig(encoding=encoding, update=update),
     )
 

@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from jepawm.checkpoints.zoo import predictor_key
+from jepawm.config import ObjectiveConfig
 from jepawm.device import autocast
 from jepawm.hub import world_model_from_published
 from jepawm.latent import Latent
 from jepawm.planning import GoalDistance
-from jepawm.checkpoints.zoo import predictor_key
 from jepawm.world_model import WorldModel
 
 MODELS = [
@@ -125,7 +126,7 @@ def test_goal_costs_are_the_published_distances(loaded: Loaded) -> None:
     goal = Latent(tokens(io["goal.visual"])[:, 0], goal_proprio)
     found = unrolled(model, io)
     candidates = found.map(lambda part: part[None])
-    cost_BN = GoalDistance(goal, "last", proprio_weight=0.1)(candidates)
+    cost_BN = GoalDistance(ObjectiveConfig(weighting="last", proprio_weight=0.1), goal)(candidates)
     last = io["unroll.visual"][-1]
     expected = (last - io["goal.visual"][0]).square().mean(dim=(1, 2, 3, 4))
     if goal_proprio is not None:

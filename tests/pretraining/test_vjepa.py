@@ -1,5 +1,6 @@
 """V-JEPA encoders: sizes, tokenization, positions, and the files they are loaded from."""
 
+import dataclasses
 from dataclasses import replace
 
 import pytest
@@ -248,7 +249,7 @@ def test_the_part_that_is_asked_for_is_loaded(tmp_path):
     torch.save({"encoder": published(online), "target_encoder": published(average) | tables, "epoch": 1}, path)
     config = replace(TINY, weights=str(path))
     assert_same(VJEPAEncoder(config, 64), average)
-    assert_same(VJEPAEncoder(config, 64, part="encoder"), online)
+    assert_same(VJEPAEncoder(dataclasses.replace(config, weights_part="encoder"), 64), online)
 
 
 def test_a_file_without_the_part_says_what_it_has(tmp_path):

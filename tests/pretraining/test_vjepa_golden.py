@@ -34,9 +34,10 @@ def encoder_of(folder: Path, part: str = "target_encoder", **changed: str) -> VJ
         num_heads=3,
         normalization="imagenet",
         weights=str(folder / "checkpoint.pth"),
+        weights_part=part,
         **changed,
     )
-    return VJEPAEncoder(config, 64, part=part).eval()
+    return VJEPAEncoder(config, 64).eval()
 
 
 @pytest.fixture(scope="module")

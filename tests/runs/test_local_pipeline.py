@@ -123,9 +123,9 @@ def test_the_evaluation_file_has_what_is_promised(finished: tuple[Path, str]) ->
     assert result["diagnostics"]["diagnostics/latent_std_mean"] > 0
     assert result["mlflow_uri"] is None
     assert set(result["wall_s"]) >= {"collect", "train", "evaluate"}
-    model, config, _ = load_world_model(str(finished[0] / "model"))
+    model, spec = load_world_model(str(finished[0] / "model"))
     assert sum(parameter.numel() for parameter in model.parameters()) == result["model"]["num_parameters"]
-    assert config.planner.num_samples == 16
+    assert spec.planner.num_samples == 16
 
 
 def test_the_report_shows_the_run(finished: tuple[Path, str]) -> None:

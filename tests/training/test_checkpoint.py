@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import spec_of
 from safetensors.torch import load_file, save_file
 
+from jepawm.checkpoints.model_folder import copy_model, load_world_model, read_spec, weights_sha256
 from jepawm.config import DataConfig, EnvConfig, LossConfig, RunConfig
 from jepawm.errors import CheckpointError, ConfigError
-from jepawm.checkpoints.model_folder import ModelSpec, copy_model, load_world_model, read_spec, weights_sha256
 from jepawm.training.checkpoint import (
     checkpoint_name,
     checkpoint_step,
@@ -29,7 +30,9 @@ from jepawm.types import ActionSpec, Statistics
 
 CPU = torch.device("cpu")
 CONFIG = RunConfig(seed=4, env=EnvConfig(image_size=32), data=DataConfig(frameskip=2))
-SPEC = ModelSpec(
+PLAN = CONFIG.training_plan()
+SPEC = spec_of(
+    CONFIG,
     Statistics(np.float32([0.1, 0.2]), np.float32([1.5, 2.5]), np.float32([3, 4]), np.float32([5, 6])),
     ActionSpec(2, (-1.0, -np.inf), (1.0, np.inf), max_norm=1.8, names=("dx", "dy"), units="px"),
 )
@@ -37,7 +40,7 @@ SPEC = ModelSpec(
 
 def trained_state() -> TrainingState:
     """A state after one update, so that the optimizer holds moments."""
-    state = fresh_state(CONFIG, SPEC, CPU)
+    state = fresh_state(PLAN, SPEC, CPU)
     pixels = torch.randint(0, 256, (4, 3, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     state.objective(pixels, torch.zeros(4, 3, 2), torch.ones(4, 2, 4), 0)["loss"].backward()
     state.optimizer.step()
@@ -47,12 +50,12 @@ def trained_state() -> TrainingState:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    save_checkpoint(str(tmp_path / "saved"), trained_state(), CONFIG, SPEC)
+    save_checkpoint(str(tmp_path / "saved"), trained_state(), SPEC)
     return tmp_path / "saved"
 
 
 def test_a_loaded_model_gives_the_same_latents(checkpoint: Path) -> None:
-    model, config, spec = load_world_model(str(checkpoint))
+    model, spec = load_world_model(str(checkpoint))
     original = trained_state().objective.model.eval()
     pixels = torch.randint(0, 256, (2, 1, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     latents = original.encode(pixels)
@@ -60,14 +63,14 @@ def test_a_loaded_model_gives_the_same_latents(checkpoint: Path) -> None:
     actions = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(2))
     assert torch.equal(model.unroll(latents, actions).visual, original.unroll(latents, actions).visual)
     assert not model.training
-    assert config == CONFIG
+    assert spec.run == SPEC.run
     assert spec.action == SPEC.action
     np.testing.assert_array_equal(spec.statistics.action_std, SPEC.statistics.action_std)
     assert spec.statistics.action_std.dtype == np.float32
 
 
 def test_a_restored_state_is_the_saved_one(checkpoint: Path) -> None:
-    saved, state = trained_state(), fresh_state(CONFIG, SPEC, CPU)
+    saved, state = trained_state(), fresh_state(PLAN, SPEC, CPU)
     restore_training(str(checkpoint), state)
     assert (state.train_step, state.seconds) == (11, 2.5)
     for name, value in saved.objective.state_dict().items():
@@ -79,7 +82,7 @@ def test_a_restored_state_is_the_saved_one(checkpoint: Path) -> None:
 
 
 def test_saving_again_replaces_and_leaves_no_rubbish(checkpoint: Path) -> None:
-    save_checkpoint(str(checkpoint), fresh_state(CONFIG, SPEC, CPU), CONFIG, SPEC)
+    save_checkpoint(str(checkpoint), fresh_state(PLAN, SPEC, CPU), SPEC)
     assert [entry.name for entry in checkpoint.parent.iterdir()] == ["saved"]
     state = trained_state()
     restore_training(str(checkpoint), state)
@@ -146,10 +149,14 @@ def test_a_damaged_configuration_is_named(checkpoint: Path) -> None:
         read_spec(str(checkpoint))
 
 
-def test_a_configuration_with_a_key_of_another_version_is_refused(checkpoint: Path) -> None:
-    with open(checkpoint / "config.yaml", "a") as file:
-        file.write("warp_drive: true\n")
-    with pytest.raises(ConfigError, match=r"config\.yaml: unknown key 'warp_drive'"):
+def test_a_configuration_of_another_version_is_refused(checkpoint: Path) -> None:
+    path = checkpoint / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("config_version: 2", "config_version: 3"))
+    with pytest.raises(ConfigError, match=r"config\.yaml: config_version is 3, this jepawm reads 2"):
+        read_spec(str(checkpoint))
+    path.write_text(text.replace("  encoder:\n", "  encoder:\n    warp_drive: true\n"))
+    with pytest.raises(ConfigError, match=r"config\.yaml: unknown key 'encoder.warp_drive'"):
         read_spec(str(checkpoint))
 
 
@@ -167,7 +174,7 @@ def test_an_exported_model_plans_but_does_not_train(checkpoint: Path, tmp_path: 
     ]
     load_world_model(str(exported))
     with pytest.raises(CheckpointError, match=r"exported model without training_state\.pt; training cannot resume"):
-        restore_training(str(exported), fresh_state(CONFIG, SPEC, CPU))
+        restore_training(str(exported), fresh_state(PLAN, SPEC, CPU))
 
 
 class Bomb:
@@ -182,7 +189,7 @@ def test_a_pickle_bomb_in_the_training_state_is_refused_unexploded(checkpoint: P
     target = tmp_path / "exploded"
     torch.save({"train_step": 1, "optimizer": Bomb(target)}, checkpoint / "training_state.pt")
     with pytest.raises(CheckpointError, match=r"training_state\.pt"):
-        restore_training(str(checkpoint), fresh_state(CONFIG, SPEC, CPU))
+        restore_training(str(checkpoint), fresh_state(PLAN, SPEC, CPU))
     assert not target.exists()
     # The bomb is a real one.
     torch.load(checkpoint / "training_state.pt", weights_only=False)
@@ -193,19 +200,19 @@ def test_a_pickle_bomb_in_the_training_state_is_refused_unexploded(checkpoint: P
 def test_a_damaged_training_state_is_named(damage: Callable[[Path], None], checkpoint: Path) -> None:
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=r"training_state\.pt is damaged"):
-        restore_training(str(checkpoint), fresh_state(CONFIG, SPEC, CPU))
+        restore_training(str(checkpoint), fresh_state(PLAN, SPEC, CPU))
 
 
 def test_a_training_state_that_lacks_something_is_named(checkpoint: Path) -> None:
     torch.save({"train_step": 3}, checkpoint / "training_state.pt")
     with pytest.raises(CheckpointError, match=r"training_state\.pt is damaged"):
-        restore_training(str(checkpoint), fresh_state(CONFIG, SPEC, CPU))
+        restore_training(str(checkpoint), fresh_state(PLAN, SPEC, CPU))
 
 
 def test_a_head_in_one_of_checkpoint_and_configuration_only_is_refused(checkpoint: Path) -> None:
     config = dataclasses.replace(CONFIG, loss=LossConfig(inverse_dynamics=0))
     with pytest.raises(CheckpointError, match="inverse-dynamics head is on in one"):
-        restore_training(str(checkpoint), fresh_state(config, SPEC, CPU))
+        restore_training(str(checkpoint), fresh_state(config.training_plan(), SPEC, CPU))
 
 
 # -- folders of checkpoints ------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from jepawm.training.diagnostics import effective_rank, latent_diagnostics, linear_probe_r2, prediction_errors
 from jepawm.latent import Latent
+from jepawm.training.diagnostics import effective_rank, latent_diagnostics, linear_probe_r2, prediction_errors
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from jepawm.runs.episodes import check_fits, check_proprio_fits
+from jepawm.checkpoints.model_folder import check_buildable
 from jepawm.config import (
     DataConfig,
     EncoderConfig,
@@ -19,9 +19,9 @@ from jepawm.config import (
 from jepawm.config.yaml_io import load_recipe, load_yaml, recipe_names
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, EnvironmentFault, JepawmError
-from jepawm.checkpoints.model_folder import check_buildable
 from jepawm.rollout import CollectPlan, EnvHost
 from jepawm.runs.directory import lock_run, prepare_run_dir
+from jepawm.runs.episodes import check_fits, check_proprio_fits
 from jepawm.types import ActionSpec, VectorSpec
 
 ADALN = PredictorConfig(name="adaln", num_heads=4)
@@ -77,12 +77,13 @@ def test_episodes_without_the_environments_proprio_are_refused(wall_dataset):
 )
 def test_models_that_cannot_be_built_are_refused_before_any_work(model, message):
     with pytest.raises(JepawmError, match=message):
-        check_buildable(RunConfig(env=EnvConfig(image_size=64), model=model))
+        check_buildable(model, image_size=64, frameskip=5)
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_the_model_of_every_recipe_can_be_built(recipe):
-    check_buildable(load_recipe(recipe))
+    config = load_recipe(recipe)
+    check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
 
 
 def test_poses_can_be_built_without_knowing_the_episodes():
@@ -90,7 +91,7 @@ def test_poses_can_be_built_without_knowing_the_episodes():
         predictor=PredictorConfig(name="vjepa2_ac", num_heads=4),
         proprio=ProprioConfig("token", update="integrate_pose"),
     )
-    check_buildable(RunConfig(model=pose, data=DataConfig(frameskip=1)))
+    check_buildable(pose, image_size=64, frameskip=1)
 
 
 def test_an_unknown_policy_is_one_clear_error():

@@ -99,7 +99,9 @@ def loss_and_gradients(family: str, share: slice, wrap: bool) -> dict[str, Any]:
 
 def train(config: RunConfig, dataset_path: str, rank: int, world_size: int) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
-    state = run_training(config, dataset_path, rank=rank, world_size=world_size, on_metrics=records.append)
+    state = run_training(
+        config.training_plan(), dataset_path, rank=rank, world_size=world_size, on_metrics=records.append
+    )
     return {"weights": state.objective.state_dict(), "records": records}
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jepawm.data.importers import FORMATS
 from jepawm.data.download.public_sources import UNVERIFIED, find, hub_address, read_manifest, sources
+from jepawm.data.importers import FORMATS
 from jepawm.errors import ConfigError, DataError
 
 SHA = "0" * 64

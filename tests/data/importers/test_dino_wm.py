@@ -23,11 +23,11 @@ from published_datasets import (
     video_bytes,
 )
 
+from jepawm.checkpoints.zoo import ENVS
 from jepawm.data import EpisodeDataset, check_dataset
 from jepawm.data.importers import ImportOptions, import_episodes, open_source
 from jepawm.data.importers.tensors import load_array, load_saved
 from jepawm.errors import DataError
-from jepawm.checkpoints.zoo import ENVS
 from jepawm.types import Statistics
 
 pytest.importorskip("av")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from published_datasets import Content, frames_of, metaworld_parquet, video_bytes
 
+from jepawm.checkpoints.zoo import ENVS
 from jepawm.data import EpisodeDataset, check_dataset
 from jepawm.data.importers import ImportOptions, import_episodes, open_source
 from jepawm.errors import DataError
-from jepawm.checkpoints.zoo import ENVS
 
 pytest.importorskip("av")
 
