@@ -43,7 +43,7 @@ class Command:
         page: The page, relative to the repository.
         line: Its line there.
         words: The command, split as a shell splits it, comments left out.
-        is_name: The text names a command in a sentence (`jepawm data convert`) and leaves its arguments out.
+        is_name: A sentence names the command, or one of its flags (`jepawm data convert --from`), without arguments.
     """
 
     page: str
@@ -81,7 +81,7 @@ def commands() -> list[Command]:
             words = tuple(word for word in shlex.split(match[1].replace("\n", " ")) if word != "...")
             if words and words[0] in PROGRAMS:
                 line = prose.count("\n", 0, match.start()) + 1
-                is_name = all(re.fullmatch(r"[a-z]+", word) for word in words)
+                is_name = re.fullmatch(r"[a-z]+( [a-z]+)*( --[a-z-]+)?", " ".join(words)) is not None
                 found.append(Command(str(page.relative_to(REPO)), line, words, is_name))
     return found
 

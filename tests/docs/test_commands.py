@@ -129,8 +129,13 @@ def test_a_command_is_understood(command, reader, repo, stops_when_parsed, capsy
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words.pop(0)
     program, *rest = words
-    if program not in SYSTEM:
-        PROGRAMS[program](rest + ["--help"] * (command.is_name and program == "jepawm"), repo)
+    if command.is_name and program == "jepawm":
+        flags = [word for word in rest if word.startswith("--")]
+        parses_as_jepawm([*(word for word in rest if word not in flags), "--help"], repo)
+        page = capsys.readouterr().out
+        assert all(flag in page for flag in flags)
+    elif program not in SYSTEM:
+        PROGRAMS[program](rest, repo)
 
 
 @pytest.mark.parametrize(
