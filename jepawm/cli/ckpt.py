@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-from tyro.conf import Positional, subcommand
+from tyro.conf import Positional
 
+from jepawm.cli.group import run_group
 from jepawm.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Convert:
-    """Write a published checkpoint as a model folder, ready for ray_jobs/evaluate.py and jepawm.load."""
+    """Write a published checkpoint as a model folder, ready for `jepawm evaluate` and jepawm.load."""
 
     source: Positional[str]
     """The published file: a path, `https://...`, or `hf://OWNER/REPO/FILE[@REVISION]`."""
@@ -162,15 +162,11 @@ def _numbers(values: Iterable[float]) -> str:
     return "[" + ", ".join(f"{value:.4g}" for value in values) + "]"
 
 
-CkptCommand = Annotated[Show, subcommand("show")] | Annotated[Convert, subcommand("convert")]
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs one command."""
-    command: Show | Convert = tyro.cli(
-        CkptCommand,
+    return run_group(
+        argv,
         prog="jepawm ckpt",
-        description="Look at checkpoints, and convert published ones. Needs no GPU and executes nothing in a file.",
-        args=list(argv),
+        about="Look at checkpoints, and convert published ones. Needs no GPU and executes nothing in a file.",
+        commands={"show": Show, "convert": Convert},
     )
-    return command.run()

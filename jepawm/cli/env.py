@@ -1,11 +1,11 @@
 """`jepawm env check`: is an environment fit for collecting and planning?"""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
 from tyro.conf import Positional
+
+from jepawm.cli.group import run_group
 
 NATIVE = (
     "runs natively: it can be put into any sim_state, so goals can be any states of it (evaluation.goal_source sampler "
@@ -48,20 +48,10 @@ class CheckEnv:
         if failures:
             print(f"{self.env}: {failures} check(s) failed; the contract is in the README, under Environments")
             return 1
-        print(
-            f"{self.env}: ok; collect with: python ray_jobs/collect.py --env {self.env} --episodes 100 --output DATASET"
-        )
+        print(f"{self.env}: ok; collect with: jepawm collect --env {self.env} --episodes 100 --output DATASET")
         return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command after `jepawm env`."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] != ["check"]:
-        print("usage: jepawm env check ENV [--image-size PX] [--options KEY=VALUE ...]", file=sys.stderr)
-        return 0 if argv[:1] in (["-h"], ["--help"]) else 2
-    return tyro.cli(CheckEnv, prog="jepawm env check", args=argv[1:]).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def main(argv: Sequence[str]) -> int:
+    """Runs one command."""
+    return run_group(argv, prog="jepawm env", about="Environments of your own.", commands={"check": CheckEnv})

@@ -1,7 +1,12 @@
 """The command line of a run: `--recipe NAME`, then any dotted key as a flag."""
 
+import ast
+import dataclasses
+import inspect
 import sys
-from typing import Any
+import textwrap
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from jepawm.config.run import RunConfig
 from jepawm.config.tagged import TaggedConfig
@@ -14,22 +19,59 @@ from jepawm.config.yaml_io import (
     recipe_names,
     resolve,
     to_dict,
+    unflatten,
 )
-from jepawm.config.yaml_io import unflatten as _unflatten
 from jepawm.errors import ConfigError
 
 DEFAULT_RECIPE = "demo"
 COMMAND_LINE = "command line"
+# Flags that have another name since format 2 of the configuration.
+MOVED = {"planner.proprio-weight": "objective.proprio-weight"}
 
 Layers = list[tuple[str, dict[str, Any]]]
 
 
-def parse(argv: list[str] | None = None, description: str = "", *, base: Layers | None = None) -> tuple[RunConfig, str]:
+@dataclass(frozen=True)
+class Command:
+    """What a command that takes a run's flags says in its help.
+
+    Attributes:
+        prog: How it is called.
+        about: What it does, and flags of its own.
+        common: Dotted keys that `--help` shows; a section's name stands for all of it.
+        takes_recipe: Whether `--recipe` is one of its flags.
+    """
+
+    prog: str
+    about: str
+    common: tuple[str, ...]
+    takes_recipe: bool = True
+
+
+TRAIN = Command(
+    prog="jepawm train",
+    about="Collect or read episodes, train a world model, plan with it, and leave a report.",
+    common=(
+        *("seed", "device", "local", "name", "run_dir", "resume"),
+        *("env.id", "env.image_size", "env.vary", "env.options"),
+        *("data.source", "data.path", "data.policy", "data.num_episodes", "data.frameskip"),
+        *("model.encoder.name", "model.encoder.weights", "model.encoder.trainable", "model.predictor.name"),
+        *("train.num_train_steps", "train.batch_size", "optim.learning_rate"),
+        *("planner.name", "planner.horizon", "planner.num_samples", "planner.num_iterations"),
+        *("evaluation.num_episodes", "evaluation.seed", "evaluation.protocols"),
+        *("scaling.num_workers", "scaling.num_env_actors", "tracking.mlflow"),
+    ),
+)
+
+
+def parse(
+    argv: list[str] | None = None, command: Command = TRAIN, *, base: Layers | None = None
+) -> tuple[RunConfig, str]:
     """Reads `--recipe NAME`, then every other flag over that recipe; answers `--print-config` and `--help`.
 
     Args:
         argv: Command line without the program's name; None: `sys.argv[1:]`.
-        description: First lines of `--help`.
+        command: What `--help` says.
         base: Layers to start from in place of a recipe's, e.g. the configuration of a trained model.
 
     Returns:
@@ -42,20 +84,25 @@ def parse(argv: list[str] | None = None, description: str = "", *, base: Layers 
     import tyro
 
     words = list(sys.argv[1:] if argv is None else argv)
-    recipe, words = _take_value(words, "--recipe", f"a name (known: {', '.join(recipe_names())}) or a YAML file")
-    print_config = "--print-config" in words
-    words = [word for word in words if word != "--print-config"]
-    recipe = recipe or DEFAULT_RECIPE
-    layers = base if base is not None else recipe_layers(recipe)
+    recipe, words = DEFAULT_RECIPE, _flags_of_switches(words)
+    if base is None:
+        given, words = take_value(words, "--recipe", f"a name (known: {', '.join(recipe_names())}) or a YAML file")
+        recipe = given or DEFAULT_RECIPE
+    print_config, words = take_switch(words, "--print-config")
+    show_all, words = take_switch(words, "--help-all")
+    _refuse_moved(words)
+    layers = recipe_layers(recipe) if base is None else base
     kinds, words = _take_kinds(words)
     if kinds:
-        layers = [*layers, (COMMAND_LINE, _unflatten(kinds))]
+        layers = [*layers, (COMMAND_LINE, unflatten(kinds))]
     below, origins = resolve(RunConfig, layers)
-    about = (
-        f"{description}\n\nRecipes (--recipe NAME or FILE.yaml): {', '.join(recipe_names())}; this one: {recipe}.\n"
-        "--print-config shows the resolved configuration and where each value comes from."
-    )
-    config = tyro.cli(RunConfig, args=_flags_of_switches(words), default=below, description=about)
+    if show_all:
+        tyro.cli(RunConfig, args=["--help"], default=below, prog=command.prog, description=_about(command, recipe))
+    if "-h" in words or "--help" in words:
+        chosen = {key.removesuffix(".name") for key in kinds}
+        common = _common_flags(below, {*command.common, *chosen})
+        tyro.cli(type(common), args=["--help"], default=common, prog=command.prog, description=_about(command, recipe))
+    config = tyro.cli(RunConfig, args=words, default=below, prog=command.prog)
     before = flatten(to_dict(below))
     changed = [key for key, value in flatten(to_dict(config)).items() if value != before.get(key)]
     if print_config:
@@ -64,8 +111,15 @@ def parse(argv: list[str] | None = None, description: str = "", *, base: Layers 
     return config, recipe
 
 
-def _take_value(words: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
-    """The value of a flag, and the other words."""
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+def take_value(words: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
+    """The value of a flag (the last one, if it is given twice), and the other words.
+
+    Raises:
+        ConfigError: The flag is the last word; `what` says what it needs.
+    """
     value, rest, left = None, [], list(words)
     while left:
         word = left.pop(0)
@@ -80,11 +134,16 @@ def _take_value(words: list[str], flag: str, what: str) -> tuple[str | None, lis
     return value, rest
 
 
+def take_switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
+    """Whether a flag without a value is there, and the other words."""
+    return flag in words, [word for word in words if word != flag]
+
+
 def _take_kinds(words: list[str]) -> tuple[dict[str, str], list[str]]:
     """Flags such as `--planner.name`, which decide what other flags there are, as dotted keys; and the other words."""
     kinds: dict[str, str] = {}
     for section, union in tagged_sections(RunConfig).items():
-        value, words = _take_value(words, f"--{section}.name", f"one of {', '.join(union.kinds)}")
+        value, words = take_value(words, f"--{section}.name", f"one of {', '.join(union.kinds)}")
         if value is not None:
             kinds[f"{section}.name"] = value
     return kinds, words
@@ -92,18 +151,25 @@ def _take_kinds(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def tagged_sections(cls: type, prefix: str = "") -> dict[str, type[TaggedConfig]]:
     """Dotted keys of the sections that have several kinds, and their base classes."""
-    found: dict[str, type[TaggedConfig]] = {}
+    sections: dict[str, type[TaggedConfig]] = {}
     for name, kind in field_types(cls).items():
         if is_section(kind):
             if issubclass(kind, TaggedConfig):
-                found[f"{prefix}{name}"] = kind
+                sections[f"{prefix}{name}"] = kind
             else:
-                found.update(tagged_sections(kind, f"{prefix}{name}."))
-    return found
+                sections.update(tagged_sections(kind, f"{prefix}{name}."))
+    return sections
+
+
+def _refuse_moved(words: list[str]) -> None:
+    for word in words:
+        flag = word.split("=")[0].removeprefix("--").replace("_", "-")
+        if flag in MOVED:
+            raise ConfigError(f"--{flag} is --{MOVED[flag]} now")
 
 
 def _flags_of_switches(words: list[str]) -> list[str]:
-    """`--key true` and `--key False` as tyro's `--key` and `--section.no-key`."""
+    """`--key true` and `--key=False` as tyro's `--key` and `--section.no-key`."""
     rewritten: list[str] = []
     for word in words:
         flag, equals, value = word.partition("=")
@@ -117,3 +183,63 @@ def _flags_of_switches(words: list[str]) -> list[str]:
         section, dot, name = previous.removeprefix("--").rpartition(".")
         rewritten.append(f"--{section}{dot}{name if word.lower() == 'true' else f'no-{name}'}")
     return rewritten
+
+
+# -- help ------------------------------------------------------------------------------------------------------------
+
+
+def _about(command: Command, recipe: str) -> str:
+    lines = [command.about]
+    if command.takes_recipe:
+        lines.append(
+            f"--recipe NAME or FILE.yaml: where the settings come from ({', '.join(recipe_names())}); now: {recipe}."
+        )
+    lines += [
+        "--help-all shows every flag; --print-config shows every setting and where its value comes from.",
+        "A switch is written --key, --section.no-key, or --key True and --key False.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _common_flags(config: Any, keys: set[str], prefix: str = "") -> Any:
+    """An object that has only some of a configuration's settings: what a short help shows.
+
+    Args:
+        config: The configuration, or a section of it.
+        keys: Dotted keys that are kept; a section's name keeps all of it.
+        prefix: Dotted key of the section, with a dot at its end.
+    """
+    import tyro
+
+    kind: Any = type(config)
+    types, texts = field_types(kind), field_texts(kind)
+    fields: list[tuple[str, Any, Any]] = []
+    for item in dataclasses.fields(config):
+        key, value = f"{prefix}{item.name}", getattr(config, item.name)
+        if is_section(types[item.name]):
+            whole = {f"{key}.{inner.name}" for inner in dataclasses.fields(value)} if key in keys else set()
+            part = _common_flags(value, keys | whole, f"{key}.")
+            if dataclasses.fields(part):
+                fields.append((item.name, type(part), dataclasses.field(default=part)))
+        elif key in keys:
+            shown: Any = Annotated[types[item.name], tyro.conf.arg(help=texts.get(item.name, ""))]
+            fields.append((item.name, shown, dataclasses.field(default=value)))
+    made = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
+    made.__doc__ = kind.__doc__
+    return made()
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass and of its bases."""
+    texts: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(each):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        assert isinstance(tree, ast.ClassDef), "the source of a class is a class"
+        for node, after in zip(tree.body, tree.body[1:], strict=False):
+            if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                texts[node.target.id] = " ".join(str(after.value.value).split())
+    return texts

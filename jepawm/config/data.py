@@ -46,6 +46,8 @@ class DataConfig:
     under `cache_limit_gib`, else `stream` (`shards` with `--local`)."""
     cache_limit_gib: float = 8.0
     """Largest decoded dataset that `auto` caches, GiB."""
+    allow_actions_out_of_bounds: bool = False
+    """Train on recordings whose actions lie far outside the environment's bounds."""
 
     def __post_init__(self) -> None:
         positive(self, "env_steps_per_episode", "frameskip", "cache_limit_gib")

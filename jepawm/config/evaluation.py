@@ -67,6 +67,8 @@ class EvaluationConfig:
     """Episodes shown as animations in the report."""
     prediction_horizon: int = 6
     """Largest number of model steps at which held-out prediction is measured."""
+    allow_other_env: bool = False
+    """Judge a model in another environment than it was trained for."""
 
     def __post_init__(self) -> None:
         positive(self, "num_episodes", "goal_offset", "prediction_horizon")

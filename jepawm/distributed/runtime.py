@@ -39,6 +39,11 @@ class RayRuntime:
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         return f"Ray {ray.__version__}, {nodes} node(s), {int(resources.get('CPU', 0))} CPUs, {gpus} GPUs"
 
+    def num_cpus(self) -> float:
+        import ray
+
+        return float(ray.cluster_resources().get("CPU", 0))
+
     def close(self) -> None:
         import ray
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from jepawm.config import RunConfig, home
-from jepawm.config.yaml_io import flatten, load_yaml, save_yaml
+from jepawm.config.yaml_io import flatten, load_recipe, load_yaml, recipe_names, save_yaml, to_dict
 from jepawm.errors import ConfigError
 
 FINISHED = "finished"
@@ -31,7 +31,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
 
     Args:
         config: The resolved configuration.
-        recipe: Its recipe's name, which begins a new run's name.
+        recipe: Its recipe's name.
 
     Returns:
         The run directory and whether an earlier run continues there.
@@ -46,8 +46,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         _check_same_run(folder, config)
         _save(config, folder)
         return folder, True
-    runs = home()
-    stem = os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
+    runs, stem = home(), run_stem(config, recipe)
     if config.resume == "auto" and os.path.isdir(runs):
         for name in sorted(os.listdir(runs), reverse=True):
             folder = os.path.join(runs, name)
@@ -68,6 +67,33 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         suffix += 1
         folder = os.path.join(runs, f"{stem}-{stamp}-seed{config.seed}-{suffix}")
     return _new_run(folder, config, recipe), False
+
+
+def run_stem(config: RunConfig, recipe: str) -> str:
+    """What the names of a configuration's runs begin with.
+
+    The run's own name, else its recipe's, else (where another environment than the recipe's is asked for) the name of
+    the environment.
+    """
+    if config.name is not None:
+        return config.name
+    is_known = os.path.isfile(recipe) or recipe in recipe_names()
+    if is_known and config.env.id not in ("none", load_recipe(recipe).env.id):
+        return config.env.id.rpartition("/")[2].rpartition(":")[2].lower()
+    beside = Path(recipe).with_name("recipe")
+    if os.path.basename(recipe) == "config.yaml" and beside.is_file():
+        # The configuration of a run, which is a recipe too: that run's recipe names it.
+        recipe = beside.read_text().strip()
+    return os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
+
+
+def discard_new_run(folder: str) -> None:
+    """Removes the directory of a run that was refused before it did anything; one that holds more stays."""
+    made = {"config.yaml", "recipe", LOCK_FILE}
+    if set(os.listdir(folder)) <= made:
+        for name in made:
+            Path(folder, name).unlink(missing_ok=True)
+        os.rmdir(folder)
 
 
 def _new_run(folder: str, config: RunConfig, recipe: str) -> str:

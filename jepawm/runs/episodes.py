@@ -148,7 +148,7 @@ def dataset_path(config: RunConfig) -> str:
         return os.path.abspath(str(data.path))
     folder = os.path.join(home(), "datasets")
     if data.source == "convert":
-        source = _source_path(config)
+        source = source_path(config)
         stamp = [source, file_stamp(Path(source)), data.num_episodes or 0, data.format, config.env.image_size]
         name = os.path.basename(source).split(".")[0]
         return os.path.join(folder, f"{name}-{_hash(stamp)}")
@@ -213,7 +213,7 @@ def find_dataset(config: RunConfig) -> EpisodeDataset | None:
         return None
 
 
-def _source_path(config: RunConfig) -> str:
+def source_path(config: RunConfig) -> str:
     source = os.path.abspath(str(config.data.path))
     if os.path.isdir(source):
         # A folder around one zarr counts as the zarr.
@@ -235,10 +235,10 @@ def _hint(config: RunConfig) -> str:
 
 
 def _convert(config: RunConfig, path: str, runtime: Runtime, console: Console) -> str:
-    source_path = _source_path(config)
+    path_of_source = source_path(config)
     options = ImportOptions(image_size=config.env.image_size)
-    source = open_source(source_path, config.data.format, options)
-    with console.stage("convert", f"{source.about}: {source_path}"):
+    source = open_source(path_of_source, config.data.format, options)
+    with console.stage("convert", f"{source.about}: {path_of_source}"):
         with console.bar("episodes", config.data.num_episodes or 0) as advance:
             import_episodes(
                 source,

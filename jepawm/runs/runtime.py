@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import os
 import shutil
 from pathlib import Path
@@ -46,6 +47,10 @@ class Runtime(Protocol):
         """One line: what this run runs on."""
         ...
 
+    def num_cpus(self) -> float:
+        """Logical CPUs that workers and environment hosts share; infinite where there are none to share."""
+        ...
+
     def close(self) -> None:
         """Frees what was started."""
         ...
@@ -83,6 +88,9 @@ class LocalRuntime:
 
     def describe(self) -> str:
         return "one process, without Ray"
+
+    def num_cpus(self) -> float:
+        return math.inf
 
     def close(self) -> None:
         return None

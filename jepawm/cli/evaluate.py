@@ -1,0 +1,67 @@
+"""`jepawm evaluate`: a trained world model judged again, without training.
+
+jepawm evaluate --model RUN --evaluation.num-episodes 200 --evaluation.seed 7
+jepawm evaluate --model MODEL --action-score --data.path DATASET       by recorded actions (DROID)
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from jepawm.config.command_line import Command, Layers, parse, take_switch, take_value
+from jepawm.config.yaml_io import read_yaml
+from jepawm.errors import CheckpointError
+
+EVALUATE = Command(
+    prog="jepawm evaluate",
+    about="Judge a trained model on other episodes, protocols or planner settings; every setting is the model's own "
+    "unless a flag says otherwise.\n\n--model RUN or MODEL (needed): a run, or a model folder such as RUN/model. "
+    "--action-score: compare its plans with the recorded actions of --data.path instead (DROID).",
+    common=(
+        *("device", "local", "run_dir"),
+        *("env.vary", "env.options", "data.path"),
+        *("planner.name", "planner.horizon", "planner.num_samples", "planner.num_iterations", "planner.precision"),
+        "objective",
+        *("evaluation.seed", "evaluation.num_episodes", "evaluation.protocols", "evaluation.num_animations"),
+        *("evaluation.goal_source", "evaluation.goal_offset"),
+        *("scaling.num_env_actors", "tracking.mlflow"),
+    ),
+    takes_recipe=False,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reads `--model`, starts from that model's own configuration, and plays the episodes."""
+    model, words = take_value(list(argv), "--model", "a run or a model folder")
+    scores_actions, words = take_switch(words, "--action-score")
+    if model is None:
+        if {"-h", "--help", "--help-all"} & set(words):
+            parse(words, EVALUATE, base=[])
+        raise CheckpointError("pass --model RUN, a run or the `model` folder of one")
+    model_dir = _model_dir(model)
+    config, _ = parse(words, EVALUATE, base=_layers(model_dir, scores_actions))
+    from jepawm.console import Console
+    from jepawm.runs.pipeline import evaluate_run, score_actions
+
+    if scores_actions:
+        score_actions(config, Console(), model_dir)
+    else:
+        evaluate_run(config, Console(), model_dir)
+    return 0
+
+
+def _model_dir(path: str) -> str:
+    """The model folder of a run, or the folder itself."""
+    inside = os.path.join(path, "model")
+    return inside if os.path.isdir(inside) else path
+
+
+def _layers(model_dir: str, scores_actions: bool) -> Layers:
+    path = os.path.join(model_dir, "config.yaml")
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{model_dir} is no model folder: it has no config.yaml; pass --model RUN or RUN/model")
+    # Nothing is trained, so --local is possible however many workers the model was trained on.
+    here: dict[str, Any] = {"scaling": {"num_workers": 1}}
+    if scores_actions:
+        here["data"] = {"source": "dataset"}
+    return [(path, read_yaml(path)), ("jepawm evaluate", here)]

@@ -1,0 +1,38 @@
+"""`jepawm track`: the tracker, after the run."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tyro.conf import Positional
+
+from jepawm.cli.group import run_group
+
+
+@dataclass(frozen=True)
+class Sync:
+    """Send the metrics of a run to MLflow that have not been sent yet."""
+
+    run_dir: Positional[str]
+    """Directory of the run."""
+    uri: str | None = None
+    """Address of the tracker; by default the one in the run's configuration."""
+
+    def run(self) -> int:
+        """Prints how many records were sent."""
+        from jepawm.config import RunConfig
+        from jepawm.config.yaml_io import load_yaml
+        from jepawm.runs.tracking import mlflow_sink
+
+        config = load_yaml(RunConfig, os.path.join(self.run_dir, "config.yaml"))
+        if self.uri is not None:
+            config = replace(config, tracking=replace(config.tracking, mlflow_uri=self.uri))
+        sink = mlflow_sink(config, self.run_dir)
+        sink.start()
+        print(f"{sink.sync()} records sent to {sink.uri}")
+        return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command."""
+    return run_group(argv, prog="jepawm track", about="The experiment tracker (MLflow).", commands={"sync": Sync})

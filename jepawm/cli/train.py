@@ -1,0 +1,16 @@
+"""`jepawm train`: the main job, from episodes to a report."""
+
+from collections.abc import Sequence
+
+from jepawm.config.command_line import parse
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reads the command line and runs all stages."""
+    config, recipe = parse(list(argv))
+    # Imported after the command line is known to be right: --help and a typo should not wait for torch.
+    from jepawm.console import Console
+    from jepawm.runs.pipeline import train_run
+
+    train_run(config, recipe, Console())
+    return 0
