@@ -39,9 +39,9 @@ SPEC = ActionSpec(2, (-28.0, -28.0), (28.0, 28.0), max_norm=1.8)
 def main() -> None:
     config = load_recipe("demo")
     torch.manual_seed(0)
-    frameskip = config.data.frameskip
-    model = build_world_model(ModelSpec(config.model, config.env.image_size, frameskip, STATISTICS, SPEC)).eval()
-    space = ActionSearchSpace(SPEC, STATISTICS, frameskip=frameskip, hold=True)
+    spec = ModelSpec(config.model, config.env.image_size, config.data.frameskip, STATISTICS, SPEC)
+    model = build_world_model(spec).eval()
+    space = ActionSearchSpace(SPEC, STATISTICS, frameskip=config.data.frameskip, hold=True)
 
     def plan(episodes: int, planner: PlannerConfig, seed: int) -> None:
         noise = torch.Generator().manual_seed(seed)

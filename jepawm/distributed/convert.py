@@ -1,5 +1,6 @@
 """Ray Data: the episodes of a source, read, decoded and encoded again on every CPU of the cluster."""
 
+import functools
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
@@ -10,14 +11,26 @@ import ray
 import ray.data
 
 from jepawm.data.encoding import EncodedEpisode
-from jepawm.data.importers.base import EpisodeSource, read_encoded
+from jepawm.data.importers.base import EpisodeSource
+from jepawm.data.importers.conversion import BadEpisode, read_encoded
 from jepawm.errors import JepawmError
 
 # Ray Data would go on forever with a file that crashes its decoder.
 MAX_RETRIES = 3
 
 
-def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Iterator[EncodedEpisode]:
+@functools.lru_cache(maxsize=1)
+def _source_in(shared: ray.ObjectRef) -> EpisodeSource:
+    """The source, unpickled once in each worker, so that its files stay open from one episode to the next."""
+    source: EpisodeSource = ray.get(shared)
+    return source
+
+
+def _read(shared: ray.ObjectRef, codec: str, number: int) -> EncodedEpisode | BadEpisode:
+    return read_encoded(_source_in(shared), codec, number)
+
+
+def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Iterator[EncodedEpisode | BadEpisode]:
     """Episodes of a source in the order of their numbers, streamed: few are in memory at a time.
 
     Raises:
@@ -31,7 +44,7 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
     def read(batch: dict[str, Any]) -> dict[str, Any]:
         number = int(batch["number"][0])
         try:
-            answer: Any = read_encoded(ray.get(shared), codec, number)
+            answer: Any = _read(shared, codec, number)
         except (JepawmError, OSError) as error:
             # Handed over as it is: Ray would wrap it in the story of its own tasks.
             answer = error

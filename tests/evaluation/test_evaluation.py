@@ -40,7 +40,7 @@ STATISTICS = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 32, 
 
 
 def wall_pool(num_workers: int = 1) -> EnvPool:
-    return EnvPool(SerialBackend(lambda: EnvHost(WALL), num_workers=num_workers))
+    return EnvPool(SerialBackend(lambda: EnvHost(WALL), num_hosts=num_workers))
 
 
 # -- protocols -------------------------------------------------------------------------------------------------------
