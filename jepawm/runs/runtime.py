@@ -81,7 +81,9 @@ class LocalRuntime:
             for old in list_checkpoints(folder)[: -config.train.num_checkpoints_kept]:
                 shutil.rmtree(os.path.join(folder, old))
 
-        run_training(config.training_plan(), dataset_path, restore_from=newest, on_metrics=writer.write, on_checkpoint=keep)
+        run_training(
+            config.training_plan(), dataset_path, restore_from=newest, on_metrics=writer.write, on_checkpoint=keep
+        )
         last = newest_checkpoint(folder)
         assert last is not None, "fit always ends with a checkpoint"
         return last

@@ -184,7 +184,7 @@ def _work(form: str, kind: str, path: Path, sound: Path, destination: Path, answ
     except JepawmError as error:
         left = sorted(entry.name for entry in destination.parent.iterdir() if entry.name.lstrip(".").startswith("d"))
         answers.put(("refused", f"left {left} behind" if left or not str(error).strip() else ""))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever is raised is what the parent wants to know
         answers.put(("traceback", traceback.format_exc()))
 
 
