@@ -101,7 +101,8 @@ def iter_video(source: VideoSource, *, what: str, start: int = 0, stop: int | No
 
     Raises:
         DataError: No such file, not a video, no decoder for its codec, damaged or cut short, fewer than `stop` frames,
-            frames of different sizes, or a range of a video whose frame rate varies.
+            frames of different sizes, one channel of more than 8 bits (depth), or a range of a video whose frame rate
+            varies.
         MissingDependencyError: The package `av` is not installed.
     """
     if start < 0 or (stop is not None and stop <= start):
@@ -114,6 +115,9 @@ def iter_video(source: VideoSource, *, what: str, start: int = 0, stop: int | No
         shape: tuple[int, ...] | None = None
         count = 0
         for frame in frames:
+            if frame.format.name.startswith("gray") and frame.format.components[0].bits > 8:
+                bits = frame.format.components[0].bits
+                raise DataError(f"{what}: one channel of {bits} bits, which looks like depth; choose another camera")
             pixels = frame.to_ndarray(format="rgb24")
             shape = shape or pixels.shape
             if pixels.shape != shape:

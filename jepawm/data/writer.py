@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -274,6 +276,19 @@ class EpisodeWriter:
     def finished_episode_ids(self) -> frozenset[int]:
         """Ids that need not be written again: those resumed from finished shards, and those written since."""
         return frozenset(self._seen)
+
+    def finished_infos(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Id and `info` of each episode of `finished_episode_ids`."""
+        for episode_id, info in zip(self._index["episode_id"], self._index["info"], strict=True):
+            yield episode_id, json.loads(info) if info else {}
+
+    def set_source(self, source: dict[str, Any]) -> None:
+        """Replaces what `meta.json` says about the origin of the data; written when the dataset is closed.
+
+        Args:
+            source: JSON-able, see `DatasetSpec.source`.
+        """
+        self.spec = replace(self.spec, source=source)
 
     def write(self, episode: Episode | EncodedEpisode) -> None:
         """Validates, encodes (where that was not done before) and appends one episode.

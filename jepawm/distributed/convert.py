@@ -1,5 +1,6 @@
 """Ray Data: reads, decodes and encodes the episodes of a source on every CPU of the cluster."""
 
+import functools
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
@@ -10,14 +11,26 @@ import ray
 import ray.data
 
 from jepawm.data.encoding import EncodedEpisode
-from jepawm.data.importers.base import EpisodeSource, read_encoded
+from jepawm.data.importers.base import EpisodeSource
+from jepawm.data.importers.conversion import BadEpisode, read_encoded
 from jepawm.errors import JepawmError
 
 # Without a limit Ray Data would retry a file that crashes its decoder forever.
 MAX_RETRIES = 3
 
 
-def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Iterator[EncodedEpisode]:
+@functools.lru_cache(maxsize=1)
+def _source_in(shared: ray.ObjectRef) -> EpisodeSource:
+    """The source, unpickled once in each worker, so that its files stay open from one episode to the next."""
+    source: EpisodeSource = ray.get(shared)
+    return source
+
+
+def _read(shared: ray.ObjectRef, codec: str, number: int) -> EncodedEpisode | BadEpisode:
+    return read_encoded(_source_in(shared), codec, number)
+
+
+def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Iterator[EncodedEpisode | BadEpisode]:
     """Reads episodes of a source on the cluster; few are in memory at a time.
 
     Args:
@@ -26,7 +39,7 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
         numbers: Positions of the episodes in the source.
 
     Yields:
-        Episodes in the order of `numbers`.
+        Episodes, or what is wrong with them, in the order of `numbers`.
 
     Raises:
         JepawmError: A Ray task found something wrong with the source.
@@ -39,7 +52,7 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
     def read(batch: dict[str, Any]) -> dict[str, Any]:
         number = int(batch["number"][0])
         try:
-            answer: Any = read_encoded(ray.get(shared), codec, number)
+            answer: Any = _read(shared, codec, number)
         except (JepawmError, OSError) as error:
             # The error travels as a value, because Ray would wrap a raised error in a long message of its own.
             answer = error

@@ -1,7 +1,7 @@
 """A run on Ray: environment actors, Ray Train workers, one session around both."""
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
-from jepawm.data.importers.base import Reader
+from jepawm.data.importers.conversion import Reader
 from jepawm.distributed.session import connect
 from jepawm.rollout import EnvPool
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
-from jepawm.data.importers.base import Reader, read_serially
+from jepawm.data.importers.conversion import Reader, read_serially
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.checkpoints.model_folder import ModelSpec

@@ -30,7 +30,7 @@ def commands(page, beginning):
 
 
 def test_the_example_writes_a_dataset_that_keeps_the_contract(page, written):
-    (code, _) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     body = [line for line in code.splitlines() if line and not line.startswith(("import", "from"))]
     assert len(body) <= 20
     assert check_dataset(written / "my_dataset") == []
@@ -82,23 +82,3 @@ def test_the_command_that_trains_on_it(page, written, monkeypatch):
         runtime.close()
     assert result["dataset"]["held_out_episodes"]
     assert list((written / "home").rglob("report.html"))
-
-
-def test_the_importer_converts(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "recordings").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(3):
-        arrays = {
-            "frames": rng.integers(0, 256, size=(6, 32, 32, 3)).astype(np.uint8),
-            "actions": rng.uniform(-1, 1, size=(6, 4)).astype(np.float32),
-            "joints": rng.normal(size=(6, 5)).astype(np.float32),
-        }
-        np.savez(tmp_path / "recordings" / f"{number}.npz", **arrays)
-    names: dict = {}
-    exec(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[1], names)
-    assert check_dataset(tmp_path / "my_recordings") == []
-    dataset = EpisodeDataset(tmp_path / "my_recordings")
-    assert (len(dataset), dataset.spec.source["importer"]) == (3, "npz-folder")
-    np.testing.assert_array_equal(dataset.read_episode(2).actions, arrays["actions"][:-1])
-    assert names["NpzFolder"].recognises(tmp_path / "recordings")

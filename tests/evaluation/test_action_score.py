@@ -204,7 +204,7 @@ def test_the_command_judges_a_model_folder(tmp_path: Path, monkeypatch: pytest.M
         "--evaluation.protocols per_chunk --planner.horizon 2 --planner.num-samples 8 --planner.num-elites 3 "
         f"--planner.num-iterations 2 --tracking.no-mlflow --run-dir {tmp_path / 'run'}"
     )
-    config, _ = parse(flags.split(), "")
+    config, _ = parse(flags.split())
     model_dir = LocalRuntime().train(config, str(dataset.path), str(tmp_path / "run"))
     told = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, num_episodes=5))
     result = score_actions(told, Console(quiet=True), model_dir)

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from jepawm.data.importers.base import Reader
+    from jepawm.data.importers.conversion import Reader
     from jepawm.data.inspect.summary import DatasetSummary
 
 
@@ -25,8 +25,9 @@ class Check:
     """Also decode every frame."""
 
     def run(self) -> int:
-        """Prints one line a violation, or one summary line."""
+        """Prints one line a violation; else a summary line, and the episodes that a conversion left out."""
         from jepawm.data import EpisodeDataset, check_dataset
+        from jepawm.data.importers.conversion import LEFT_OUT_EPISODES
 
         violations = check_dataset(self.path, decode=self.decode)
         for violation in violations:
@@ -37,6 +38,11 @@ class Check:
         dataset = EpisodeDataset(self.path)
         frames = int(dataset.num_frames_each.sum())
         print(f"{self.path}: ok, {len(dataset)} episodes, {frames} frames in {dataset.num_shards} shard(s)")
+        left_out = dataset.spec.source.get(LEFT_OUT_EPISODES, [])
+        if left_out:
+            print(f"{len(left_out)} episode(s) of the source were left out as bad:")
+        for item in left_out:
+            print(f"  episode {item['episode']}: {item['reason']}")
         return 0
 
 
@@ -148,7 +154,8 @@ class Convert:
     destination: Positional[Path]
     """The dataset folder to create."""
     format: Annotated[str, tyro.conf.arg(name="from")] = "auto"
-    """Its format (`jepawm data convert --help` lists them); `auto`: recognised by its files."""
+    """Its format (`jepawm data convert --help` lists them) or an importer of your own as MODULE:CLASS; `auto`:
+    recognised by its files."""
     image_size: int | None = None
     """Side of the square frames, px; by default as recorded, or the shorter side of frames that are not square, which
     are cropped to their middle."""
@@ -163,16 +170,35 @@ class Convert:
     """Part of the source, where it has parts."""
     max_episodes: int | None = None
     """Only the first episodes."""
+    leave_out_bad: bool = False
+    """Leave out episodes that are empty, short, damaged or hold NaN, and list them in meta.json; without it, the first
+    bad episode ends the conversion."""
+    most_bad: float = 0.1
+    """With --leave-out-bad: the largest share of bad episodes that is accepted, 0 to 1. One is always accepted."""
+    keep_one_colour: bool = False
+    """Keep episodes whose frames all show one colour; without it, such an episode is bad."""
     ray: bool = False
     """Read on every CPU with Ray Data; without it, in this process."""
 
     def run(self) -> int:
-        """Converts with a progress bar, then prints a summary line."""
+        """Converts with a progress bar, then prints what was taken, left out and assumed, and a summary line."""
         from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from jepawm.data import EpisodeDataset
         from jepawm.data.importers import ImportOptions, import_episodes, open_source
+        from jepawm.data.importers.conversion import conversion_lines
 
-        options = ImportOptions(self.image_size, self.codec, self.camera, self.control_hz, self.split)
+        options = ImportOptions(
+            image_size=self.image_size,
+            codec=self.codec,
+            camera=self.camera,
+            control_hz=self.control_hz,
+            split=self.split,
+            max_episodes=self.max_episodes,
+            leave_out_bad=self.leave_out_bad,
+            most_bad=self.most_bad,
+            keep_one_colour=self.keep_one_colour,
+        )
         source = open_source(self.source, self.format, options)
         print(f"{self.source}: {source.name} ({source.about}), {source.num_episodes} episodes")
         with reader(self.ray) as read:
@@ -182,9 +208,9 @@ class Convert:
                 def progress(done: int, total: int) -> None:
                     bar.update(task, completed=done, total=total)
 
-                count = import_episodes(
-                    source, self.destination, max_episodes=self.max_episodes, reader=read, progress=progress
-                )
+                count = import_episodes(source, self.destination, reader=read, progress=progress)
+        for line in conversion_lines(EpisodeDataset(self.destination).spec.source):
+            print(line)
         print(f"{self.destination}: {count} episodes")
         return 0
 
@@ -193,7 +219,7 @@ class Convert:
 def reader(on_ray: bool) -> Iterator["Reader"]:
     """What reads episodes: this process, or a Ray of this machine or cluster."""
     if not on_ray:
-        from jepawm.data.importers.base import read_serially
+        from jepawm.data.importers.conversion import read_serially
 
         yield read_serially
         return

@@ -9,6 +9,7 @@ from typing import Any
 
 from jepawm.data.download.public_sources import SourceFile
 from jepawm.errors import DataError
+from jepawm.files import atomic_file
 
 LEDGER = "downloads.json"
 WRITE_EVERY_S = 5.0
@@ -75,9 +76,8 @@ class Ledger:
             "files": {name: asdict(entry) for name, entry in sorted(self.entries.items())},
             "listings": {key: [asdict(file) for file in files] for key, files in self.listings.items()},
         }
-        temporary = self.folder / f"{LEDGER}.tmp"
-        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        os.replace(temporary, self.folder / LEDGER)
+        with atomic_file(self.folder / LEDGER) as temporary:
+            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
 
     def known(self, item: SourceFile) -> list[SourceFile]:
         """The files that an item of the manifest stands for; a folder that was never listed stays one."""

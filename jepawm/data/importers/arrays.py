@@ -1,4 +1,4 @@
-"""What importers of arrays share: frames become uint8 with channels last, numbers are checked, and errors say where."""
+"""Arrays of frames and numbers: frames become uint8 with channels last, and errors name file, key and row."""
 
 import math
 from collections.abc import Sequence
@@ -36,10 +36,16 @@ def as_frames(values: np.ndarray, what: str, first_row: int = 0) -> np.ndarray:
         first_row: Number of the first frame in it, for errors.
 
     Raises:
-        DataError: Not frames, NaN, or values outside 0 to 255 or all inside 0 to 1.
+        DataError: Not frames, one channel of another type than uint8 (depth), NaN, or values outside 0 to 255 or all
+            inside 0 to 1.
     """
     if not channels_last(values.shape, what):
         values = values.transpose(0, 2, 3, 1)
+    if values.dtype != np.uint8 and values.shape[3] == 1:
+        raise DataError(
+            f"{what}: one channel of {values.dtype}, which looks like depth; expected RGB, or grey of uint8; choose "
+            "another --camera"
+        )
     if values.dtype != np.uint8:
         # NaN fails both comparisons, so it is caught here as well.
         bad = np.flatnonzero(~((values >= 0) & (values <= 255)).all(axis=(1, 2, 3)))

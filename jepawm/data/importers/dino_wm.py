@@ -1,4 +1,4 @@
-"""DINO-WM's datasets: folders of `torch.save` tensors, one row an episode, with frames beside them.
+"""DINO-WM's datasets: folders of `torch.save` tensors with a row for each episode, and frames in files beside them.
 
 | folder | numbers | frames | Hz |
 |---|---|---|---|
@@ -10,10 +10,10 @@
 Action `t` leads from state `t` to state `t + 1`, and frame `t` shows state `t`. So the last action of an episode leads
 to a state that was not recorded, and is dropped; so is Wall's last frame, which shows that state.
 
-Here: what the folders have in common, and Push-T. Its sim_state `[7]` is the state and the agent's velocity, its
-proprio `[4]` the agent's position and velocity; recorded actions are px, relative to the agent, and become units of
-100 px as in the environment. Frames that were stored as mp4 become JPEG by default; the codec `zstd` keeps them as they
-decode.
+This module holds what the folders have in common, and Push-T. Push-T's sim_state `[7]` is the state and the agent's
+velocity, its proprio `[4]` the agent's position and velocity. Its recorded actions are px relative to the agent, and
+become units of 100 px as in the environment. Frames that were stored as mp4 become JPEG by default; the codec `zstd`
+keeps them as they decode.
 
 Reference: G. Zhou et al., "DINO-WM: World Models on Pre-trained Visual Features enable Zero-shot Planning",
 arXiv 2411.04983.
@@ -28,7 +28,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jepawm.data.importers.arrays import action_bounds, finite
-from jepawm.data.importers.base import EpisodeSource, ImportOptions, square, square_spec
+from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, square, square_spec
+from jepawm.data.importers.reading import LONGER_VIDEO
 from jepawm.data.importers.tensors import load_array, load_saved
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.data.video import read_video, video_info
@@ -51,7 +52,7 @@ _SCAN_EPISODES = 1024
 
 
 class DinoWMFolder(EpisodeSource):
-    """What the folders have in common: `[N,T,...]` tensors, read an episode at a time.
+    """Base of the importers of DINO-WM's folders: `[N,T,...]` tensors, read an episode at a time.
 
     Raises:
         DataError: A file that is missing, damaged, hostile, or of another shape; names file and row.
@@ -67,6 +68,11 @@ class DinoWMFolder(EpisodeSource):
     proprio: ClassVar[VectorSpec]
     codec: ClassVar[str] = "zstd"
     has_splits: ClassVar[bool] = False
+    _state_files: ClassVar[tuple[str, ...]] = ("states.pth",)
+    _other_files: ClassVar[tuple[str, ...]] = ()
+    """Files that say something of episodes, such as their lengths."""
+    _frames_name: ClassVar[str] = "obses"
+    _has_proprio: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str], options: ImportOptions) -> None:
         super().__init__(path, options)
@@ -78,7 +84,7 @@ class DinoWMFolder(EpisodeSource):
         self._check_shapes()
         self._lengths = self._read_lengths()
         self._largest_action = self._scan_actions()
-        self._height, self._width = self._frame_size()
+        self._height, self._width = self.first_sound(self._frame_size)
         self._side = square_spec(self._height, self._width, options)
 
     def _folder(self) -> Path:
@@ -110,26 +116,48 @@ class DinoWMFolder(EpisodeSource):
             source=self._source,
         )
 
+    def choices(self) -> Choices:
+        state = [*self._state_files]
+        files = {path.name for path in self.folder.iterdir() if path.suffix in (".pth", ".pkl")}
+        return Choices(
+            took={
+                "pixels": [self._frames_name],
+                "actions": [self.actions_file],
+                "proprio": state if self._has_proprio else [],
+                "sim_state": state,
+            },
+            cast=dict.fromkeys(state, "float32 to float64"),
+            left_out=sorted(files - {self.actions_file, *state, *self._other_files}),
+            assumed=[
+                f"{self.control_hz:g} steps a second",
+                *(() if self._has_proprio else ("nothing is known of the robot: its proprio is one 0",)),
+            ],
+        )
+
     def read(self, number: int) -> Episode:
         length = int(self._lengths[number])
         state = self._state(number, length)
         actions = self._rows(self.actions_file, number, length - 1) / np.float32(self.action_scale)
+        frames = self._frames(number, length)
+        info = self._info(number)
+        if len(frames) > length:
+            info[NOTES] = [LONGER_VIDEO]
         return Episode(
             episode_id=number,
-            pixels=square(self._frames(number, length), self._side),
+            pixels=square(frames[:length], self._side),
             actions=actions.astype(np.float32),
             proprio=self._proprio(state),
             sim_state=state,
-            info=self._info(number),
+            info=info,
         )
 
     @abstractmethod
     def _frames(self, number: int, length: int) -> np.ndarray:
-        """The frames of the states `[length,Y,X,3]`."""
+        """The frames of the states `[length,Y,X,3]`; a video may hold more."""
 
     @abstractmethod
-    def _frame_size(self) -> tuple[int, int]:
-        """Height and width of the frames, from the first episode."""
+    def _frame_size(self, number: int) -> tuple[int, int]:
+        """Height and width of the frames of an episode."""
 
     def _check_shapes(self) -> None:
         self._expect(self.actions_file, self.action.dim)
@@ -160,25 +188,27 @@ class DinoWMFolder(EpisodeSource):
             raise DataError(
                 f"{self.folder / name}: has shape {lengths.shape}, {self.actions_file} holds {shape[0]} episodes"
             )
-        bad = np.flatnonzero(~((lengths >= 2) & (lengths <= shape[1]) & (lengths == np.floor(lengths))))
-        if len(bad):
-            raise DataError(
-                f"{self.folder / name}: episode {bad[0]} has length {lengths[bad[0]]}, expected 2 to {shape[1]} rows"
-            )
-        return lengths.astype(np.int64)
+        if lengths.dtype.kind not in "biuf":
+            raise DataError(f"{self.folder / name}: holds {lengths.dtype}, expected numbers of rows")
+        is_good = (lengths >= 2) & (lengths <= shape[1]) & (lengths == np.floor(lengths))
+        for number in np.flatnonzero(~is_good).tolist():
+            reason = f"has length {lengths[number]}, expected 2 to {shape[1]} rows"
+            self.mark_bad(number, f"{self.folder / name}: episode {number} {reason}")
+        return np.where(is_good, lengths, 0).astype(np.int64)
 
     def _scan_actions(self) -> np.ndarray:
-        """Largest magnitude of each action dimension over all episodes, `[a]`."""
+        """Largest magnitude of each action dimension over the sound episodes, `[a]`."""
         array, largest = self._array(self.actions_file), np.zeros(self.action.dim)
-        for start in range(0, self.num_episodes, _SCAN_EPISODES):
-            block = np.abs(np.asarray(array[start : start + _SCAN_EPISODES], dtype=np.float64))
-            used = np.arange(block.shape[1])[None] < self._lengths[start : start + len(block), None] - 1
-            bad = np.argwhere(used & ~np.isfinite(block).all(axis=2))
-            if len(bad):
-                raise DataError(
-                    f"{self.folder / self.actions_file}: episode {start + bad[0, 0]}: row {bad[0, 1]} holds NaN or "
-                    "infinity"
-                )
+        for start in range(0, len(self.numbers), _SCAN_EPISODES):
+            stop = min(start + _SCAN_EPISODES, len(self.numbers))
+            block = np.abs(np.asarray(array[start:stop], dtype=np.float64))
+            used = np.arange(block.shape[1])[None] < self._lengths[start:stop, None] - 1
+            bad = used & ~np.isfinite(block).all(axis=2)
+            for number, row in np.argwhere(bad).tolist():
+                where = f"{self.folder / self.actions_file}: episode {start + number}"
+                self.mark_bad(start + number, f"{where}: row {row} holds NaN or infinity")
+            sound = [number not in self.bad for number in range(start, stop)]
+            used &= np.asarray(sound)[:, None]
             largest = np.maximum(largest, np.where(used[..., None], block, 0).max(axis=(0, 1)))
         return largest / self.action_scale
 
@@ -225,6 +255,8 @@ class DinoWMPushT(DinoWMFolder):
     proprio = VectorSpec(4, ("agent_x", "agent_y", "agent_velocity_x", "agent_velocity_y"))
     codec = "jpeg"
     has_splits = True
+    _state_files = ("states.pth", "velocities.pth")
+    _other_files = ("seq_lengths.pkl", "shapes.pkl")
 
     def __init__(self, path: str | os.PathLike[str], options: ImportOptions) -> None:
         super().__init__(path, options)
@@ -278,27 +310,28 @@ class DinoWMPushT(DinoWMFolder):
             found = f"{len(shapes)} shapes" if isinstance(shapes, (list, tuple)) else type(shapes).__name__
             raise DataError(f"{file}: expected a list of {self.num_episodes} shapes, found {found}")
         for number, shape in enumerate(shapes):
-            if shape not in PUSHT_SHAPES:
-                raise DataError(
-                    f"{file}: episode {number}: unknown shape '{shape}'{did_you_mean(str(shape), PUSHT_SHAPES)}"
+            if not isinstance(shape, str) or shape not in PUSHT_SHAPES:
+                self.mark_bad(
+                    number,
+                    f"{file}: episode {number}: unknown shape '{shape}'{did_you_mean(str(shape), PUSHT_SHAPES)}",
                 )
-        return [PUSHT_SHAPES[shape] for shape in shapes]
+        return [PUSHT_SHAPES.get(str(shape), "") for shape in shapes]
 
     def _video(self, number: int) -> Path:
         return self.folder / "obses" / f"episode_{number:03d}.mp4"
 
-    def _frame_size(self) -> tuple[int, int]:
-        info = video_info(self._video(0), what=str(self._video(0)))
+    def _frame_size(self, number: int) -> tuple[int, int]:
+        info = video_info(self._video(number), what=str(self._video(number)))
         return info.height, info.width
 
     def _frames(self, number: int, length: int) -> np.ndarray:
         file = self._video(number)
         frames, _ = read_video(file, what=str(file))
-        if len(frames) != length:
+        if len(frames) < length:
             raise DataError(f"{file}: holds {len(frames)} frames, its episode has {length} states")
         if frames.shape[1:3] != (self._height, self._width):
             raise DataError(
-                f"{file}: frames are {frames.shape[1:3]} px, those of episode 0 {self._height, self._width}"
+                f"{file}: frames are {frames.shape[1:3]} px, those of the first episode {self._height, self._width}"
             )
         return frames
 

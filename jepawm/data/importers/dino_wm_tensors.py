@@ -1,8 +1,8 @@
 """DINO-WM's PointMaze, Wall and deformables: the folders whose frames are a tensor file for each episode.
 
-The layout and the alignment in time are those of `dino_wm.py`. The rates of Wall and the deformables are ours, nothing
-was published. Rope and granular material were simulated in PyFleX: their particles are kept as `sim_state`, yet no
-environment here can be reset to them, so that the datasets name none.
+`dino_wm.py` describes layout and alignment in time. The rates of Wall and the deformables were not published and are
+chosen here. Rope and granular material were simulated in PyFleX. Their particles are kept as `sim_state`, but no
+environment here can be reset to them, so the datasets name no environment.
 
 Reference: G. Zhou et al., "DINO-WM: World Models on Pre-trained Visual Features enable Zero-shot Planning",
 arXiv 2411.04983.
@@ -28,8 +28,8 @@ class _TensorFrames(DinoWMFolder):
     @abstractmethod
     def _frames_file(self, number: int) -> Path: ...
 
-    def _frame_size(self) -> tuple[int, int]:
-        file = self._frames_file(0)
+    def _frame_size(self, number: int) -> tuple[int, int]:
+        file = self._frames_file(number)
         shape = load_array(file).shape
         return (shape[1], shape[2]) if channels_last(shape, str(file)) else (shape[2], shape[3])
 
@@ -55,6 +55,7 @@ class DinoWMPointMaze(_TensorFrames):
     control_hz = 20.0
     action = ActionSpec(2, (-1.0, -1.0), (1.0, 1.0), names=("x", "y"))
     proprio = VectorSpec(4, ("x", "y", "velocity_x", "velocity_y"))
+    _other_files = ("seq_lengths.pth",)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -89,6 +90,7 @@ class DinoWMWall(_TensorFrames):
     control_hz = 10.0
     action = ActionSpec(2, (-28.0, -28.0), (28.0, 28.0), max_norm=1.8, names=("x", "y"), units="2 px")
     proprio = VectorSpec(2, ("x", "y"))
+    _other_files = ("door_locations.pth", "wall_locations.pth")
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -126,6 +128,8 @@ class _DinoWMDeformable(_TensorFrames):
     action = ActionSpec(4, (-0.1,) * 4, (0.1,) * 4, names=("x0", "z0", "x1", "z1"))
     # As published: nothing is known of the robot.
     proprio = VectorSpec(1, ("none",))
+    _frames_name = "obses.pth"
+    _has_proprio = False
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""DROID as it was recorded: a folder an episode, with a log (HDF5), facts (JSON) and videos (MP4).
+"""DROID as it was recorded: each episode is a folder with a log (HDF5), metadata (JSON) and videos (MP4).
 
 ```
 LAB/success/DATE/EPISODE/
@@ -9,7 +9,7 @@ LAB/success/DATE/EPISODE/
 
 A source is the folder above the episodes, or a list of them, `EPISODE_FOLDER label` a line (see `write_paths_csv`). As
 published, frames are taken at no more than 4 a second, and an action is the change of the pose between two of them (see
-`poses`). A broken episode is an error that names it.
+`poses`).
 """
 
 import csv
@@ -20,16 +20,27 @@ from typing import Any
 import numpy as np
 
 from jepawm.data.importers import poses
-from jepawm.data.importers.base import EpisodeSource, ImportOptions, square_spec
-from jepawm.data.importers.hdf5 import entry, open_hdf5
-from jepawm.data.importers.reading import has_below, inside, pick, read_json, read_path_list, resampled, vectors
+from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, square_spec
+from jepawm.data.importers.hdf5 import entry, leaves, open_hdf5
+from jepawm.data.importers.reading import (
+    LONGER_VIDEO,
+    has_below,
+    inside,
+    pick,
+    read_json,
+    read_path_list,
+    resampled,
+    vectors,
+)
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.data.video import iter_video, video_info
 from jepawm.errors import DataError
+from jepawm.files import atomic_file
 from jepawm.types import Episode
 
 LOG = "trajectory.h5"
 _STATE = "observation/robot_state"
+_KEYS = ("cartesian_position", "gripper_position")
 _CAMERA_KEY = "_mp4_path"
 _VIDEOS = "recordings/MP4"
 _LARGEST_DRIFT = 0.01
@@ -58,17 +69,10 @@ class DroidRaw(EpisodeSource):
             self._episodes = [(folder, "") for folder in folders]
         if not self._episodes:
             raise DataError(f"{self.path}: no episodes ({LOG} beside metadata_*.json)")
-        facts = _facts(self._episodes[0][0])
-        cameras = sorted(key.removesuffix(_CAMERA_KEY) for key in facts if key.endswith(_CAMERA_KEY))
-        # The published choice is the left one.
-        cameras.sort(key=lambda camera: camera != "left")
-        self._cameras = cameras
-        self._camera = pick(options.camera, cameras, "camera", str(self._episodes[0][0]))
         self._target_hz = options.control_hz or poses.FRAMES_PER_S
-        video = self._video(self._episodes[0][0], facts)
-        first = video_info(video, what=str(video))
-        self._height, self._width = first.height, first.width
-        self._control_hz = first.fps / poses.frame_step(first.fps, self._target_hz)
+        self._cameras, self._camera = self.first_sound(self._choose_camera)
+        self._height, self._width, recorded_hz = self.first_sound(self._size_and_rate)
+        self._control_hz = recorded_hz / poses.frame_step(recorded_hz, self._target_hz)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -102,6 +106,38 @@ class DroidRaw(EpisodeSource):
             },
         )
 
+    def choices(self) -> Choices:
+        left_out = [f"camera {camera}" for camera in self._cameras if camera != self._camera]
+        return Choices(
+            took={
+                "pixels": [f"camera {self._camera}"],
+                "actions": [f"{_STATE}/{key} (changes)" for key in _KEYS],
+                "proprio": [f"{_STATE}/{key}" for key in _KEYS],
+                "task": ["current_task"],
+            },
+            cast=dict.fromkeys((f"{_STATE}/{key}" for key in _KEYS), "float64 to float32"),
+            left_out=left_out + self.first_sound(self._other_readings),
+            assumed=[f"every n-th frame, about {self._target_hz:g} a second", poses.ANGLES_NOTE],
+        )
+
+    def _choose_camera(self, number: int) -> tuple[list[str], str]:
+        folder = self._episodes[number][0]
+        cameras = [key.removesuffix(_CAMERA_KEY) for key in sorted(_facts(folder)) if key.endswith(_CAMERA_KEY)]
+        # The published choice is the left one.
+        cameras.sort(key=lambda camera: camera != "left")
+        return cameras, pick(self.options.camera, cameras, "camera", str(folder))
+
+    def _size_and_rate(self, number: int) -> tuple[int, int, float]:
+        folder = self._episodes[number][0]
+        video = self._video(folder, _facts(folder))
+        info = video_info(video, what=str(video))
+        return info.height, info.width, info.fps
+
+    def _other_readings(self, number: int) -> list[str]:
+        """Entries of an episode's log that are not taken."""
+        with open_hdf5(self._episodes[number][0] / LOG) as file:
+            return sorted(set(leaves(file)) - {f"{_STATE}/{key}" for key in _KEYS})
+
     def read(self, number: int) -> Episode:
         folder, label = self._episodes[number]
         facts = _facts(folder)
@@ -132,6 +168,8 @@ class DroidRaw(EpisodeSource):
                 info[name] = facts[key]
         if label:
             info["label"] = label
+        if frames > len(position) + step:
+            info[NOTES] = [LONGER_VIDEO]
         return Episode(
             episode_id=number,
             pixels=pixels[: len(state)],
@@ -183,10 +221,8 @@ def write_paths_csv(root: str | os.PathLike[str], out: str | os.PathLike[str]) -
     folders, incomplete = find_episodes(root)
     if not folders:
         raise DataError(f"{root}: no episodes ({LOG} beside metadata_*.json; {incomplete} without metadata)")
-    temporary = out.with_name(f".{out.name}.writing")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
+    with atomic_file(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=" ", lineterminator="\n").writerows((folder.absolute(), 0) for folder in folders)
-    os.replace(temporary, out)
     return len(folders)
 
 

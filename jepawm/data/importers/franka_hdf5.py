@@ -1,4 +1,4 @@
-"""Franka episodes as JEPA-WMs publishes them: one `episode.h5` an episode, below folders named by task.
+"""Franka episodes as JEPA-WMs publishes them: each episode is an `episode.h5` below folders named by task.
 
 `episode_data/observation` holds `cartesian_position [T,6]`, `gripper_position [T]` and frames `[T,Y,X,3]` uint8, 30 a
 second. Frames are resampled, and actions made from poses, as for DROID (see `poses`).
@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from jepawm.data.importers import poses
-from jepawm.data.importers.base import EpisodeSource, ImportOptions, square_spec
-from jepawm.data.importers.hdf5 import cameras, entry, open_hdf5
+from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square_spec
+from jepawm.data.importers.hdf5 import cameras, entry, leaves, open_hdf5
 from jepawm.data.importers.reading import files_below, has_below, pick, squared, vectors
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.errors import DataError
@@ -19,8 +19,9 @@ from jepawm.types import Episode
 
 FILE = "episode.h5"
 RECORDED_HZ = 30.0
-"""The files do not say; this is what the published reader takes them for."""
+"""The files do not say their rate; the published reader takes this one."""
 _GROUP = "episode_data/observation"
+_KEYS = {"cartesian_position": 6, "gripper_position": 1}
 _PUBLISHED_CAMERA = "exterior_image_2_left"
 
 
@@ -42,14 +43,8 @@ class FrankaHdf5(EpisodeSource):
         self._files = [self.path] if self.path.is_file() else list(files_below(self.path, lambda name: name == FILE))
         if not self._files:
             raise DataError(f"{self.path}: no {FILE} below this folder")
-        with open_hdf5(self._files[0]) as file:
-            where = f"{self._files[0]}: '{_GROUP}'"
-            if not hasattr(file.get(_GROUP), "keys"):
-                raise DataError(f"{where}: the group is missing")
-            found = sorted(cameras(file[_GROUP]), key=lambda camera: camera != _PUBLISHED_CAMERA)
-            self._cameras = found
-            self._camera = pick(options.camera, found, "camera ([T,Y,X,3] uint8)", where)
-            self._height, self._width = file[_GROUP][self._camera].shape[1:3]
+        self._cameras, self._height, self._width = self.first_sound(self._look_at)
+        self._camera = options.camera or self._cameras[0]
         self._step = poses.frame_step(RECORDED_HZ, options.control_hz or poses.FRAMES_PER_S)
 
     @classmethod
@@ -76,6 +71,39 @@ class FrankaHdf5(EpisodeSource):
             },
         )
 
+    def choices(self) -> Choices:
+        readings = [f"{_GROUP}/{key}" for key in _KEYS]
+        return Choices(
+            took={
+                "pixels": [f"{_GROUP}/{self._camera}"],
+                "actions": [f"{name} (changes)" for name in readings],
+                "proprio": readings,
+                "task": ["name of the folder"],
+            },
+            cast=dict.fromkeys(readings, "float64 to float32"),
+            left_out=sorted(set(self.first_sound(self._entries)) - {f"{_GROUP}/{self._camera}", *readings}),
+            assumed=[
+                f"recorded at {RECORDED_HZ:g} frames a second, as the published reader takes it",
+                f"every {self._step}th frame" if self._step > 1 else "every frame",
+                poses.ANGLES_NOTE,
+            ],
+        )
+
+    def _look_at(self, number: int) -> tuple[list[str], int, int]:
+        """Cameras of an episode, the default one first, and height and width of the chosen one."""
+        with open_hdf5(self._files[number]) as file:
+            where = f"{self._files[number]}: '{_GROUP}'"
+            if not hasattr(file.get(_GROUP), "keys"):
+                raise DataError(f"{where}: the group is missing")
+            names = sorted(cameras(file[_GROUP]), key=lambda camera: camera != _PUBLISHED_CAMERA)
+            camera = pick(self.options.camera, names, "camera ([T,Y,X,3] uint8)", where)
+            height, width = file[_GROUP][camera].shape[1:3]
+            return names, height, width
+
+    def _entries(self, number: int) -> list[str]:
+        with open_hdf5(self._files[number]) as file:
+            return leaves(file)
+
     def read(self, number: int) -> Episode:
         path = self._files[number]
         with open_hdf5(path) as file:
@@ -86,7 +114,7 @@ class FrankaHdf5(EpisodeSource):
                 raise DataError(f"{where}/{self._camera}' is {frames.dtype} {frames.shape}, expected {expected}")
             parts = [
                 vectors(entry(file, f"{_GROUP}/{key}", path)[()], width, f"{where}/{key}'", dtype=np.float64)
-                for key, width in (("cartesian_position", 6), ("gripper_position", 1))
+                for key, width in _KEYS.items()
             ]
             lengths = [len(part) for part in parts]
             if {*lengths} != {frames.shape[0]}:

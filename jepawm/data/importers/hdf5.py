@@ -56,13 +56,26 @@ def entry(group: Any, key: str, path: Path) -> Any:
     return item
 
 
+def leaves(group: Any) -> list[str]:
+    """Paths of the datasets below a group; links to other files are not followed."""
+    names: list[str] = []
+
+    def note(name: str, item: Any) -> None:
+        if hasattr(item, "shape"):
+            names.append(name)
+
+    group.visititems(note)
+    return names
+
+
 def cameras(group: Any, suffix: str = "") -> list[str]:
-    """Names of the datasets in a group that hold RGB frames `[T,Y,X,3]` uint8."""
-    return sorted(
+    """Names of the datasets in a group that hold RGB frames `[T,Y,X,3]` uint8; coloured depth comes last."""
+    names = [
         name
         for name, item in group.items()
         if name.endswith(suffix)
         and getattr(item, "dtype", None) == np.uint8
         and len(item.shape) == 4
         and item.shape[3] == 3
-    )
+    ]
+    return sorted(names, key=lambda name: ("depth" in name.lower(), name))

@@ -8,11 +8,11 @@
 | `task` | `info["task"]` |
 
 Frame `t` shows state `t`, and action `t` leads from it to state `t + 1`. jepa-wms drops the last state to have as many
-states as actions; here it is kept, since it is where the last action leads.
+states as actions; this importer keeps it, since the last action leads to it.
 
-The states are Metaworld's observations. The environment's own `sim_state` begins with one and holds more, so an episode
-cannot be reset to a recorded state. Frames were stored as mp4 and become JPEG by default; `zstd` keeps them as they
-decode.
+The states are Metaworld's observations. The environment's own `sim_state` begins with an observation and holds more, so
+an episode cannot be reset to a recorded state. Frames were stored as mp4 and become JPEG by default; `zstd` keeps them
+as they decode.
 
 Reference: B. Terver et al., "What Drives Success in Physical Planning with Joint-Embedding Predictive World Models?",
 arXiv 2512.24497.
@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jepawm.data.importers.arrays import action_bounds
-from jepawm.data.importers.base import EpisodeSource, ImportOptions, file_stamp, square, square_spec
-from jepawm.data.importers.reading import indexed_names, vectors
+from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, file_stamp, square, square_spec
+from jepawm.data.importers.reading import LONGER_VIDEO, indexed_names, vectors
 from jepawm.data.meta import META_FILE, DatasetSpec, PixelSpec
 from jepawm.data.video import read_video, video_info
 from jepawm.errors import DataError
@@ -57,21 +57,24 @@ class MetaworldParquet(EpisodeSource):
         super().__init__(path, options)
         self.refuse(camera=options.camera, control_hz=options.control_hz)
         self._files = self._find(options.split)
-        # Episodes of each shard, row group by row group.
         self._groups: list[tuple[Path, int]] = []
+        """File and number of each row group."""
+        self._first_group: dict[Path, int] = {}
         ends: list[int] = []
+        self._columns: set[str] = set()
         for file in self._files:
             opened = _open(file)
+            self._columns |= set(opened.schema_arrow.names)
+            self._first_group[file] = len(self._groups)
             for group in range(opened.num_row_groups):
                 self._groups.append((file, group))
                 ends.append((ends[-1] if ends else 0) + opened.metadata.row_group(group).num_rows)
         self._ends = np.asarray(ends, dtype=np.int64)
+        self._open: tuple[Path, pq.ParquetFile] | None = None
         self._loaded: tuple[int, pa.Table] | None = None
         self._height = self._width = 0
         if self.num_episodes:
-            row, where = self._row(0)
-            info = video_info(_video_bytes(row["video"], where), what=f"{where}: column 'video'")
-            self._height, self._width = info.height, info.width
+            self._height, self._width = self.first_sound(self._frame_size)
             self._side = square_spec(self._height, self._width, options)
 
     @classmethod
@@ -88,10 +91,16 @@ class MetaworldParquet(EpisodeSource):
 
     def spec(self) -> DatasetSpec:
         largest = np.zeros(ACTION_WIDTH)
+        number = 0
         for file in self._files:
-            for number, value in enumerate(_open(file).read(columns=["actions"])["actions"]):
-                actions = _matrix(value.as_py(), ACTION_WIDTH, f"{file}: row {number}: column 'actions'")
-                largest = np.maximum(largest, np.abs(actions).max(axis=0, initial=0))
+            for row, value in enumerate(self._actions_in(file)):
+                if number in self.numbers and number not in self.bad:
+                    try:
+                        actions = _matrix(value.as_py(), ACTION_WIDTH, f"{file}: row {row}: column 'actions'")
+                        largest = np.maximum(largest, np.abs(actions).max(axis=0, initial=0))
+                    except DataError as error:
+                        self.mark_bad(number, str(error))
+                number += 1
         bounds = action_bounds(largest, (1.0,) * ACTION_WIDTH)
         return DatasetSpec(
             name="metaworld",
@@ -111,6 +120,19 @@ class MetaworldParquet(EpisodeSource):
             },
         )
 
+    def choices(self) -> Choices:
+        return Choices(
+            took={
+                "pixels": ["video"],
+                "actions": ["actions"],
+                "proprio": [f"states (the first {PROPRIO_WIDTH} numbers)"],
+                "sim_state": ["states"],
+                "task": ["task"],
+            },
+            left_out=sorted(self._columns - {*COLUMNS}),
+            assumed=[f"{CONTROL_HZ:g} steps a second, as Metaworld's environments have"],
+        )
+
     def read(self, number: int) -> Episode:
         row, where = self._row(number)
         state = vectors(row["states"], STATE_WIDTH, f"{where}: column 'states'", dtype=np.float64)
@@ -121,19 +143,20 @@ class MetaworldParquet(EpisodeSource):
             )
         what = f"{where}: column 'video'"
         frames, _ = read_video(_video_bytes(row["video"], where), what=what)
-        if len(frames) != len(state):
+        if len(frames) < len(state):
             raise DataError(f"{what}: holds {len(frames)} frames, the episode has {len(state)} states")
         if frames.shape[1:3] != (self._height, self._width):
             raise DataError(
-                f"{what}: frames are {frames.shape[1:3]} px, those of episode 0 {self._height, self._width}"
+                f"{what}: frames are {frames.shape[1:3]} px, those of the first episode {self._height, self._width}"
             )
+        notes = {NOTES: [LONGER_VIDEO]} if len(frames) > len(state) else {}
         return Episode(
             episode_id=number,
-            pixels=square(frames, self._side),
+            pixels=square(frames[: len(state)], self._side),
             actions=actions,
             proprio=state[:, :PROPRIO_WIDTH].astype(np.float32),
             sim_state=state,
-            info={"task": str(row["task"]), "source_episode": number},
+            info={"task": str(row["task"]), "source_episode": number, **notes},
         )
 
     def stamp(self) -> list[Any]:
@@ -152,18 +175,36 @@ class MetaworldParquet(EpisodeSource):
             raise DataError(f"{folder}: none of its {len(names)} Parquet files is named {split}-*.parquet")
         return chosen
 
+    def _frame_size(self, number: int) -> tuple[int, int]:
+        row, where = self._row(number)
+        info = video_info(_video_bytes(row["video"], where), what=f"{where}: column 'video'")
+        return info.height, info.width
+
+    def _actions_in(self, file: Path) -> pa.ChunkedArray:
+        try:
+            return _open(file).read(columns=["actions"], use_threads=False)["actions"]
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{file}: column 'actions' cannot be read: {error}; copy it again") from error
+
     def _row(self, number: int) -> tuple[dict[str, Any], str]:
-        """An episode's row, and how errors call it. The row group it is in stays loaded: the next one is in it too."""
+        """An episode's row, and how errors call it.
+
+        The row group stays loaded and the file stays open, since the next episode usually lies in the same ones.
+        """
         group = int(np.searchsorted(self._ends, number, side="right"))
         file, in_file = self._groups[group]
         if self._loaded is None or self._loaded[0] != group:
+            if self._open is None or self._open[0] != file:
+                self._open = (file, _open(file))
+            self._loaded = None
             try:
-                self._loaded = (group, _open(file).read_row_group(in_file, columns=list(COLUMNS), use_threads=False))
+                table = self._open[1].read_row_group(in_file, columns=list(COLUMNS), use_threads=False)
+                self._loaded = (group, table)
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{file}: row group {in_file} cannot be read: {error}; copy it again") from error
         table = self._loaded[1]
         row = number - (int(self._ends[group - 1]) if group else 0)
-        before = sum(1 for other, _ in self._groups[:group] if other != file)
+        before = self._first_group[file]
         first = int(self._ends[before - 1]) if before else 0
         found = {name: table[name][row].as_py() for name in COLUMNS}
         where = f"{file}: row {number - first}"
@@ -173,7 +214,7 @@ class MetaworldParquet(EpisodeSource):
         return found, where
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_loaded": None}
+        return self.__dict__ | {"_loaded": None, "_open": None}
 
 
 def _open(file: Path) -> pq.ParquetFile:

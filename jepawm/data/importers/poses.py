@@ -28,6 +28,7 @@ ACTION = ActionSpec(
     units="m, rad, gripper opening",
 )
 BOUNDS_NOTE = "the published bounds of planning; recorded actions may lie beyond them"
+ANGLES_NOTE = "angles are rotations about the fixed axes x, y and z, in this order"
 STATISTICS = Statistics(
     action_mean=np.zeros(7, dtype=np.float32),
     action_std=np.ones(7, dtype=np.float32),
@@ -56,17 +57,17 @@ def pose_differences(poses_T7: np.ndarray) -> np.ndarray:
 
 
 def frame_step(video_hz: float, target_hz: float) -> int:
-    """Every which frame is kept, so that at most `target_hz` frames a second are left, as published."""
-    # A rate that was computed from times may sit a rounding error above a whole number.
+    """The n of "every n-th frame" that leaves at most `target_hz` frames a second, as published."""
+    # A rate that was computed from times may lie a rounding error above a whole number.
     return max(1, math.ceil(video_hz / target_hz - 1e-6))
 
 
 def common_length(frames: int, rows: int, step: int, where: str) -> int:
-    """Frames of an episode whose camera may have stopped a moment before or after the robot's log did.
+    """Number of frames of an episode in which the camera and the robot's log may stop at different times.
 
     Raises:
-        DataError: The two differ by more than one step.
+        DataError: There are fewer frames than rows, by more than one step.
     """
-    if abs(frames - rows) > step:
-        raise DataError(f"{where}: {frames} frames and {rows} rows of poses; they may differ by {step} at most")
+    if rows - frames > step:
+        raise DataError(f"{where}: {frames} frames and {rows} rows of poses; frames may be fewer by {step} at most")
     return min(frames, rows)

@@ -28,8 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jepawm.data.importers.base import EpisodeSource, ImportOptions, square
-from jepawm.data.importers.zarr_arrays import ENDS, ZarrArrays
+from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square
+from jepawm.data.importers.zarr_arrays import ENDS, ZarrArrays, checked_ends, mark_bad_rows
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.errors import DataError
 from jepawm.types import ActionSpec, Episode, VectorSpec
@@ -60,7 +60,7 @@ class PushTZarr(EpisodeSource):
         self.refuse(camera=options.camera, control_hz=options.control_hz, split=options.split)
         self._buffer = ZarrArrays(self.path)
         self._buffer.require(IMAGES, *WIDTHS)
-        side, self._state, target, self._ends = _read_vectors(self._buffer)
+        side, self._state, target, self._ends = _read_vectors(self, self._buffer)
         self._side = options.image_size or side
         self._actions = (target - self._state[:, :2]) / np.float32(ACTION_SCALE_PX)
 
@@ -75,7 +75,8 @@ class PushTZarr(EpisodeSource):
         return len(self._ends)
 
     def spec(self) -> DatasetSpec:
-        bound = max(MIN_ACTION_BOUND, math.ceil(float(np.abs(self._actions).max()) * 10) / 10)
+        largest = max((np.abs(self._actions[slice(*self._rows_of(n))]).max() for n in self.sound_numbers), default=0)
+        bound = max(MIN_ACTION_BOUND, math.ceil(float(largest) * 10) / 10)
         pose = ("agent_x", "agent_y", "block_x", "block_y", "block_angle")
         return DatasetSpec(
             name="pusht-human",
@@ -93,8 +94,29 @@ class PushTZarr(EpisodeSource):
             source={"env": {"id": "envs:envs/PushT-v1"}, "action_scale_px": ACTION_SCALE_PX},
         )
 
+    def choices(self) -> Choices:
+        used = (IMAGES, *WIDTHS, ENDS)
+        return Choices(
+            took={
+                "pixels": [IMAGES],
+                "actions": ["data/action", "data/state"],
+                "proprio": ["data/state"],
+                "sim_state": ["data/state"],
+            },
+            cast={"data/state": "float32 to float64"},
+            left_out=[name for name in self._buffer.names if name not in used],
+            assumed=[
+                f"{CONTROL_HZ:g} steps a second, as published",
+                "the agent's velocity follows from the targets by the published controller, from rest",
+                *self._buffer.assumptions(),
+            ],
+        )
+
+    def _rows_of(self, number: int) -> tuple[int, int]:
+        return int(self._ends[number - 1]) if number else 0, int(self._ends[number])
+
     def read(self, number: int) -> Episode:
-        start, stop = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
+        start, stop = self._rows_of(number)
         frames = _as_uint8(self.path, self._buffer.read(IMAGES, start, stop), start)
         state = self._state[start:stop].astype(np.float64)
         velocity = agent_velocities(state[:, :2], self._actions[start:stop])
@@ -136,31 +158,24 @@ def _velocity_after(offset: float, velocity: float) -> float:
     return velocity
 
 
-def _read_vectors(buffer: ZarrArrays) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Checks all shapes, and reads everything but the images: of those, the side."""
-    source, ends = buffer.path, buffer.read(ENDS)
+def _read_vectors(source: EpisodeSource, buffer: ZarrArrays) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Checks all shapes; returns the side of the images, states, actions and ends of episodes."""
+    path, ends = buffer.path, checked_ends(source, buffer.read(ENDS))
     shape = buffer.array(IMAGES).shape
     if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-        raise DataError(f"{source}: array '{IMAGES}' has shape {shape}, expected (N, size, size, 3)")
-    if ends.ndim != 1 or not np.issubdtype(ends.dtype, np.integer) or len(ends) == 0:
-        raise DataError(f"{source}: array '{ENDS}' is {ends.dtype} {ends.shape}, expected integers (E,)")
-    steps = np.diff(ends, prepend=0)
-    short = np.flatnonzero(steps <= 0)
-    if len(short):
-        raise DataError(f"{source}: array '{ENDS}' does not increase at row {short[0]}: {ends[short[0]]}")
+        raise DataError(f"{path}: array '{IMAGES}' has shape {shape}, expected (N, size, size, 3)")
     vectors = {}
     for name, width in WIDTHS.items():
         values = buffer.read(name)
-        if values.ndim != 2 or values.shape[1] != width:
-            raise DataError(f"{source}: array '{name}' has shape {values.shape}, expected (N, {width})")
+        if values.ndim != 2 or values.shape[1] != width or values.dtype.kind not in "biuf":
+            raise DataError(f"{path}: array '{name}' is {values.dtype} {values.shape}, expected numbers (N, {width})")
         vectors[name] = values.astype(np.float32)
-        bad = np.flatnonzero(~np.isfinite(vectors[name]).all(axis=1))
-        if len(bad):
-            raise DataError(f"{source}: array '{name}' row {bad[0]} holds NaN or infinity")
     for name in (IMAGES, *WIDTHS):
         rows = buffer.array(name).shape[0]
         if rows != ends[-1]:
-            raise DataError(f"{source}: array '{name}' has {rows} rows, '{ENDS}' ends at {ends[-1]}")
+            raise DataError(f"{path}: array '{name}' has {rows} rows, '{ENDS}' ends at {ends[-1]}")
+    for name, values in vectors.items():
+        mark_bad_rows(source, np.logical_not(np.isfinite(values).all(axis=1)), ends, f"{path}: array '{name}'")
     return int(shape[1]), vectors["data/state"], vectors["data/action"], ends
 
 

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +15,8 @@ from jepawm.errors import DataError
 
 # Recognising a folder must stay quick, however many folders it has.
 _FOLDERS_LOOKED_AT = 2000
+LONGER_VIDEO = "the video has more frames than its episode has rows: the frames after the last row are left out"
+"""Note of an episode whose video was cut."""
 # Of the file systems in use; asking for a longer one is an error of its own.
 _LONGEST_NAME = 255
 
@@ -96,6 +98,11 @@ def vectors(values: Any, width: int, where: str, *, dtype: Any = np.float32) -> 
     if len(bad):
         raise DataError(f"{where}: row {bad[0]} holds NaN or infinity")
     return array
+
+
+def casts(dtypes: Mapping[str, str], to: str = "float32") -> dict[str, str]:
+    """`Choices.cast` of columns of numbers: the columns whose type is another one than `to`, with the change."""
+    return {name: f"{dtype} to {to}" for name, dtype in dtypes.items() if dtype != to}
 
 
 def outward(low: np.ndarray, high: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -181,18 +188,23 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     """Decodes a JPEG or PNG to `[Y,X,3]` uint8 RGB.
 
     Raises:
-        DataError: Not an image that can be decoded.
+        DataError: The image cannot be decoded, or has more than 8 bits a channel, as pictures of depth have.
     """
     import cv2
 
     image = None
     if data:
         try:
-            image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         except cv2.error as error:
             raise DataError(f"{where}: the image cannot be decoded: {error}") from error
     if image is None:
         raise DataError(f"{where}: {len(data)} bytes that are no image (JPEG or PNG); copy the file again")
+    if image.dtype != np.uint8:
+        raise DataError(
+            f"{where}: a picture of {8 * image.dtype.itemsize} bits a channel, which looks like depth; choose a camera "
+            "of 8 bits with --camera"
+        )
     # OpenCV decodes to BGR.
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 

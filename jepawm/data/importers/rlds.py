@@ -4,10 +4,12 @@ A version folder holds `features.json` (a tree of features), `dataset_info.json`
 shards, `NAME-SPLIT.tfrecord-00000-of-00001`. A record is one episode: the features of its steps are lists over time,
 named by their path in the tree (`steps/observation/image_0`).
 
-What is taken: one camera, `steps/action`, and `steps/observation/state` as proprio. Where an action or a state is a
-group of features, its floats are joined in the order of their names; without a `state`, the float vectors of the
-observation are. Numbers stay as they are. The action of a step leads to the next step, so that of the last step is
-dropped. RLDS stores no rate: it is known for a few datasets, and asked for (`--control-hz`) for the others.
+The importer takes one camera, `steps/action`, `steps/observation/state` as proprio, and the instruction as the task.
+Where an action or a state is a group of features, its numbers (floats, integers, Booleans) are joined in the order of
+their names, as float32; without a `state`, the floats of the observation are the proprio. Embeddings, and flags that
+end an episode (`terminate_episode`), are left out and named. Numbers stay as they are. The action of a step leads to
+the next step, so the last action of an episode is dropped. RLDS stores no rate: a few datasets' rates are known, and
+the others need `--control-hz`.
 """
 
 import os
@@ -18,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from jepawm.data.importers.base import EpisodeSource, ImportOptions, square_spec
+from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square_spec
 from jepawm.data.importers.reading import (
+    casts,
     decode_image,
     indexed_names,
     inside,
@@ -36,8 +39,25 @@ from jepawm.types import ActionSpec, Episode, VectorSpec
 
 KNOWN_HZ = {"bridge": 5.0, "bridge_dataset": 5.0, "droid": 15.0, "droid_100": 15.0, "fractal20220817_data": 3.0}
 """Control rates as published with the Open X-Embodiment collection and by the datasets' authors."""
-_OBSERVATION, _ACTION, _TEXT = "steps/observation", "steps/action", "steps/language_instruction"
+_OBSERVATION, _ACTION = "steps/observation", "steps/action"
+_TASKS = (
+    "steps/language_instruction",
+    "steps/natural_language_instruction",
+    "steps/instruction",
+    "steps/task",
+    "steps/observation/language_instruction",
+    "steps/observation/natural_language_instruction",
+    "steps/observation/instruction",
+    "steps/observation/task",
+)
+"""Where datasets keep the instruction, in the order in which it is looked for."""
+# Parts of an action group that end an episode; the arm does not move by them.
+_NO_ACTION = ("terminate_episode", "terminate", "is_terminal", "done")
+_STATE = f"{_OBSERVATION}/state"
+# Structure of every dataset, which holds nothing to convert.
+_STRUCTURE = ("is_first", "is_last", "is_terminal")
 _METADATA = "episode_metadata/"
+_TEXT_TYPES = ("string", "object", "str")
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
@@ -70,9 +90,19 @@ class Feature:
         return self.kind == "tensor" and len(self.shape) < 2 and min(self.shape, default=1) > 0
 
     @property
-    def is_vector(self) -> bool:
-        """Whether a step is a float, or some."""
-        return self.is_row and self.dtype.startswith("float") and "embedding" not in self.name
+    def is_number(self) -> bool:
+        """Whether a step is a float, an integer or a Boolean, or a known count of them."""
+        return self.is_row and self.dtype.startswith(("float", "bfloat", "int", "uint", "bool"))
+
+    @property
+    def is_float(self) -> bool:
+        """Whether a step is a float, or a known count of them."""
+        return self.is_row and self.dtype.startswith(("float", "bfloat"))
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a step is a text."""
+        return self.kind == "text" or (self.kind == "tensor" and not self.shape and self.dtype in _TEXT_TYPES)
 
     @property
     def width(self) -> int:
@@ -112,7 +142,10 @@ class Rlds(EpisodeSource):
         self._action = self._group(_ACTION)
         if not self._action:
             raise DataError(f"{features_path}: there is no feature '{_ACTION}' of numbers")
-        self._proprio = self._group(f"{_OBSERVATION}/state") or self._vectors_of(_OBSERVATION)
+        self._proprio = self._group(_STATE)
+        if not self._proprio:
+            self._proprio = [feature for feature in self._numbers_of(_OBSERVATION) if feature.is_float]
+        self._task = self._find_task(str(features_path))
         if options.control_hz is None and self._dataset not in KNOWN_HZ:
             raise DataError(
                 f"{info_path}: the control rate of '{self._dataset}' is not known, and RLDS does not store it; look it "
@@ -131,8 +164,8 @@ class Rlds(EpisodeSource):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def spec(self) -> DatasetSpec:
-        low, high = self._bounds()
         side = square_spec(*self._frame_size(), self.options)
+        low, high = self._bounds()
         return DatasetSpec(
             name=self._dataset.replace("_", "-"),
             control_hz=self._control_hz,
@@ -149,11 +182,31 @@ class Rlds(EpisodeSource):
             },
         )
 
+    def choices(self) -> Choices:
+        camera = f"{_OBSERVATION}/{self._camera}"
+        vectors = {feature.name: feature.dtype for feature in [*self._action, *self._proprio]}
+        taken = {camera, self._task, *vectors}
+        left_out = {name for name in self._features if name.startswith("steps/")} - taken
+        assumed = ["an action leads from the frame of its step to the frame of the next step"]
+        if self.options.control_hz is None:
+            assumed.append(f"{self._control_hz:g} steps a second, as published for '{self._dataset}'")
+        return Choices(
+            took={
+                "pixels": [camera],
+                "actions": [feature.name for feature in self._action],
+                "proprio": [feature.name for feature in self._proprio],
+                "task": [self._task] if self._task else [],
+            },
+            cast=casts(vectors),
+            left_out=sorted(left_out - {f"steps/{name}" for name in _STRUCTURE}),
+            assumed=assumed,
+        )
+
     def read(self, number: int) -> Episode:
         shard, record, where = self._place(number)
         camera = self._features[f"{_OBSERVATION}/{self._camera}"]
         wanted = [camera, *self._action, *self._proprio]
-        names = {feature.name for feature in wanted} | {_TEXT}
+        names = {feature.name for feature in wanted} | ({self._task} if self._task else set())
         names |= {name for name in self._features if name.startswith(_METADATA)}
         found = shard.example(record, names)
         for feature in wanted:
@@ -161,9 +214,6 @@ class Rlds(EpisodeSource):
                 raise DataError(f"{where}: the feature '{feature.name}' is missing or empty")
         side = square_spec(*self._frame_size(), self.options)
         pixels = squared(_pictures(found[camera.name], camera, f"{where}: '{camera.name}'"), side)
-        # A camera that an episode lacks is filled with black; flags that say so (`has_image_0`) may be left unset.
-        if not pixels.size or pixels.min() == pixels.max():
-            raise DataError(f"{where}: the frames of '{camera.name}' are empty; choose another --camera")
         rows = {feature.name: _rows(found[feature.name], feature, where) for feature in [*self._action, *self._proprio]}
         for name, values in rows.items():
             if len(values) != len(pixels):
@@ -174,21 +224,38 @@ class Rlds(EpisodeSource):
             pixels=pixels,
             actions=np.concatenate([rows[feature.name] for feature in self._action], axis=1)[:-1],
             proprio=np.concatenate([rows[feature.name] for feature in self._proprio] or empty, axis=1),
-            info={"record": [shard.path.name, record], **_facts(found)},
+            info={"record": [shard.path.name, record], **_facts(found, self._task)},
         )
 
     def _is_camera(self, name: str) -> bool:
         return name.startswith(f"{_OBSERVATION}/") and self._features[name].is_camera
 
     def _group(self, name: str) -> list[Feature]:
-        """A feature of numbers, or the float vectors below its name."""
+        """A feature of numbers, or those below its name."""
         feature = self._features.get(name)
         if feature is None:
-            return self._vectors_of(name)
+            return self._numbers_of(name)
         return [feature] if feature.is_row else []
 
-    def _vectors_of(self, group: str) -> list[Feature]:
-        return [f for name, f in sorted(self._features.items()) if name.startswith(f"{group}/") and f.is_vector]
+    def _numbers_of(self, group: str) -> list[Feature]:
+        below = [feature for name, feature in sorted(self._features.items()) if name.startswith(f"{group}/")]
+        return [
+            feature
+            for feature in below
+            if feature.is_number
+            and "embedding" not in feature.name
+            and feature.name.rsplit("/", 1)[-1] not in _NO_ACTION
+        ]
+
+    def _find_task(self, where: str) -> str | None:
+        """The feature that holds the instruction, or None."""
+        texts = [name for name, feature in sorted(self._features.items()) if feature.is_text]
+        texts = [name for name in texts if name.startswith("steps/")]
+        known = [name for name in _TASKS if name in texts]
+        if known:
+            return known[0]
+        # A dataset with one text a step calls it what it likes.
+        return texts[0] if len(texts) == 1 else None
 
     def _find_shards(self, info: dict[str, Any], info_path: Path) -> tuple[list[Path], np.ndarray]:
         splits = {str(split["name"]): split for split in info["splits"] if isinstance(split, dict) and "name" in split}
@@ -224,45 +291,62 @@ class Rlds(EpisodeSource):
 
     def _file(self, shard: int) -> TFRecordFile:
         if shard not in self._open:
-            file = TFRecordFile(self._shards[shard])
-            expected = int(self._ends[shard] - (self._ends[shard - 1] if shard else 0))
-            if len(file) != expected:
-                raise DataError(f"{file.path}: {len(file)} records, dataset_info.json says {expected}; copy it again")
-            # Episodes are read in order: one open shard is enough.
-            self._open = {shard: file}
+            # Episodes are read in order, so one open shard is enough.
+            self._open = {shard: TFRecordFile(self._shards[shard])}
         return self._open[shard]
 
     def _place(self, number: int) -> tuple[TFRecordFile, int, str]:
+        """The shard of an episode, its record there, and how errors call it."""
         shard = int(np.searchsorted(self._ends, number, side="right"))
-        file, record = self._file(shard), number - (int(self._ends[shard - 1]) if shard else 0)
+        first = int(self._ends[shard - 1]) if shard else 0
+        file, record = self._file(shard), number - first
+        expected = int(self._ends[shard]) - first
+        # Records before a damaged place are good, so only `leave_out_bad` goes on with such a file.
+        if file.fault and (record >= len(file) or not self.options.leave_out_bad):
+            raise DataError(file.fault)
+        if not file.fault and len(file) != expected:
+            raise DataError(f"{file.path}: {len(file)} records, dataset_info.json says {expected}; copy it again")
         return file, record, f"{file.path}: record {record}"
 
     def _frame_size(self) -> tuple[int, int]:
         camera = self._features[f"{_OBSERVATION}/{self._camera}"]
         if -1 in camera.shape:
-            # Not declared: as the first frame of the first episode.
-            file, record, where = self._place(0)
-            value = file.example(record, [camera.name]).get(camera.name)
-            if not isinstance(value, list) or not value:
-                raise DataError(f"{where}: '{camera.name}' holds no encoded images")
-            picture = decode_image(bytes(value[0]), where)
-            self._features[camera.name] = Feature(camera.name, camera.kind, picture.shape, "uint8", camera.encoding)
-            camera = self._features[camera.name]
+            # The size is not declared: the first frame of the first episode says it.
+            shape = self.first_sound(self._first_frame_shape)
+            camera = Feature(camera.name, camera.kind, shape, "uint8", camera.encoding)
+            self._features[camera.name] = camera
         return camera.shape[0], camera.shape[1]
 
+    def _first_frame_shape(self, number: int) -> tuple[int, ...]:
+        name = f"{_OBSERVATION}/{self._camera}"
+        file, record, where = self._place(number)
+        value = file.example(record, [name]).get(name)
+        if not isinstance(value, list) or not value:
+            raise DataError(f"{where}: '{name}' holds no encoded images")
+        return decode_image(bytes(value[0]), where).shape
+
     def _bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Looks over the actions of all episodes; the rest of the shards is not read."""
+        """Looks over the actions of the episodes that are converted; the rest of the shards is not read."""
         lows, highs = [], []
-        names = {feature.name for feature in self._action}
-        for number in range(self.num_episodes):
-            file, record, where = self._place(number)
-            found = file.example(record, names, check=False)
-            for name in names - found.keys():
-                raise DataError(f"{where}: the feature '{name}' is missing or empty")
-            actions = [_rows(found[feature.name], feature, where) for feature in self._action]
+        for number in self.sound_numbers:
+            try:
+                actions = self._actions_of(number)
+            except DataError as error:
+                self.mark_bad(number, str(error))
+                continue
             lows.append(np.concatenate([values.min(axis=0) for values in actions]))
             highs.append(np.concatenate([values.max(axis=0) for values in actions]))
+        if not lows:
+            raise DataError(f"{self.path}: no episode holds an action")
         return outward(np.min(lows, axis=0), np.max(highs, axis=0))
+
+    def _actions_of(self, number: int) -> list[np.ndarray]:
+        names = {feature.name for feature in self._action}
+        file, record, where = self._place(number)
+        found = file.example(record, names, check=False)
+        for name in sorted(names - {name for name, value in found.items() if len(value)}):
+            raise DataError(f"{where}: the feature '{name}' is missing or empty")
+        return [_rows(found[feature.name], feature, where) for feature in self._action]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}
@@ -335,7 +419,7 @@ def _pictures(value: Value, camera: Feature, where: str) -> Any:
         yield picture
 
 
-def _facts(found: dict[str, Value]) -> dict[str, Any]:
+def _facts(found: dict[str, Value], task: str | None) -> dict[str, Any]:
     """The task, and what the record says about the whole episode."""
     facts: dict[str, Any] = {}
     for name, value in found.items():
@@ -343,9 +427,12 @@ def _facts(found: dict[str, Value]) -> dict[str, Any]:
             continue
         item = value[0]
         facts[name.removeprefix(_METADATA)] = _text(item) if isinstance(item, memoryview) else item.item()
-    texts = found.get(_TEXT)
+    texts = found.get(task) if task else None
     if isinstance(texts, list):
-        facts["task"] = next((text for text in map(_text, texts) if text), "")
+        named = list(dict.fromkeys(text for text in map(_text, texts) if text))
+        facts["task"] = named[0] if named else ""
+        if len(named) > 1:
+            facts["tasks"] = named
     return facts
 
 

@@ -9,9 +9,9 @@ data/demo_K                attributes ep_meta (JSON), model_file
   meta_data_info/current_task_segment [T], current_obj_pos [T,3]     in the set of JEPA-WMs
 ```
 
-An observation is the one before the action of its row, so that the last action leads nowhere and is dropped. Proprio is
-position, orientation as angles about the fixed axes, and the opening of the gripper. robosuite stores quaternions as x,
-y, z, w; the published reader takes them for w, x, y, z, so its angles are others than these.
+A row holds the observation before its action, so the last action leads nowhere and is dropped. Proprio is position,
+orientation as angles about the fixed axes, and the opening of the gripper. robosuite stores quaternions as x, y, z, w;
+the published reader takes them for w, x, y, z, so its angles differ from these.
 """
 
 import itertools
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from jepawm.data.importers import poses
-from jepawm.data.importers.base import EpisodeSource, ImportOptions, square_spec
-from jepawm.data.importers.hdf5 import cameras, entry, open_hdf5
+from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square_spec
+from jepawm.data.importers.hdf5 import cameras, entry, leaves, open_hdf5
 from jepawm.data.importers.reading import files_below, has_below, pick, squared, vectors
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.errors import DataError
@@ -39,15 +39,19 @@ SEGMENTS = {0: "reach", 1: "pick", 2: "place"}
 _PUBLISHED_CAMERA = "robot0_leftview"
 _SUFFIX = "_image"
 _PROPRIO = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
+_SEGMENT_KEYS = ("meta_data_info/current_task_segment", "meta_data_info/current_obj_pos")
 _NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper_opening")
 _UNIT = 1e-3
 
 
 @dataclass(frozen=True)
 class _Demo:
+    """Where a demonstration is, the width of its `states`, and what keeps it from being read."""
+
     file: Path
     key: str
     state_width: int
+    fault: str = ""
 
 
 class RoboCasaHdf5(EpisodeSource):
@@ -79,16 +83,13 @@ class RoboCasaHdf5(EpisodeSource):
                 + "; import them one by one"
             )
         self._environment, self._control_hz = environments.pop()
-        first = self._demos[0]
-        with open_hdf5(first.file) as opened:
-            where = f"{first.file}: '{first.key}/obs'"
-            group = opened[first.key]["obs"]
-            found = [name.removesuffix(_SUFFIX) for name in cameras(group, _SUFFIX)]
-            self._cameras = sorted(found, key=lambda camera: camera != _PUBLISHED_CAMERA)
-            self._camera = pick(options.camera, self._cameras, f"camera (NAME{_SUFFIX}, [T,Y,X,3] uint8)", where)
-            self._height, self._width = group[f"{self._camera}{_SUFFIX}"].shape[1:3]
-        # A kitchen of other furniture has another number of joints: one width does not fit all then.
-        widths = {demo.state_width for demo in self._demos}
+        for number, demo in enumerate(self._demos):
+            if demo.fault:
+                self.mark_bad(number, demo.fault)
+        self._cameras, self._height, self._width, self._action_width = self.first_sound(self._layout)
+        self._camera = options.camera or self._cameras[0]
+        # A kitchen of other furniture has another number of joints, and then no width fits all demonstrations.
+        widths = {self._demos[number].state_width for number in self.sound_numbers}
         self._state_width = widths.pop() if len(widths) == 1 else 0
 
     @classmethod
@@ -124,6 +125,49 @@ class RoboCasaHdf5(EpisodeSource):
                 **({} if self._state_width else {"sim_state": "left out: absent, or of another width in each scene"}),
             },
         )
+
+    def choices(self) -> Choices:
+        taken = {"actions", f"obs/{self._camera}{_SUFFIX}", *(f"obs/{key}" for key in _PROPRIO), *_SEGMENT_KEYS}
+        taken |= {"states"} if self._state_width else set()
+        left_out = sorted(set(self.first_sound(self._entries)) - taken)
+        if self._action_width > ARM_ACTIONS:
+            left_out.append(f"actions (numbers {ARM_ACTIONS} to {self._action_width - 1}, which move no arm)")
+        assumed = [
+            "quaternions are x, y, z, w",
+            "an action leads from the frame of its row to the frame of the next row",
+        ]
+        if self._rate_unknown:
+            assumed.append(f"{DEFAULT_HZ:g} steps a second, since env_args says no control_freq")
+        return Choices(
+            took={
+                "pixels": [f"obs/{self._camera}{_SUFFIX}"],
+                "actions": [f"actions (the first {ARM_ACTIONS} numbers)"],
+                "proprio": [f"obs/{key}" for key in _PROPRIO],
+                "sim_state": ["states"] if self._state_width else [],
+                "task": ["ep_meta (lang)"],
+            },
+            cast={"actions": "float64 to float32"} | {f"obs/{key}": "float64 to float32" for key in _PROPRIO},
+            left_out=left_out,
+            assumed=assumed,
+        )
+
+    def _layout(self, number: int) -> tuple[list[str], int, int, int]:
+        """Cameras of a demonstration, the default one first; size of the chosen one; numbers of an action."""
+        demo = self._demos[number]
+        with open_hdf5(demo.file) as opened:
+            where = f"{demo.file}: '{demo.key}/obs'"
+            group = opened[demo.key]["obs"]
+            names = [name.removesuffix(_SUFFIX) for name in cameras(group, _SUFFIX)]
+            names.sort(key=lambda camera: camera != _PUBLISHED_CAMERA)
+            camera = pick(self.options.camera, names, f"camera (NAME{_SUFFIX}, [T,Y,X,3] uint8)", where)
+            height, width = group[f"{camera}{_SUFFIX}"].shape[1:3]
+            shape = entry(opened[demo.key], "actions", demo.file).shape
+            return names, height, width, shape[1] if len(shape) == 2 else 0
+
+    def _entries(self, number: int) -> list[str]:
+        demo = self._demos[number]
+        with open_hdf5(demo.file) as opened:
+            return leaves(opened[demo.key])
 
     def read(self, number: int) -> Episode:
         demo = self._demos[number]
@@ -171,13 +215,17 @@ class RoboCasaHdf5(EpisodeSource):
             for key in sorted(keys, key=_demo_number):
                 group = file["data"][key]
                 if not hasattr(group, "keys") or "obs" not in group or not hasattr(group["obs"], "keys"):
-                    raise DataError(f"{path}: the group 'data/{key}/obs' is missing; extract the observations first")
+                    fault = f"{path}: the group 'data/{key}/obs' is missing; extract the observations first"
+                    self._demos.append(_Demo(path, f"data/{key}", 0, fault))
+                    continue
                 states = group.get("states")
-                width = int(states.shape[1]) if states is not None and len(states.shape) == 2 else 0
+                width = int(states.shape[1]) if len(getattr(states, "shape", ())) == 2 else 0
                 self._demos.append(_Demo(path, f"data/{key}", width))
             arguments = _json(file["data"].attrs.get("env_args"), f"{path}: attribute 'env_args' of 'data'")
         settings = arguments.get("env_kwargs")
-        rate = settings.get("control_freq", DEFAULT_HZ) if isinstance(settings, dict) else DEFAULT_HZ
+        settings = settings if isinstance(settings, dict) else {}
+        self._rate_unknown = "control_freq" not in settings
+        rate = settings.get("control_freq", DEFAULT_HZ)
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
             raise DataError(f"{path}: attribute 'env_args' of 'data': control_freq is {rate!r}, expected Hz above 0")
         return str(arguments.get("env_name", "robocasa")), float(rate)
@@ -223,16 +271,15 @@ def _facts(group: Any, num_rows: int, path: Path, where: str) -> dict[str, Any]:
     meta = _json(group.attrs.get("ep_meta"), f"{where}': attribute 'ep_meta'")
     facts: dict[str, Any] = {"task": str(meta["lang"])} if meta.get("lang") else {}
     facts |= {key: meta[key] for key in ("layout_id", "style_id") if isinstance(meta.get(key), int)}
-    if "meta_data_info/current_task_segment" not in group:
+    segment_key, object_key = _SEGMENT_KEYS
+    if segment_key not in group:
         return facts
-    segment_key = "meta_data_info/current_task_segment"
     rows = vectors(entry(group, segment_key, path)[()], 1, f"{where}/{segment_key}'", dtype=np.float64)
     numbers = rows[:, 0].astype(np.int64)
     if len(numbers) != num_rows:
         raise DataError(f"{where}/{segment_key}' has {len(numbers)} rows, there are {num_rows} frames")
     if not num_rows:
         return facts
-    object_key = "meta_data_info/current_obj_pos"
     positions = np.asarray(entry(group, object_key, path)[()], dtype=np.float64) if object_key in group else None
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     segments = []

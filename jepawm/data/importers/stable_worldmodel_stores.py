@@ -35,9 +35,12 @@ class Store(ABC):
         widths: Numbers in a row of each numeric column, all dimensions taken together.
         images: Columns of frames.
         texts: Columns of strings.
+        dtypes: Type of the numbers of each of `widths`.
+        skipped: Columns of a kind that is not read.
         lengths: `[E]`, rows of each episode.
         offsets: `[E]`, first row of each.
-        codec: How its frames are best kept: exact where they are exact.
+        short: Reason by number of each episode of fewer than 2 rows.
+        codec: How frames are stored by default: exactly where the store holds them exactly.
     """
 
     codec = "jpeg"
@@ -45,6 +48,9 @@ class Store(ABC):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.widths: dict[str, int] = {}
+        self.dtypes: dict[str, str] = {}
+        self.skipped: list[str] = []
+        self.short: dict[int, str] = {}
         self.images: list[str] = []
         self.texts: list[str] = []
         self.lengths = self.offsets = np.zeros(0, dtype=np.int64)
@@ -63,30 +69,32 @@ class Store(ABC):
 
     @abstractmethod
     def frames(self, column: str, number: int) -> np.ndarray:
-        """All frames of an episode, `[T,Y,X,C]` uint8."""
+        """All frames of an episode, `[T,Y,X,C]` uint8; a video may hold more than there are rows."""
 
     @abstractmethod
-    def frame_size(self, column: str) -> tuple[int, int]:
-        """Height and width of the first frame."""
+    def frame_size(self, column: str, number: int) -> tuple[int, int]:
+        """Height and width of the first frame of an episode."""
 
     def _set_episodes(self, lengths: np.ndarray, offsets: np.ndarray, rows: dict[str, int]) -> None:
         """Keeps the episodes, if every column has their rows.
 
         Raises:
             DataError: Lengths and offsets that do not fit together, or a column with another number of rows.
+            Episodes of fewer than 2 rows are noted in `short`.
         """
         shapes = f"ep_len is {lengths.dtype} {lengths.shape}, ep_offset {offsets.dtype} {offsets.shape}"
         if lengths.ndim != 1 or lengths.shape != offsets.shape or {lengths.dtype.kind, offsets.dtype.kind} - set("iu"):
             raise DataError(f"{self.path}: {shapes}; expected two lists of whole numbers, one for each episode")
         self.lengths, self.offsets = lengths.astype(np.int64), offsets.astype(np.int64)
         expected = np.concatenate([[0], np.cumsum(self.lengths)])
-        bad = np.flatnonzero((self.lengths < 2) | (self.offsets != expected[:-1]))
-        if len(bad):
-            number = int(bad[0])
-            raise DataError(
+        for number in np.flatnonzero((self.lengths < 2) | (self.offsets != expected[:-1])).tolist():
+            reason = (
                 f"{self.path}: episode {number} has {self.lengths[number]} rows from row {self.offsets[number]} on; "
                 f"expected 2 or more, from row {expected[number]} on"
             )
+            if self.lengths[number] < 0 or self.offsets[number] != expected[number]:
+                raise DataError(reason)
+            self.short[number] = reason
         for column, count in rows.items():
             if count != expected[-1]:
                 raise DataError(f"{self.where(column)} has {count} rows, the episodes have {expected[-1]}")
@@ -128,10 +136,14 @@ class LanceStore(Store):
                 self.images.append(field.name)
             elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
                 self.texts.append(field.name)
-            elif pa.types.is_fixed_size_list(kind):
+            elif pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type):
                 self.widths[field.name] = kind.list_size
-            elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+                self.dtypes[field.name] = str(kind.value_type)
+            elif _is_number(kind):
                 self.widths[field.name] = 1
+                self.dtypes[field.name] = str(kind)
+            else:
+                self.skipped.append(field.name)
         if "episode_idx" not in self._dataset.schema.names:
             raise DataError(f"{path}: column 'episode_idx' is missing, found {self._dataset.schema.names}")
         self._read_episodes()
@@ -157,9 +169,10 @@ class LanceStore(Store):
         ]
         return _stacked(images, f"{self.where(column)}: row {{}}", start)
 
-    def frame_size(self, column: str) -> tuple[int, int]:
-        blob = self._column(column, 0, 1)[0].as_py()
-        height, width = decode_image(blob or b"", f"{self.where(column)}: row 0").shape[:2]
+    def frame_size(self, column: str, number: int) -> tuple[int, int]:
+        row = int(self.offsets[number])
+        blob = self._column(column, row, row + 1)[0].as_py()
+        height, width = decode_image(blob or b"", f"{self.where(column)}: row {row}").shape[:2]
         return height, width
 
     def _read_episodes(self) -> None:
@@ -205,6 +218,13 @@ class LanceStore(Store):
         return self.__dict__ | {"_dataset": None}
 
 
+def _is_number(kind: Any) -> bool:
+    """Whether an Arrow type is a float, an integer or a Boolean."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
 def _open_lance(path: Path) -> Any:
     lance = require("lance", "lance")
     try:
@@ -225,6 +245,7 @@ class Hdf5Store(Store):
         for name in file:
             dataset = self._dataset(file, name)
             if dataset is None:
+                self.skipped.append(name)
                 continue
             found[name] = dataset
             if name in EPISODE_COLUMNS:
@@ -236,6 +257,9 @@ class Hdf5Store(Store):
                 self.images.append(name)
             elif dataset.dtype.kind in _NUMBERS:
                 self.widths[name] = int(np.prod(dataset.shape[1:], dtype=np.int64))
+                self.dtypes[name] = str(dataset.dtype)
+            else:
+                self.skipped.append(name)
         for name in ("ep_len", "ep_offset"):
             if name not in found:
                 raise DataError(f"{path}: column '{name}' is missing, found {', '.join(found)}")
@@ -253,7 +277,7 @@ class Hdf5Store(Store):
         values = self._read(column, slice(start, start + int(self.lengths[number])))
         return as_frames(values, self.where(column), start)
 
-    def frame_size(self, column: str) -> tuple[int, int]:
+    def frame_size(self, column: str, number: int) -> tuple[int, int]:
         shape = self._open()[column].shape
         return (shape[1], shape[2]) if channels_last(shape, self.where(column)) else (shape[2], shape[3])
 
@@ -310,11 +334,14 @@ class FolderStore(Store):
             if file.stem in EPISODE_COLUMNS:
                 continue
             values = self._values(file.stem)
-            counts[file.stem] = len(values)
+            counts[file.stem] = len(values) if values.ndim else 0
             if values.dtype.kind in "SU":
                 self.texts.append(file.stem)
             elif values.dtype.kind in _NUMBERS:
                 self.widths[file.stem] = int(np.prod(values.shape[1:], dtype=np.int64))
+                self.dtypes[file.stem] = str(values.dtype)
+            else:
+                self.skipped.append(file.stem)
         self.images = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
         self._set_episodes(self._values("ep_len"), self._values("ep_offset"), counts)
 
@@ -329,18 +356,19 @@ class FolderStore(Store):
         video = self._video(column, number)
         if video.is_file():
             frames, _ = read_video(video, what=str(video))
-            if len(frames) != length:
+            if len(frames) < length:
                 raise DataError(f"{video}: holds {len(frames)} frames, its episode has {length} rows")
+            # More of them than rows are for the caller to cut and to note.
             return frames
         images = [self._image(column, number, step) for step in range(length)]
         return _stacked(images, f"{self.path / column}: ep_{number}_step_{{}}")
 
-    def frame_size(self, column: str) -> tuple[int, int]:
-        video = self._video(column, 0)
+    def frame_size(self, column: str, number: int) -> tuple[int, int]:
+        video = self._video(column, number)
         if video.is_file():
             info = video_info(video, what=str(video))
             return info.height, info.width
-        height, width = self._image(column, 0, 0).shape[:2]
+        height, width = self._image(column, number, 0).shape[:2]
         return height, width
 
     def _video(self, column: str, number: int) -> Path:

@@ -38,8 +38,11 @@ class TFRecordFile:
     Args:
         path: The file.
 
+    Attributes:
+        fault: Where and how the file is damaged, or an empty text. The records before that place can be read.
+
     Raises:
-        DataError: No such file, cut short, or a length that its checksum contradicts.
+        DataError: No such file.
         MissingDependencyError: The package `google-crc32c` is not installed.
     """
 
@@ -53,22 +56,25 @@ class TFRecordFile:
             self._data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
         self._starts: list[int] = []
         self._lengths: list[int] = []
+        self.fault = self._walk(size)
+
+    def _walk(self, size: int) -> str:
+        """Finds the records; returns what ends the walk before the end of the file."""
         at = 0
         while at < size:
-            where = f"{path}: record {len(self._starts)} at byte {at}"
+            where = f"{self.path}: record {len(self._starts)} at byte {at}"
             if at + HEADER > size:
-                raise DataError(f"{where}: the file is cut short; copy it again")
+                return f"{where}: the file is cut short; copy it again"
             (length,) = struct.unpack_from("<Q", self._data, at)
             if not self._matches(at, 8):
-                raise DataError(f"{where}: the checksum of its length does not match; copy the file again")
+                return f"{where}: the checksum of its length does not match; copy the file again"
             if at + HEADER + length + FOOTER > size:
-                raise DataError(
-                    f"{where}: needs {length} bytes, the file ends after {size - at - HEADER}: it is cut short; copy "
-                    "it again"
-                )
+                left = size - at - HEADER
+                return f"{where}: needs {length} bytes, the file ends after {left}: it is cut short; copy it again"
             self._starts.append(at + HEADER)
             self._lengths.append(length)
             at += HEADER + length + FOOTER
+        return ""
 
     def __len__(self) -> int:
         return len(self._starts)

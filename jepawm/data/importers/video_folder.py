@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jepawm.data.importers.base import EpisodeSource, ImportOptions, file_stamp, square_spec
+from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, file_stamp, square_spec
 from jepawm.data.importers.reading import files_below, has_below, read_path_list, resampled
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.data.video import iter_video, video_info
@@ -50,10 +50,9 @@ class VideoFolder(EpisodeSource):
             self._videos = [(video, _folder_label(video.relative_to(self.path))) for video in found]
         if not self._videos:
             raise DataError(f"{self.path}: no videos ({', '.join(SUFFIXES)})")
-        first = self._videos[0][0]
-        info = video_info(first, what=str(first))
-        # Other videos may have another size; each is made square and brought to this one.
-        self._side = square_spec(info.height, info.width, options)
+        # Other videos may have another size; each is made square and resized to the size of the first one.
+        height, width = self.first_sound(self._frame_size)
+        self._side = square_spec(height, width, options)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -81,6 +80,17 @@ class VideoFolder(EpisodeSource):
             proprio=VectorSpec(0),
             source={"rate": "control_hz is about the rate of the frames; info.fps has that of each video"},
         )
+
+    def choices(self) -> Choices:
+        return Choices(
+            took={"pixels": ["the first video stream of each file"], "info": ["the label of each video"]},
+            assumed=[f"every n-th frame, about {self._target_hz:g} a second; info.fps has the rate of each video"],
+        )
+
+    def _frame_size(self, number: int) -> tuple[int, int]:
+        video = self._videos[number][0]
+        info = video_info(video, what=str(video))
+        return info.height, info.width
 
     def read(self, number: int) -> Episode:
         video, label = self._videos[number]
@@ -114,9 +124,9 @@ class VideoFolder(EpisodeSource):
 
     def _listed(self) -> list[tuple[Path, str]]:
         listed = read_path_list(self.path)
-        for video, _, line in listed:
+        for number, (video, _, line) in enumerate(listed):
             if not video.is_file():
-                raise DataError(f"{self.path}: line {line}: no such file: {video}")
+                self.mark_bad(number, f"{self.path}: line {line}: no such file: {video}")
         return [(video, label) for video, label, _ in listed]
 
 

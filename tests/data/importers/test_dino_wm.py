@@ -217,7 +217,7 @@ FAULTS: dict[str, tuple[Callable[..., Any], Callable[[Content], Any], str]] = {
     "sizes of videos": (
         dino_wm_pusht,
         cut("obses/episode_002.mp4", lambda v: np.repeat(v, 2, axis=1)),
-        r"002\.mp4: frames are \(64, 32\) px, those of episode 0 \(32, 32\)",
+        r"002\.mp4: frames are \(64, 32\) px, those of the first episode \(32, 32\)",
     ),
     "not a video": (dino_wm_pusht, cut("obses/episode_001.mp4", lambda v: b"junk" * 99), "001.mp4: not a video that"),
     "unknown codec": (
@@ -287,7 +287,7 @@ def test_what_is_no_dino_wm_folder(tmp_path):
     with pytest.raises(DataError, match="there is nothing to convert"):
         open_source(tmp_path / "none", "dino-wm-pusht")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="looks like no format that is known"):
+    with pytest.raises(DataError, match="looks like no known format"):
         open_source(tmp_path / "empty")
     with pytest.raises(DataError, match=r"train.rel_actions\.pth: no such file; expected pusht_noise"):
         open_source(tmp_path / "empty", "dino-wm-pusht")

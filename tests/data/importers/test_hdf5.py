@@ -216,7 +216,7 @@ ROBOCASA_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "subtasks of text": (put(SEGMENT, lambda v: np.full(5, b"a")), f"'{SEGMENT}': .S1, expected numbers"),
     "one frame": (
         lambda c: c.update({key: v[:1] for key, v in c.items() if key.startswith(f"{DEMO}/")}),
-        r"episode 1 \(file x.hdf5, demo demo_2, .*\) has 1 frame\(s\), an episode needs 2; leave it out of the source",
+        r"episode 1 \(file x.hdf5, demo demo_2, .*\) has 1 frame\(s\), an episode needs 2; to convert the other",
     ),
     "no group of data": (
         lambda c: [c.pop(key) for key in list(c)] + [c.update(data=np.zeros(3))],

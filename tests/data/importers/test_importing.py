@@ -11,7 +11,7 @@ from published_datasets import PUSHT_LENGTHS, dino_wm_pusht, dino_wm_wall
 
 from jepawm.data import EpisodeDataset, check_dataset
 from jepawm.data.importers import FORMATS, EpisodeSource, ImportOptions, import_episodes, open_source, source_class
-from jepawm.data.importers.base import read_serially
+from jepawm.data.importers.conversion import read_serially
 from jepawm.data.importers.dino_wm import DinoWMPushT
 from jepawm.data.writer import WriterBusyError
 from jepawm.errors import DataError

@@ -175,7 +175,6 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "row 2 has frame_index 3: rows are missing",
     ),
     "uneven": (rows("timestamp", lambda v: v[:6] + [0.71] + v[7:]), "row 6 has timestamp 0.71 s, expected 0.6 s"),
-    "long video": (longer(1), "episode_000003.mp4: 10 frames, episode_000003.parquet has 9 rows"),
     "short video": (longer(-2), "episode_000003.mp4: 7 frames, episode_000003.parquet has 9 rows"),
     "frame size": (feature(CAMERA, shape=[3, 24, 30]), "episode 2, frame 0 is 24x32 px, info.json says 24x30"),
 }

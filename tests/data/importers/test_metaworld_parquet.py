@@ -103,7 +103,7 @@ FAULTS: dict[str, tuple[Callable[[list[Content]], Any], str]] = {
     ),
     "size of frames": (
         put("video", as_video(lambda frames: np.repeat(frames, 2, axis=2))),
-        r"row 1: column 'video': frames are \(32, 64\) px, those of episode 0 \(32, 32\)",
+        r"row 1: column 'video': frames are \(32, 64\) px, those of the first episode \(32, 32\)",
     ),
     "not a video": (
         put("video", lambda v: {"bytes": b"junk" * 50, "path": None}),

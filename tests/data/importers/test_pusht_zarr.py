@@ -164,15 +164,15 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "range": ({"change": one("data/img", 3, 256)}, "'data/img' row 3 holds NaN or values outside 0 to 255"),
     "width": (
         {"change": replace("data/state", lambda a: a[:, :4])},
-        r"'data/state' has shape \(30, 4\), expected \(N, 5\)",
+        r"'data/state' is float32 \(30, 4\), expected numbers \(N, 5\)",
     ),
     "image shape": (
         {"change": replace("data/img", lambda a: a[:, :50])},
         r"'data/img' has shape \(30, 50, 96, 3\)",
     ),
     "not increasing": (
-        {"change": one("meta/episode_ends", 1, 7)},
-        "'meta/episode_ends' does not increase at row 1: 7",
+        {"change": one("meta/episode_ends", 1, 6)},
+        "'meta/episode_ends' does not increase at row 1: 6",
     ),
     "float ends": (
         {"change": replace("meta/episode_ends", lambda a: a / 2)},
@@ -188,7 +188,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one-frame episode": (
         {"change": one("meta/episode_ends", 1, 8)},
-        r"episode 1 has 1 frame\(s\), an episode needs 2; leave it out of the source, or .* --max-episodes 1",
+        r"row 1 is 8: an episode of 1 row\(s\), which needs 2; to convert the other episodes, add --leave-out-bad",
     ),
 }
 

@@ -69,16 +69,14 @@ def test_options(tmp_path):
     assert dataset.info(0)["task"] == "task 1"
     refused(tmp_path / "1.0.0", tmp_path / "e", "no split 'test' .there are: train, val", "rlds", split="test")
     refused(tmp_path / "1.0.0", tmp_path / "e", "'image_7' .there are: image_0, image_1", "rlds", camera="image_7")
-    refused(
-        tmp_path / "1.0.0", tmp_path / "e", "frames of 'steps/observation/image_1' are empty", "rlds", camera="image_1"
-    )
+    refused(tmp_path / "1.0.0", tmp_path / "e", "episode 0: all 5 frames show one colour", "rlds", camera="image_1")
 
 
 def test_other_ways_to_store_things(tmp_path):
     """Groups of actions, compressed and plain bytes, frames as integers, no state, a size that is not declared."""
 
     def change(parts: dict[str, Any]) -> None:
-        parts["features"]["action"] = group({"turn": tensor(2), "move": tensor(1), "end": tensor(dtype="int32")})
+        parts["features"]["action"] = group({"turn": tensor(2), "move": tensor(1), "end_embedding": tensor(2)})
         parts["features"]["observation"] = group(
             {
                 "frames": tensor(24, 32, 3, dtype="uint8"),
@@ -201,7 +199,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "one step": (
         lambda p: p["episodes"].__setitem__(1, rlds_episode(1, 1)),
-        r"1.0.0: episode 1 \(.*task task 1\) has 1 frame\(s\), an episode needs 2; leave it out of the source",
+        r"1.0.0: episode 1 \(.*task task 1\) has 1 frame\(s\), an episode needs 2; to convert the other",
     ),
     "lost action": (lambda p: p["episodes"][1].pop(ACTION), "record 1: the feature 'steps/action' is missing or empty"),
     "lost image": (lambda p: p["episodes"][1].pop(IMAGE), "record 1: the feature '.*image_0' is missing or empty"),
