@@ -109,7 +109,7 @@ def _average_of_two_halves(config, dataset):
             loss = state.objective(*to_device(next(batches), torch.device("cpu")), step)["loss"]
             gradients.append(torch.autograd.grad(loss, parameters))
             if rank == 0:
-                losses.append(float(loss))
+                losses.append(float(loss.detach()))
         for parameter, first, second in zip(parameters, *gradients, strict=True):
             parameter.grad = first / 2 + second / 2
         gradient_norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, config.optim.grad_clip_norm)))
