@@ -1,7 +1,6 @@
 """`downloads.json`: what lies in a folder of downloads, where it came from, and who vouches for it."""
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path

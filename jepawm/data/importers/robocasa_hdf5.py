@@ -26,7 +26,7 @@ import numpy as np
 
 from jepawm.data.importers import poses
 from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square_spec
-from jepawm.data.importers.hdf5 import cameras, entry, leaves, open_hdf5
+from jepawm.data.importers.hdf5 import cameras, entry, leaves, names_in, open_hdf5
 from jepawm.data.importers.reading import files_below, has_below, pick, squared, vectors
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.errors import DataError
@@ -208,7 +208,7 @@ class RoboCasaHdf5(EpisodeSource):
         """Lists the demonstrations of a file; returns the name of the environment and its rate."""
         with open_hdf5(path) as file:
             found = file.get("data")
-            names = found.keys() if hasattr(found, "keys") else ()
+            names = names_in(found) if hasattr(found, "keys") else []
             keys = [name for name in names if name.startswith("demo_")]
             if not keys:
                 raise DataError(f"{path}: there is no group 'data/demo_0'; expected the layout of robomimic")
