@@ -280,13 +280,15 @@ def _facts(group: Any, num_rows: int, path: Path, where: str) -> dict[str, Any]:
         raise DataError(f"{where}/{segment_key}' has {len(numbers)} rows, there are {num_rows} frames")
     if not num_rows:
         return facts
-    positions = np.asarray(entry(group, object_key, path)[()], dtype=np.float64) if object_key in group else None
+    positions = np.asarray(entry(group, object_key, path)[()]) if object_key in group else None
+    if positions is not None and positions.dtype.kind not in "biuf":
+        raise DataError(f"{where}/{object_key}' is {positions.dtype}, expected numbers")
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     segments = []
     for start, stop in itertools.pairwise(edges):
         number = int(numbers[start])
         segment: dict[str, Any] = {"segment": number, "name": SEGMENTS.get(number, str(number)), "rows": [start, stop]}
-        if positions is not None and len(positions) == len(numbers) and np.isfinite(positions[stop - 1]).all():
+        if positions is not None and positions.shape[:1] == numbers.shape and np.isfinite(positions[stop - 1]).all():
             segment["object_pos"] = positions[stop - 1].reshape(-1).tolist()
         segments.append(segment)
     return facts | {"segments": segments}
