@@ -146,6 +146,7 @@ def evaluate_and_report(
     weights = config.model.encoder.weights_source
     moved = weights if weights != trained.model.encoder.weights_source else None
     model, spec = load_world_model(model_dir, device, encoder_weights=moved)
+    plan = config.evaluation_plan()
     if config.env.id == "none":
         with console.stage("evaluate", "held-out prediction (there is no environment)"):
             result, frames = evaluate(

@@ -86,8 +86,8 @@ def check_capacity(scaling: ScalingConfig, num_cpus: float) -> None:
     ):
         if count * claim > num_cpus:
             raise ConfigError(
-                f"{key} is {count}: {count} workers x {claim:g} CPU = {count * claim:g} CPUs, there are {num_cpus:g}; at "
-                f"most {int(num_cpus / claim)} fit"
+                f"{key} is {count}: {count} workers x {claim:g} CPU = {count * claim:g} CPUs, there are {num_cpus:g}; "
+                f"at most {int(num_cpus / claim)} fit"
             )
 
 
@@ -178,8 +178,8 @@ def _check_horizon(evaluation: EvaluationConfig, frameskip: int, longest: int, c
         fits = (longest - 1) // frameskip
         which = "the episodes to collect have" if count is None else f"the longest of {count} has"
         raise DataError(
-            f"evaluation.prediction_horizon {evaluation.prediction_horizon} needs held-out episodes of {needed} frames, "
-            f"{which} {longest}; lower it"
+            f"evaluation.prediction_horizon {evaluation.prediction_horizon} needs held-out episodes of {needed} "
+            f"frames, {which} {longest}; lower it"
             + (f" (at most {fits} fits)" if fits else ", or lower data.frameskip")
             + ", or raise data.env_steps_per_episode"
         )
@@ -216,8 +216,8 @@ def _check_actions(config: RunConfig, dataset: EpisodeDataset, description: EnvD
             for number in far
         )
         raise ConfigError(
-            f"{dataset.path}: recorded actions lie far outside the bounds of {config.env.id} ({ranges}): another unit, or "
-            "another robot; if they are right, pass --data.allow-actions-out-of-bounds"
+            f"{dataset.path}: recorded actions lie far outside the bounds of {config.env.id} ({ranges}): another "
+            "unit, or another robot; if they are right, pass --data.allow-actions-out-of-bounds"
         )
 
 
@@ -251,9 +251,9 @@ def _check_disk(config: RunConfig) -> None:
         free = shutil.disk_usage(place).free
         if needed > free:
             raise ConfigError(
-                f"data.num_episodes {data.num_episodes}: about {needed / 2**30:.1f} GiB are needed below {place} (shards "
-                f"{SHARDS_OVER_FRAMES * frames / 2**30:.1f}, decoded frames {caches / 2**30:.1f}), {free / 2**30:.1f} are "
-                "free; collect fewer episodes, or choose another place with $JEPAWM_HOME and $JEPAWM_CACHE"
+                f"data.num_episodes {data.num_episodes}: about {needed / 2**30:.1f} GiB are needed below {place} "
+                f"(shards {SHARDS_OVER_FRAMES * frames / 2**30:.1f}, decoded frames {caches / 2**30:.1f}), "
+                f"{free / 2**30:.1f} are free; collect fewer episodes, or choose another place with $JEPAWM_HOME and $JEPAWM_CACHE"
             )
 
 

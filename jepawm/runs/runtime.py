@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
+from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader, read_serially
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.training.checkpoint import (
     checkpoint_name,
     checkpoint_step,
