@@ -149,15 +149,11 @@ def evaluate_and_report(
     plan = config.evaluation_plan()
     if config.env.id == "none":
         with console.stage("evaluate", "held-out prediction (there is no environment)"):
-            result, frames = evaluate(
-                config.evaluation_plan(), model, spec, None, dataset, model_dir=model_dir, console=console
-            )
+            result, frames = evaluate(plan, model, spec, None, dataset, model_dir=model_dir, console=console)
     else:
         what = f"{config.evaluation.num_episodes} episodes, {', '.join(config.evaluation.protocols)}"
         with console.stage("evaluate", what), runtime.env_pool(config.env, config.scaling) as pool:
-            result, frames = evaluate(
-                config.evaluation_plan(), model, spec, pool, dataset, model_dir=model_dir, console=console
-            )
+            result, frames = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=console)
             for line in pool.log:
                 console.say(f"   {line}")
     report_path = os.path.join(folder, "report.html")

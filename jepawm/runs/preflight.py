@@ -18,7 +18,7 @@ from jepawm.data.loading.split import Split
 from jepawm.device import pick_device
 from jepawm.errors import ConfigError, DataError
 from jepawm.rollout import EnvDescription
-from jepawm.rollout.make import find
+from jepawm.rollout.make import find_env
 from jepawm.runs.episodes import check_fits, check_proprio_fits, dataset_path, source_path
 from jepawm.runs.runtime import Runtime
 from jepawm.types import ActionSpec
@@ -67,7 +67,7 @@ def check_environment(env: EnvConfig) -> None:
         EnvironmentFault: Says what was looked for.
     """
     if env.id != "none":
-        find(env.id)
+        find_env(env.id)
 
 
 def check_capacity(scaling: ScalingConfig, num_cpus: float) -> None:
@@ -253,7 +253,8 @@ def _check_disk(config: RunConfig) -> None:
             raise ConfigError(
                 f"data.num_episodes {data.num_episodes}: about {needed / 2**30:.1f} GiB are needed below {place} "
                 f"(shards {SHARDS_OVER_FRAMES * frames / 2**30:.1f}, decoded frames {caches / 2**30:.1f}), "
-                f"{free / 2**30:.1f} are free; collect fewer episodes, or choose another place with $JEPAWM_HOME and $JEPAWM_CACHE"
+                f"{free / 2**30:.1f} are free; collect fewer episodes, or choose another place with $JEPAWM_HOME and "
+                "$JEPAWM_CACHE"
             )
 
 
