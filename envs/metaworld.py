@@ -178,8 +178,8 @@ class MetaworldEnv(SimulatorEnv):
 
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
         """Distance of a sim_state `[S]` from a solution [m]: Metaworld's `obj_to_target`, from hand or object to the
-        target. Six tasks have no such distance; there it is the distance of both objects in the observation from their places
-        in goal `[S]`.
+        target. Six tasks have no such distance; there it is the distance of both objects in the observation from their
+        places in goal `[S]`.
         """
         if self.task in _TELL_NO_DISTANCE:
             sim_state, goal = self._check_sim_state(sim_state), self._check_sim_state(goal)

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from jepawm.config import RunConfig, home
-from jepawm.config.yaml_io import flatten, load_recipe, load_yaml, recipe_names, save_yaml, to_dict
+from jepawm.config.yaml_io import flatten, load_recipe, load_yaml, recipe_names, save_yaml
 from jepawm.errors import ConfigError
 
 FINISHED = "finished"

@@ -24,6 +24,7 @@ from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, summary_metrics
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, read_metrics
+from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 
 __all__ = ["collect_run", "evaluate_model", "evaluate_run", "prepare_dataset", "run", "score_actions", "train_run"]
@@ -98,6 +99,7 @@ def _train_and_judge(
     tracker = BackgroundTracker(mlflow_sink(config, run_dir) if config.tracking.mlflow else None)
     summary: Record | None = None
     artifacts: list[str] = []
+    status: Status = "FAILED"
     try:
         checkpoint = _train(config, runtime, console, dataset, run_dir)
         model_dir = os.path.join(run_dir, "model")
@@ -106,8 +108,12 @@ def _train_and_judge(
         summary = summary_metrics(result)
         artifacts = [os.path.join(run_dir, name) for name in ("eval.json", "report.html", "config.yaml")]
         Path(run_dir, FINISHED).touch()
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
-        tracker.close(summary, artifacts)
+        tracker.close(summary, artifacts, status=status)
     print_result(result, console)
     return result
 
