@@ -48,7 +48,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Show:
-    """Draw a contact sheet: a few episodes, their frames and actions."""
+    """Draw a contact sheet of a few episodes: their frames and actions."""
 
     path: Positional[Path]
     """The dataset folder."""
@@ -83,7 +83,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Stats:
-    """Say what a dataset holds: lengths, actions and proprio per dimension, size on disk, stillness."""
+    """Summarise a dataset: lengths, actions and proprio per dimension, size on disk, share of steps without motion."""
 
     path: Positional[Path]
     """The dataset folder."""
@@ -217,7 +217,7 @@ class Convert:
 
 @contextmanager
 def reader(on_ray: bool) -> Iterator["Reader"]:
-    """What reads episodes: this process, or a Ray of this machine or cluster."""
+    """The reader of episodes: this process, or Ray on this machine or a cluster."""
     if not on_ray:
         from jepawm.data.importers.conversion import read_serially
 
