@@ -26,7 +26,7 @@ from jepawm.config.yaml_io import load_recipe
 from jepawm.device import autocast
 from jepawm.evaluation.manifest import manifest
 from jepawm.latent import Latent
-from jepawm.planning import CEM, ActionSearchSpace, GoalDistance
+from jepawm.planning import ActionSearchSpace, build_objective, build_planner
 from jepawm.types import ActionSpec, Statistics
 
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "planning.json")
@@ -39,7 +39,8 @@ SPEC = ActionSpec(2, (-28.0, -28.0), (28.0, 28.0), max_norm=1.8)
 def main() -> None:
     config = load_recipe("demo")
     torch.manual_seed(0)
-    model = build_world_model(config, ModelSpec(STATISTICS, SPEC)).eval()
+    spec = ModelSpec(config.model, config.env.image_size, config.data.frameskip, STATISTICS, SPEC)
+    model = build_world_model(spec).eval()
     space = ActionSearchSpace(SPEC, STATISTICS, frameskip=config.data.frameskip, hold=True)
 
     def plan(episodes: int, planner: PlannerConfig, seed: int) -> None:
@@ -52,7 +53,8 @@ def main() -> None:
             with autocast(planner.precision, torch.device("cpu")):
                 return model.unroll_candidates(latents, chunks)
 
-        CEM(planner, space).plan(unroll, GoalDistance(goals, "last"), generators=generators)
+        objective = build_objective(config.objective, goals)
+        build_planner(planner, space).plan(unroll, objective, generators=generators)
 
     def seconds_of(work: Callable[[int], object], repeats: int = 5) -> float:
         work(0)

@@ -33,6 +33,7 @@ from jepawm.evaluation.manifest import manifest
 from jepawm.nn.attention import Attention
 from jepawm.nn.rotary import RotaryTable, frame_rotary_table, rotate
 from jepawm.predictors import AdaLNPredictor, FeaturePredictor, build_predictor
+from jepawm.types import LatentSpec
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = {"adaln": "jepa_wm_pusht", "feature": "dino_wm_pusht"}
@@ -105,7 +106,7 @@ class Dense(nn.Module):
             x = x + dense_attention(block.attn, block.norm1(x), mask, None)
             x = x + block.mlp(block.norm2(x))
         x = net.norm(x).unflatten(1, (T, PATCHES)).float()
-        return x[..., : net.latent_dim], x[..., net.latent_dim : net.latent_dim + net.proprio_dim]
+        return x[..., : net.latents.dim], x[..., net.latents.dim : net.latents.dim + net.latents.proprio_dim]
 
 
 def make(kind: str, device: torch.device) -> tuple[nn.Module, nn.Module, int]:
@@ -115,14 +116,7 @@ def make(kind: str, device: torch.device) -> tuple[nn.Module, nn.Module, int]:
     config = model_config(published.fields)
     proprio_dim = published.fields["proprio_emb_dim"]
     assert published.fields["action_dim"] == ACTION_DIM == ENVS[published.env].frameskip * 2
-    ours = build_predictor(
-        config.predictor,
-        grid=GRID,
-        latent_dim=LATENT_DIM,
-        action_dim=ACTION_DIM,
-        proprio="feature",
-        proprio_dim=proprio_dim,
-    )
+    ours = build_predictor(config.predictor, LatentSpec(GRID, LATENT_DIM, ACTION_DIM, "feature", proprio_dim))
     # Evaluation mode: the same function on both sides, without dropout.
     ours = ours.to(device).eval()
     return ours, Dense(ours).to(device).eval(), proprio_dim

@@ -185,17 +185,8 @@ class Agent:
             ConfigError: A wrong observation, or a setting that does not exist.
             PlanningError: Costs that no plan can be chosen from.
         """
-        if settings:
-            return self._with(settings).plan(observation, goal, seed=seed)
-        self.reset(self.observations([observation]), self.observations([goal]))
-        plan = self._search([torch.Generator().manual_seed(seed)])
-        latents = self._unroll(plan.chunks_BHA[:, None])
-        return ActionPlan(
-            actions=plan.chunks_BHA[0].unflatten(-1, (self.model.frameskip, -1)).flatten(0, 1).cpu().numpy(),
-            cost=float(self._goal_objective()(latents)),
-            best_cost_per_iteration=plan.best_cost_IB[:, 0].cpu().numpy(),
-            latents=latents[0, 0],
-        )
+        agent = self._with(settings) if settings else self
+        return agent._plan_one(observation, goal, seed)
 
     def observations(self, frames: Sequence[Observation]) -> Observations:
         """Single observations that follow each other a model step apart, as a batch of one.
@@ -213,6 +204,17 @@ class Agent:
         return Observations(pixels[None], proprio)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _plan_one(self, observation: Observation, goal: Observation, seed: int) -> ActionPlan:
+        self.reset(self.observations([observation]), self.observations([goal]))
+        plan = self._search([torch.Generator().manual_seed(seed)])
+        latents = self._unroll(plan.chunks_BHA[:, None])
+        return ActionPlan(
+            actions=plan.chunks_BHA[0].unflatten(-1, (self.model.frameskip, -1)).flatten(0, 1).cpu().numpy(),
+            cost=float(self._goal_objective()(latents)),
+            best_cost_per_iteration=plan.best_cost_IB[:, 0].cpu().numpy(),
+            latents=latents[0, 0],
+        )
 
     def _with(self, settings: Mapping[str, Any]) -> "Agent":
         """The same model with some settings of planner and objective changed."""

@@ -88,9 +88,9 @@ def sigreg(
     """
     B, _, F = latents_BTF.shape
     count = B * num_workers()
-    directions_FM = torch.randn(F, num_projections, generator=generator, device=latents_BTF.device)
+    directions_FM = torch.randn(F, num_projections, generator=generator, device=latents_BTF.device).to(latents_BTF)
     directions_FM = directions_FM / directions_FM.norm(dim=0, keepdim=True)
-    knots_K = torch.linspace(0, max_frequency, num_knots, device=latents_BTF.device)
+    knots_K = torch.linspace(0, max_frequency, num_knots, device=latents_BTF.device, dtype=latents_BTF.dtype)
     normal_K = torch.exp(-0.5 * knots_K.square())
     spacing = max_frequency / (num_knots - 1)
     weights_K = torch.full_like(knots_K, 2 * spacing)

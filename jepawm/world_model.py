@@ -11,6 +11,7 @@ from jepawm.encoders import build_encoder
 from jepawm.errors import ConfigError
 from jepawm.latent import Latent, stack
 from jepawm.nn.pose import move_pose
+from jepawm.nn.precision import at_least_float32
 from jepawm.predictors import build_predictor
 from jepawm.predictors.base import over_patches
 from jepawm.types import LatentSpec, Statistics
@@ -132,7 +133,7 @@ class WorldModel(nn.Module):
         proprio = (proprio_BTR - self.proprio_mean) / self.proprio_std
         if self.proprio_encoder is None:
             return proprio.unsqueeze(2)
-        encoded = self.proprio_encoder(proprio).float()
+        encoded = at_least_float32(self.proprio_encoder(proprio))
         if self.config.proprio.encoding == "token":
             return encoded.unsqueeze(2)
         return over_patches(encoded, self.num_patches)

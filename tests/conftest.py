@@ -1,4 +1,4 @@
-"""What every test stands on: a quiet Ray, one thread, checked shapes, folders of its own, and a small Wall dataset."""
+"""What every test shares: a quiet Ray, one thread, checked shapes, folders of its own, and a small Wall dataset."""
 
 import os
 
@@ -8,44 +8,93 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    # How long Ray waits before it gives up; on a busy machine a process starts slowly.
+    RAY_worker_register_timeout_seconds="300",
+    RAY_gcs_server_request_timeout_seconds="300",
+    RAY_health_check_timeout_ms="60000",
+    RAY_DASHBOARD_STARTUP_TIMEOUT_S="300",
+    RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="300",
     OMP_WAIT_POLICY="PASSIVE",
 )
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
+import suite
 import torch
+from filelock import FileLock
 
 torch.set_num_threads(1)
+
+REPO = Path(__file__).resolve().parents[1]
 
 # Before any test draws with Mesa's software renderer, see `jepawm.runs.runtime.LocalRuntime.env_pool`.
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
-# Before any of them is imported: the shapes in their annotations are checked in every test.
+# Rooms and modules whose shape annotations are checked in every test. The hook must come before their import.
 CHECKED = [
-    "nn",
+    "agent",
     "encoders",
-    "predictors",
     "heads",
-    "losses",
-    "world_model",
-    "planning",
-    "training.diagnostics",
     "latent",
+    "losses",
+    "nn",
+    "planning",
+    "predictors",
     "pretraining",
+    "training.diagnostics",
+    "training.step",
+    "world_model",
 ]
+for name in CHECKED:
+    place = REPO / "jepawm" / name.replace(".", "/")
+    if not (place.is_dir() or place.with_suffix(".py").is_file()):
+        raise ImportError(f"tests/conftest.py: CHECKED names jepawm.{name}, which does not exist")
 jaxtyping.install_import_hook([f"jepawm.{name}" for name in CHECKED], "beartype.beartype")
 
 from jepawm.config import EnvConfig
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
+from jepawm.files import atomic_folder
 from jepawm.rollout import CollectPlan, EnvHost, EnvPool, SerialBackend
 
-REPO = Path(__file__).resolve().parents[1]
 WALL_EPISODES, WALL_ENV_STEPS = 40, 50
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return suite.number_of_workers(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    suite.prepare(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByFile(LoadGroupScheduling):
+        """Tests of one group, or else of one file, go to one worker."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid).split("::")[0]
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Each room's time beside its budget, after a run of the whole suite."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.collectonly:
+        return
+    reports = [report for kind in terminalreporter.stats.values() for report in kind]
+    seconds = suite.seconds_by_room(report for report in reports if isinstance(report, pytest.TestReport))
+    terminalreporter.section("time of each room, and its budget (tests/suite.py)")
+    terminalreporter.write_line("\n".join(suite.budget_lines(seconds)))
 
 
 def _outside(variable: str, default: Path) -> Path:
@@ -73,11 +122,18 @@ def golden() -> Path:
     return _outside("JEPAWM_GOLDEN", REPO.parent / "shared" / "golden")
 
 
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run that all its workers share; a test that writes there holds a file lock."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs and datasets of a test go to a folder of its own; frame caches are shared, for their names tell contents."""
+def own_folders(tmp_path_factory: pytest.TempPathFactory, common_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has its own folder for runs and datasets; all share the frame caches, which are named by contents."""
     monkeypatch.setenv("JEPAWM_HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.setenv("JEPAWM_CACHE", str(tmp_path_factory.getbasetemp() / "frame_cache"))
+    monkeypatch.setenv("JEPAWM_CACHE", str(common_folder / "frame_cache"))
 
 
 @pytest.fixture(scope="session")
@@ -87,26 +143,32 @@ def wall_env() -> EnvConfig:
 
 
 @pytest.fixture(scope="session")
-def wall_dataset(tmp_path_factory: pytest.TempPathFactory, wall_env: EnvConfig) -> EpisodeDataset:
-    """40 walks of 50 env_steps in Wall, 64 px."""
-    path = tmp_path_factory.mktemp("datasets") / "wall"
-    with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
-        told = pool.describe()
+def wall_dataset(common_folder: Path, wall_env: EnvConfig) -> EpisodeDataset:
+    """40 walks of 50 env_steps in Wall, 64 px. The first worker collects them, the others wait and read."""
+    path = common_folder / "wall"
+    with FileLock(common_folder / "wall.lock"):
+        if not path.is_dir():
+            with atomic_folder(path) as folder:
+                _collect_walks(folder, wall_env)
+    return EpisodeDataset(path)
+
+
+def _collect_walks(folder: Path, env: EnvConfig) -> None:
+    with EnvPool(SerialBackend(lambda: EnvHost(env))) as pool:
+        description = pool.describe()
         spec = DatasetSpec(
             name="wall",
-            control_hz=told.control_hz,
+            control_hz=description.control_hz,
             pixels=PixelSpec(64, 64, 3),
-            action=told.action,
-            proprio=told.proprio,
-            sim_state=told.sim_state,
+            action=description.action,
+            proprio=description.proprio,
+            sim_state=description.sim_state,
             source={"made_by": "tests"},
         )
-        with EpisodeWriter(path, spec) as writer:
-            ids = range(WALL_EPISODES)
+        with EpisodeWriter(folder, spec) as writer:
             plan = CollectPlan("wall_mixed_walk", seed=0, env_steps=WALL_ENV_STEPS, codec="zstd")
-            for episode in pool.collect(ids, plan, episodes_per_call=10):
+            for episode in pool.collect(range(WALL_EPISODES), plan, episodes_per_call=10):
                 writer.write(episode)
-    return EpisodeDataset(path)
 
 
 @pytest.fixture(scope="session")

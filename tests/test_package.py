@@ -1,9 +1,9 @@
-"""What surrounds the library: the cluster file, the search spaces, the wheel."""
+"""What surrounds the library: the cluster file and the search spaces."""
 
 import json
+import re
 import subprocess
-import sys
-import zipfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,42 +25,44 @@ def test_cluster_yaml_satisfies_rays_own_schema(repo):
         jsonschema.validate(broken, schema)
 
 
+def test_cluster_yaml_installs_extras_that_exist(repo):
+    cluster = yaml.safe_load((repo / "cluster.yaml").read_text())
+    extras = tomllib.loads((repo / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (install,) = (line for line in cluster["setup_commands"] if "pip install" in line)
+    (named,) = re.findall(r"jepawm\[([\w,]+)\]", install)
+    assert set(named.split(",")) <= set(extras)
+
+
+@pytest.mark.parametrize("ignored_by", [".gitignore", ".rayignore"])
+def test_no_room_of_the_package_is_ignored(repo, ignored_by):
+    """A pattern `runs/` would keep new files of `jepawm/runs` out of git, and the whole room off a cluster."""
+    if not (repo / ".git").exists():
+        pytest.skip("not a git checkout")
+    packages = (repo / name for name in ("jepawm", "envs", "ray_jobs", "tune_spaces", "tests"))
+    files = [path for package in packages for path in package.rglob("*.py") if "__pycache__" not in path.parts]
+    ours = {f"{folder.relative_to(repo).as_posix()}/new_module.py" for folder in {path.parent for path in files}}
+    command = ["git", "-c", f"core.excludesFile={repo / ignored_by}", "check-ignore", "--no-index", "--stdin"]
+    done = subprocess.run(
+        command, cwd=repo, input="\n".join([*ours, "runs/x/eval.json"]), capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["runs/x/eval.json"], done.stderr
+
+
 def test_every_key_of_a_search_space_is_a_configuration_key_and_every_sample_is_valid():
     from jepawm.config import RunConfig, to_dict
     from jepawm.config.yaml_io import flatten, from_dict
     from tune_spaces import encoder_space, optimizer_space, planner_space, predictor_space
 
-    known = flatten(to_dict(RunConfig()))
+    settings = flatten(to_dict(RunConfig()))
     for space in (encoder_space(), optimizer_space(), planner_space(), predictor_space()):
         assert space
         for _ in range(20):
             nested = to_dict(RunConfig())
             for key, domain in space.items():
-                assert key in known
+                assert key in settings
                 section = nested
                 *path, leaf = key.split(".")
                 for part in path:
                     section = section[part]
                 section[leaf] = domain.sample()
             from_dict(RunConfig, nested, "a sample")
-
-
-def test_the_wheel_holds_the_four_packages_and_the_recipes(repo, tmp_path):
-    quiet = ["--quiet", "--no-deps", "--no-build-isolation"]
-    command = [sys.executable, "-m", "pip", "wheel", *quiet, "-w", str(tmp_path)]
-    source = tmp_path / "source"
-    source.mkdir()
-    # A copy, for building leaves folders behind.
-    for name in ("jepawm", "envs", "ray_jobs", "tune_spaces", "pyproject.toml", "README.md", "LICENSE"):
-        subprocess.run(["cp", "-r", str(repo / name), str(source / name)], check=True)
-    subprocess.run([*command, str(source)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {
-        "jepawm",
-        "envs",
-        "ray_jobs",
-        "tune_spaces",
-    }
-    assert {"jepawm/recipes/demo.yaml", "jepawm/recipes/pusht_human.yaml", "jepawm/py.typed"} <= set(names)
-    assert "jepawm/data/download/public_sources.yaml" in names

@@ -1,7 +1,7 @@
 """Search spaces for Ray Tune: functions that map dotted configuration keys to search domains.
 
-Each function returns `{"optim.learning_rate": tune.loguniform(...), ...}`; spaces are joined with `|`. The keys are
-those of the command line, so a sweep's best trial is repeated by passing its values as flags.
+Each function returns `{"optim.learning_rate": tune.loguniform(...), ...}`; `|` joins two spaces. The keys are settings
+of `RunConfig`, so flags with the values of a sweep's best trial repeat that trial.
 """
 
 from tune_spaces.encoder import encoder_space

@@ -1,4 +1,4 @@
-"""Search space of the visual encoder."""
+"""Search space of the visual encoder `conv`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ray import tune
 
 
 def encoder_space() -> dict[str, Any]:
-    """Width of the latent and of the layer before it."""
+    """Width of the latent and of the layer before it, for `model.encoder.name = conv`."""
     return {
         "model.encoder.latent_dim": tune.choice([32, 64, 128]),
         "model.encoder.hidden_dim": tune.choice([128, 256, 512]),

@@ -6,7 +6,7 @@ from ray import tune
 
 
 def optimizer_space() -> dict[str, Any]:
-    """Learning rate, weight decay, and the weights of the terms that shape the latents."""
+    """Learning rate, weight decay, and the weights of the loss terms that keep the latents from collapsing."""
     return {
         "optim.learning_rate": tune.loguniform(1e-4, 3e-3),
         "optim.weight_decay": tune.loguniform(1e-6, 1e-2),

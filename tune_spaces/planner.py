@@ -1,4 +1,4 @@
-"""Search space of the planner; it needs no training, only a world model."""
+"""Search space of the planner `cem`. A trial plans with a trained world model, so no trial trains."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ray import tune
 
 
 def planner_space() -> dict[str, Any]:
-    """Candidates, iterations and spread of the cross-entropy method."""
+    """Candidates, iterations and spread of the cross-entropy method (`planner.name = cem`)."""
     return {
         "planner.num_samples": tune.choice([100, 200, 300, 600]),
         "planner.num_elites": tune.choice([10, 20, 30]),

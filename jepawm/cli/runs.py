@@ -44,12 +44,10 @@ class ShowRun:
         print(f"environment  {run.env_id}")
         kept = ", ".join(map(str, run.checkpoints)) or "none"
         print(f"checkpoints  {kept} of {run.num_train_steps} train steps")
-        for name, protocol in (run.result or {}).get("protocols", {}).items():
-            low, high = protocol["success_interval"]
-            random = protocol["random"]["success_rate"]
-            print(f"{name:<12} {protocol['success_rate']:.3f} [{low:.3f}, {high:.3f}], random plans {random:.3f}")
         if run.result is not None:
-            print(f"report       {run.result['report']}")
+            for name, protocol in run.result.protocols.items():
+                print(f"{name:<12} {protocol.planned.rate}; random plans {protocol.random.rate.success_rate:.3f}")
+            print(f"report       {run.result.report}")
             print(f"again        jepawm evaluate --model {run.folder} --evaluation.seed 7")
         if run.state == "unfinished":
             print(f"go on        jepawm train --recipe {run.folder}/config.yaml --run-dir {run.folder}")

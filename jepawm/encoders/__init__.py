@@ -14,6 +14,7 @@ from jepawm.encoders.frozen import FrozenEncoder
 from jepawm.encoders.resnet import ResNetEncoder
 from jepawm.encoders.vit import ViTEncoder
 from jepawm.encoders.vjepa import VJEPAEncoder
+from jepawm.nn.precision import at_least_float32
 from jepawm.nn.projector import Projector
 
 __all__ = [
@@ -60,7 +61,7 @@ class EncoderStack(Encoder):
     def forward(self, pixels_BTCYX: Shaped[Tensor, "B T C Y X"]) -> Float[Tensor, "B L P D"]:
         """See `FrameEncoder.forward`."""
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self.projector(self.encoder(pixels_BTCYX)).float()
+            return at_least_float32(self.projector(self.encoder(pixels_BTCYX)))
 
 
 def build_encoder(config: EncoderConfig, image_size: int) -> Encoder:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jepawm.config.encoder import EncoderConfig, TransformerEncoderConfig
 from jepawm.encoders.preprocess import Preprocess
 from jepawm.errors import ConfigError
+from jepawm.nn.precision import at_least_float32
 
 
 class Encoder(nn.Module):
@@ -71,7 +72,7 @@ class FrameEncoder(Encoder, ABC):
             ConfigError: Frames of another kind, number of channels or size than the encoder was built for.
         """
         images = self.preprocess(pixels_BTCYX.flatten(0, 1), compute_dtype(self, pixels_BTCYX.device))
-        return self.tokens(images).float().unflatten(0, pixels_BTCYX.shape[:2])
+        return at_least_float32(self.tokens(images)).unflatten(0, pixels_BTCYX.shape[:2])
 
 
 def compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:

@@ -14,6 +14,7 @@ from jepawm.encoders.base import Encoder, Widths, compute_dtype, patch_grid, wid
 from jepawm.encoders.preprocess import Preprocess
 from jepawm.errors import CheckpointError, ConfigError, did_you_mean
 from jepawm.nn import weights
+from jepawm.nn.precision import at_least_float32
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import Block, init_transformer_
 
@@ -134,7 +135,9 @@ class VJEPAEncoder(Encoder):
             clip = frames.flatten(0, 1)[:, :, None].expand(-1, -1, TUBELET, -1, -1)
         elif self.config.tokenization == "duplicated":
             clip = clip.repeat_interleave(TUBELET, dim=2)
-        return self.tokens(clip).float().view(B, T // self.frames_per_latent, self.num_patches, self.latent_dim)
+        return at_least_float32(self.tokens(clip)).view(
+            B, T // self.frames_per_latent, self.num_patches, self.latent_dim
+        )
 
     def tokens(
         self, clip_BCTYX: Float[Tensor, "B C T Y X"], keep_BL: Int[Tensor, "B L"] | None = None

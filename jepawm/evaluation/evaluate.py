@@ -9,7 +9,7 @@ import numpy as np
 
 from jepawm.agent import Agent
 from jepawm.checkpoints.model_folder import ModelSpec, weights_sha256
-from jepawm.config import RandomPlansConfig, to_dict
+from jepawm.config import RandomPlansConfig
 from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
@@ -18,6 +18,16 @@ from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.goals import held_out_tasks, sampled_tasks
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.protocol import run_protocol
+from jepawm.evaluation.result import (
+    DatasetFacts,
+    EvaluationResult,
+    HeldOut,
+    ModelFacts,
+    Played,
+    PredictionRow,
+    ProtocolReport,
+    Provenance,
+)
 from jepawm.rollout import EnvDescription, EnvPool, Task
 from jepawm.training.diagnostics import latent_diagnostics, prediction_errors
 from jepawm.world_model import WorldModel
@@ -34,7 +44,7 @@ def evaluate(
     *,
     model_dir: str,
     console: Console,
-) -> tuple[dict[str, Any], dict[int, Animation]]:
+) -> tuple[EvaluationResult, dict[int, Animation]]:
     """Judges a world model as `plan.evaluation` says.
 
     Args:
@@ -47,7 +57,7 @@ def evaluate(
         console: Progress.
 
     Returns:
-        What `eval.json` holds, and for the recorded episodes of the headline protocol start, goal and rollout frames.
+        What was found, and for the recorded episodes of the headline protocol start, goal and rollout frames.
 
     Raises:
         ConfigError: Goals from held-out data without a dataset; neither an environment nor held-out episodes.
@@ -57,42 +67,39 @@ def evaluate(
     held_out = dataset is not None and split is not None and len(split.held_out) > 0
     if dataset is not None and split is not None and held_out:
         _check_prediction_horizon(plan, dataset, split)
+    played: Played | None = None
     animations: dict[int, Animation] = {}
     if pool is not None:
         played, animations = _play(plan, model, spec, pool, dataset, split, console)
-    elif held_out:
-        played = {"protocols": {}}
     elif dataset is None:
         raise ConfigError(
             "env.id is 'none' and the training data is not here: there is nothing to judge the model by; set env.id, "
             "or pass --data.source dataset --data.path DATASET"
         )
-    else:
+    elif not held_out:
         raise ConfigError(
             "env.id is 'none' and no episode is held out: there is nothing to judge the model by; set env.id or raise "
             "data.held_out_fraction"
         )
-    result = {
-        **played,
-        "seed": plan.evaluation.seed,
-        "prediction": [],
-        "diagnostics": {},
-        "config": dict(plan.run),
-        "model": {
-            "path": model_dir,
-            "sha256": weights_sha256(model_dir),
-            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        },
-        **manifest(tasks_sha256=played.get("tasks_sha256", "")),
-    }
+    result = EvaluationResult(
+        seed=plan.evaluation.seed,
+        model=ModelFacts(
+            path=model_dir,
+            sha256=weights_sha256(model_dir),
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        ),
+        config=dict(plan.run),
+        provenance=Provenance(**manifest()),
+        played=played,
+    )
     if dataset is not None and split is not None and held_out:
-        result["dataset"] = {
-            "path": str(dataset.path),
-            "fingerprint": dataset.fingerprint,
-            "num_episodes": len(dataset),
-            "held_out_episodes": [int(i) for i in split.held_out],
-        }
-        result.update(_held_out(plan, model, dataset, split))
+        facts = DatasetFacts(
+            path=str(dataset.path),
+            fingerprint=dataset.fingerprint,
+            num_episodes=len(dataset),
+            held_out_episodes=[int(i) for i in split.held_out],
+        )
+        result = replace(result, dataset=facts, held_out=_held_out(plan, model, dataset, split))
     return result, animations
 
 
@@ -104,14 +111,14 @@ def _play(
     dataset: EpisodeDataset | None,
     split: Split | None,
     console: Console,
-) -> tuple[dict[str, Any], dict[int, Animation]]:
+) -> tuple[Played, dict[int, Animation]]:
     """Every protocol and the random baseline beside it, in the environment."""
     evaluation = plan.evaluation
     description = pool.describe()
     _check_environment(spec, description, str(plan.run["env"]["id"]))
     tasks, passed_over = _tasks(plan, pool, dataset, split)
     record = [task.episode_id for task in tasks[: evaluation.num_animations]]
-    protocols: dict[str, Any] = {}
+    protocols: dict[str, ProtocolReport] = {}
     animations: dict[int, Animation] = {}
     for name in evaluation.protocols:
         protocol: ProtocolConfig = getattr(evaluation, name)
@@ -128,23 +135,17 @@ def _play(
         baseline = RandomPlansConfig.beside(plan.planner)
         agent = Agent(model, spec, baseline, objective, replan_every=protocol.replan_every)
         random = run_protocol(agent, protocol, pool, tasks, **common)
-        rules = {**to_dict(protocol), "cost": objective.weighting}
-        protocols[name] = {**planned.to_dict(), "random": random.to_dict(), "protocol": rules}
+        rules = replace(protocol, cost=objective.weighting)
+        protocols[name] = ProtocolReport(rules, planned.result(), random.result())
         if headline:
             animations = _animations(pool, tasks, planned.frames)
-    headline_result = protocols[evaluation.protocols[0]]
-    keys = ("success_rate", "success_interval", "num_episodes")
-    played = {
-        **{key: headline_result[key] for key in keys},
-        "random": {key: headline_result["random"][key] for key in keys},
-        "protocol": evaluation.protocols[0],
-        "episodes": headline_result["episodes"],
-        "solved_at_start": passed_over,
-        "goal_source": evaluation.goal_source,
-        "distance_name": description.distance_name,
-        "protocols": protocols,
-        "tasks_sha256": _tasks_hash(tasks),
-    }
+    played = Played(
+        protocols=protocols,
+        solved_at_start=passed_over,
+        goal_source=evaluation.goal_source,
+        distance_name=description.distance_name,
+        tasks_sha256=_tasks_hash(tasks),
+    )
     return played, animations
 
 
@@ -194,7 +195,7 @@ def _check_prediction_horizon(plan: EvaluationPlan, dataset: EpisodeDataset, spl
         )
 
 
-def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, split: Split) -> dict[str, Any]:
+def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, split: Split) -> HeldOut:
     device = next(model.parameters()).device
     horizon = plan.evaluation.prediction_horizon
     windows = held_out_windows(
@@ -206,12 +207,12 @@ def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, 
             "data.held_out_fraction"
         )
     names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()
-    return {
-        "prediction": prediction_errors(model, windows, device, seed=plan.seed),
-        "prediction_windows": len(windows),
-        "prediction_episodes": len(np.unique(windows.episode_ids)),
-        "diagnostics": latent_diagnostics(model, windows, names, device),
-    }
+    return HeldOut(
+        prediction=tuple(PredictionRow(**row) for row in prediction_errors(model, windows, device, seed=plan.seed)),  # type: ignore[arg-type]
+        prediction_windows=len(windows),
+        prediction_episodes=len(np.unique(windows.episode_ids)),
+        diagnostics=latent_diagnostics(model, windows, names, device),
+    )
 
 
 def _animations(pool: EnvPool, tasks: list[Task], frames: dict[int, np.ndarray]) -> dict[int, Animation]:

@@ -2,47 +2,22 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from jepawm.agent import Agent
 from jepawm.config.evaluation import ProtocolConfig
 from jepawm.evaluation.metrics import SuccessRate, success_rate
+from jepawm.evaluation.result import EpisodeOutcome, ProtocolResult
 from jepawm.rollout import EnvPool, Executed, Observed, Task
 from jepawm.seeding import plan_generator
 from jepawm.types import Observations
 
 
-@dataclass
-class Outcome:
-    """What became of one episode.
-
-    Attributes:
-        episode_id: Of the task.
-        solved: Under the protocol's rule.
-        env_steps: Environment steps executed.
-        num_plans: Plans made.
-        start, goal, end: Simulator states.
-        variation: What differed from the published environment; None: nothing that was asked for.
-        distance: From the end to the goal, where the environment measures one.
-    """
-
-    episode_id: int
-    solved: bool
-    env_steps: int
-    num_plans: int
-    start: list[float]
-    goal: list[float]
-    end: list[float]
-    variation: dict[str, Any] | None = None
-    distance: float | None = None
-
-
-@dataclass
-class ProtocolResult:
-    """One protocol's outcomes.
+@dataclass(frozen=True)
+class ProtocolRun:
+    """One protocol as it was played.
 
     Attributes:
         rate: Success rate with interval.
@@ -54,27 +29,25 @@ class ProtocolResult:
     """
 
     rate: SuccessRate
-    outcomes: list[Outcome]
-    plan_ms: list[float]
-    plan_batch: list[int]
+    outcomes: tuple[EpisodeOutcome, ...]
+    plan_ms: tuple[float, ...]
+    plan_batch: tuple[int, ...]
     wall_s: float
     frames: dict[int, np.ndarray] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for `eval.json`; frames are left out."""
-        return {
-            **asdict(self.rate),
-            **self._distances(),
-            "plan_ms_p50": float(np.percentile(self.plan_ms, 50)),
-            "plan_ms_p95": float(np.percentile(self.plan_ms, 95)),
-            "mean_plan_batch": float(np.mean(self.plan_batch)),
-            "wall_s": self.wall_s,
-            "episodes": [asdict(outcome) for outcome in self.outcomes],
-        }
-
-    def _distances(self) -> dict[str, float]:
-        found = [outcome.distance for outcome in self.outcomes if outcome.distance is not None]
-        return {"mean_distance": float(np.mean(found)), "median_distance": float(np.median(found))} if found else {}
+    def result(self) -> ProtocolResult:
+        """The numbers; frames are left out."""
+        distances = [outcome.distance for outcome in self.outcomes if outcome.distance is not None]
+        return ProtocolResult(
+            rate=self.rate,
+            episodes=self.outcomes,
+            plan_ms_p50=float(np.percentile(self.plan_ms, 50)),
+            plan_ms_p95=float(np.percentile(self.plan_ms, 95)),
+            mean_plan_batch=float(np.mean(self.plan_batch)),
+            wall_s=self.wall_s,
+            mean_distance=float(np.mean(distances)) if distances else None,
+            median_distance=float(np.median(distances)) if distances else None,
+        )
 
 
 def run_protocol(
@@ -87,7 +60,7 @@ def run_protocol(
     record: Sequence[int] = (),
     measures_distance: bool = False,
     on_progress: Callable[[int], None] | None = None,
-) -> ProtocolResult:
+) -> ProtocolRun:
     """Plays every task under one protocol.
 
     Args:
@@ -144,13 +117,18 @@ def run_protocol(
         if on_progress is not None:
             on_progress(done if running else protocol.max_chunks)
     pool.finish()
+    outcomes = episodes.outcomes
     if measures_distance:
-        reached = [np.array(outcome.end) for outcome in episodes.outcomes]
-        for outcome, distance in zip(episodes.outcomes, pool.distances(reached, goal_states), strict=True):
-            outcome.distance = distance
-    rate = success_rate([outcome.solved for outcome in episodes.outcomes])
-    wall_s = time.perf_counter() - began
-    return ProtocolResult(rate, episodes.outcomes, plan_ms, plan_batch, wall_s, episodes.recorded())
+        distances = pool.distances([np.array(outcome.end) for outcome in outcomes], goal_states)
+        outcomes = [replace(outcome, distance=each) for outcome, each in zip(outcomes, distances, strict=True)]
+    return ProtocolRun(
+        rate=success_rate([outcome.solved for outcome in outcomes]),
+        outcomes=tuple(outcomes),
+        plan_ms=tuple(plan_ms),
+        plan_batch=tuple(plan_batch),
+        wall_s=time.perf_counter() - began,
+        frames=episodes.recorded(),
+    )
 
 
 class EpisodeLog:
@@ -158,7 +136,7 @@ class EpisodeLog:
 
     def __init__(self, tasks: Sequence[Task], observed: Sequence[Observed], record: Sequence[int]) -> None:
         self.outcomes = [
-            Outcome(
+            EpisodeOutcome(
                 episode_id=task.episode_id,
                 solved=False,
                 env_steps=0,
@@ -179,9 +157,13 @@ class EpisodeLog:
     def add(self, row: int, executed: Executed, solved: bool) -> None:
         """Notes what one execution brought."""
         outcome = self.outcomes[row]
-        outcome.solved, outcome.num_plans = solved, outcome.num_plans + 1
-        outcome.env_steps += len(executed.sim_states)
-        outcome.end = _numbers(executed.sim_states[-1])
+        self.outcomes[row] = replace(
+            outcome,
+            solved=solved,
+            num_plans=outcome.num_plans + 1,
+            env_steps=outcome.env_steps + len(executed.sim_states),
+            end=_numbers(executed.sim_states[-1]),
+        )
         if executed.recorded is not None:
             self._frames[outcome.episode_id].append(executed.recorded)
 

@@ -3,11 +3,14 @@
 import base64
 import html
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jepawm.evaluation.metrics import SuccessRate
+from jepawm.evaluation.result import EpisodeOutcome, EvaluationResult, HeldOut, Played, ProtocolReport
 
 Record = dict[str, Any]
 
@@ -24,125 +27,125 @@ pre{background:#f5f7fa;padding:.8rem;overflow:auto;font-size:12px}svg{max-width:
 """
 
 
-def write_report(path: str, result: Record, metrics: Sequence[Record], animations: dict[int, Record]) -> None:
+def write_report(path: str, result: EvaluationResult, metrics: Sequence[Record], animations: dict[int, Record]) -> None:
     """Writes the report.
 
     Args:
         path: Of the HTML file.
-        result: What `eval.json` holds.
+        result: What was found.
         metrics: Records of `metrics.jsonl`.
         animations: For some episodes of the headline protocol, `rollout` frames `[F,Y,X,C]` and the `goal` `[Y,X,C]`.
     """
     parts = [
         _head(result),
-        *(_played(result, animations) if result["protocols"] else ()),
+        *(_played(result.played, animations) if result.played is not None else ()),
         "<h2>Training</h2>",
         _training(metrics),
         "<h2>Latent space</h2>",
-        _latents(result, metrics),
+        _latents(result.held_out.diagnostics, metrics),
         "<h2>Prediction on held-out episodes</h2>",
-        _prediction(result),
+        _prediction(result.held_out),
         "<h2>How to repeat this</h2>",
         _provenance(result),
     ]
     page = (
         "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>jepawm: {html.escape(result['recipe'])}</title><style>{_STYLE}</style></head><body>"
+        f"<title>jepawm: {html.escape(result.recipe)}</title><style>{_STYLE}</style></head><body>"
         f"{''.join(parts)}</body></html>"
     )
     Path(path).write_text(page, encoding="utf-8")
 
 
-def _played(result: Record, animations: dict[int, Record]) -> list[str]:
+def _played(played: Played, animations: dict[int, Record]) -> list[str]:
     return [
         "<h2>Success</h2>",
-        _success_table(result),
-        _figure(lambda axes: _plot_success(axes, result), (7.0, 0.6 + 0.55 * len(result["protocols"]))),
+        _success_table(played),
+        _figure(lambda axes: _plot_success(axes, played), (7.0, 0.6 + 0.55 * len(played.protocols))),
         "<h2>Rollouts</h2>",
-        _rollouts(result, animations),
+        _rollouts(played, animations),
     ]
 
 
-def _percent(entry: Record) -> str:
-    low, high = entry["success_interval"]
-    return f"{100 * entry['success_rate']:.1f} % <span class=muted>[{100 * low:.1f}, {100 * high:.1f}]</span>"
+def _percent(rate: SuccessRate) -> str:
+    low, high = rate.success_interval
+    return f"{100 * rate.success_rate:.1f} % <span class=muted>[{100 * low:.1f}, {100 * high:.1f}]</span>"
 
 
-def _head(result: Record) -> str:
-    config = result["config"]
-    if not result["protocols"]:
-        where = result["dataset"]["path"]
+def _head(result: EvaluationResult) -> str:
+    about = f"<p class=muted>{result.model.num_parameters:,} parameters. {html.escape(result.provenance.created)}.</p>"
+    if result.played is None:
+        assert result.dataset is not None, "without an environment there are held-out episodes"
         return (
-            f"<h1>{html.escape(result['recipe'])} <span class=muted>on {html.escape(where)}</span></h1>"
-            f"<p>There is no environment to plan in; {len(result['dataset']['held_out_episodes'])} held-out episodes "
-            f"judge the model.</p><p class=muted>{result['model']['num_parameters']:,} parameters. "
-            f"{html.escape(result['created'])}.</p>"
+            f"<h1>{html.escape(result.recipe)} <span class=muted>on {html.escape(result.dataset.path)}</span></h1>"
+            f"<p>There is no environment to plan in; {len(result.dataset.held_out_episodes)} held-out episodes "
+            f"judge the model.</p>{about}"
         )
+    played = result.played
+    headline = played.protocols[played.headline]
+    rate = headline.planned.rate
+    low, high = rate.success_interval
+    env_id = html.escape(str(result.config["env"]["id"]))
     return (
-        f"<h1>{html.escape(result['recipe'])} <span class=muted>on {html.escape(config['env']['id'])}</span></h1>"
-        f"<p><span class=big>{100 * result['success_rate']:.1f} %</span> solved of {result['num_episodes']} episodes "
-        f"(95 % interval {100 * result['success_interval'][0]:.1f} to {100 * result['success_interval'][1]:.1f} %), "
-        f"protocol <b>{html.escape(result['protocol'])}</b>; random plans: {_percent(result['random'])}.</p>"
-        f"<p class=muted>{result['solved_at_start']} further tasks were solved before they began and are not counted. "
-        f"{result['model']['num_parameters']:,} parameters. {html.escape(result['created'])}.</p>"
+        f"<h1>{html.escape(result.recipe)} <span class=muted>on {env_id}</span></h1>"
+        f"<p><span class=big>{100 * rate.success_rate:.1f} %</span> solved of {rate.num_episodes} episodes "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %), protocol <b>{html.escape(played.headline)}</b>; "
+        f"random plans: {_percent(headline.random.rate)}.</p>"
+        f"<p class=muted>{played.solved_at_start} further tasks were solved before they began and are not counted. "
+        f"{result.model.num_parameters:,} parameters. {html.escape(result.provenance.created)}.</p>"
     )
 
 
-def _success_table(result: Record) -> str:
+def _success_table(played: Played) -> str:
     rows = []
-    for name, entry in result["protocols"].items():
-        rule = entry["protocol"]
+    for name, protocol in played.protocols.items():
+        rules, planned, random = protocol.rules, protocol.planned, protocol.random
         how = (
-            f"replan every {rule['replan_every']} chunk(s), at most {rule['max_chunks']}; solved at "
-            f"{rule['success_at'].replace('_', ' ')}; cost: {rule['cost']}"
+            f"replan every {rules.replan_every} chunk(s), at most {rules.max_chunks}; solved at "
+            f"{rules.success_at.replace('_', ' ')}; cost: {rules.cost}"
         )
         rows.append(
             f"<tr><td><b>{html.escape(name)}</b><br><span class=muted>{html.escape(how)}</span></td>"
-            f"<td class=n>{_percent(entry)}</td><td class=n>{_percent(entry['random'])}</td>"
-            f"<td class=n>{entry['num_episodes']}</td>{_distance_cells(entry)}"
-            f"<td class=n>{entry['plan_ms_p50']:.0f} / {entry['plan_ms_p95']:.0f}</td></tr>"
+            f"<td class=n>{_percent(planned.rate)}</td><td class=n>{_percent(random.rate)}</td>"
+            f"<td class=n>{planned.rate.num_episodes}</td>{_distance_cells(protocol)}"
+            f"<td class=n>{planned.plan_ms_p50:.0f} / {planned.plan_ms_p95:.0f}</td></tr>"
         )
+    unit = html.escape(played.distance_name)
+    distance = f"<th>mean distance at the end, planned / random ({unit})</th>" if unit else ""
     return (
         "<table><tr><th>protocol</th><th>planned [95 %]</th><th>random plans [95 %]</th><th>episodes</th>"
-        f"{_distance_head(result)}<th>ms per batch of plans, p50 / p95</th></tr>{''.join(rows)}</table>"
+        f"{distance}<th>ms per batch of plans, p50 / p95</th></tr>{''.join(rows)}</table>"
     )
 
 
-def _distance_head(result: Record) -> str:
-    name = result.get("distance_name")
-    return f"<th>mean distance at the end, planned / random ({html.escape(name)})</th>" if name else ""
+def _distance_cells(protocol: ProtocolReport) -> str:
+    planned, random = protocol.planned.mean_distance, protocol.random.mean_distance
+    return "" if planned is None or random is None else f"<td class=n>{planned:.3g} / {random:.3g}</td>"
 
 
-def _distance_cells(entry: Record) -> str:
-    if "mean_distance" not in entry:
-        return ""
-    return f"<td class=n>{entry['mean_distance']:.3g} / {entry['random']['mean_distance']:.3g}</td>"
-
-
-def _rollouts(result: Record, animations: dict[int, Record]) -> str:
+def _rollouts(played: Played, animations: dict[int, Record]) -> str:
     if not animations:
         return "<p class=muted>None were recorded (evaluation.num_animations is 0).</p>"
-    outcomes = {entry["episode_id"]: entry for entry in result["episodes"]}
+    outcomes = {outcome.episode_id: outcome for outcome in played.protocols[played.headline].planned.episodes}
     cards = []
     for episode_id, item in animations.items():
         outcome = outcomes[episode_id]
-        verdict = "<span class=ok>solved</span>" if outcome["solved"] else "<span class=no>not solved</span>"
+        verdict = "<span class=ok>solved</span>" if outcome.solved else "<span class=no>not solved</span>"
         pictures = (("start", item["rollout"][:1]), ("goal", item["goal"][None]), ("rollout", item["rollout"]))
         images = "".join(
             f"<td><img alt='{name}' src='{_animation(frames)}'><br><span class=muted>{name}</span></td>"
             for name, frames in pictures
         )
         cards.append(
-            f"<div class=roll>episode {episode_id}: {verdict} after {outcome['env_steps']} environment steps, "
-            f"{outcome['num_plans']} plan(s){_varied(outcome)}<table><tr>{images}</tr></table></div>"
+            f"<div class=roll>episode {episode_id}: {verdict} after {outcome.env_steps} environment steps, "
+            f"{outcome.num_plans} plan(s){_varied(outcome)}<table><tr>{images}</tr></table></div>"
         )
     return f"<div class=rolls>{''.join(cards)}</div>"
 
 
-def _varied(outcome: Record) -> str:
-    if not outcome.get("variation"):
+def _varied(outcome: EpisodeOutcome) -> str:
+    if not outcome.variation:
         return ""
-    shown = ", ".join(f"{name} {value}" for name, value in outcome["variation"].items())
+    shown = ", ".join(f"{name} {value}" for name, value in outcome.variation.items())
     return f"<br><span class=muted>{html.escape(shown)}</span>"
 
 
@@ -171,17 +174,16 @@ def _figure(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
     return text[text.index("<svg") :]
 
 
-def _plot_success(axes: Any, result: Record) -> None:
-    names = list(result["protocols"])
-    for row, name in enumerate(names):
-        entry = result["protocols"][name]
-        for offset, which, colour, label in (
-            (-0.12, entry, "#1f6feb", "planned"),
-            (0.12, entry["random"], "#8b97a5", "random"),
+def _plot_success(axes: Any, played: Played) -> None:
+    names = list(played.protocols)
+    for row, protocol in enumerate(played.protocols.values()):
+        for offset, rate, colour, label in (
+            (-0.12, protocol.planned.rate, "#1f6feb", "planned"),
+            (0.12, protocol.random.rate, "#8b97a5", "random"),
         ):
-            low, high = which["success_interval"]
+            low, high = rate.success_interval
             axes.plot([low, high], [row + offset] * 2, color=colour, linewidth=3, solid_capstyle="round")
-            axes.plot(which["success_rate"], row + offset, "o", color=colour, label=label if row == 0 else None)
+            axes.plot(rate.success_rate, row + offset, "o", color=colour, label=label if row == 0 else None)
     axes.set(xlim=(-0.02, 1.02), xlabel="success rate, 95 % interval", yticks=range(len(names)), yticklabels=names)
     axes.invert_yaxis()
     axes.legend(frameon=False, loc="center right", bbox_to_anchor=(0.9, 0.5))
@@ -223,7 +225,7 @@ def _training(metrics: Sequence[Record]) -> str:
     )
 
 
-def _latents(result: Record, metrics: Sequence[Record]) -> str:
+def _latents(diagnostics: Mapping[str, float], metrics: Sequence[Record]) -> str:
     keys = ["diagnostics/effective_rank", "diagnostics/latent_std_mean", "diagnostics/latent_std_min"]
     keys += sorted({key for record in metrics for key in record if key.startswith("diagnostics/probe_r2/")})
 
@@ -236,7 +238,7 @@ def _latents(result: Record, metrics: Sequence[Record]) -> str:
 
     rows = "".join(
         f"<tr><td>{html.escape(key.removeprefix('diagnostics/'))}</td><td class=n>{value:.4g}</td></tr>"
-        for key, value in result["diagnostics"].items()
+        for key, value in diagnostics.items()
     )
     figure = _figure(plot, (8.0, 2.8)) if any(key in record for record in metrics for key in keys) else ""
     if not rows:
@@ -249,11 +251,11 @@ def _latents(result: Record, metrics: Sequence[Record]) -> str:
     return f"{figure}{note}<table>{rows}</table>"
 
 
-def _prediction(result: Record) -> str:
-    rows = result["prediction"]
+def _prediction(held_out: HeldOut) -> str:
+    rows = held_out.prediction
     if not rows:
         return "<p class=muted>No episodes were held out, so nothing was measured.</p>"
-    steps = [row["model_steps"] for row in rows]
+    steps = [row.model_steps for row in rows]
     series = (
         ("model", "#1f6feb", "model, true actions"),
         ("shuffled_actions", "#d1702f", "model, another window's actions"),
@@ -262,47 +264,47 @@ def _prediction(result: Record) -> str:
 
     def plot(axes: Any) -> None:
         for key, colour, label in series:
-            axes.plot(steps, [row[key] for row in rows], marker="o", color=colour, label=label)
-        axes.axhline(rows[0]["variance"], color="#c9d1d9", linestyle=":", label="predicting the mean latent")
+            axes.plot(steps, [getattr(row, key) for row in rows], marker="o", color=colour, label=label)
+        axes.axhline(rows[0].variance, color="#c9d1d9", linestyle=":", label="predicting the mean latent")
         axes.set(xlabel="model steps ahead", ylabel="mean squared error", xticks=steps, yscale="log")
         axes.legend(frameon=False, fontsize=8)
 
     body = "".join(
-        f"<tr><td class=n>{row['model_steps']}</td>"
-        + "".join(f"<td class=n>{row[key]:.4g}</td>" for key in ("model", "persistence", "shuffled_actions"))
-        + f"<td class=n>{row['model'] / row['persistence']:.3f}</td></tr>"
+        f"<tr><td class=n>{row.model_steps}</td>"
+        + "".join(f"<td class=n>{getattr(row, key):.4g}</td>" for key in ("model", "persistence", "shuffled_actions"))
+        + f"<td class=n>{row.share_of_persistence:.3f}</td></tr>"
         for row in rows
     )
     return (
         _figure(plot, (7.0, 3.0))
         + "<table><tr><th>model steps</th><th>model</th><th>persistence</th><th>shuffled actions</th>"
         + f"<th>model / persistence</th></tr>{body}</table>"
-        + f"<p class=muted>{result['prediction_windows']} windows of {result['prediction_episodes']} held-out "
+        + f"<p class=muted>{held_out.prediction_windows} windows of {held_out.prediction_episodes} held-out "
         + "episodes.</p>"
     )
 
 
-def _provenance(result: Record) -> str:
+def _provenance(result: EvaluationResult) -> str:
     import yaml
 
-    wall = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["wall_s"].items())
-    machine = result["hardware"]
+    wall = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.wall_s.items())
+    machine, versions = result.provenance.hardware, result.provenance.versions
     facts = {
         "wall time": wall,
-        "run": result["run_dir"],
-        "model": f"{result['model']['path']} (sha256 {result['model']['sha256'][:16]})",
-        "dataset": result.get("dataset", {}).get("path", ""),
-        "evaluation seed": result["seed"],
-        "code": result["git_revision"] or "not a git checkout",
+        "run": result.run_dir,
+        "model": f"{result.model.path} (sha256 {result.model.sha256[:16]})",
+        "dataset": "" if result.dataset is None else result.dataset.path,
+        "evaluation seed": result.seed,
+        "code": result.provenance.git_revision or "not a git checkout",
         "hardware": f"{machine['cpu']}, {machine['cpu_cores']} cores, GPU: {machine['gpu']}",
-        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items()
     )
-    config = html.escape(yaml.safe_dump(result["config"], sort_keys=False))
+    config = html.escape(yaml.safe_dump(result.config, sort_keys=False))
     return (
         "<p>The configuration below is <code>config.yaml</code> of the run, and a recipe: "
-        "<code>python ray_jobs/train.py --recipe RUN/config.yaml</code> repeats it.</p>"
+        "<code>jepawm train --recipe RUN/config.yaml</code> repeats it.</p>"
         f"<table>{rows}</table><details><summary>configuration</summary><pre>{config}</pre></details>"
     )

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepawm.nn.mlp import mlp
+from jepawm.nn.precision import at_least_float32
 
 
 class InverseDynamicsHead(nn.Module):
@@ -24,4 +25,4 @@ class InverseDynamicsHead(nn.Module):
     def forward(self, latents_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, "B T-1 A"]:
         """`[B,T,P,D]` latents to `[B,T-1,A]` normalised chunks."""
         flat = latents_BTPD.flatten(2)
-        return self.net(torch.cat([flat[:, :-1], flat[:, 1:]], dim=-1)).float()
+        return at_least_float32(self.net(torch.cat([flat[:, :-1], flat[:, 1:]], dim=-1)))

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepawm.nn.collectives import num_workers, sum_over_workers
+from jepawm.nn.precision import at_least_float32
 
 
 class GlobalBatchNorm(nn.Module):
@@ -50,7 +51,7 @@ class GlobalBatchNorm(nn.Module):
         if not self.training:
             scale = self.weight.float() * (self.running_var.float() + self.eps).rsqrt()
             return ((x.float() - self.running_mean.float()) * scale + self.bias.float()).to(x.dtype)
-        samples_SD = x.float().flatten(0, -2)
+        samples_SD = at_least_float32(x).flatten(0, -2)
         count = len(samples_SD) * num_workers()
         if count < 2:
             raise ValueError(f"batch normalisation needs at least 2 samples in the global batch, found {count}")
@@ -62,5 +63,7 @@ class GlobalBatchNorm(nn.Module):
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             unbiased = variance * (count / (count - 1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-        normalised_SD = centred_SD * ((variance + self.eps).rsqrt() * self.weight.float()) + self.bias.float()
+        normalised_SD = centred_SD * ((variance + self.eps).rsqrt() * at_least_float32(self.weight)) + at_least_float32(
+            self.bias
+        )
         return normalised_SD.view_as(x).to(x.dtype)

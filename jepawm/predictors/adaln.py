@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from jepawm.config.predictor import AdaLNPredictorConfig
 from jepawm.errors import ConfigError
+from jepawm.nn.precision import at_least_float32
 from jepawm.nn.projector import Projector
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import AdaptiveBlock, init_transformer_
@@ -105,4 +106,5 @@ class AdaLNPredictor(Predictor):
             visual, proprio = x_BTSD.split([self.embed_dim, self.latents.proprio_dim], dim=-1)
         else:
             proprio, visual = x_BTSD.split([condition_tokens, self.latents.num_patches], dim=2)
-        return self.project(visual).float(), None if proprio_BTQE is None else proprio.float()
+        proprio = None if proprio_BTQE is None else at_least_float32(proprio)
+        return at_least_float32(self.project(visual)), proprio

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from jepawm.config.predictor import FeaturePredictorConfig
+from jepawm.nn.precision import at_least_float32
 from jepawm.nn.transformer import Block
 from jepawm.predictors.base import Predicted, Predictor, check_position_table, over_patches
 from jepawm.types import LatentSpec
@@ -57,6 +58,6 @@ class FeaturePredictor(Predictor):
         for depth, block in enumerate(self.blocks):
             queries = P if last_only and depth == last else None
             x_BLD = block(x_BLD, tokens_per_frame=P, num_queries=queries)
-        x_BTPD = self.norm(x_BLD).unflatten(1, (-1, P)).float()
+        x_BTPD = at_least_float32(self.norm(x_BLD).unflatten(1, (-1, P)))
         visual, proprio, _ = x_BTPD.split([self.latents.dim, self.latents.proprio_dim, self.action_features], dim=-1)
         return visual, None if proprio_BTQE is None else proprio

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from jepawm.config.predictor import MLPPredictorConfig
 from jepawm.nn.mlp import mlp
+from jepawm.nn.precision import at_least_float32
 from jepawm.predictors.base import Predicted, Predictor
 from jepawm.types import LatentSpec
 
@@ -38,4 +39,4 @@ class MLPPredictor(Predictor):
             flat_BTF = torch.cat([padded[:, i : i + T] for i in range(self.context_window)], dim=-1)
         if last_only:
             flat_BTF, visual_BTPD = flat_BTF[:, -1:], visual_BTPD[:, -1:]
-        return visual_BTPD + self.residual(flat_BTF).float().view_as(visual_BTPD), None
+        return visual_BTPD + at_least_float32(self.residual(flat_BTF)).view_as(visual_BTPD), None

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from jepawm.config.predictor import RecurrentPredictorConfig
+from jepawm.nn.precision import at_least_float32
 from jepawm.predictors.base import Predicted, Predictor
 from jepawm.types import LatentSpec
 
@@ -32,4 +33,4 @@ class RecurrentPredictor(Predictor):
         hidden_BTh, _ = self.units(flat_BTF)
         if last_only:
             hidden_BTh, visual_BTPD = hidden_BTh[:, -1:], visual_BTPD[:, -1:]
-        return visual_BTPD + self.residual(hidden_BTh).float().view_as(visual_BTPD), None
+        return visual_BTPD + at_least_float32(self.residual(hidden_BTh)).view_as(visual_BTPD), None

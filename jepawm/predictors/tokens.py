@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from jepawm.config.predictor import VJEPA2ACPredictorConfig
+from jepawm.nn.precision import at_least_float32
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import Block, init_transformer_
 from jepawm.predictors.base import Predicted, Predictor, head_width, over_patches
@@ -70,5 +71,6 @@ class TokenPredictor(Predictor):
         x_BTPD = self.norm(x_BLD).unflatten(1, (-1, S))[:, :, S - P :]
         proprio = None
         if not self.as_token and proprio_BTQE is not None:
-            proprio = x_BTPD[..., self.embed_dim : self.embed_dim + self.latents.proprio_dim].float()
-        return self.project(x_BTPD[..., : self.embed_dim]).float(), proprio
+            proprio = x_BTPD[..., self.embed_dim : self.embed_dim + self.latents.proprio_dim]
+            proprio = at_least_float32(proprio)
+        return at_least_float32(self.project(x_BTPD[..., : self.embed_dim])), proprio

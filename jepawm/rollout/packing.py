@@ -1,7 +1,7 @@
-"""What executing chunks brought, packed for the way between two processes.
+"""Packs frames for the way between two processes.
 
-LZ4 takes a rendered frame of 224 px to a twentieth or less in 20 microseconds, and back in 7. A packed answer of many
-frames travels inside Ray's reply instead of through its object store, and over a network in a twentieth of the time.
+LZ4 compresses a rendered frame of 224 px to a twentieth of its size or less in 20 microseconds, and expands it in 7. A
+packed answer fits into the reply of a remote call, and crosses a network in a twentieth of the time.
 """
 
 from collections.abc import Sequence
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from jepawm.rollout.host import Executed, Observed
+from jepawm.rollout.records import Executed, Observed
 
 _LZ4 = pa.Codec("lz4_raw")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """`B` results of one call as a few arrays; all have had the same number of chunks.
+    """`B` results of one `execute` as a few arrays; each of the `B` episodes executed the same number of chunks.
 
     Attributes:
-        frames: `B` times the encoded frames of `Executed.pixels`.
+        frames: The compressed frames of `Executed.pixels`, one list for each of `B` episodes.
         frame_shape: `(Y, X, C)` of a frame.
         proprio: `[B,k,R]`.
         sim_states: `[B,n,S]`.
         solved: `[B,n]`.
-        recorded: `B` times the encoded frames of `Executed.recorded`, or None.
+        recorded: The compressed frames of `Executed.recorded`, or None, for each of `B` episodes.
     """
 
     frames: list[list[bytes]]
@@ -37,19 +37,19 @@ class Packed:
 
 
 def pack(results: Sequence[Executed]) -> Packed:
-    """Packs the results of one call, at least one."""
+    """Packs the results of one `execute` of at least one episode."""
     return Packed(
-        frames=[_squeeze(result.pixels) for result in results],
+        frames=[_compress(result.pixels) for result in results],
         frame_shape=results[0].pixels.shape[1:],
         proprio=np.stack([result.proprio for result in results]),
         sim_states=np.stack([result.sim_states for result in results]),
         solved=np.stack([result.solved for result in results]),
-        recorded=[None if each.recorded is None else _squeeze(each.recorded) for each in results],
+        recorded=[None if each.recorded is None else _compress(each.recorded) for each in results],
     )
 
 
 def unpack(packed: Packed) -> list[Executed]:
-    """What `pack` was given."""
+    """The inverse of `pack`."""
     shape = packed.frame_shape
     return [
         Executed(
@@ -68,7 +68,7 @@ class PackedFirst:
     """The first observations of many episodes.
 
     Attributes:
-        frames: Encoded frames, one each.
+        frames: `B` compressed frames.
         frame_shape: `(Y, X, C)` of a frame.
         proprio: `[B,R]`.
         sim_states: `[B,S]`.
@@ -81,9 +81,9 @@ class PackedFirst:
 
 
 def pack_first(observed: Sequence[Observed]) -> PackedFirst:
-    """Packs first observations, at least one."""
+    """Packs the first observations of at least one episode."""
     return PackedFirst(
-        frames=_squeeze(np.stack([each.pixels for each in observed])),
+        frames=_compress(np.stack([each.pixels for each in observed])),
         frame_shape=observed[0].pixels.shape,
         proprio=np.stack([each.proprio for each in observed]),
         sim_states=np.stack([each.sim_state for each in observed]),
@@ -91,12 +91,12 @@ def pack_first(observed: Sequence[Observed]) -> PackedFirst:
 
 
 def unpack_first(packed: PackedFirst) -> list[Observed]:
-    """What `pack_first` was given."""
+    """The inverse of `pack_first`."""
     frames = _expand(packed.frames, packed.frame_shape)
     return [Observed(*row) for row in zip(frames, packed.proprio, packed.sim_states, strict=True)]
 
 
-def _squeeze(frames: np.ndarray) -> list[bytes]:
+def _compress(frames: np.ndarray) -> list[bytes]:
     return [_LZ4.compress(frame, asbytes=True) for frame in np.ascontiguousarray(frames)]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from jepawm.config import RunConfig, home
-from jepawm.config.yaml_io import flatten, load_recipe, load_yaml, recipe_names, save_yaml, to_dict
+from jepawm.config.yaml_io import flatten, load_recipe, load_yaml, recipe_names, save_yaml
 from jepawm.errors import ConfigError
 
 FINISHED = "finished"
@@ -77,20 +77,14 @@ def run_stem(config: RunConfig, recipe: str) -> str:
     """
     if config.name is not None:
         return config.name
-    if not os.path.isfile(recipe) and recipe not in recipe_names():
-        return os.path.basename(recipe)
-    if config.env.id not in ("none", load_recipe(recipe).env.id):
+    is_known = os.path.isfile(recipe) or recipe in recipe_names()
+    if is_known and config.env.id not in ("none", load_recipe(recipe).env.id):
         return config.env.id.rpartition("/")[2].rpartition(":")[2].lower()
-    if os.path.basename(recipe) == "config.yaml":
-        # The configuration of a run, which is a recipe too: the run's recipe names it.
-        return _recipe_of(os.path.dirname(recipe))
+    beside = Path(recipe).with_name("recipe")
+    if os.path.basename(recipe) == "config.yaml" and beside.is_file():
+        # The configuration of a run, which is a recipe too: that run's recipe names it.
+        recipe = beside.read_text().strip()
     return os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
-
-
-def _recipe_of(folder: str) -> str:
-    path = Path(folder, "recipe")
-    name = path.read_text().strip() if path.is_file() else "run"
-    return os.path.basename(name).removesuffix(".yaml").removesuffix(".yml")
 
 
 def discard_new_run(folder: str) -> None:

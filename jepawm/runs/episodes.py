@@ -214,6 +214,11 @@ def find_dataset(config: RunConfig) -> EpisodeDataset | None:
 
 
 def source_path(config: RunConfig) -> str:
+    """The file or folder that a conversion reads.
+
+    Raises:
+        DataError: Nothing is there.
+    """
     source = os.path.abspath(str(config.data.path))
     if os.path.isdir(source):
         # A folder around one zarr counts as the zarr.

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from jepawm.checkpoints.model_folder import copy_model
 from jepawm.config import RunConfig
@@ -16,6 +15,7 @@ from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
 from jepawm.errors import JepawmError
+from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir
 from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.evaluation import evaluate_and_report, evaluate_model, evaluate_run, score_actions
@@ -24,12 +24,13 @@ from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, summary_metrics
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, read_metrics
+from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 
 __all__ = ["collect_run", "evaluate_model", "evaluate_run", "prepare_dataset", "run", "score_actions", "train_run"]
 
 
-def train_run(config: RunConfig, recipe: str, console: Console) -> dict[str, Any]:
+def train_run(config: RunConfig, recipe: str, console: Console) -> EvaluationResult:
     """Runs all stages; what cannot work is refused before Ray starts and before anything is written.
 
     Args:
@@ -38,7 +39,7 @@ def train_run(config: RunConfig, recipe: str, console: Console) -> dict[str, Any
         console: Where progress is shown.
 
     Returns:
-        What `eval.json` holds.
+        What was found; `eval.json` holds it.
     """
     check_run(config)
     with _runtime(config, console) as runtime:
@@ -62,7 +63,7 @@ def _runtime(config: RunConfig, console: Console) -> Iterator[Runtime]:
         runtime.close()
 
 
-def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> dict[str, Any]:
+def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> EvaluationResult:
     """Runs all stages on a runtime.
 
     Args:
@@ -72,7 +73,7 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> d
         console: Where progress is shown.
 
     Returns:
-        What `eval.json` holds.
+        What was found; `eval.json` holds it.
     """
     check_capacity(config.scaling, runtime.num_cpus())
     run_dir, resumed = prepare_run_dir(config, recipe)
@@ -94,10 +95,11 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> d
 
 def _train_and_judge(
     config: RunConfig, recipe: str, runtime: Runtime, console: Console, dataset: EpisodeDataset, run_dir: str
-) -> dict[str, Any]:
+) -> EvaluationResult:
     tracker = BackgroundTracker(mlflow_sink(config, run_dir) if config.tracking.mlflow else None)
     summary: Record | None = None
     artifacts: list[str] = []
+    status: Status = "FAILED"
     try:
         checkpoint = _train(config, runtime, console, dataset, run_dir)
         model_dir = os.path.join(run_dir, "model")
@@ -106,8 +108,12 @@ def _train_and_judge(
         summary = summary_metrics(result)
         artifacts = [os.path.join(run_dir, name) for name in ("eval.json", "report.html", "config.yaml")]
         Path(run_dir, FINISHED).touch()
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
-        tracker.close(summary, artifacts)
+        tracker.close(summary, artifacts, status=status)
     print_result(result, console)
     return result
 

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
+from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader, read_serially
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.training.checkpoint import (
     checkpoint_name,
     checkpoint_step,
@@ -81,7 +81,9 @@ class LocalRuntime:
             for old in list_checkpoints(folder)[: -config.train.num_checkpoints_kept]:
                 shutil.rmtree(os.path.join(folder, old))
 
-        run_training(config.training_plan(), dataset_path, restore_from=newest, on_metrics=writer.write, on_checkpoint=keep)
+        run_training(
+            config.training_plan(), dataset_path, restore_from=newest, on_metrics=writer.write, on_checkpoint=keep
+        )
         last = newest_checkpoint(folder)
         assert last is not None, "fit always ends with a checkpoint"
         return last

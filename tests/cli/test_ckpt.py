@@ -61,7 +61,7 @@ def test_convert_writes_a_folder_that_loads_and_shows(
     assert "jepa_wm_wall, 17,626,528 parameters beside its encoder's" in capsys.readouterr().out
     assert sorted(path.name for path in folder.iterdir()) == FILES
     ours = jepawm.load(folder, device="cpu")
-    assert ours.config.model.encoder.weights == str(tmp_path / "dinov2.pth")
+    assert ours.spec.model.encoder.weights_source == str(tmp_path / "dinov2.pth")
     theirs = load_published("jepa_wm_wall", source)
     for name, value in theirs.state_dict().items():
         assert torch.equal(ours.model.state_dict()[name], value)
@@ -104,7 +104,7 @@ def test_the_original_dino_wm_is_shown_and_converted(tmp_path: Path, capsys: pyt
     assert main(["ckpt", "convert", path, str(tmp_path / "out"), "--name", "dino_wm_wall"]) == 0
     agent = jepawm.load(tmp_path / "out", device="cpu")
     assert agent.model.num_patches == 196
-    assert agent.config.env.id == "envs:envs/Wall-v1"
+    assert agent.spec.run["env"]["id"] == "envs:envs/Wall-v1"
 
 
 def test_encoder_weights_that_are_not_there_and_folders_are_refused(

@@ -16,6 +16,7 @@ from jepawm.config import (
     EvaluationConfig,
     LossConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     PlannerConfig,
     PredictorConfig,
@@ -25,7 +26,8 @@ from jepawm.config import (
     home,
     to_dict,
 )
-from jepawm.config.yaml_io import from_dict, load_recipe, load_yaml, parse, recipe_names, save_yaml
+from jepawm.config.command_line import parse
+from jepawm.config.yaml_io import from_dict, load_recipe, load_yaml, recipe_names, save_yaml
 from jepawm.errors import ConfigError, did_you_mean, require
 
 
@@ -141,7 +143,7 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
             r"num_frames_in_window 4 shows the predictor 3 frames at once, its learned position table holds 2; raise",
         ),
         (lambda: OptimConfig(weight_decay=-1), r"optim.weight_decay must not be negative, found -1"),
-        (lambda: PlannerConfig(proprio_weight=-1), r"planner.proprio_weight must not be negative, found -1"),
+        (lambda: ObjectiveConfig(proprio_weight=-1), r"objective.proprio_weight must not be negative, found -1"),
         (lambda: LossConfig(covariance=-1), r"loss.covariance must not be negative, found -1"),
         (lambda: PlannerConfig(num_samples=4, num_elites=5), r"planner.num_elites must lie between 2 .*found 5"),
         (lambda: PlannerConfig(num_elites=1), r"planner.num_elites must lie between 2 .*found 1"),

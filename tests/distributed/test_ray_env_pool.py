@@ -46,7 +46,7 @@ def test_a_killed_actor_costs_time_and_nothing_else(ray_local, serial):
 
     states, _ = _play(serial)
     with ray_env_pool(ENV, ScalingConfig(num_env_actors=2)) as pool:
-        pid = pool._answer(0, "pid")
+        pid = pool.process_id(0)
         ray_states, _ = _play(pool, after_first=lambda: os.kill(pid, signal.SIGKILL))
         assert pool.restarts[0] == 1
         assert "replayed" in pool.log[0]
@@ -59,7 +59,7 @@ def test_collecting_survives_a_killed_actor_and_loses_nothing(ray_local, serial)
     plan = CollectPlan("wall_mixed_walk", seed=3, env_steps=10, codec="raw")
     expected = list(serial.collect(range(12), plan, episodes_per_call=2))
     with ray_env_pool(ENV, ScalingConfig(num_env_actors=2)) as pool:
-        pid, episodes = pool._answer(1, "pid"), []
+        pid, episodes = pool.process_id(1), []
         for episode in pool.collect(range(12), plan, episodes_per_call=2):
             episodes.append(episode)
             if len(episodes) == 1:
@@ -73,11 +73,12 @@ def test_collecting_survives_a_killed_actor_and_loses_nothing(ray_local, serial)
 def test_an_actor_that_hangs_counts_as_dead(ray_local):
     from jepawm.distributed.env_pool import ray_env_pool
 
-    scaling = ScalingConfig(num_env_actors=1, env_call_timeout_s=5.0, max_actor_restarts=0)
-    with ray_env_pool(ENV, scaling) as pool:
-        os.kill(pool._answer(0, "pid"), signal.SIGSTOP)
+    with ray_env_pool(ENV, ScalingConfig(num_env_actors=1, max_actor_restarts=0)) as pool:
+        os.kill(pool.process_id(0), signal.SIGSTOP)
+        # A stopped process answers never, so a short limit cannot come too early on a busy machine.
+        pool.backend.call_timeout_s = 0.5
         with pytest.raises(
-            EnvironmentFault, match=r"max_actor_restarts = 0.*no answer to 'describe' within 5 s \(scaling.env_call"
+            EnvironmentFault, match=r"max_actor_restarts = 0.*no answer to 'describe' within 0.5 s \(scaling.env_call"
         ):
             pool.describe()
 

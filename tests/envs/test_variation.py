@@ -323,7 +323,7 @@ def test_an_environment_without_factors_varies_nothing() -> None:
 
 def pool_of(env_id: str, num_hosts: int, vary: tuple[str, ...]) -> EnvPool:
     config = EnvConfig(id=f"envs:{env_id}", image_size=SIZE, vary=vary)
-    return EnvPool(SerialBackend(lambda: EnvHost(config), num_workers=num_hosts))
+    return EnvPool(SerialBackend(lambda: EnvHost(config), num_hosts=num_hosts))
 
 
 @pytest.mark.parametrize("env_id", IDS)

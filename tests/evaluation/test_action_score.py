@@ -26,6 +26,7 @@ from jepawm.evaluation.action_score import (
 )
 from jepawm.latent import Latent
 from jepawm.types import ActionSpec, Episode, Statistics, VectorSpec
+from jepawm.world_model import WorldModel
 
 SIZE, GREY_PER_M = 16, 250.0
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
@@ -58,11 +59,11 @@ def record(path: Path, *, dim: int = 7, lengths: tuple[int, ...] = (12, 9, 15)) 
     return EpisodeDataset(path)
 
 
-class Arm(torch.nn.Module):
+class Arm(WorldModel):
     """Reads the place from the picture, and knows what actions do to it: forwards, backwards (`sign`) or not at all."""
 
     def __init__(self, sign: float = 1.0) -> None:
-        super().__init__()
+        torch.nn.Module.__init__(self)
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.sign, self.image_size, self.frameskip, self.uses_proprio = sign, SIZE, 1, False
         self.context_window, self.action_mean = 1, torch.zeros(7)
@@ -204,7 +205,7 @@ def test_the_command_judges_a_model_folder(tmp_path: Path, monkeypatch: pytest.M
         "--evaluation.protocols per_chunk --planner.horizon 2 --planner.num-samples 8 --planner.num-elites 3 "
         f"--planner.num-iterations 2 --tracking.no-mlflow --run-dir {tmp_path / 'run'}"
     )
-    config, _ = parse(flags.split(), "")
+    config, _ = parse(flags.split())
     model_dir = LocalRuntime().train(config, str(dataset.path), str(tmp_path / "run"))
     told = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, num_episodes=5))
     result = score_actions(told, Console(quiet=True), model_dir)

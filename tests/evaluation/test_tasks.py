@@ -21,7 +21,7 @@ STATISTICS = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 32, 
 
 
 def wall_pool(num_workers: int = 1) -> EnvPool:
-    return EnvPool(SerialBackend(lambda: EnvHost(WALL), num_workers=num_workers))
+    return EnvPool(SerialBackend(lambda: EnvHost(WALL), num_hosts=num_workers))
 
 
 # -- intervals -------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_recorded_states_do_not_go_among_other_walls() -> None:
 
 def test_what_was_recorded_stays_where_factors_vary() -> None:
     config = EnvConfig(image_size=32, vary=("agent.colour", "background.colour"))
-    pool = EnvPool(SerialBackend(lambda: EnvHost(config), num_workers=2))
+    pool = EnvPool(SerialBackend(lambda: EnvHost(config), num_hosts=2))
     asked = {"seed": 5, "num_episodes": 6, "env_steps_to_goal": 10}
     tasks, _ = held_out_tasks(pool, Recorded(30, 30, 30), [0, 1, 2], **asked)
     for task in tasks:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jepawm.rollout.host import Executed, Observed
+from jepawm.rollout import Executed, Observed
 from jepawm.rollout.packing import pack, pack_first, unpack, unpack_first
 
 FRAMES, CHUNKS, SIDE = 5, 3, 16

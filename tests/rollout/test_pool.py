@@ -10,8 +10,9 @@ import pytest
 from jepawm.config import EnvConfig
 from jepawm.data.encoding import EncodedEpisode
 from jepawm.errors import EnvironmentFault
-from jepawm.rollout import CollectPlan, EnvHost, EnvPool, SerialBackend, Task, WorkerDied
+from jepawm.rollout import CollectPlan, EnvHost, EnvPool, HostDied, SerialBackend, Task
 from jepawm.rollout import host as host_module
+from jepawm.rollout.calls import HostCall
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
 FRAMESKIP = 5
@@ -22,62 +23,60 @@ class MortalBackend:
 
     Args:
         make_host: Makes a fresh host.
-        num_workers: Hosts.
-        deaths: `(worker, method, n)`: that worker dies in its n-th call of that method, counted from 1 over restarts.
-        newest_first: Which of several running calls ends first.
+        num_hosts: Hosts.
+        deaths: `(host, method, n)`: that host dies in its n-th call of that method, counted from 1 over restarts.
+        newest_first: Whether the newest of several calls ends first, and not the oldest.
     """
 
     def __init__(
         self,
         make_host: Callable[[], Any],
-        num_workers: int,
+        num_hosts: int,
         deaths: Sequence[tuple[int, str, int]] = (),
         *,
         newest_first: bool = False,
     ) -> None:
-        self.num_workers = num_workers
+        self.num_hosts = num_hosts
         self.make_host = make_host
-        self.hosts: list[Any] = [make_host() for _ in range(num_workers)]
+        self.hosts: list[Any] = [make_host() for _ in range(num_hosts)]
         self.deaths = set(deaths)
         self.newest_first = newest_first
         self.calls: list[tuple[int, str]] = []
-        self.open: dict[int, tuple[int, str, tuple[Any, ...]]] = {}
+        self.in_flight: dict[int, tuple[int, HostCall[Any]]] = {}
         self.died: list[tuple[int, str, int]] = []
-        self.most_open = 0
 
-    def submit(self, worker: int, method: str, *args: Any) -> int:
-        self.calls.append((worker, method))
+    def submit(self, host: int, call: HostCall[Any]) -> int:
+        self.calls.append((host, call.method))
         handle = len(self.calls)
-        self.open[handle] = (worker, method, args)
-        self.most_open = max(self.most_open, len(self.open))
-        assert sum(other == worker for other, _, _ in self.open.values()) == 1, "one call per host at a time"
+        self.in_flight[handle] = (host, call)
+        assert sum(other == host for other, _ in self.in_flight.values()) == 1, "one call per host at a time"
         return handle
 
     def next_done(self, handles: Sequence[int]) -> tuple[int, Callable[[], Any]]:
         handle = max(handles) if self.newest_first else min(handles)
-        worker, method, args = self.open.pop(handle)
-        death = (worker, method, self.calls[:handle].count((worker, method)))
+        host, call = self.in_flight.pop(handle)
+        death = (host, call.method, self.calls[:handle].count((host, call.method)))
 
         def result() -> Any:
             if death in self.deaths:
                 self.died.append(death)
-                self.hosts[worker] = None
-                raise WorkerDied("scripted")
-            return getattr(self.hosts[worker], method)(*args)
+                self.hosts[host] = None
+                raise HostDied("scripted")
+            return call.run(self.hosts[host])
 
         return handle, result
 
-    def restart(self, worker: int) -> None:
-        self.hosts[worker] = self.make_host()
+    def restart(self, host: int) -> None:
+        self.hosts[host] = self.make_host()
 
     def close(self) -> None:
         pass
 
 
 def pool_of(
-    num_workers: int, deaths: Sequence[tuple[int, str, int]] = (), *, max_restarts: int = 3, newest_first: bool = False
+    num_hosts: int, deaths: Sequence[tuple[int, str, int]] = (), *, max_restarts: int = 3, newest_first: bool = False
 ) -> EnvPool:
-    backend = MortalBackend(lambda: EnvHost(WALL), num_workers, deaths, newest_first=newest_first)
+    backend = MortalBackend(lambda: EnvHost(WALL), num_hosts, deaths, newest_first=newest_first)
     return EnvPool(backend, max_restarts=max_restarts)
 
 
@@ -85,22 +84,22 @@ def play(pool: EnvPool, num_episodes: int = 5) -> dict[str, Any]:
     """Everything a pool does in an evaluation, with fixed actions."""
     rng = np.random.default_rng(0)
     tasks = pool.sample_tasks(range(num_episodes), [3 * i + 1 for i in range(num_episodes)])
-    told = {"goals": pool.render([task.goal for task in tasks])}
-    told["solved_at_start"] = np.array(pool.solved([t.start for t in tasks], [t.goal for t in tasks]))
+    outcomes = {"goals": pool.render([task.goal for task in tasks])}
+    outcomes["solved_at_start"] = np.array(pool.solved([t.start for t in tasks], [t.goal for t in tasks]))
     seen = pool.begin(tasks)
-    told["first"] = np.stack([each.pixels for each in seen])
-    told["states"] = [np.stack([each.sim_state for each in seen])]
+    outcomes["first frames"] = np.stack([each.pixels for each in seen])
+    outcomes["states"] = [np.stack([each.sim_state for each in seen])]
     ids = [task.episode_id for task in tasks]
     for _ in range(3):
         chunks = rng.uniform(-1.5, 1.5, size=(len(ids), 2, FRAMESKIP, 2)).astype(np.float32)
         done = pool.execute(ids, chunks, record=[0])
-        told["states"].append(np.stack([each.sim_states[-1] for each in done]))
-        told[f"frames of {len(ids)}"] = np.stack([each.pixels[-1] for each in done])
-        told[f"recorded {len(ids)}"] = done[0].recorded
+        outcomes["states"].append(np.stack([each.sim_states[-1] for each in done]))
+        outcomes[f"frames of {len(ids)}"] = np.stack([each.pixels[-1] for each in done])
+        outcomes[f"recorded {len(ids)}"] = done[0].recorded
         # One episode less each time, as when it is solved.
         ids = ids[:-1]
     pool.finish()
-    return told
+    return outcomes
 
 
 def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
@@ -133,11 +132,11 @@ def undisturbed() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-@pytest.mark.parametrize("num_workers", [2, 3, 8])
+@pytest.mark.parametrize("num_hosts", [2, 3, 8])
 def test_outcomes_do_not_depend_on_the_number_of_hosts(
-    num_workers: int, newest_first: bool, undisturbed: dict[str, Any]
+    num_hosts: int, newest_first: bool, undisturbed: dict[str, Any]
 ) -> None:
-    assert_same(play(pool_of(num_workers, newest_first=newest_first)), undisturbed)
+    assert_same(play(pool_of(num_hosts, newest_first=newest_first)), undisturbed)
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -151,8 +150,8 @@ def test_collected_episodes_do_not_depend_on_hosts_or_call_size(newest_first: bo
     assert_same_episodes(alone, one[5:6])
 
 
-def test_the_serial_backend_is_such_a_pool(undisturbed: dict[str, Any]) -> None:
-    with EnvPool(SerialBackend(lambda: EnvHost(WALL), num_workers=2)) as pool:
+def test_hosts_in_this_process_give_the_same_outcomes(undisturbed: dict[str, Any]) -> None:
+    with EnvPool(SerialBackend(lambda: EnvHost(WALL), num_hosts=2)) as pool:
         assert_same(play(pool), undisturbed)
 
 
@@ -169,7 +168,7 @@ def test_the_serial_backend_is_such_a_pool(undisturbed: dict[str, Any]) -> None:
         [(1, "begin", 1)],
         [(0, "execute", 1)],
         [(1, "execute", 2)],
-        # While it is being brought back: begun again (2), and replayed.
+        # The second death comes while the episodes are brought back: in `begin`, or in the replay.
         [(1, "execute", 2), (1, "begin", 2)],
         [(1, "execute", 2), (1, "execute", 3)],
         [(0, "execute", 1), (1, "execute", 2), (0, "execute", 4)],
@@ -195,21 +194,21 @@ def test_a_host_that_dies_too_often_leaves_its_episodes_to_the_others(method: st
     pool = pool_of(3, deaths, max_restarts=1)
     assert_same(play(pool), undisturbed)
     assert "environment host 1 died 2 times; its episodes move to the others" in pool.log
-    # It is not asked again.
+    # A host that was given up is not asked again.
     assert isinstance(pool.backend, MortalBackend)
     asked = len(pool.backend.calls)
     assert_same(play(pool), undisturbed)
-    assert {worker for worker, _ in pool.backend.calls[asked:]} == {0, 2}
+    assert {host for host, _ in pool.backend.calls[asked:]} == {0, 2}
 
 
-def test_an_heir_that_dies_while_it_begins_moved_episodes_brings_back_its_own(undisturbed: dict[str, Any]) -> None:
-    # Host 1 is given up while beginning; host 0 dies when it begins the episodes it inherits, its own begun long ago.
+def test_a_host_that_dies_while_it_begins_moved_episodes_brings_back_its_own_too(undisturbed: dict[str, Any]) -> None:
+    # Host 1 is given up while it begins its episodes. Host 0 has begun its own, and dies while it begins those of 1.
     pool = pool_of(2, [(1, "begin", 1), (1, "begin", 2), (0, "begin", 2)], max_restarts=1)
     assert_same(play(pool), undisturbed)
 
 
 def test_when_all_hosts_are_gone_the_setting_is_named() -> None:
-    deaths = [(worker, "execute", n) for worker in (0, 1) for n in range(1, 20)]
+    deaths = [(host, "execute", n) for host in (0, 1) for n in range(1, 20)]
     pool = pool_of(2, deaths, max_restarts=2)
     message = r"every environment host died more than scaling.max_actor_restarts = 2 times.*scripted.*num_env_actors"
     with pytest.raises(EnvironmentFault, match=message):
@@ -237,12 +236,12 @@ def test_a_slow_host_answers_before_it_counts_as_dead(newest_first: bool, monkey
     monkeypatch.setattr(host_module, "LONGEST_COLLECT_S", 0.0)
     pool = pool_of(2, [(0, "collect", 2)], newest_first=newest_first)
     assert_same_episodes(collect(pool, per_call=4), one)
-    # One episode an answer, and one answer that was lost with its host.
+    # Seven answers of one episode each, and one call that was lost with its host.
     assert pool.backend.calls.count((0, "collect")) + pool.backend.calls.count((1, "collect")) == 8  # type: ignore[attr-defined]
 
 
 class Toy:
-    """A host whose episodes are their own numbers."""
+    """A host whose episodes are their ids."""
 
     made: int = 0
 
@@ -252,10 +251,10 @@ class Toy:
 
 
 class SlowFirst(MortalBackend):
-    """Worker 0 answers only when nobody else is working."""
+    """Host 0 answers only when no other host is busy."""
 
     def next_done(self, handles: Sequence[int]) -> tuple[int, Callable[[], Any]]:
-        order = sorted(handles, key=lambda handle: (self.open[handle][0] == 0, handle))
+        order = sorted(handles, key=lambda handle: (self.in_flight[handle][0] == 0, handle))
         return super().next_done(order[:1])
 
 
@@ -271,16 +270,16 @@ def test_a_slow_consumer_does_not_let_episodes_pile_up() -> None:
     assert 3 < max(ahead) <= 4 * 3 * 2
 
 
-def test_two_deaths_in_a_row_cannot_bar_the_oldest_episode() -> None:
-    # Host 0 holds episode 0 while the others run ahead. It dies for good, and then host 1 with a younger episode: more
-    # calls ahead than the one host that is left may look.
-    class Sequel(SlowFirst):
+def test_the_oldest_episode_is_collected_after_two_deaths_in_a_row() -> None:
+    # Host 0 holds episode 0 while the other hosts run ahead. Host 0 is given up, then host 1 with a younger episode.
+    # That episode now lies outside the window of calls that the one remaining host may run ahead.
+    class SlowThenOldestHost(SlowFirst):
         def next_done(self, handles: Sequence[int]) -> tuple[int, Callable[[], Any]]:
             if len(self.calls) < 7:
                 return super().next_done(handles)
-            return MortalBackend.next_done(self, sorted(handles, key=lambda handle: self.open[handle][0])[:1])
+            return MortalBackend.next_done(self, sorted(handles, key=lambda handle: self.in_flight[handle][0])[:1])
 
-    backend = Sequel(Toy, 3, [(0, "collect", 1), (1, "collect", 3)])
+    backend = SlowThenOldestHost(Toy, 3, [(0, "collect", 1), (1, "collect", 3)])
     pool = EnvPool(backend, max_restarts=0)
     stream = pool.collect(range(40), CollectPlan("x", 0, 1, "raw"), episodes_per_call=1)
     assert list(stream) == list(range(40))
@@ -312,7 +311,7 @@ def test_an_environment_without_the_contract_says_what_it_lacks() -> None:
     gymnasium.register("jepawm-tests/Bare-v0", entry_point=Bare)
     lacking = "lacks sample_start_goal, success, sim_state_names"
     try:
-        # Without any of it, it is adapted; this one cannot even be seen.
+        # An environment without any part of the contract is adapted; this one draws no pictures.
         with pytest.raises(EnvironmentFault, match=r"env.id 'jepawm-tests/Bare-v0' cannot be seen"):
             EnvHost(EnvConfig(id="jepawm-tests/Bare-v0")).describe()
         Bare.render_state = None  # type: ignore[attr-defined]
@@ -324,11 +323,11 @@ def test_an_environment_without_the_contract_says_what_it_lacks() -> None:
 
 
 def test_the_description_has_what_a_dataset_and_a_planner_need() -> None:
-    told = EnvHost(WALL).describe()
-    assert told.control_hz == 10
-    assert (told.action.dim, told.action.max_norm) == (2, 1.8)
-    assert told.action.low[0] < -1.8 < 1.8 < told.action.high[0]
-    assert told.sim_state.names == told.proprio.names == ("x", "y")
+    description = EnvHost(WALL).describe()
+    assert description.control_hz == 10
+    assert (description.action.dim, description.action.max_norm) == (2, 1.8)
+    assert description.action.low[0] < -1.8 < 1.8 < description.action.high[0]
+    assert description.sim_state.names == description.proprio.names == ("x", "y")
 
 
 def test_states_of_full_width_are_complete_and_others_are_refused() -> None:
@@ -417,35 +416,35 @@ def test_frames_before_the_last_ones_are_not_even_drawn(monkeypatch: pytest.Monk
     np.testing.assert_array_equal(results[2].sim_states, results[0].sim_states)
 
 
-def test_what_a_wrapper_does_to_actions_does_not_depend_on_who_looks() -> None:
+def test_a_wrapper_changes_actions_also_where_no_frame_is_drawn() -> None:
     host = EnvHost(EnvConfig(id="foreign_envs:make_slow_wall", image_size=32))
     assert host.describe().action.high == (3.0, 3.0)
     task = Task(0, 0, np.array([12.0, 12.0]), np.array([50.0, 50.0]))
     chunks = np.full((1, 2, FRAMESKIP, 2), 0.5, np.float32)
-    for looked_at in ({}, {"last": 1}, {"record": [0]}):
+    for options in ({}, {"last": 1}, {"record": [0]}):
         host.begin([task])
-        (done,) = host.execute([0], chunks, **looked_at)
+        (done,) = host.execute([0], chunks, **options)
         np.testing.assert_allclose(done.sim_states[:, 0], 12 + 0.5 * np.arange(1, 11), rtol=1e-6)
 
 
 def test_the_proprio_of_a_state_is_that_of_an_episode_in_it() -> None:
     states = [np.array([10.0, 15.0]), np.array([40.0, 25.5])]
-    with EnvPool(SerialBackend(lambda: EnvHost(WALL), num_workers=2)) as pool:
+    with EnvPool(SerialBackend(lambda: EnvHost(WALL), num_hosts=2)) as pool:
         observed = pool.begin([Task(i, 1, state, states[0]) for i, state in enumerate(states)])
-        found = pool.proprio(states)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, [seen.proprio for seen in observed])
-    np.testing.assert_array_equal(found, np.float32(states))
+        proprio = pool.proprio(states)
+    assert proprio.dtype == np.float32
+    np.testing.assert_array_equal(proprio, [seen.proprio for seen in observed])
+    np.testing.assert_array_equal(proprio, np.float32(states))
 
 
-def test_an_environment_that_cannot_tell_the_proprio_of_a_state_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_without_the_proprio_of_a_state_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from envs.wall import WallEnv
 
     host = EnvHost(WALL)
     monkeypatch.setattr(WallEnv, "proprio", None)
     with pytest.raises(EnvironmentFault, match=r"env.id 'envs:envs/Wall-v1' lacks proprio\(sim_state\), which a model"):
         host.proprio([np.array([10.0, 15.0])])
-    # Its pictures can be had all the same.
+    # Pictures of states do not need proprio.
     assert host.render([np.array([10.0, 15.0])]).shape == (1, 32, 32, 3)
 
 

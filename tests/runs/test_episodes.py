@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepawm.runs.episodes import dataset_path, find_dataset, prepare_dataset
 from jepawm.config import DataConfig, EnvConfig, RunConfig
 from jepawm.config.command_line import parse
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset, check_dataset
 from jepawm.data.writer import EpisodeWriter, discard_dataset, finish_dataset
 from jepawm.errors import ConfigError, DataError, EnvironmentFault
+from jepawm.runs.episodes import dataset_path, find_dataset, prepare_dataset
 from jepawm.runs.runtime import LocalRuntime
 
 
@@ -202,9 +202,8 @@ def test_what_varied_is_recorded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(shown, episode.pixels[4])
 
 
-def test_short_flags_stand_for_settings(monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
-    monkeypatch.syspath_prepend(str(repo))
-    from ray_jobs.collect import expand
+def test_short_flags_stand_for_settings() -> None:
+    from jepawm.cli.collect import expand
 
     argv = [
         "--env",

@@ -132,4 +132,7 @@ def test_evaluate_has_help_and_names_a_missing_model(repo, tmp_path):
     assert "--model" in told.stdout
     told = job("--model", "nowhere/model")
     assert told.returncode == 1
-    assert told.stderr.strip() == "error: checkpoint folder not found: nowhere/model"
+    assert (
+        told.stderr.strip()
+        == "error: nowhere/model is no model folder: it has no config.yaml; pass --model RUN or RUN/model"
+    )

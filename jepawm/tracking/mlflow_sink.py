@@ -1,110 +1,19 @@
-"""Metrics: a local JSONL file is the truth; a progress bar and MLflow read along.
+"""MLflow reads a run's metrics along; `jepawm track sync RUN` delivers later what it could not read at the time."""
 
-One process writes `metrics.jsonl` (rank 0 of training). The driver follows the file in a thread, so a tracker that is
-slow, locked or gone never holds up an update, and `jepawm track sync RUN` can deliver it later.
-"""
-
-import json
 import logging
 import os
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from jepawm.errors import DataError, require
+from jepawm.errors import require
+from jepawm.tracking.metrics import METRICS_FILE, Record, read_metrics
 
-METRICS_FILE = "metrics.jsonl"
 _RUN_ID_FILE = "mlflow_run_id"
 _SENT_FILE = "mlflow_sent"
 
-Record = dict[str, Any]
-
-
-class MetricsWriter:
-    """Appends one flat record a line.
-
-    Args:
-        path: The file.
-        resume_step: On a resume, records after this train step belong to updates that were lost, and are dropped.
-    """
-
-    def __init__(self, path: str, *, resume_step: int | None = None) -> None:
-        self.path = path
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        if resume_step is None:
-            Path(path).write_text("")
-        else:
-            kept = [record for record in read_metrics(path) if record.get("train_step", 0) <= resume_step]
-            temporary = f"{path}.tmp"
-            Path(temporary).write_text("".join(json.dumps(record) + "\n" for record in kept))
-            os.replace(temporary, path)
-
-    def write(self, record: Record) -> None:
-        """Appends a record with the time of day, in seconds since 1970."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**record, "time_s": time.time()}) + "\n")
-
-
-def read_metrics(path: str) -> list[Record]:
-    """All whole records of a metrics file; an unfinished last line (a kill) is left out.
-
-    Raises:
-        DataError: A line that is not JSON.
-    """
-    return list(_records(path)) if os.path.exists(path) else []
-
-
-def _records(path: str) -> Iterator[Record]:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                return
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}: line {number} is not JSON: {error}") from error
-
-
-class MetricsFollower:
-    """Follows a metrics file from another thread and hands each new record on.
-
-    Args:
-        path: The file; it may not exist yet.
-        on_record: Called with each record, in order.
-        poll_s: Time between two looks, seconds.
-    """
-
-    def __init__(self, path: str, on_record: Callable[[Record], None], *, poll_s: float = 0.2) -> None:
-        self.path = path
-        self.on_record = on_record
-        self.poll_s = poll_s
-        self._stop = threading.Event()
-        self._seen_step = -1
-        self._thread = threading.Thread(target=self._follow, name="metrics-follower", daemon=True)
-
-    def __enter__(self) -> "MetricsFollower":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while True:
-            stopping = self._stop.is_set()
-            # A resume rewrites the file, so progress is told by train step and not by position.
-            for record in read_metrics(self.path):
-                step = record.get("train_step", -1)
-                if step > self._seen_step:
-                    self._seen_step = step
-                    self.on_record(record)
-            if stopping:
-                return
-            self._stop.wait(self.poll_s)
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class MLflowSink:
@@ -138,6 +47,7 @@ class MLflowSink:
         known = Path(self.run_dir, _RUN_ID_FILE)
         if known.exists():
             self._run_id = known.read_text().strip()
+            self._client.update_run(self._run_id, status="RUNNING")
             return
         found = self._client.get_experiment_by_name(self.experiment)
         experiment_id = found.experiment_id if found else self._client.create_experiment(self.experiment)
@@ -171,13 +81,13 @@ class MLflowSink:
             sent_file.write_text(str(step))
         return len(records)
 
-    def finish(self, summary: Record, artifacts: list[str]) -> None:
-        """Sends the evaluation's numbers and files, and closes the MLflow run."""
+    def finish(self, summary: Record, artifacts: list[str], status: Status = "FINISHED") -> None:
+        """Sends the evaluation's numbers and files, and closes the MLflow run with a status."""
         for key, value in summary.items():
             self._client.log_metric(self._run_id, key, float(value))
         for path in artifacts:
             self._client.log_artifact(self._run_id, path)
-        self._client.set_terminated(self._run_id)
+        self._client.set_terminated(self._run_id, status)
 
 
 class BackgroundTracker:
@@ -214,14 +124,16 @@ class BackgroundTracker:
             stacklevel=2,
         )
 
-    def close(self, summary: Record | None = None, artifacts: list[str] | None = None) -> None:
-        """Sends what is left and ends the thread."""
+    def close(
+        self, summary: Record | None = None, artifacts: list[str] | None = None, *, status: Status = "FINISHED"
+    ) -> None:
+        """Sends what is left, ends the thread, and says how the run ended."""
         if self.sink is None:
             return
         self._stop.set()
         self._thread.join()
-        if self.failure is None and summary is not None:
+        if self.failure is None:
             try:
-                self.sink.finish(summary, artifacts or [])
+                self.sink.finish(summary or {}, artifacts or [], status)
             except Exception as error:  # noqa: BLE001 - see above
                 self._fail(error)

@@ -1,0 +1,298 @@
+"""What an evaluation found, as types. Report, console, tracker and comparison read these; `eval.json` holds them.
+
+`to_dict` and `from_dict` are inverses, and the keys of `eval.json` only ever grow: files of earlier versions are read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from jepawm.config.evaluation import ProtocolConfig
+from jepawm.evaluation.metrics import SuccessRate
+
+
+@dataclass(frozen=True)
+class EpisodeOutcome:
+    """What became of one episode.
+
+    Attributes:
+        episode_id: Of the task.
+        solved: Under the protocol's rule.
+        env_steps: Environment steps executed.
+        num_plans: Plans made.
+        start, goal, end: Simulator states.
+        variation: Factors of variation in this episode; None: as the environment was made.
+        distance: From the end to the goal, in the unit of `EvaluationResult.distance_name`; None where the environment
+            measures none.
+    """
+
+    episode_id: int
+    solved: bool
+    env_steps: int
+    num_plans: int
+    start: list[float]
+    goal: list[float]
+    end: list[float]
+    variation: dict[str, Any] | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """One protocol, played on every task.
+
+    Attributes:
+        rate: Success rate with interval and number of episodes.
+        episodes: One outcome a task, in order.
+        plan_ms_p50: Median wall time of a batch of plans, ms.
+        plan_ms_p95: Its 95th percentile, ms.
+        mean_plan_batch: Episodes in such a batch, on average.
+        wall_s: Wall time in all, seconds.
+        mean_distance: From the ends to the goals, where the environment measures it.
+        median_distance: The same.
+    """
+
+    rate: SuccessRate
+    episodes: tuple[EpisodeOutcome, ...]
+    plan_ms_p50: float
+    plan_ms_p95: float
+    mean_plan_batch: float
+    wall_s: float
+    mean_distance: float | None = None
+    median_distance: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for `eval.json`."""
+        data = {**asdict(self.rate), **{item.name: getattr(self, item.name) for item in fields(self)[2:]}}
+        data = {key: value for key, value in data.items() if value is not None}
+        return {**data, "episodes": [asdict(outcome) for outcome in self.episodes]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ProtocolResult":
+        """Inverse of `to_dict`."""
+        return cls(
+            rate=_rate(data),
+            episodes=tuple(EpisodeOutcome(**outcome) for outcome in data["episodes"]),
+            **{item.name: data.get(item.name) for item in fields(cls)[2:]},  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True)
+class ProtocolReport:
+    """One protocol with the baseline beside it.
+
+    Attributes:
+        rules: When plans are made and what counts as solved; `cost` is resolved.
+        planned: What the planner reached.
+        random: What random plans reached under the same rules.
+    """
+
+    rules: ProtocolConfig
+    planned: ProtocolResult
+    random: ProtocolResult
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for `eval.json`."""
+        return {**self.planned.to_dict(), "random": self.random.to_dict(), "protocol": asdict(self.rules)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ProtocolReport":
+        """Inverse of `to_dict`."""
+        random = ProtocolResult.from_dict(data["random"])
+        return cls(ProtocolConfig(**data["protocol"]), ProtocolResult.from_dict(data), random)
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """Held-out latent prediction after some model steps: mean squared errors.
+
+    Attributes:
+        model_steps: Predicted ahead.
+        model: Unrolled with the true actions.
+        persistence: The latent stays as it is.
+        shuffled_actions: Unrolled with another window's actions.
+        variance: Predicting the mean latent.
+    """
+
+    model_steps: int
+    model: float
+    persistence: float
+    shuffled_actions: float
+    variance: float
+
+    @property
+    def share_of_persistence(self) -> float:
+        """The model's error over the one of doing nothing; below 1 the model predicts something."""
+        return self.model / self.persistence
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What held-out episodes say of a model.
+
+    Attributes:
+        prediction: One row a model step.
+        prediction_windows: Windows measured.
+        prediction_episodes: Episodes they come from.
+        diagnostics: Collapse and linear probes, by metric name.
+    """
+
+    prediction: tuple[PredictionRow, ...] = ()
+    prediction_windows: int | None = None
+    prediction_episodes: int | None = None
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """The episodes that a model was trained on: where they are, their fingerprint, and which were held out."""
+
+    path: str
+    fingerprint: str
+    num_episodes: int
+    held_out_episodes: list[int]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model that was judged: where it is, the SHA-256 of its weights, and its size."""
+
+    path: str
+    sha256: str
+    num_parameters: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from: time, code, versions and machine."""
+
+    created: str
+    git_revision: str | None
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Played:
+    """What was played in an environment.
+
+    Attributes:
+        protocols: By name, in the order they were played; the first is the headline.
+        solved_at_start: Tasks that were passed over, for they were solved before they began.
+        goal_source: Where the goals come from.
+        distance_name: What distances measure, with the unit; empty where there are none.
+        tasks_sha256: Of the tasks: equal ones are the same episodes with the same goals.
+    """
+
+    protocols: dict[str, ProtocolReport]
+    solved_at_start: int
+    goal_source: str
+    distance_name: str
+    tasks_sha256: str
+
+    @property
+    def headline(self) -> str:
+        """Name of the first protocol."""
+        return next(iter(self.protocols))
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A whole evaluation.
+
+    Attributes:
+        seed: Of the episodes.
+        model: What was judged.
+        config: The run's configuration, as plain data.
+        provenance: Where the numbers come from.
+        held_out: What held-out episodes say.
+        played: What was played; None where there is no environment.
+        dataset: The episodes the model was trained on; None where they are not here.
+        recipe: Name of the run's recipe.
+        run_dir: Where `eval.json` lies.
+        report: Path of the report.
+        mlflow_uri: Address of the tracker, if there is one.
+        wall_s: Wall time of each stage, seconds.
+    """
+
+    seed: int
+    model: ModelFacts
+    config: dict[str, Any]
+    provenance: Provenance
+    held_out: HeldOut = HeldOut()
+    played: Played | None = None
+    dataset: DatasetFacts | None = None
+    recipe: str = ""
+    run_dir: str = ""
+    report: str = ""
+    mlflow_uri: str | None = None
+    wall_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def protocols(self) -> dict[str, ProtocolReport]:
+        """What was played, by protocol; empty where there is no environment."""
+        return {} if self.played is None else self.played.protocols
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `eval.json` holds."""
+        data: dict[str, Any] = {}
+        if self.played is not None:
+            headline = self.played.protocols[self.played.headline]
+            data |= {
+                **asdict(headline.planned.rate),
+                "random": asdict(headline.random.rate),
+                "protocol": self.played.headline,
+                "episodes": headline.planned.to_dict()["episodes"],
+                "solved_at_start": self.played.solved_at_start,
+                "goal_source": self.played.goal_source,
+                "distance_name": self.played.distance_name,
+            }
+        data |= {
+            "protocols": {name: protocol.to_dict() for name, protocol in self.protocols.items()},
+            "seed": self.seed,
+            "prediction": [asdict(row) for row in self.held_out.prediction],
+            "diagnostics": self.held_out.diagnostics,
+            "config": self.config,
+            "model": asdict(self.model),
+            **asdict(self.provenance),
+            "tasks_sha256": "" if self.played is None else self.played.tasks_sha256,
+        }
+        if self.dataset is not None:
+            data["dataset"] = asdict(self.dataset)
+        if self.held_out.prediction_windows is not None:
+            data["prediction_windows"] = self.held_out.prediction_windows
+            data["prediction_episodes"] = self.held_out.prediction_episodes
+        last = ("wall_s", "recipe", "run_dir", "report", "mlflow_uri")
+        return {**data, **{name: getattr(self, name) for name in last}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "EvaluationResult":
+        """Inverse of `to_dict`; reads the `eval.json` of earlier versions too."""
+        played = None
+        if data["protocols"]:
+            played = Played(
+                protocols={name: ProtocolReport.from_dict(each) for name, each in data["protocols"].items()},
+                **{item.name: data[item.name] for item in fields(Played)[1:]},
+            )
+        held_out = HeldOut(
+            prediction=tuple(PredictionRow(**row) for row in data["prediction"]),
+            prediction_windows=data.get("prediction_windows"),
+            prediction_episodes=data.get("prediction_episodes"),
+            # JSON has no NaN; a probe of a number that does not vary is null there.
+            diagnostics={key: float("nan") if value is None else value for key, value in data["diagnostics"].items()},
+        )
+        return cls(
+            seed=data["seed"],
+            model=ModelFacts(**data["model"]),
+            config=data["config"],
+            provenance=Provenance(**{item.name: data[item.name] for item in fields(Provenance)}),
+            held_out=held_out,
+            played=played,
+            dataset=DatasetFacts(**data["dataset"]) if "dataset" in data else None,
+            **{name: data[name] for name in ("recipe", "run_dir", "report", "mlflow_uri", "wall_s")},
+        )
+
+
+def _rate(data: Mapping[str, Any]) -> SuccessRate:
+    low, high = data["success_interval"]
+    return SuccessRate(data["success_rate"], (low, high), data["num_episodes"])

@@ -1,0 +1,1 @@
+"""One run from the command line to the report: preflight, episodes, training, evaluation, report."""

@@ -1,0 +1,190 @@
+"""Judging a trained model: in its environment, on held-out episodes, or by recorded actions."""
+
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+from jepawm.checkpoints.model_folder import load_world_model, read_spec
+from jepawm.config import RunConfig, from_dict, to_dict
+from jepawm.config.places import evaluations_dir
+from jepawm.config.yaml_io import flatten
+from jepawm.console import Console
+from jepawm.data import EpisodeDataset
+from jepawm.data.loading.split import Split
+from jepawm.device import pick_device
+from jepawm.errors import ConfigError
+from jepawm.evaluation.action_score import action_score
+from jepawm.evaluation.evaluate import evaluate
+from jepawm.evaluation.report import write_report
+from jepawm.evaluation.result import EvaluationResult
+from jepawm.files import write_json
+from jepawm.runs.episodes import find_dataset, prepare_dataset
+from jepawm.runs.preflight import check_environment, check_world
+from jepawm.runs.runtime import Runtime, make_runtime
+from jepawm.runs.summary import print_result
+from jepawm.runs.tracking import tracking_uri
+from jepawm.tracking import METRICS_FILE, read_metrics
+
+
+def evaluate_run(config: RunConfig, console: Console, model_dir: str) -> EvaluationResult:
+    """`evaluate_model` on the runtime that the configuration asks for; what cannot work is refused before it starts."""
+    check_world(config, trained_config(model_dir), model_dir)
+    check_environment(config.env)
+    pick_device(config.device)
+    runtime = make_runtime(config)
+    try:
+        return evaluate_model(config, runtime, console, model_dir)
+    finally:
+        runtime.close()
+
+
+def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_dir: str) -> EvaluationResult:
+    """Evaluates a model that is there already, into `config.run_dir` or a new folder beside the runs.
+
+    Args:
+        config: The model's own configuration, with the evaluation that is wanted.
+        runtime: Where the work happens.
+        console: Where progress is shown.
+        model_dir: The exported model.
+
+    Returns:
+        What was found; `eval.json` holds it.
+    """
+    own = trained_config(model_dir)
+    check_world(config, own, model_dir)
+    folder = _evaluation_dir(config)
+    needed = config.evaluation.goal_source == "held_out"
+    # The model's episodes come from the environment it was trained in, whatever varies in the one it is judged in, and
+    # they are found with the evaluation settings of that run: those say nothing about the goals that are wanted now.
+    trained = replace(config, env=own.env, evaluation=own.evaluation)
+    dataset = EpisodeDataset(prepare_dataset(trained, runtime, console)) if needed else find_dataset(trained)
+    if dataset is None:
+        console.say("the training data is not here, so held-out prediction is left out")
+    result = evaluate_and_report(config, f"evaluation of {model_dir}", runtime, console, dataset, model_dir, folder)
+    print_result(result, console)
+    return result
+
+
+def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[str, Any]:
+    """Judges a model by the actions of recordings, see `jepawm.evaluation.action_score`; writes `action_score.json`.
+
+    Args:
+        config: The model's own configuration, with `data.path` and the evaluation's seed and number of clips.
+        console: Where progress is shown.
+        model_dir: The exported model.
+
+    Returns:
+        What the file holds.
+    """
+    dataset = EpisodeDataset(str(config.data.path))
+    device, trained = pick_device(config.device), trained_config(model_dir)
+    model, spec = load_world_model(model_dir, device)
+    # Of the episodes it was trained on only those that were held out tell anything.
+    own = find_dataset(trained)
+    is_own = own is not None and own.fingerprint == dataset.fingerprint
+    episodes = (
+        Split.of(dataset, trained.data.held_out_fraction, trained.seed).held_out if is_own else dataset.episode_ids
+    )
+    folder = _evaluation_dir(config)
+    number = config.evaluation.num_episodes
+    with console.stage("action score", f"{number} clips of {dataset.path}"), console.bar("clips", number) as advance:
+        found = action_score(
+            model,
+            spec,
+            dataset,
+            [int(i) for i in episodes],
+            planner=config.planner,
+            objective=config.objective,
+            num_clips=number,
+            seed=config.evaluation.seed,
+            on_progress=advance,
+        )
+    result = {**found.to_dict(), "planner": to_dict(config.planner), "model": model_dir, "dataset": str(dataset.path)}
+    write_json(os.path.join(folder, "action_score.json"), result)
+    console.say(f"{'':<14} {'score':>6} {'xyz [m]':>18} {'orientation [rad]':>18} {'closure':>8} {'cosine':>7}")
+    for name, errors in (("plans", found.plans), ("random plans", found.random), ("doing nothing", found.still)):
+        cosine = "" if errors.cosine is None else f"{errors.cosine:.2f}"
+        console.say(
+            f"{name:<14} {errors.score:>6.1f} {f'{errors.xyz:.4f} +- {errors.xyz_standard_error:.4f}':>18} "
+            f"{errors.orientation:>18.4f} {errors.closure:>8.4f} {cosine:>7}"
+        )
+    console.say(f"written to {folder}")
+    return result
+
+
+def trained_config(model_dir: str) -> RunConfig:
+    """The configuration of the run that trained a model."""
+    return from_dict(RunConfig, dict(read_spec(model_dir).run), f"{model_dir}/config.yaml")
+
+
+def evaluate_and_report(
+    config: RunConfig,
+    recipe: str,
+    runtime: Runtime,
+    console: Console,
+    dataset: EpisodeDataset | None,
+    model_dir: str,
+    folder: str,
+) -> EvaluationResult:
+    """Judges a model and writes `eval.json` and `report.html`.
+
+    Args:
+        config: What is judged, where and how.
+        recipe: Named in the report.
+        runtime: Where the work happens.
+        console: Where it is told.
+        dataset: The episodes the model was trained on; None where they are not here.
+        model_dir: The model.
+        folder: Where the files go.
+
+    Returns:
+        What was found; `eval.json` holds it.
+    """
+    device, trained = pick_device(config.device), trained_config(model_dir)
+    check_as_trained(config, trained, model_dir)
+    weights = config.model.encoder.weights_source
+    moved = weights if weights != trained.model.encoder.weights_source else None
+    model, spec = load_world_model(model_dir, device, encoder_weights=moved)
+    plan = config.evaluation_plan()
+    if config.env.id == "none":
+        with console.stage("evaluate", "held-out prediction (there is no environment)"):
+            result, frames = evaluate(plan, model, spec, None, dataset, model_dir=model_dir, console=console)
+    else:
+        what = f"{config.evaluation.num_episodes} episodes, {', '.join(config.evaluation.protocols)}"
+        with console.stage("evaluate", what), runtime.env_pool(config.env, config.scaling) as pool:
+            result, frames = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=console)
+            for line in pool.log:
+                console.say(f"   {line}")
+    report_path = os.path.join(folder, "report.html")
+    with console.stage("report", report_path):
+        result = replace(
+            result,
+            wall_s=dict(console.wall_s),
+            recipe=recipe,
+            run_dir=folder,
+            report=report_path,
+            mlflow_uri=tracking_uri(config) if config.tracking.mlflow else None,
+        )
+        write_json(os.path.join(folder, "eval.json"), result.to_dict())
+        write_report(report_path, result, read_metrics(os.path.join(folder, METRICS_FILE)), frames)
+    return result
+
+
+def check_as_trained(config: RunConfig, trained: RunConfig, model_dir: str) -> None:
+    """Refuses settings that shape a model and are not the model's own; a frozen backbone's file alone may have moved.
+
+    Raises:
+        ConfigError: A setting that the model was not trained with.
+    """
+    wanted, fixed = (flatten(to_dict(each)) for each in (config, trained))
+    for key in fixed:
+        of_model = key.startswith("model.") and key != "model.encoder.weights"
+        if (of_model or key in ("data.frameskip", "env.image_size")) and wanted[key] != fixed[key]:
+            raise ConfigError(f"{key} is {fixed[key]!r} in {model_dir}, which was trained so; leave it out")
+
+
+def _evaluation_dir(config: RunConfig) -> str:
+    folder = config.run_dir or os.path.join(evaluations_dir(), time.strftime("%Y%m%d-%H%M%S"))
+    os.makedirs(folder, exist_ok=True)
+    return folder

@@ -1,0 +1,148 @@
+"""The runs there are, each in one glance."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from jepawm.config import home
+from jepawm.config.yaml_io import read_yaml
+from jepawm.errors import ConfigError, did_you_mean
+from jepawm.evaluation.result import EvaluationResult
+from jepawm.runs.directory import FINISHED, LOCK_FILE, known_config
+
+State = Literal["finished", "running", "unfinished"]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run's folder says of it.
+
+    Attributes:
+        folder: The run directory.
+        state: `finished`, `running` (a process holds it), or `unfinished` (the same command goes on with it).
+        recipe: Name of its recipe.
+        env_id: Its environment.
+        checkpoints: Train steps of the checkpoints it keeps.
+        num_train_steps: Train steps in all.
+        result: What its evaluation found, or None.
+        changed_s: Time of its last change, seconds since 1970.
+    """
+
+    folder: str
+    state: State
+    recipe: str
+    env_id: str
+    checkpoints: tuple[int, ...]
+    num_train_steps: int
+    result: EvaluationResult | None
+    changed_s: float
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return os.path.basename(self.folder)
+
+    @property
+    def headline(self) -> str:
+        """Success of the first protocol, or what there is in its place."""
+        if self.result is None:
+            return f"{max(self.checkpoints, default=0)}/{self.num_train_steps} train steps"
+        if self.result.played is not None:
+            name = self.result.played.headline
+            return f"{name} {self.result.protocols[name].planned.rate}"
+        return "no environment, held-out prediction alone"
+
+
+def list_runs() -> list[RunFacts]:
+    """All runs under `$JEPAWM_HOME`, the newest last."""
+    return sorted((read_run(folder) for folder in _run_folders()), key=lambda run: run.changed_s)
+
+
+def find_run(name: str) -> RunFacts:
+    """A run by its folder's path, or by its name under `$JEPAWM_HOME`.
+
+    Raises:
+        ConfigError: No such run.
+    """
+    for folder in (name, os.path.join(home(), name)):
+        if _is_run(folder):
+            return read_run(os.path.abspath(folder))
+    known = [os.path.basename(folder) for folder in _run_folders()]
+    raise ConfigError(f"there is no run '{name}' in {home()}{did_you_mean(name, known)}")
+
+
+def read_run(folder: str) -> RunFacts:
+    """What the folder of a run says."""
+    config = read_yaml(known_config(folder))
+    checkpoints = Path(folder, "checkpoints")
+    names = os.listdir(checkpoints) if checkpoints.is_dir() else []
+    steps = (name.removeprefix("step-") for name in names if name.startswith("step-"))
+    path = Path(folder, "eval.json")
+    recipe = Path(folder, "recipe")
+    return RunFacts(
+        folder=folder,
+        state=_state(folder),
+        recipe=recipe.read_text().strip() if recipe.is_file() else "",
+        env_id=str(config.get("env", {}).get("id", "")),
+        checkpoints=tuple(sorted(int(step) for step in steps if step.isdigit())),
+        num_train_steps=int(config.get("train", {}).get("num_train_steps", 0)),
+        result=EvaluationResult.from_dict(json.loads(path.read_text("utf-8"))) if path.is_file() else None,
+        changed_s=max(os.path.getmtime(each.path) for each in os.scandir(folder)),
+    )
+
+
+def remove_run(run: RunFacts) -> None:
+    """Deletes a run's folder.
+
+    Raises:
+        ConfigError: A process holds the run.
+    """
+    lock = FileLock(os.path.join(run.folder, LOCK_FILE), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{run.folder} is in use by another process; stop it first") from None
+    try:
+        shutil.rmtree(run.folder)
+    finally:
+        lock.release()
+
+
+def age_text(changed_s: float) -> str:
+    """How long ago something was, in the largest unit that fits."""
+    left = max(0.0, time.time() - changed_s)
+    for seconds, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if left >= seconds:
+            return f"{left / seconds:.0f} {unit}"
+    return f"{left:.0f} s"
+
+
+def _run_folders() -> Iterator[str]:
+    if os.path.isdir(home()):
+        yield from (entry.path for entry in os.scandir(home()) if _is_run(entry.path))
+
+
+def _is_run(folder: str) -> bool:
+    return os.path.isfile(known_config(folder)) and os.path.isfile(os.path.join(folder, "recipe"))
+
+
+def _state(folder: str) -> State:
+    if os.path.exists(os.path.join(folder, FINISHED)):
+        return "finished"
+    path = os.path.join(folder, LOCK_FILE)
+    if not os.path.exists(path):
+        return "unfinished"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return "running"
+    lock.release()
+    return "unfinished"

@@ -1,0 +1,146 @@
+"""When an actor counts as dead. Ray and the clock are scripted, so these tests wait for nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from jepawm.config import EnvConfig
+from jepawm.distributed import env_pool
+from jepawm.distributed.env_pool import START_TIMEOUT_S, RayBackend
+from jepawm.rollout import HostDied
+from jepawm.rollout.calls import GetProcessId
+
+LIMIT_S = 5.0
+
+
+class ScriptedRay:
+    """Actors that start and answer at times told in advance; waiting moves the clock.
+
+    Args:
+        start_s: From the creation of each actor to its start.
+        answer_s: From an actor's start, or from the submission where that is later, to an answer.
+    """
+
+    def __init__(self, start_s: Sequence[float], answer_s: Sequence[float]) -> None:
+        self.now = 0.0
+        self.start_s, self.answer_s = list(start_s), list(answer_s)
+        self.done_at: dict[str, float] = {}
+        self.killed: list[str] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def remote(self, **_options: Any) -> Any:
+        return lambda _actor_class: ScriptedMethod(self.start_actor)
+
+    def start_actor(self, _config: EnvConfig) -> Any:
+        return ScriptedActor(self, self.now + self.start_s.pop(0))
+
+    def wait(self, handles: Sequence[str], *, num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        assert num_returns == 1
+        first = min(handles, key=lambda handle: self.done_at[handle])
+        if self.done_at[first] > self.now + timeout:
+            self.now += timeout
+            return [], list(handles)
+        self.now = max(self.now, self.done_at[first])
+        return [first], [handle for handle in handles if handle != first]
+
+    def get(self, handle: str) -> str:
+        return f"answer of {handle}"
+
+    def kill(self, actor: "ScriptedActor") -> None:
+        self.killed.append(actor.name)
+
+
+class ScriptedMethod:
+    def __init__(self, function: Any) -> None:
+        self.remote = function
+
+
+class ScriptedActor:
+    count = 0
+
+    def __init__(self, ray: ScriptedRay, starts_at: float) -> None:
+        ScriptedActor.count += 1
+        self.name = f"actor {ScriptedActor.count}"
+        self._ray, self._starts_at = ray, starts_at
+        self.ready, self.answer = ScriptedMethod(self._ready), ScriptedMethod(self._answer)
+
+    def _ready(self) -> str:
+        self._ray.done_at[f"start of {self.name}"] = self._starts_at
+        return f"start of {self.name}"
+
+    def _answer(self, call: GetProcessId) -> str:
+        handle = f"call {len(self._ray.done_at)}"
+        self._ray.done_at[handle] = max(self._ray.now, self._starts_at) + self._ray.answer_s.pop(0)
+        return handle
+
+
+def backend_on(ray: ScriptedRay, monkeypatch: pytest.MonkeyPatch, num_hosts: int = 1) -> RayBackend:
+    monkeypatch.setattr(env_pool, "ray", ray)
+    monkeypatch.setattr(env_pool, "time", ray)
+    return RayBackend(EnvConfig(), num_hosts, call_timeout_s=LIMIT_S)
+
+
+def test_the_start_of_an_actor_does_not_count_as_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ScriptedRay(start_s=[100.0], answer_s=[4.0])
+    backend = backend_on(ray, monkeypatch)
+    call = backend.submit(0, GetProcessId())
+    handle, result = backend.next_done([call])
+    assert (handle, result()) == (call, f"answer of {call}")
+    assert ray.now == 104.0
+    assert not ray.killed
+
+
+def test_a_call_without_an_answer_in_time_kills_its_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ScriptedRay(start_s=[100.0], answer_s=[1.0, 1e9])
+    backend = backend_on(ray, monkeypatch)
+    backend.next_done([backend.submit(0, GetProcessId())])
+    ray.now += 50.0
+    # The limit of the second call begins when it is submitted.
+    call = backend.submit(0, GetProcessId())
+    handle, result = backend.next_done([call])
+    assert (handle, ray.now) == (call, 151.0 + LIMIT_S)
+    assert len(ray.killed) == 1
+    with pytest.raises(HostDied, match=r"no answer to 'pid' within 5 s \(scaling.env_call_timeout_s\)"):
+        result()
+
+
+def test_a_call_behind_a_slow_start_is_late_after_its_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ScriptedRay(start_s=[100.0], answer_s=[1e9])
+    backend = backend_on(ray, monkeypatch)
+    _, result = backend.next_done([backend.submit(0, GetProcessId())])
+    assert ray.now == 100.0 + LIMIT_S
+    with pytest.raises(HostDied, match="no answer to 'pid' within 5 s"):
+        result()
+
+
+def test_an_actor_that_never_starts_counts_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ScriptedRay(start_s=[1e9], answer_s=[1.0])
+    backend = backend_on(ray, monkeypatch)
+    _, result = backend.next_done([backend.submit(0, GetProcessId())])
+    assert ray.now == START_TIMEOUT_S
+    assert len(ray.killed) == 1
+    with pytest.raises(HostDied, match=r"did not start within 900 s; does a node of the cluster have 0.1 CPUs free"):
+        result()
+
+
+def test_a_replacement_starts_with_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ScriptedRay(start_s=[1.0, 100.0], answer_s=[1e9, 1.0])
+    backend = backend_on(ray, monkeypatch)
+    backend.next_done([backend.submit(0, GetProcessId())])
+    backend.restart(0)
+    call = backend.submit(0, GetProcessId())
+    _, result = backend.next_done([call])
+    assert result() == f"answer of {call}"
+
+
+def test_a_starting_actor_does_not_hold_up_another_ones_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ScriptedRay(start_s=[100.0, 1.0], answer_s=[1.0, 1.0])
+    backend = backend_on(ray, monkeypatch, num_hosts=2)
+    calls = [backend.submit(host, GetProcessId()) for host in (0, 1)]
+    assert backend.next_done(calls)[0] == calls[1]
+    assert ray.now == 2.0
+    assert backend.next_done(calls[:1])[0] == calls[0]
+    assert ray.now == 101.0

@@ -1,0 +1,101 @@
+"""How the suite runs: which tests share a worker, how many workers there are, and each room's time beside its budget.
+
+`make test` runs the suite on all physical cores, with one pytest worker a core. The tests of one file share a worker,
+so a fixture of a module is made once. All tests marked `ray` share one worker, and so one Ray.
+"""
+
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+# Seconds of a quiet core that each folder of tests may take, setup included. Together they are 1000 s: on two cores
+# `make test` then ends within 10 minutes, though one core may wait for the other at the end. A room that passes its
+# budget is named at the end of a run; no test fails because of it. Tests of `tests/*.py` count as `.`.
+BUDGETS_S = {
+    ".": 80,
+    "checkpoints": 40,
+    "cli": 30,
+    "config": 20,
+    "data": 120,
+    "distributed": 160,
+    "docs": 50,
+    "encoders": 60,
+    "env_check": 20,
+    "envs": 110,
+    "evaluation": 60,
+    "heads": 20,
+    "nn": 30,
+    "planning": 40,
+    "predictors": 20,
+    "pretraining": 20,
+    "ray_jobs": 160,
+    "rollout": 50,
+    "runs": 80,
+    "tracking": 20,
+    "training": 80,
+}
+# More workers than this gain little: the longest file bounds the run, and each worker imports torch.
+MOST_WORKERS = 8
+# Tests that start a Ray, against 300 s for the others: a Ray takes long to start on a busy machine.
+RAY_TIMEOUT_S = 900
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on; threads of one core count once."""
+    if sys.platform == "darwin":
+        return int(subprocess.run(["sysctl", "-n", "hw.physicalcpu"], capture_output=True, check=True).stdout)
+    allowed = os.sched_getaffinity(0)
+    siblings = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        # Some containers hide the topology; then every logical CPU counts.
+        siblings.add(topology.read_text().strip() if topology.is_file() else str(cpu))
+    return len(siblings)
+
+
+def number_of_workers(config: pytest.Config) -> int:
+    """What `-n auto` means: one worker a core for the whole suite, none (this very process) for chosen tests."""
+    whole_suite = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(physical_cores(), MOST_WORKERS) if whole_suite else 0
+
+
+def prepare(items: list[pytest.Item]) -> None:
+    """Puts tests that need Ray into one group, and tests that start a Ray of their own before those that share one.
+
+    The latter: two Rays on one machine may want the same port, so a Ray of its own comes before the shared one.
+    """
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
+    items.sort(key=lambda item: not (item.get_closest_marker("ray") and item.get_closest_marker("e2e")))
+
+
+def room_of(nodeid: str) -> str:
+    """The folder below `tests` that a test lies in, `.` for none."""
+    parts = nodeid.split("::")[0].split("/")
+    return parts[1] if len(parts) > 2 else "."
+
+
+def seconds_by_room(reports: Iterable[pytest.TestReport]) -> dict[str, float]:
+    """Seconds that each room's tests took, with their setup and teardown."""
+    seconds: dict[str, float] = defaultdict(float)
+    for report in reports:
+        seconds[room_of(report.nodeid)] += report.duration
+    return dict(seconds)
+
+
+def budget_lines(seconds: dict[str, float]) -> list[str]:
+    """One line for each room: its time, its budget, and a word where the time is longer."""
+    lines = []
+    for room, spent in sorted(seconds.items(), key=lambda item: -item[1]):
+        budget = BUDGETS_S.get(room)
+        note = "no budget: give it one in tests/suite.py" if budget is None else "over budget" if spent > budget else ""
+        lines.append(f"{room:14}{spent:7.1f} s of {budget if budget is not None else '-':>4} s  {note}".rstrip())
+    return lines
