@@ -1,0 +1,129 @@
+"""One agent for a batch of episodes: rows do not disturb each other, and wrong use is named."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jepawm.agent import Agent
+from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
+from jepawm.config import EncoderConfig, ModelConfig, ObjectiveConfig, PlannerConfig, PredictorConfig, ProprioConfig
+from jepawm.errors import ConfigError, PlanningError
+from jepawm.latent import Latent
+from jepawm.planning import Plan
+from jepawm.seeding import plan_generator
+from jepawm.types import ActionSpec, Observations, Statistics
+
+FRAMESKIP, SIDE = 2, 16
+PLANNER = PlannerConfig(horizon=3, num_samples=16, num_elites=4, num_iterations=2, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    encoder = EncoderConfig(latent_dim=8, channels=(4,), kernel_sizes=(5,), strides=(4,), hidden_dim=8)
+    predictor = PredictorConfig(name="adaln", depth=1, num_heads=2, mlp_dim=16, head_dim=6, context_window=2)
+    statistics = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 0, 1)))
+    model = ModelConfig(encoder, predictor, ProprioConfig("feature", dims=4))
+    return ModelSpec(model, SIDE, FRAMESKIP, statistics, ActionSpec(2, (-1.0, -1.0), (1.0, 1.0)))
+
+
+def make(spec: ModelSpec, planner: Any = PLANNER, **settings: Any) -> Agent:
+    torch.manual_seed(0)
+    # In float64 a batch of another size is the same to far more digits than are compared.
+    model = build_world_model(spec).double().eval()
+    return Agent(model, spec, planner, **{"replan_every": 1, **settings})
+
+
+def seen(rows: Sequence[int], times: int, seed: int) -> Observations:
+    """What the episodes `rows` see; each row has numbers of its own."""
+    draws = [np.random.default_rng([seed, row]) for row in rows]
+    pixels = np.stack([draw.integers(0, 256, (times, SIDE, SIDE, 3), dtype=np.uint8) for draw in draws])
+    return Observations(pixels, np.stack([draw.normal(size=(times, 2)).astype(np.float32) for draw in draws]))
+
+
+def noise(rows: Sequence[int], plan: int) -> list[torch.Generator]:
+    return [plan_generator(5, row, plan) for row in rows]
+
+
+def test_an_episode_is_played_alike_alone_and_beside_others(spec: ModelSpec) -> None:
+    together, alone = make(spec), make(spec)
+    together.reset(seen([0, 1, 2], 1, 0), seen([0, 1, 2], 1, 1))
+    alone.reset(seen([2], 1, 0), seen([2], 1, 1))
+    for plan, rows in enumerate(([0, 1, 2], [1, 2], [2])):
+        chunks = together.act(noise(rows, plan))
+        torch.testing.assert_close(chunks[-1:], alone.act(noise([2], plan)), rtol=1e-5, atol=1e-5)
+        assert chunks.shape == (len(rows), 1, FRAMESKIP * 2)
+        together.observe(seen(rows, 1, 2 + plan))
+        alone.observe(seen([2], 1, 2 + plan))
+        # The first episode of those that are left ends.
+        together.keep(range(1, len(rows)) if len(rows) > 1 else [0])
+
+
+def test_every_chunk_of_a_plan_is_handed_out_where_no_replan_is_asked_for(spec: ModelSpec) -> None:
+    agent = make(spec, replan_every=None)
+    agent.reset(seen([0], 1, 0), seen([0], 1, 1))
+    assert agent.act(noise([0], 0)).shape == (1, 3, FRAMESKIP * 2)
+
+
+def test_wrong_use_is_named(spec: ModelSpec) -> None:
+    agent = make(spec)
+    for call in (lambda: agent.act(noise([0], 0)), lambda: agent.observe(seen([0], 1, 0)), lambda: agent.keep([0])):
+        with pytest.raises(PlanningError, match=r"Agent\.reset comes first"):
+            call()
+    agent.reset(seen([0], 1, 0), seen([0], 1, 1))
+    with pytest.raises(PlanningError, match=r"Agent\.observe shows what came of Agent\.act"):
+        agent.observe(seen([0], 1, 2))
+    with pytest.raises(ConfigError, match="an observation is a mapping with 'pixels'.* found ndarray"):
+        agent.plan(np.zeros((SIDE, SIDE, 3), np.uint8), {})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"planner\.name: unknown 'cme' \(did you mean 'cem'\?\)"):
+        agent.plan({}, {}, name="cme")
+
+
+class Descent:
+    """One step down the gradient of the cost, through the unroll."""
+
+    def __init__(self) -> None:
+        self.costs: list[Tensor] = []
+
+    def plan(
+        self,
+        unroll: Any,
+        objective: Any,
+        *,
+        generators: Sequence[torch.Generator],
+        warm_start_BHd: Tensor | None = None,
+    ) -> Plan:
+        chunks = torch.zeros(len(generators), 3, FRAMESKIP * 2, dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad():
+            cost = objective(unroll(chunks[:, None]))[:, 0]
+            (gradient,) = torch.autograd.grad(cost.sum(), chunks)
+        assert gradient.abs().max() > 0
+        stepped = chunks.detach() - 1e-3 * gradient
+        self.costs = [cost.detach(), objective(unroll(stepped[:, None]))[:, 0]]
+        return Plan(stepped, stepped, cost.detach()[None], cost.detach()[None])
+
+
+def test_a_planner_may_differentiate_through_the_unroll(spec: ModelSpec) -> None:
+    planner = Descent()
+    agent = make(spec, planner)
+    agent.reset(seen([0, 1], 1, 0), seen([0, 1], 1, 1))
+    agent.act(noise([0, 1], 0))
+    before, after = planner.costs
+    assert (after < before).all()
+    assert not after.requires_grad
+    with pytest.raises(ConfigError, match="num_samples cannot be changed, for the agent was made with a planner"):
+        agent.plan({}, {}, num_samples=3)
+
+
+def test_an_objective_may_be_any_callable_of_the_goals(spec: ModelSpec) -> None:
+    def never_mind(goals: Latent) -> Any:
+        assert goals.lead == (1,)
+        return lambda latents: latents.visual.square().mean(dim=(-3, -2, -1))
+
+    agent = make(spec, objective=never_mind)
+    agent.reset(seen([0], 1, 0), seen([0], 1, 1))
+    assert agent.act(noise([0], 0)).shape == (1, 1, FRAMESKIP * 2)
+    assert make(spec).objective == ObjectiveConfig()
