@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jepawm.errors import DataError, require
 
@@ -21,6 +21,7 @@ _RUN_ID_FILE = "mlflow_run_id"
 _SENT_FILE = "mlflow_sent"
 
 Record = dict[str, Any]
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class MetricsWriter:
@@ -138,6 +139,7 @@ class MLflowSink:
         known = Path(self.run_dir, _RUN_ID_FILE)
         if known.exists():
             self._run_id = known.read_text().strip()
+            self._client.update_run(self._run_id, status="RUNNING")
             return
         found = self._client.get_experiment_by_name(self.experiment)
         experiment_id = found.experiment_id if found else self._client.create_experiment(self.experiment)
@@ -171,13 +173,13 @@ class MLflowSink:
             sent_file.write_text(str(step))
         return len(records)
 
-    def finish(self, summary: Record, artifacts: list[str]) -> None:
-        """Sends the evaluation's numbers and files, and closes the MLflow run."""
+    def finish(self, summary: Record, artifacts: list[str], status: Status = "FINISHED") -> None:
+        """Sends the evaluation's numbers and files, and closes the MLflow run with a status."""
         for key, value in summary.items():
             self._client.log_metric(self._run_id, key, float(value))
         for path in artifacts:
             self._client.log_artifact(self._run_id, path)
-        self._client.set_terminated(self._run_id)
+        self._client.set_terminated(self._run_id, status=status)
 
 
 class BackgroundTracker:
@@ -214,14 +216,22 @@ class BackgroundTracker:
             stacklevel=2,
         )
 
-    def close(self, summary: Record | None = None, artifacts: list[str] | None = None) -> None:
-        """Sends what is left and ends the thread."""
+    def close(
+        self, summary: Record | None = None, artifacts: list[str] | None = None, status: Status = "FINISHED"
+    ) -> None:
+        """Sends the remaining records and ends the thread.
+
+        Args:
+            summary: Numbers of the evaluation.
+            artifacts: Files to copy.
+            status: How the run ended.
+        """
         if self.sink is None:
             return
         self._stop.set()
         self._thread.join()
-        if self.failure is None and summary is not None:
+        if self.failure is None:
             try:
-                self.sink.finish(summary, artifacts or [])
+                self.sink.finish(summary or {}, artifacts or [], status)
             except Exception as error:  # noqa: BLE001 - see above
                 self._fail(error)
