@@ -48,7 +48,7 @@ def main() -> None:
                 tracking=replace(base.tracking, mlflow=False),
             )
             console.wall_s.clear()
-            result = run(config, "demo", make_runtime(config), console)
+            result = run(config, "demo", make_runtime(config), console).to_dict()
         keys = ("success_rate", "success_interval", "num_episodes")
         rows.append(
             {

@@ -1,4 +1,4 @@
-"""Gymnasium environments of jepawm. Importing this registers them; simulators are imported when one is made.
+"""Gymnasium environments of jepawm. Importing this package registers them; making one imports its simulator.
 
     import gymnasium
 
@@ -25,13 +25,13 @@ ENTRY_POINTS = {
     "envs/Granular-v1": "envs.granular:GranularEnv",
 }
 
-# What an id stands for besides its class; whoever makes the environment may say otherwise.
+# # Arguments that belong to an id; arguments of `gymnasium.make` override them.
 KWARGS: dict[str, dict[str, Any]] = {
     "envs/WallRandom-v1": {"vary": ("wall.x", "door.y")},
     "envs/PushObj-v1": {"vary": ("block.shape",)},
 }
 
-# Made from recordings of yours, so none can be made without an argument.
+# # These replay recordings of the user, so they need an argument.
 FROM_RECORDINGS = {"envs/DROID-v1": "envs.droid:DroidEnv"}
 
 for _id, _entry_point in {**ENTRY_POINTS, **FROM_RECORDINGS}.items():

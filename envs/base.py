@@ -1,4 +1,4 @@
-"""The contract of every environment here: observations for models, sim_states for resets and metrics."""
+"""The base class of all environments here: observations for models, sim_states for resets and metrics."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -14,33 +14,33 @@ from envs.factors import Factor, Variation
 
 RESET_OPTIONS = ("goal", "sim_state", "variation")
 
-# Two drawn colours of a pair in `contrasts` differ by this much of 255 in one channel at least.
+# # Drawn colours of a pair in `contrasts` differ by at least this much (of 255) in one channel.
 LEAST_CONTRAST = 64
 
 
 class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
-    """An environment that can be put into any sim_state and can picture any sim_state.
+    """An environment that can be reset to any sim_state and can draw any sim_state.
 
     Observations: `pixels` uint8 `[Y, X, C]` and `proprio` float32 `[R]`.
     `info["sim_state"]`: float64 `[S]`, after every reset and env_step. For resets and metrics, never a model input.
-    `info["success"]`: bool, where the episode was given a goal.
-    `info["variation"]`: in environments with factors, after a reset: those that differ from the published ones, or
-    from how the environment was made, and all that `vary` names. A reset with it and with the first sim_state
-    begins the episode again, here and in an environment that was made without a variation.
-    Reward: 1 where `info["success"]` is true, else 0. An episode never terminates by itself, as published: whoever
-    runs it decides on its length.
+    `info["success"]`: bool, in episodes with a goal.
+    `info["variation"]`: after a reset of an environment with factors: the factors that `vary` names, and those whose
+    values differ from the published ones or from those the environment was made with. A reset with this variation and
+    the episode's first sim_state begins the episode again, also in an environment that was made without a variation.
+    Reward: 1 where `info["success"]` is true, else 0. As published, an episode never terminates by itself; the caller
+    decides how long it is.
 
-    `env.reset(seed=..., options=...)` knows three options:
+    `env.reset(seed=..., options=...)` takes three options:
         `sim_state`: array `[S]` to start from. Without it the start is drawn from `env.np_random`.
         `goal`: sim_state `[S]` to reach. It holds until the next reset.
         `variation`: values of factors, for this episode; see `factors`. Without it the factors named by `vary` are
-            drawn from `env.np_random`. All others are as the environment was made.
+            drawn from `env.np_random`. All other factors keep the values that the environment was made with.
 
     Args:
         image_size: Height and width of `pixels` [px], 16 to 512.
         render_mode: None or `"rgb_array"`.
         action_bound: Largest size of an action's numbers: one for all, or one for each.
-        variation: Values of factors that every episode has, unless a reset says otherwise.
+        variation: Values of factors in all episodes whose reset does not set them.
         vary: Factors that each reset draws anew: names, beginnings of names (`"agent"`), or `"all"`.
 
     Raises:
@@ -53,12 +53,13 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     proprio_names: ClassVar[tuple[str, ...]]
     sim_state_names: ClassVar[tuple[str, ...]]
     action_max_norm: ClassVar[float | None]
-    """Longest action in published data, for planners and policies to respect; the dynamics do not clip. Or None."""
+    """Norm of the longest action in published data, or None. Planners and policies keep to it; the dynamics do not
+    clip."""
     action_units: ClassVar[str] = ""
     factors: ClassVar[Mapping[str, Factor]] = {}
     """What may vary between episodes, by name; names are `thing.property`."""
     contrasts: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Pairs of colour factors that are drawn so that the one can be seen on the other."""
+    """Pairs of colour factors that are drawn so that the first is visible against the second."""
     distance_name: ClassVar[str]
     """What `distance` measures, with its unit."""
 
@@ -77,7 +78,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self.fixed = factors.resolve("variation", self.factors, factors.defaults(self.factors), variation or {})
         self.vary = factors.names_of("vary", self.factors, vary)
         self.variation: Variation = dict(self.fixed)
-        """That of the running episode, every factor."""
+        """Values of all factors in the running episode."""
         high = np.broadcast_to(np.asarray(action_bound, dtype=np.float32), (len(self.action_names),)).copy()
         self.action_space = spaces.Box(-high, high, dtype=np.float32)
         self.observation_space = spaces.Dict(
@@ -90,15 +91,16 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._pixels: np.ndarray | None = None
         self._was_reset = False
 
-    # What an environment brings along.
+    # # Subclasses implement these.
 
     @abstractmethod
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the published start and goal of a seed, both sim_states `[S]` float64. Leaves the episode alone.
+        """Draws the published start and goal of a seed, both sim_states `[S]` float64. The running episode does not
+        change.
 
         Args:
-            seed: Of the task.
-            variation: Of the episode that they are for; None: as the environment was made.
+            seed: Seed of the task.
+            variation: Values of factors in that episode; None: those that the environment was made with.
         """
 
     @abstractmethod
@@ -107,16 +109,16 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     @abstractmethod
     def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Returns pixels `[Y, X, C]` uint8 of any sim_state `[S]`, e.g. of a goal. Leaves the episode alone.
+        """Returns pixels `[Y, X, C]` uint8 of any sim_state `[S]`, e.g. of a goal. The running episode does not change.
 
         Args:
-            sim_state: What to show.
-            variation: Values of factors to show it with; None: those of the running episode.
+            sim_state: State to draw, `[S]`.
+            variation: Values of factors in the picture; None: those of the running episode.
         """
 
     @abstractmethod
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:
-        """Returns what the body feels of a sim_state `[S]`: float32 `[R]`."""
+        """Returns the proprio of a sim_state `[S]`: float32 `[R]`."""
 
     @abstractmethod
     def _sample_start(self) -> np.ndarray:
@@ -136,28 +138,29 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     @abstractmethod
     def _draw(self) -> np.ndarray:
-        """Returns pixels `[Y, X, C]` uint8 of the simulation as it is now, an array of its own."""
+        """Returns pixels `[Y, X, C]` uint8 of the present simulation, a new array."""
 
     @abstractmethod
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
         """How far sim_state `[S]` is from goal `[S]`, in the unit of `distance_name`."""
 
     def _apply_variation(self) -> None:
-        """Makes the world look and behave as `self.variation` says, before a start is drawn or set.
+        """Applies `self.variation` to the look and the dynamics, before a start is drawn or set.
 
-        Called by a reset whose variation is another one; an environment with factors calls it when it is made.
+        A reset whose variation differs from the previous one calls this; an environment with factors also calls it in
+        its constructor.
         """
 
-    # What follows from it.
+    # # The base class implements these.
 
     def sample_variation(self, seed: int) -> Variation:
-        """Draws the factors named by `vary` for a task, and nothing else. Leaves the episode alone."""
-        # A stream of its own: the published draws of starts and goals must not move.
+        """Draws values of the factors named by `vary` for a task. The running episode does not change."""
+        # # A separate random stream, so that starts and goals stay the published ones.
         return self._draw_variation(np.random.default_rng([seed, 1]))
 
     def _draw_variation(self, random: np.random.Generator) -> Variation:
         pairs = [pair for pair in self.contrasts if set(pair) & set(self.vary)]
-        # Most draws pass. Who fixes one colour so that nothing can be seen on it gets what is drawn last.
+        # # Most draws pass. If a fixed colour leaves no visible choice, the last draw is used.
         for _ in range(100):
             drawn = factors.draw(self.factors, self.vary, random)
             shown = self.fixed | drawn
@@ -167,7 +170,8 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     def _variation_to_record(self) -> Variation:
         differing = factors.differing(self.factors, self.variation)
-        # A drawn value that happens to be the published one has to be told too: without it, it would be drawn again.
+        # # A drawn value is recorded also where it equals the published one; otherwise a later reset would draw it
+        # again.
         return {
             name: copy.copy(value)
             for name, value in self.variation.items()
@@ -175,7 +179,8 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         }
 
     def _resolved(self, variation: Mapping[str, Any] | None) -> Variation:
-        """Every factor's value, for an argument called `variation`; None: as the environment was made."""
+        """Values of all factors, of which the argument `variation` gives some; None: those that the environment was
+        made with."""
         return factors.resolve("variation", self.factors, self.fixed, variation or {})
 
     def reset(
@@ -189,7 +194,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         options = {} if options is None else options
         for key in options:
             checks.known_name("options", key, RESET_OPTIONS)
-        # None counts as absent, so that a caller can hand over `{"goal": goal or None}`.
+        # # None counts as absent, so that a caller can pass `{"goal": goal or None}`.
         start, goal = options.get("sim_state"), options.get("goal")
         start = None if start is None else checks.vector('options["sim_state"]', start, self.sim_state_names)
         goal = None if goal is None else checks.vector('options["goal"]', goal, self.sim_state_names)
@@ -223,7 +228,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         return observation, float(info.get("success", False)), False, False, info
 
     def advance(self, action: np.ndarray) -> np.ndarray:
-        """One env_step without a picture, for callers that look at every n-th frame only.
+        """One env_step without a picture, for callers that need only every n-th frame.
 
         Args:
             action: `[a]`, in the units of `action_names`.
@@ -256,7 +261,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def _observe(self) -> tuple[dict[str, Any], dict[str, Any]]:
         sim_state = self._get_state()
         pixels = self._draw()
-        # render() shows this frame again; without a render_mode nobody will ask for it.
+        # # `render` returns this frame again; it is called only if there is a render_mode.
         self._pixels = pixels.copy() if self.render_mode is not None else None
         info: dict[str, Any] = {"sim_state": sim_state}
         if self._goal is not None:

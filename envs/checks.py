@@ -1,4 +1,4 @@
-"""Checks of what callers hand to an environment: each error names the argument, what was expected and found."""
+"""Checks of arguments of environments. Each error names the argument, what was expected and what was found."""
 
 import difflib
 import importlib
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-# Far beyond every world here. Simulators abort the whole process on numbers that overflow.
+# # Far outside every world here. Larger numbers can overflow in a simulator, which then aborts the whole process.
 LARGEST = 1e6
 
-# A message about hundreds of numbers names the first of them.
+# # Messages about vectors name this many elements at most.
 MOST_NAMES = 12
 
 MIN_IMAGE_SIZE_PX, MAX_IMAGE_SIZE_PX = 16, 512
@@ -23,7 +23,7 @@ def require(package: str, install: str) -> ModuleType:
 
     Args:
         package: Import name.
-        install: What to hand to `pip install`.
+        install: Argument for `pip install`.
 
     Raises:
         ImportError: The package is not installed.
@@ -39,12 +39,12 @@ def require(package: str, install: str) -> ModuleType:
 
 
 def vector(argument: str, value: Any, names: Sequence[str]) -> np.ndarray:
-    """Returns `value` as a float64 vector `[len(names)]` of its own.
+    """Returns a copy of `value` as a float64 vector `[len(names)]`.
 
     Args:
         argument: Name of the argument, for the message.
         value: Anything array-like.
-        names: What the elements are, in order.
+        names: Names of the elements, in order.
 
     Raises:
         ValueError: Wrong shape, not numbers, not finite, or beyond `LARGEST`.
@@ -57,7 +57,7 @@ def vector(argument: str, value: Any, names: Sequence[str]) -> np.ndarray:
         raise ValueError(f"{argument}: {expected}, found {value!r}") from error
     if array.shape != (len(names),):
         raise ValueError(f"{argument}: {expected}, found an array of shape {array.shape}")
-    # One comparison finds NaN too: it is not smaller than anything.
+    # # The comparison also finds NaN, which is not smaller than any number.
     if not np.abs(array).max() <= LARGEST:
         found = np.array2string(array, threshold=2 * MOST_NAMES, separator=", ")
         raise ValueError(f"{argument}: {expected}, all finite and at most {LARGEST:g} in size, found {found}")
@@ -68,7 +68,7 @@ def known_name(argument: str, name: Any, known: Iterable[str]) -> str:
     """Returns `name` if it is one of `known`.
 
     Raises:
-        ValueError: It is not; the message suggests the closest known name.
+        ValueError: `name` is unknown; the message suggests the closest known name.
     """
     known = sorted(known)
     if name in known:

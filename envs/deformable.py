@@ -1,8 +1,8 @@
-"""What the deformable environments share: pushes as actions, particles as state, Chamfer distance to a goal.
+"""The common part of Rope and Granular: pushes as actions, particles as state, Chamfer distance to a goal.
 
 Results are not comparable with the published ones. Those come from PyFleX, a closed particle simulator, whose
-materials, particles and pictures these MuJoCo worlds do not reproduce. What is kept is the task: the table and its
-scale, the camera's place, the meaning of an action, the pushers' sizes, and the distance.
+materials, particles and pictures these MuJoCo worlds do not reproduce. The task is the same: the table and its scale,
+the place of the camera, the meaning of an action, the sizes of the pushers, and the distance.
 
 Reference: Zhou et al., DINO-WM, arXiv 2411.04983; Zhang et al., AdaptiGraph, arXiv 2407.07889.
 """
@@ -25,7 +25,7 @@ GOALS = ("random", "shape")
 
 
 def chamfer_distance(points_PX: np.ndarray, others_QX: np.ndarray) -> float:
-    """Mean distance from each point to the nearest of the others, plus the same the other way round.
+    """Mean distance from each point to the nearest of the others, plus the mean in the other direction.
 
     Args:
         points_PX: `[P, 3]`.
@@ -42,39 +42,39 @@ def chamfer_distance(points_PX: np.ndarray, others_QX: np.ndarray) -> float:
 
 
 def particle_names(num_particles: int) -> tuple[str, ...]:
-    """Names of the coordinates of all particles in a sim_state: x, z and height y of one after the other."""
+    """Names of the coordinates in a sim_state: x, z and height y of one particle after the other."""
     return tuple(f"particle_{i}_{axis}" for i in range(num_particles) for axis in "xzy")
 
 
 class DeformableEnv(SimStateEnv):
-    """A table with something deformable on it, which a pusher pushes about.
+    """A table with a deformable thing on it, and a pusher that pushes it.
 
     Places are in the published world's units (the table is 7 x 9, its top at height 0.5; a tenth of a metre by the
     scale of its robot). x and z lie in the table, y is up. A particle's z has the sign of an action's z; in published
     data particles have the other sign. So a published particle (x, y, z) is (x, -z, y) in the order used here.
 
     An action `[4]` is x0, z0, x1, z1: the pusher is lowered at (x0, z0), moved straight to (x1, z1) at one unit per
-    second, and lifted; then everything comes to rest. That is one env_step, however long it takes, so `control_hz`
-    (1) is a way of speaking. A push shorter than 0.001 has no direction and is not made.
+    second, and lifted; then everything comes to rest. That is one env_step, however long it takes, so `control_hz` (1)
+    is nominal. A push shorter than 0.001 has no direction and is left out.
 
-    The bounds of `action_space` (+-3): a square, in whole units, that is all on the table and all in the picture. What
-    an action has beyond them is cut off: the pusher reaches no farther. Nothing falls off the table: the plane that
-    things lie on goes on beyond its drawn edge.
+    The bounds of `action_space` (+-3): a square, in whole units, that is all on the table and all in the picture.
+    Actions are clipped to them, because the pusher reaches no farther. Nothing falls off the table: its plane is
+    endless, although its drawing has an edge.
 
-    sim_state `[S]`: x, z, y of every particle, then what else says how things lie. Velocities are no part of it:
-    they are zero after every env_step, and each env_step starts without history.
-    proprio `[1]`: always 0, as published: there is nothing to feel.
+    sim_state `[S]`: x, z, y of every particle, then other coordinates of the pose, such as rotations. It has no
+    velocities: they are zero after every env_step, and each env_step starts without history.
+    proprio `[1]`: always 0, as published.
 
     Not comparable with published results; see the module.
 
     Args:
-        world: What is on the table.
+        world: The bodies on the table, and the pusher.
         image_size: Height and width of `pixels` [px], 16 to 512. The published size is 224.
         render_mode: None or `"rgb_array"`.
         goal: How `sample_start_goal` draws goals: `random` or `shape`.
         success_distance: Chamfer distance to the goal below which it counts as reached [units]. The published
             evaluation has no such limit and reports the distance alone.
-        quality: Of pictures; see `envs.mujoco_rendering`.
+        quality: Quality of pictures; see `envs.mujoco_rendering`.
 
     Raises:
         ImportError: MuJoCo is not installed.
@@ -108,7 +108,7 @@ class DeformableEnv(SimStateEnv):
         self._pictures = MujocoPictures(self._simulator.model, self.image_size, "corner", quality)
         self._state = np.zeros(len(self.sim_state_names))
 
-    # What each of them brings along.
+    # # Subclasses implement these.
 
     @abstractmethod
     def _qpos(self, sim_state: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ class DeformableEnv(SimStateEnv):
     def _shape_goal(self, random: np.random.RandomState) -> np.ndarray:
         """Draws a goal `[S]` of the kind `shape`."""
 
-    # What follows from it.
+    # # The base class implements these.
 
     def particles(self, sim_state: np.ndarray) -> np.ndarray:
         """Returns x, z, y of every particle of a sim_state `[S]`: `[P, 3]`."""
@@ -141,7 +141,8 @@ class DeformableEnv(SimStateEnv):
         return chamfer_distance(self.particles(sim_state), self.particles(goal))
 
     def success(self, sim_state: np.ndarray, goal: np.ndarray) -> bool:
-        """Whether the distance of sim_state `[S]` from goal `[S]` is below `success_distance`: our own limit."""
+        """Whether the distance of sim_state `[S]` from goal `[S]` is below `success_distance`, a limit that is not
+        published."""
         return self.distance(sim_state, goal) < self.success_distance
 
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +170,7 @@ class DeformableEnv(SimStateEnv):
         return self._sim_state(self._simulator.settle(self._qpos(sim_state)))
 
     def _sample_start(self) -> np.ndarray:
-        # A RandomState of its own, so that starts of np_random are distributed as those of sample_start_goal.
+        # # A RandomState seeded from np_random, so that starts have the distribution of sample_start_goal.
         return self._random_start(np.random.RandomState(self.np_random.integers(2**31)))
 
     def _set_state(self, sim_state: np.ndarray) -> None:

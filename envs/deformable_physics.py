@@ -3,8 +3,8 @@
 MuJoCo's frame is right-handed with z up. Here its x and y are the action's `x` and `z`, its z is the height, and the
 table's top is at height 0.5, as in the published world.
 
-A simulator keeps nothing between two calls: each starts from positions at rest and ends with positions at rest. So
-positions alone are the whole state, and no solver history leaks from one call into the next.
+The simulator keeps nothing between two calls: each call starts and ends with bodies at rest. So positions alone are the
+whole state, and no solver history passes from one call to the next.
 """
 
 import math
@@ -26,38 +26,39 @@ LOWER_SPEED = 2.0
 SHORTEST_PUSH = 1e-3
 """A shorter push has no direction, and is not made [units]."""
 
-# Where nothing is within this distance of the pusher, it appears (or goes) at once instead of being lowered.
+# # If no body is within this distance of the pusher, it appears (or disappears) at once instead of being lowered.
 _NEAR = 0.3
 _CLEARANCE = 0.02
-# Physics steps between two looks at the world.
+# # Physics steps between two checks of the world.
 _CHUNK = 10
-# Nothing that a push can do brings a body here; only a simulation that went wrong does.
+# # No push can bring a body here; a body that is here shows that the simulation went wrong.
 _FARTHEST = 10.0
 _PARKED_HEIGHT = 50.0
 
 
 class SimulationDiverged(RuntimeError):
-    """The physics produced numbers that no table of bodies can have."""
+    """The physics produced impossible positions or speeds."""
 
 
 @dataclass(frozen=True)
 class World:
-    """What lies on the table, and what pushes it.
+    """The bodies on the table, and the pusher.
 
     Attributes:
-        timestep_s: Of the physics [s].
+        timestep_s: Length of a physics step [s].
         solver: Attributes of MJCF's `option`.
         assets: MJCF elements for `asset`.
-        bodies: MJCF elements for `worldbody`: the bodies on the table, whose joints are all the joints there are.
+        bodies: MJCF elements for `worldbody`: the bodies on the table. The model has no joints besides theirs and the
+        pusher's.
         rest: MJCF sections beside `worldbody`: contacts, tendons, equalities.
-        pusher: MJCF elements of the pusher: `geom`s without contact attributes. Local y is where a push goes, local
-            z is up, and height 0 comes to lie on the table's top. What is below 0 is a taper that dives into the
-            table; it moves aside what lies where the pusher is lowered.
+        pusher: MJCF elements of the pusher: `geom`s without contact attributes. Local y is the direction of a push,
+            local z is up, and height 0 lies on the table's top. The part below 0 is a taper that dives into the table
+            and moves aside the bodies below the pusher.
         taper: How far the taper reaches below 0 [units].
         reach: Radius of the circle around the pusher's footprint [units].
         pusher_friction: Coefficient between pusher and bodies.
         still_linear: Speed of every body below which the world is at rest [units/s].
-        still_angular: The same for turning [rad/s].
+        still_angular: Angular speed of every body below which the world is at rest [rad/s].
         longest_settle_s: After this time the world counts as at rest, whatever its speeds [s].
     """
 
@@ -81,8 +82,8 @@ _CAMERA = """<camera name="corner" pos="6 -6 10" xyaxes="0.70710678 0.70710678 0
 
 
 def _mjcf(world: World) -> str:
-    # Contact bits: bodies meet bodies, table and pusher; the pusher meets bodies only. The table one touches is
-    # endless, the one that is drawn is not. A mass of 1e5 makes the pusher's way its own, whatever it meets.
+    # Contact bits: bodies meet bodies, table and pusher; the pusher meets bodies only. The table that bodies touch is
+    # endless; the drawn one is not. With a mass of 1e5 the pusher keeps to its path, whatever it meets.
     return f"""
 <mujoco>
   <compiler angle="radian" inertiafromgeom="auto"/>
@@ -119,7 +120,7 @@ def _mjcf(world: World) -> str:
 
 
 class PushSimulator:
-    """Pushes what a `World` has on its table.
+    """Pushes the bodies of a `World`.
 
     Args:
         world: The bodies and the pusher.
@@ -136,7 +137,7 @@ class PushSimulator:
         self.model.geom_contype[pusher_geoms] = 2
         self.model.geom_conaffinity[pusher_geoms] = 0
         self.model.geom_group[pusher_geoms] = 3
-        # Its own friction holds, not the larger of two.
+        # # With a higher priority the pusher's own friction holds, and not the larger of two.
         self.model.geom_priority[pusher_geoms] = 1
         self.model.geom_friction[pusher_geoms, 0] = world.pusher_friction
         # The solver's tolerance is relative to this, and the pusher's mass must not loosen it.
@@ -166,7 +167,7 @@ class PushSimulator:
         return self.data
 
     def settle(self, qpos: np.ndarray) -> np.ndarray:
-        """Lets the bodies come to rest and returns where they are then, `[model.nq - 4]`.
+        """Lets the bodies come to rest; returns their positions `[model.nq - 4]`.
 
         Raises:
             SimulationDiverged: See there.
@@ -179,12 +180,11 @@ class PushSimulator:
         """One push: lower the pusher at `start`, move it straight to `end`, lift it, let everything come to rest.
 
         Args:
-            qpos: Where the bodies are, `[model.nq - 4]`.
+            qpos: Positions of the bodies, `[model.nq - 4]`.
             start: x, z `[2]` of the pusher's middle.
             end: x, z `[2]`.
 
-        Returns:
-            Where the bodies are then, `[model.nq - 4]`.
+        Returns: Positions of the bodies afterwards, `[model.nq - 4]`.
 
         Raises:
             SimulationDiverged: See there.
@@ -201,7 +201,7 @@ class PushSimulator:
         return self.data.qpos[:-4].copy()
 
     def _lift_height(self, place: np.ndarray) -> float:
-        """How high the pusher has to be over a place [2] so that its tip is above everything near it."""
+        """Height of the pusher over a place `[2]` at which its tip is above all bodies near it."""
         import mujoco
 
         mujoco.mj_kinematics(self.model, self.data)
@@ -216,7 +216,7 @@ class PushSimulator:
         first, way = np.asarray(start), np.subtract(end, start)
         num_steps = math.ceil(float(np.linalg.norm(way)) / (speed * self.world.timestep_s))
         for done, count in _chunks(num_steps):
-            # Placed anew at each look, so that no push against it adds up.
+            # # The pusher is placed anew after each check, so that pushes against it do not add up.
             x, z, height = first + way * (done / num_steps)
             self._place_pusher(x, z, height, yaw)
             self.data.qvel[-4:-1] = way / (num_steps * self.world.timestep_s)
@@ -228,7 +228,8 @@ class PushSimulator:
         for _, count in _chunks(round(self.world.longest_settle_s / self.world.timestep_s)):
             self._run(count)
             is_still = bool((np.abs(self.data.qvel[:-4]) < self._still).all())
-            # Twice in a row: what is about to tip over stands still for a moment.
+            # # The world must be still twice in a row, because a body that is about to tip over stands still for a
+            # moment.
             looks_still = looks_still + 1 if is_still else 0
             if looks_still == 2:
                 break
@@ -241,7 +242,7 @@ class PushSimulator:
         import mujoco
 
         mujoco.mj_step(self.model, self.data, num_steps)
-        # One comparison finds NaN too: it is not smaller than anything.
+        # # The comparison also finds NaN, which is not smaller than any number.
         if any(self.data.warning.number) or not np.abs(self.data.qpos[:-4]).max() < _FARTHEST:
             raise SimulationDiverged(self._what_went_wrong())
 

@@ -1,11 +1,13 @@
-"""DROID offline: recorded clips of a real robot arm as an environment. It shows the recording, whatever is done.
+"""DROID offline: recorded clips of a real robot arm as an environment. It shows the recording, whatever the actions
+are.
 
-A real robot cannot be simulated, but its recordings say where its actions led. Each env_step moves one frame along the
-clip. What was done instead of the recorded action is added up as a drift: the place the arm would be in is the recorded
-one plus the drift. At a goal's frame the drift in x, y and z is the error that the published Action Score is made of,
+A real robot cannot be simulated, but its recordings show where its actions led. Each env_step moves one frame along the
+clip. The differences between the actions and the recorded actions add up to a drift: the arm would be at the recorded
+place plus the drift. At the frame of the goal, the drift in x, y and z is the error in the published Action Score,
 max(0, 800 * (0.1 - error in m)).
 
-Plans are open loop, as published: after the first env_step a model would be shown the recording, not what it did.
+Plans are open loop, as published: after the first env_step a model would see the recording, and not the results of its
+own actions.
 
 Reference: Terver et al., arXiv 2512.24497; Khazatsky et al., DROID, arXiv 2403.12945.
 """
@@ -22,7 +24,7 @@ from envs.base import SimStateEnv
 NUM_ACTIONS = 7
 # Published limits of planned actions: m and rad in one env_step, and the gripper's closure.
 LARGEST_ACTION = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.75)
-# Published distance within which the hand counts as there.
+# # Published distance of the hand from the goal below which the goal is reached.
 SUCCESS_M = 0.05
 _COLUMNS = ("frames", "states", "actions", "lengths")
 
@@ -31,17 +33,17 @@ class DroidEnv(SimStateEnv):
     """Replays recorded clips.
 
     sim_state `[9]`: clip, frame, and the drift `[7]`. An action `[7]` is a change of the pose: x, y, z [m], three
-    angles [rad], and the gripper's closure. proprio `[7]` is the recorded pose. `info["recorded_action"]` is what the
-    robot did in the env_step that was just made. Behind the last frame of a clip the picture stays, and actions still
-    drift.
+    angles [rad], and the gripper's closure. proprio `[7]` is the recorded pose. `info["recorded_action"]` is the
+    recorded action of the last env_step. After the last frame of a clip the picture stays the same, and actions still
+    add to the drift.
 
     Args:
         recording: A `.npz` or a mapping with `frames` uint8 `[F, Y, X, 3]`, `states` `[F, 7]`, `actions` `[F, 7]` (row
             t leads to frame t + 1; the last row of a clip is not used), `lengths` `[K]` frames of each clip, and
             optionally `control_hz`. `jepawm.evaluation.action_score.write_recording` makes one from a dataset.
-        image_size: Height and width of `pixels` [px]; that of the recording.
+        image_size: Height and width of `pixels` [px]; it must be that of the recording.
         render_mode: None or `"rgb_array"`.
-        goal_env_steps: env_steps from start to goal in `sample_start_goal`; 3 is published.
+        goal_env_steps: env_steps from start to goal in `sample_start_goal`; the published number is 3.
 
     Raises:
         ValueError: No recording, a wrong one, or frames of another size.
@@ -95,7 +97,7 @@ class DroidEnv(SimStateEnv):
         return start, goal
 
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
-        """How far the hand would be from the goal's place [m], the differences of x, y and z added up."""
+        """Distance of the hand from its place in the goal [m]: the sum of the absolute differences in x, y and z."""
         return float(np.abs(self._place(sim_state) - self._place(goal)).sum())
 
     def success(self, sim_state: np.ndarray, goal: np.ndarray) -> bool:
@@ -113,7 +115,7 @@ class DroidEnv(SimStateEnv):
         return self._states[self._row(sim_state)].astype(np.float32)
 
     def recorded_actions(self, sim_state: np.ndarray, num_env_steps: int) -> np.ndarray:
-        """What the robot did from a sim_state `[9]` on: float64 `[T, 7]`, zeros behind the clip's end."""
+        """The recorded actions from a sim_state `[9]` on: float64 `[T, 7]`, zeros after the end of the clip."""
         row = self._row(sim_state)
         left = self._first[int(sim_state[0])] + self._lengths[int(sim_state[0])] - 1 - row
         actions = np.zeros((num_env_steps, NUM_ACTIONS))
@@ -122,7 +124,7 @@ class DroidEnv(SimStateEnv):
         return actions
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """One env_step; `info["recorded_action"]` `[7]` is what the robot did in it."""
+        """One env_step; `info["recorded_action"]` `[7]` is the recorded action."""
         observation, reward, terminated, truncated, info = super().step(action)
         assert self._recorded_action is not None
         info["recorded_action"] = self._recorded_action.copy()
@@ -167,7 +169,7 @@ def _checked(recording: Any, image_size: int) -> dict[str, np.ndarray]:
     """The columns of a recording.
 
     Raises:
-        ValueError: None is given, it cannot be read, or it is not as it should be.
+        ValueError: There is no recording, it cannot be read, or a column is missing or has a wrong shape.
     """
     if recording is None:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Factors of variation: what may differ between two episodes of one environment, and is not in its sim_state.
+"""Factors of variation: differences between episodes of one environment that its sim_state does not hold.
 
-A factor is a colour, a size, a shape, the place of a wall or a camera. Each has a published default. An environment's
-`variation` is a mapping from factor names to values; whoever keeps it can show any sim_state of that episode again.
+A factor is a colour, a size, a shape, the place of a wall or a camera. Each has a published default. A `variation` maps
+names of factors to values. With its variation and a sim_state, any moment of an episode can be drawn again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,15 +17,15 @@ Variation = dict[str, Any]
 
 @dataclass(frozen=True)
 class Factor:
-    """One thing that may vary: a number, several numbers, or one of a few names.
+    """One property that may vary: a number, several numbers, or one of a few names.
 
     Attributes:
         default: The published value: a float, an int, a tuple of either, or a str.
         low: Smallest value, of the shape of `default`; None where `choices` are given.
         high: Largest value.
-        choices: The names there are; `default` is one of them.
-        about: What it is, with its unit.
-        physical: Whether it changes how the world moves or where episodes start, and not only how they look.
+        choices: The possible names; `default` is one of them.
+        about: What the factor is, with its unit.
+        physical: Whether the factor changes how things move or where episodes start, and not only the look.
     """
 
     default: Any
@@ -36,7 +36,8 @@ class Factor:
     physical: bool = False
 
     def sample(self, random: np.random.Generator) -> Any:
-        """Draws a value: uniform between the bounds (whole numbers where the default is whole), or of the choices."""
+        """Draws a value: uniformly between the bounds (whole numbers if the default is whole), or one of the
+        choices."""
         if self.choices:
             return self.choices[int(random.integers(len(self.choices)))]
         low, high = np.asarray(self.low), np.asarray(self.high)
@@ -45,7 +46,7 @@ class Factor:
         return random.uniform(low, high).tolist() if low.ndim else float(random.uniform(low, high))
 
     def check(self, name: str, value: Any) -> Any:
-        """Returns a value in plain types, as JSON would give it back.
+        """Returns a value in the types that JSON has.
 
         Raises:
             ValueError: Wrong shape, not numbers, out of bounds, or no such choice.
@@ -86,7 +87,7 @@ def defaults(factors: Mapping[str, Factor]) -> Variation:
 
 
 def resolve(argument: str, factors: Mapping[str, Factor], base: Variation, given: Mapping[str, Any]) -> Variation:
-    """A whole variation: `base`, with the values of `given` in place.
+    """All factors: the values of `given` where there are any, else those of `base`.
 
     Raises:
         ValueError: An unknown factor, a value it cannot take, or an environment without factors.
@@ -127,11 +128,11 @@ def names_of(argument: str, factors: Mapping[str, Factor], wanted: Iterable[str]
 
 
 def draw(factors: Mapping[str, Factor], names: Iterable[str], random: np.random.Generator) -> Variation:
-    """Draws the named factors, in their order."""
+    """Draws values of the named factors, in the order of the names."""
     return {name: factors[name].sample(random) for name in names}
 
 
 def differing(factors: Mapping[str, Factor], variation: Variation) -> Variation:
-    """The part of a variation that is not as published: what a recording has to keep."""
+    """The factors whose values differ from the published ones; recordings keep these."""
     published = defaults(factors)
     return {name: value for name, value in variation.items() if value != published[name]}

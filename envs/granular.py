@@ -27,11 +27,11 @@ _HALF_WIDTH, _HALF_THICKNESS, _PUSHER_LENGTH, _TAPER = 0.48, 0.13, 1.3, 0.4
 _START_SHIFT = 0.5
 _GOAL_SHIFT = 1.0
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.6, 0.9
-# Between two layers that are about to fall upon each other: the largest grain's height, and a little.
+# # Height between two stacked layers: that of the largest grain and a little more.
 _LAYER = 2 * _LARGEST_HALF + 0.01
 _MOST_LAYERS = 6
 
-# How far inside its shape each of the places [P, 2] lies; below 0 outside.
+# # How far inside the shape each place of `[P, 2]` lies; negative outside.
 Inside = Callable[[np.ndarray], np.ndarray]
 
 SHAPES: dict[str, Inside] = {
@@ -45,8 +45,9 @@ SHAPES: dict[str, Inside] = {
 class GranularEnv(DeformableEnv):
     """97 box-shaped grains, no two alike, and a flat finger 0.96 wide and 0.26 thick; see `DeformableEnv` for all else.
 
-    The finger's flat side faces the way it is pushed. Grains measure 0.1 to 0.16 along each side and come out of one
-    seed, the same in every episode. sim_state `[679]`: x, z, y of each grain's middle, then a quaternion (w, x, z, y)
+    The finger's flat side faces the way it is pushed. Grains measure 0.1 to 0.16 along each side; a fixed seed draws
+    them, so they are the same in every episode. sim_state `[679]`: x, z, y of each grain's middle, then a quaternion
+    (w, x, z, y)
     of each grain.
 
     Start: one layer of grains, each turned anyhow, over a square of area 5 whose middle is within 0.5 of the table's
@@ -100,7 +101,7 @@ class GranularEnv(DeformableEnv):
         """Starts an episode; see `SimStateEnv`.
 
         Raises:
-            ValueError: As there, or a quaternion whose length is not 1.
+            ValueError: See `SimStateEnv.reset`; or the length of a quaternion is not 1.
         """
         for key in ("sim_state", "goal"):
             value = None if options is None else options.get(key)
@@ -133,14 +134,15 @@ class GranularEnv(DeformableEnv):
     def _stacked(
         self, random: np.random.RandomState, inside: Inside, angle_rad: float, middle: np.ndarray
     ) -> np.ndarray:
-        """Stacks all grains within a shape, layer upon layer, and returns the sim_state `[S]` they come to rest in.
+        """Stacks all grains within a shape in layers, lets them come to rest, and returns the sim_state `[S]`.
 
-        Each grain stands on the middle of the one below it: heaps of tilted grains go on creeping for seconds.
+        Each grain stands on the middle of the grain below it, because heaps of tilted grains creep for seconds.
         """
         cells = np.stack(np.divmod(np.arange(30 * 30), 30), axis=1)
         places = rotated((cells - 14.5) * PITCH, random.uniform(0, math.pi / 2)) + random.uniform(0, PITCH, 2)
         depth = inside(places)
-        # The deepest places first, for the last layer is not full; each stands back a little from the one below.
+        # # Places deep inside the shape come first, because the last layer is not full. Each layer is a little smaller
+        # than the layer below.
         order = np.argsort(-depth, kind="stable")
         layers = [order[depth[order] > 0.03 * level] for level in range(_MOST_LAYERS)]
         chosen = np.concatenate(layers)[:NUM_GRAINS]
@@ -194,7 +196,7 @@ def _world() -> World:
             f'<geom type="box" size="{" ".join(f"{h:.6g}" for h in half)}" mass="{_MASS}" {contact} '
             f'rgba="{" ".join(f"{c:.3f}" for c in colour)} 1"/></body>'
         )
-    # The taper is softer than the finger: a grain caught right below it shall be moved aside, not shot away.
+    # # The taper is softer than the finger, so that it moves a grain right below it aside and does not shoot it away.
     return World(
         timestep_s=0.0075,
         solver='solver="CG" iterations="35" jacobian="sparse"',

@@ -84,9 +84,9 @@ class MetaworldEnv(SimulatorEnv):
     sim_state. Of an inconsistent sim_state, whose observation is not that of its qpos, the observation comes back
     as it was given until the first env_step.
 
-    Success is Metaworld's own criterion, evaluated in the sim_state. It looks at the target of that sim_state's
-    placement and not at the goal, which is the picture of one solution of it: starts and goals of `sample_start_goal`
-    share a placement, as do the frames of one recorded episode.
+    Success is Metaworld's own criterion, evaluated in the sim_state. It uses the target in that sim_state's placement,
+    and not the goal. The goal is the picture of one solution: start and goal of `sample_start_goal` share a placement,
+    as do all frames of one recorded episode.
 
     Pictures are those of the published data: camera `corner2` moved to (0.75, 0.075, 0.7) m. It hangs upside down,
     and the published systems mirror its pictures top to bottom. So the arm stands upright and left and right are
@@ -96,8 +96,8 @@ class MetaworldEnv(SimulatorEnv):
         image_size: Height and width of `pixels` [px], 16 to 512. The published size is 224.
         render_mode: None or `"rgb_array"`.
         task: One of Metaworld's 50, e.g. `"reach-v3"` or `"reach"`; `PAPER_TASKS` are the 42 published ones.
-        quality: `"faithful"` (shadows and antialiasing, as published), `"fast"` (without, ten times as fast where no
-            GPU draws), or `"auto"`: faithful on a GPU, else fast.
+        quality: `"faithful"` (shadows and antialiasing, as published), `"fast"` (without them, ten times as fast where
+            no GPU draws), or `"auto"`: faithful on a GPU, else fast.
         variation: There are no factors of variation; what varies is the placement, with the seed.
         vary: As `variation`.
 
@@ -141,9 +141,9 @@ class MetaworldEnv(SimulatorEnv):
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws the start that Metaworld's `seed(seed)` and `reset` give, and lets the task's expert reach a goal.
 
-        The goal is where the expert is after 100 env_steps, as published. Not all experts hold what they achieve,
-        and some take longer: then it is the middle one of these sim_states in which the task was solved, or the first
-        one later on. The few starts from which the expert does not solve the task in 500 env_steps are drawn again.
+        As published, the goal is the sim_state of the expert after 100 env_steps. If the task is not solved there, the
+        goal is the middle one of the earlier sim_states in which it was solved, or the first later one. The few starts
+        from which the expert does not solve the task in 500 env_steps are drawn again.
 
         Raises:
             RuntimeError: The expert solves the task from none of 20 starts.
@@ -172,15 +172,14 @@ class MetaworldEnv(SimulatorEnv):
         return None
 
     def success(self, sim_state: np.ndarray, goal: np.ndarray) -> bool:
-        """Whether Metaworld counts a sim_state `[S]` as solved; see the class for the part that the goal plays."""
+        """Whether Metaworld counts a sim_state `[S]` as solved; the class says how the goal matters."""
         with self._simulator.as_in(self._check_sim_state(sim_state)):
             return self._simulator.evaluate()[0]
 
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
-        """How far a sim_state `[S]` is from solved [m]: Metaworld's `obj_to_target`, from hand or object to the target.
-
-        For six tasks it tells none; there it is how far both objects of the observation are from where goal `[S]` has
-        them.
+        """Distance of a sim_state `[S]` from a solution [m]: Metaworld's `obj_to_target`, from hand or object to the
+        target. Six tasks have no such distance; there it is the distance of both objects in the observation from their
+        places in goal `[S]`.
         """
         if self.task in _TELL_NO_DISTANCE:
             sim_state, goal = self._check_sim_state(sim_state), self._check_sim_state(goal)
@@ -189,5 +188,5 @@ class MetaworldEnv(SimulatorEnv):
             return self._simulator.evaluate()[1]
 
     def proprio(self, sim_state: np.ndarray) -> np.ndarray:
-        """Returns the hand's place and the gripper's opening: float32 `[4]`."""
+        """Returns the place of the hand and the opening of the gripper: float32 `[4]`."""
         return np.asarray(sim_state, dtype=np.float32)[:4]

@@ -1,8 +1,9 @@
-"""Metaworld's own simulator of one task, made to forget: equal states give equal futures, whatever came before.
+"""Metaworld's simulator of one task as a `ForgettingSimulator`: equal states give equal futures.
 
-Metaworld keeps much of an episode outside of MuJoCo's state: where the task has put bodies and sites of the model, and
-some twenty private numbers. All of them follow from the placement (Metaworld's `rand_vec`) if the reset begins with an
-untouched model. So a state here is the placement and what moves, and a reset always begins with an untouched model.
+Metaworld keeps much of an episode outside of MuJoCo's state: the places of bodies and sites that the task has moved,
+and some twenty private numbers. The placement (Metaworld's `rand_vec`) determines all of them if the reset begins with
+an untouched model. So a state here is the placement and the moving parts, and every reset begins with an untouched
+model.
 """
 
 import warnings
@@ -16,19 +17,19 @@ from envs.mujoco_rendering import import_mujoco
 from envs.simulator_env import ForgettingSimulator
 
 CAMERA = "corner2"
-# Published: closer to the table than Metaworld has it.
+# # The published camera is closer to the table than Metaworld's.
 CAMERA_POSITION = (0.75, 0.075, 0.7)
 
 OBSERVATION_WIDTH = 39
 _CURRENT = slice(0, 18)
-# What the arm was last told: two fingers, and where the hand is drawn to.
+# # The last command of the arm: two fingers, and the place that the hand is pulled to.
 _CTRL_WIDTH, _MOCAP_WIDTH = 2, 3
 # The hand always points down.
 _MOCAP_QUATERNION = (1.0, 0.0, 1.0, 0.0)
-# A start, a goal, and the one that a picture is asked of.
+# # A start, a goal, and a state to draw.
 _PLACEMENTS_KEPT = 4
 
-# Of Metaworld's attributes: what is no part of an episode.
+# # Attributes of Metaworld that do not belong to an episode.
 _NOT_OF_AN_EPISODE = frozenset(
     {"model", "data", "mujoco_renderer", "_np_random", "observation_space", "action_space", "sawyer_observation_space"}
 )
@@ -62,8 +63,8 @@ class MetaworldSimulator(ForgettingSimulator):
     """One task of Metaworld.
 
     A state `[S]` is, in this order: Metaworld's observation `[39]` (the hand, the gripper and up to two objects now;
-    the same one env_step ago; the goal), qpos `[nq]`, qvel `[nv]`, the fingers' control `[2]`, where the hand is drawn
-    to `[3]`, the contact solver's first guess `[nv]`, and the placement `[3 or 6]`.
+    the same one env_step ago; the goal), qpos `[nq]`, qvel `[nv]`, the fingers' control `[2]`, the place that the hand
+    is pulled to `[3]`, the contact solver's first guess `[nv]`, and the placement `[3 or 6]`.
 
     Args:
         task: Full name, e.g. `reach-v3`.
@@ -103,11 +104,11 @@ class MetaworldSimulator(ForgettingSimulator):
 
     @property
     def is_set(self) -> bool:
-        """Whether it was ever put into a state."""
+        """Whether the simulator has been put into a state yet."""
         return self._observation is not None
 
     def start(self, random: np.random.Generator) -> np.ndarray:
-        """Draws a placement as Metaworld's seeded reset does, and returns the state `[S]` that an episode has then."""
+        """Draws a placement as Metaworld's seeded reset does; returns the state `[S]` in which the episode starts."""
         self._clear()
         self.env._freeze_rand_vec, self.env.seeded_rand_vec = False, True
         self.env.np_random = random
@@ -142,21 +143,22 @@ class MetaworldSimulator(ForgettingSimulator):
         data.mocap_pos[0], data.mocap_quat[0] = mocap, _MOCAP_QUATERNION
         data.qacc_warmstart[:] = warmstart
         self._mujoco.mj_forward(self.model, data)
-        # What has just been computed is the answer already; the next env_step has to begin with the same guess.
+        # # The solver has just computed this solution; the next env_step must begin with the stored guess instead.
         data.qacc_warmstart[:] = warmstart
         self._observation = observation.copy()
         self.env._prev_obs = self._observation[_CURRENT].copy()
 
     def advance(self, action: np.ndarray) -> None:
         """One env_step with an action `[4]`, clipped to +-1 by Metaworld."""
-        # Metaworld counts to 500 and then refuses; whoever runs an episode decides on its length.
+        # # Metaworld refuses to go on after 500 env_steps; here the caller decides how long an episode is.
         self.env.curr_path_length = 0
         self._observation = self.env.step(action)[0]
 
     def evaluate(self) -> tuple[bool, float]:
-        """Metaworld's own success of the state it is in, and its `obj_to_target` [m], which a few tasks leave at 0."""
+        """Metaworld's success in the present state, and its `obj_to_target` [m], which a few tasks leave at 0."""
         assert self._observation is not None
-        # Some tasks observe before they have finished their reset: window-close would count as solved from the start.
+        # # Some tasks compute the observation before their reset is complete; window-close would count as solved at the
+        # start.
         current = self.env._get_curr_obs_combined_no_goal()
         space = self.env.sawyer_observation_space
         observation = np.clip(np.concatenate([current, self._observation[current.size :]]), space.low, space.high)
@@ -169,7 +171,7 @@ class MetaworldSimulator(ForgettingSimulator):
         self._mujoco.mj_forward(self.model, self.data)
 
     def _place(self, placement: np.ndarray, anew: bool = False) -> None:
-        """Makes the task's world for a placement; afterwards nothing is left of an episode before."""
+        """Builds the task's world for a placement, and removes all traces of earlier episodes."""
         key = placement.tobytes()
         known = None if anew else self._placed.pop(key, None)
         if known is None:
@@ -201,15 +203,15 @@ class ExpertActions:
     def __call__(self, sim_state: np.ndarray) -> np.ndarray:
         """Returns the next action `[4]`, in [-1, 1], given the sim_state `[S]` before it."""
         with warnings.catch_warnings():
-            # Asked for more than +-1, most of them warn; the environment clips, and so does this.
+            # # Most experts return more than +-1 and then warn; the environment clips, and so does this function.
             warnings.simplefilter("ignore")
-            # A copy: some of them write into what they are shown.
+            # # A copy, because some experts write into their argument.
             action = self._policy.get_action(np.array(sim_state[:OBSERVATION_WIDTH], dtype=np.float64))
         return np.clip(action, -1.0, 1.0)
 
 
 class _World:
-    """What Metaworld's reset has set outside of MuJoCo's state."""
+    """The part of a world that Metaworld's reset sets outside of MuJoCo's state."""
 
     def __init__(self, env: Any) -> None:
         self._body_pos, self._site_pos = env.model.body_pos.copy(), env.model.site_pos.copy()
@@ -224,7 +226,7 @@ class _World:
 
 
 def _own(value: Any) -> Any:
-    """A copy, but for windows into MuJoCo's memory: those must go on showing what is there."""
+    """A copy, except of views into MuJoCo's memory, which must keep showing the present values."""
     if isinstance(value, np.ndarray):
         root = value
         while isinstance(root.base, np.ndarray):

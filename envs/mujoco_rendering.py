@@ -1,7 +1,7 @@
 """Pictures of MuJoCo worlds, without a screen: one renderer for every MuJoCo environment here.
 
 Two qualities. `faithful` draws what the model asks for: shadows, reflections, multisampling. `fast` leaves those three
-out, which costs nothing else and draws ten and more times as fast where no GPU does it. `auto` is `faithful` on a GPU
+out, and is ten or more times as fast where no GPU draws. `auto` is `faithful` on a GPU
 and `fast` on Mesa's software renderer.
 """
 
@@ -18,12 +18,12 @@ from envs import checks
 Quality = Literal["auto", "fast", "faithful"]
 QUALITIES = ("auto", "fast", "faithful")
 
-# How OpenGL names itself where the CPU draws.
+# # Names of OpenGL renderers that draw on the CPU.
 _SOFTWARE = ("llvmpipe", "softpipe", "swiftshader", "software")
 
 
 def prepare_backend() -> str:
-    """Chooses how MuJoCo draws without a screen, before it is imported; what `$MUJOCO_GL` says is kept.
+    """Chooses how MuJoCo draws without a screen, unless `$MUJOCO_GL` is set. Call it before MuJoCo is imported.
 
     Returns:
         `egl`, `osmesa`, `glfw`, or `cgl` and the like on systems without a choice.
@@ -34,7 +34,7 @@ def prepare_backend() -> str:
 
 
 def import_mujoco(extra: str) -> Any:
-    """Imports MuJoCo so that it can draw without a screen, or says which extra brings it.
+    """Imports MuJoCo so that it can draw without a screen, or names the extra to install.
 
     Raises:
         ImportError: It is not installed.
@@ -44,7 +44,8 @@ def import_mujoco(extra: str) -> Any:
 
 
 class MujocoPictures:
-    """Draws a MuJoCo model at one size from one camera. Made at the first picture; a copy or pickle makes its own.
+    """Draws a MuJoCo model at one size from one camera. The first picture makes the OpenGL context; a copy or pickle
+    makes its own.
 
     Colours, sizes and lights of the model may change between pictures; see `textures_changed` for textures.
 
@@ -54,8 +55,8 @@ class MujocoPictures:
         camera: Name of a camera of the model, or an `MjvCamera`, which may be moved between pictures.
         quality: See the module.
         flip: Turn pictures upside down and left to right, for cameras that are mounted so.
-        bottom_up: Begin with the lowest row, as mujoco-py did and so some published pictures do.
-        hidden_geom_groups: Groups of geoms that are not drawn, e.g. those that are there to collide.
+        bottom_up: Whether the lowest row comes first, as in mujoco-py and therefore in some published pictures.
+        hidden_geom_groups: Groups of geoms that are not drawn, e.g. those used for collisions only.
 
     Raises:
         ValueError: An unknown quality; at the first picture: an unknown camera.
@@ -83,7 +84,7 @@ class MujocoPictures:
         self._screen: _Screen | None = None
 
     def draw(self, data: Any) -> np.ndarray:
-        """Returns pixels `[Y, X, C]` uint8 of an `mjData`, an array of its own."""
+        """Returns pixels `[Y, X, C]` uint8 of an `mjData`, a new array."""
         if self._screen is None:
             fast = self.quality == "fast" or (self.quality == "auto" and draws_in_software())
             self._screen = _Screen(self.model, self.image_size, self.camera, fast, self.hidden_geom_groups)
@@ -94,7 +95,7 @@ class MujocoPictures:
         return np.ascontiguousarray(pixels[::-1] if self.flip == self.bottom_up else pixels)
 
     def textures_changed(self) -> None:
-        """Says that the model has other textures (`tex_data`) than at the last picture."""
+        """Call this after changing textures (`tex_data`) of the model; the next picture then shows them."""
         if self._screen is not None:
             self._screen.textures_are_stale = True
 
@@ -109,10 +110,10 @@ class MujocoPictures:
 
 
 class _Screen:
-    """One OpenGL context with what MuJoCo draws into it.
+    """One OpenGL context, and the scene that MuJoCo draws into it.
 
-    Not `mujoco.Renderer`: its context cannot be told that a texture has changed, and making another one takes as long
-    as forty pictures.
+    `mujoco.Renderer` is not used: it cannot reload a changed texture, and making a new one takes as long as forty
+    pictures.
     """
 
     def __init__(
@@ -124,10 +125,11 @@ class _Screen:
         self._camera = camera if isinstance(camera, mujoco.MjvCamera) else _fixed_camera(model, camera)
         quality, kept = model.vis.quality, None
         if fast:
-            # Read when the context is made, and put back: the model may be shown in another quality as well.
+            # # MuJoCo reads this when the context is made. It is put back, because another renderer may draw the same
+            # model in another quality.
             kept = (quality.offsamples, quality.shadowsize)
             quality.offsamples, quality.shadowsize = 0, 0
-        # The model says how large a picture may be.
+        # # The model limits the size of pictures.
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, image_size)
         model.vis.global_.offheight = max(model.vis.global_.offheight, image_size)
         try:
@@ -169,14 +171,14 @@ class _Screen:
     def free(self) -> None:
         if self._gl is None:
             return
-        # What MuJoCo frees is of the context that is current.
+        # # MuJoCo frees resources of the current context, so this one is made current first.
         self._gl.make_current()
         self._context.free()
         self._gl.free()
         self._gl = None
 
     def __del__(self) -> None:
-        # Without a context of its own, where making it failed.
+        # # There is no context if making it failed.
         if getattr(self, "_context", None) is not None:
             self.free()
 
@@ -185,7 +187,8 @@ _SCREENS: "weakref.WeakSet[_Screen]" = weakref.WeakSet()
 
 
 def _free_at_exit(screen: _Screen) -> None:
-    # Registered after a context was made, so it runs before EGL is shut down, after which nothing can be freed.
+    # # This is registered after a context was made, so it runs before EGL is shut down. After that nothing can be
+    # freed.
     atexit.unregister(_free_all)
     atexit.register(_free_all)
     _SCREENS.add(screen)
@@ -211,7 +214,7 @@ _IN_SOFTWARE: bool | None = None
 
 
 def draws_in_software() -> bool:
-    """Whether MuJoCo's OpenGL runs on the CPU; asked once per process."""
+    """Whether MuJoCo's OpenGL runs on the CPU; the answer is cached for the process."""
     global _IN_SOFTWARE
     if _IN_SOFTWARE is None:
         _IN_SOFTWARE = any(word in gl_renderer().lower() for word in _SOFTWARE)
@@ -219,7 +222,7 @@ def draws_in_software() -> bool:
 
 
 def gl_renderer() -> str:
-    """The name OpenGL gives to what draws, e.g. `llvmpipe (LLVM 15.0.6, 256 bits)`."""
+    """The name of the OpenGL renderer, e.g. `llvmpipe (LLVM 15.0.6, 256 bits)`."""
     import mujoco
     from OpenGL import GL
 

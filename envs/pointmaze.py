@@ -27,18 +27,18 @@ class PointMazeEnv(SimStateEnv):
     """A point mass with two motors in a maze of square cells, MuJoCo's units (a cell is 1 m wide).
 
     sim_state and proprio are `[4]`: x, y [m], velocity x, y [m/s]. x counts the rows of the maze and y its columns;
-    see `envs.pointmaze_model`. They are all there is to a state: an episode goes on from one exactly as from a reset.
+    see `envs.pointmaze_model`. They are the whole state: an episode that is reset to a sim_state continues exactly.
 
-    An action `[2]` is the push along x and y, as a part of the largest (100 N on 4.19 kg: a full push changes the
-    velocity by 1.19 m/s in one env_step). As published, actions are clipped to +-1, and before each env_step the
+    An action `[2]` is the push along x and y, as a fraction of the largest push (100 N on 4.19 kg changes the velocity
+    by 1.19 m/s in one env_step). As published, actions are clipped to +-1, and before each env_step the
     velocity to +-5, both along each axis.
 
     Pictures are from straight above. As published, x grows to the right and y downwards, so that the U-maze looks
-    like a U. The lamp is at the camera and throws no shadows: `"fast"` pictures differ from `"faithful"` ones along
-    edges only, where these are smoothed.
+    like a U. The lamp is at the camera and throws no shadows: `"fast"` pictures differ from `"faithful"` ones only
+    along edges, which the latter smooth.
 
     With MuJoCo up to 3.4 the trajectories are those of MuJoCo 3.0 to 8 digits. The contact solver of 3.5 and later
-    bounces off walls differently: data and results from the two sides are not to be mixed.
+    bounces off walls differently, so data and results from before and after 3.5 must not be mixed.
 
     Args:
         image_size: Height and width of `pixels` [px], 16 to 512. The published size is 224.
@@ -46,10 +46,9 @@ class PointMazeEnv(SimStateEnv):
         maze: `"umaze"` (the published one), `"medium"`, `"large"`, or rows of your own: see
             `envs.pointmaze_model.parse_maze`.
         quality: `"faithful"`, `"fast"` or `"auto"`: see `envs.mujoco_rendering`.
-        goal_marker: Whether a red ball lies in the cell marked `G`, whatever the goal of the episode is: pictures
-            show a sim_state, of which goals are no part. Published pictures have none.
-        variation: Values of `factors` that every episode has. All of them are for the eye: none changes how the ball
-            moves.
+        goal_marker: Whether a red ball lies in the cell marked `G`, whatever the goal of the episode is. Pictures show
+            the sim_state, which holds no goal. Published pictures have no marker.
+        variation: Values of `factors` that every episode has. They change the look only, and not how the ball moves.
         vary: Factors that each reset draws anew.
 
     Raises:
@@ -92,8 +91,8 @@ class PointMazeEnv(SimStateEnv):
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws the start and goal of a seed, `[4]` and `[4]`; in the U-maze they are the published ones.
 
-        Places are uniform where walls are at least 0.2 away, velocities uniform within 5.23 along each axis, those of
-        goals too. As published, a goal may be drawn within the success radius of the start.
+        Places are uniform where walls are at least 0.2 away. Velocities of starts and goals are uniform within 5.23
+        along each axis. As published, a goal may be drawn within the success radius of the start.
         """
         self._resolved(variation)
         random = np.random.RandomState(seed)
@@ -144,12 +143,12 @@ class PointMazeEnv(SimStateEnv):
         return self.maze.goal if self.goal_marker else None
 
     def _random_state(self, random: np.random.RandomState) -> np.ndarray:
-        # In this order, as published.
+        # # The order is the published one.
         place = self.maze.sample_place(random)
         return np.array([*place, random.uniform(-START_SPEED, START_SPEED), random.uniform(-START_SPEED, START_SPEED)])
 
     def _sample_start(self) -> np.ndarray:
-        # A RandomState of its own, so that starts of np_random follow the published distribution.
+        # # A RandomState seeded from np_random, so that starts follow the published distribution.
         return self._random_state(np.random.RandomState(self.np_random.integers(2**31)))
 
     def _set_state(self, sim_state: np.ndarray) -> None:
@@ -163,7 +162,7 @@ class PointMazeEnv(SimStateEnv):
     def _advance(self, action: np.ndarray) -> None:
         np.maximum(self._velocity, -MAX_SPEED, out=self._velocity)
         np.minimum(self._velocity, MAX_SPEED, out=self._velocity)
-        # The motors clip it.
+        # # The motors clip the action.
         self._push[:] = action
         self._move(self._model, self._data, PHYSICS_STEPS_PER_ENV_STEP)
 

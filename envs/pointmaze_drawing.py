@@ -30,7 +30,7 @@ _PUBLISHED_RGB = {"agent.colour": (0.3, 0.6, 0.3), "wall.colour": (0.7, 0.5, 0.3
 
 
 class PointMazeDrawing:
-    """Draws places of the ball in one maze. It changes how the model looks, and nothing that moves it.
+    """Draws the ball in one maze. It changes the look of the model, and nothing that affects the dynamics.
 
     Args:
         model: The `mjModel` of `pointmaze_model.mjcf`.
@@ -43,7 +43,7 @@ class PointMazeDrawing:
         import mujoco
 
         self._model = model
-        # Pictures are made of this one, so that the episode's never notices.
+        # # Pictures are drawn from this second `mjData`, so that the episode does not change.
         self._data = mujoco.MjData(model)
         self._maze = maze
         self._camera = mujoco.MjvCamera()
@@ -71,10 +71,10 @@ class PointMazeDrawing:
         """Returns pixels `[Y, X, C]` uint8.
 
         Args:
-            x: Of the ball.
-            y: Of the ball.
-            goal: x, y of the goal marker, or None for none.
-            variation: How it looks: a value for every factor of `LOOK`.
+            x: Place of the ball along x [m].
+            y: Place of the ball along y [m].
+            goal: x, y of the goal marker; None: no marker.
+            variation: A value for every factor of `LOOK`.
         """
         import mujoco
 
@@ -89,7 +89,7 @@ class PointMazeDrawing:
         return self._pictures.draw(self._data)
 
     def close(self) -> None:
-        """Frees the OpenGL context; the next picture makes another."""
+        """Frees the OpenGL context; the next picture makes a new one."""
         self._pictures.close()
 
     def _look_like(self, variation: Variation) -> None:
@@ -102,7 +102,7 @@ class PointMazeDrawing:
             getattr(model.vis.headlight, name)[:] = published * variation["light.brightness"]
         self._camera.azimuth = variation["camera.azimuth"]
         self._camera.elevation = variation["camera.elevation"]
-        # Where its lens would cut something off, the camera steps back.
+        # # The camera moves back where its view would cut off a part of the maze.
         self._camera.distance = max(
             self._model.stat.extent * variation["camera.distance"],
             1.02 * least_distance(self._maze, variation["camera.azimuth"], variation["camera.elevation"]),
@@ -115,13 +115,14 @@ class PointMazeDrawing:
 
 
 def least_distance(maze: Maze, azimuth_deg: float, elevation_deg: float, view_deg: float = 45.0) -> float:
-    """How far from the middle of a maze a camera that looks there has to be, to have all of its walls in the picture.
+    """Least distance of a camera from the middle of a maze at which all walls are in the picture; it looks at the
+    middle.
 
     Args:
         maze: The maze.
-        azimuth_deg: Direction that it looks in, around z.
-        elevation_deg: Of that direction; -90 is straight down.
-        view_deg: How much it sees, from the lowest to the highest row.
+        azimuth_deg: Direction of view, around z.
+        elevation_deg: Elevation of the direction of view; -90 is straight down.
+        view_deg: Angle of view from the lowest to the highest row.
     """
     azimuth, elevation = math.radians(azimuth_deg), math.radians(elevation_deg)
     forward = np.array(

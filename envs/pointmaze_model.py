@@ -48,13 +48,14 @@ MAZES: dict[str, tuple[str, ...]] = {
 """The layouts of D4RL by name: `umaze` is the published one of DINO-WM."""
 
 TIMESTEP_S = 0.01
-# Where the published body stands at x = y = 0; the cell of row r, column c has its middle at (r + 1, c + 1).
+# # Place of the published body at x = y = 0, in MuJoCo's coordinates; the middle of the cell in row r, column c is (r +
+# 1, c + 1).
 ORIGIN = 1.2
 RADIUS = 0.1
 # Published starts and goals keep this far from walls, along x and along y.
 CLEARANCE = 0.2
 WALL_HEIGHT = 0.2
-# The published camera is as far away as MuJoCo calls the extent of the model: the longer side of the maze, and this.
+# # The distance of the published camera is MuJoCo's extent of the model: the longer side of the maze plus this.
 CAMERA_DISTANCE_BEYOND_SIDE = 4.734846922834954
 
 
@@ -63,7 +64,7 @@ class Maze:
     """A maze that `parse_maze` has checked.
 
     Attributes:
-        rows: Equally long, of `#`, `O` and `G`.
+        rows: Rows of one length, made of `#`, `O` and `G`.
     """
 
     rows: tuple[str, ...]
@@ -75,7 +76,7 @@ class Maze:
 
     @property
     def goal(self) -> tuple[float, float] | None:
-        """x, y of the middle of the first cell marked `G`, if there is one."""
+        """x, y of the middle of the first cell marked `G`; None if no cell is."""
         return next((self.middle(r, c) for r, c in self._cells() if self.rows[r][c] == GOAL), None)
 
     @staticmethod
@@ -85,11 +86,11 @@ class Maze:
 
     @staticmethod
     def cell(x: float, y: float) -> tuple[int, int]:
-        """Row and column of the cell that a place is in; they may lie outside of the maze."""
+        """Row and column of the cell at a place, which may lie outside of the maze."""
         return math.floor(x + ORIGIN - 0.5), math.floor(y + ORIGIN - 0.5)
 
     def neighbours(self, row: int, column: int) -> list[tuple[int, int]]:
-        """The free cells that a free cell opens into."""
+        """The free cells beside a free cell."""
         near = ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
         return [(r, c) for r, c in near if self.rows[r][c] != WALL]
 
@@ -115,7 +116,7 @@ class Maze:
         """Draws x, y, uniform over all clear places; in the U-maze this is the published draw."""
         rows, columns = self.shape
         while True:
-            # The smallest and largest that no border wall is in the way of: 0.5 to 3.1 in the U-maze.
+            # # The range inside the border walls: 0.5 to 3.1 in the U-maze.
             x = random.uniform(0.5, rows - 1.9)
             y = random.uniform(0.5, columns - 1.9)
             if self.is_clear(x, y):
@@ -190,12 +191,12 @@ def mjcf(maze: Maze) -> str:
 
     Names: joints `x`, `y`; sites `agent` and `goal`; texture `floor`; material `wall`.
 
-    Contact solver: as published, but each physics step starts it anew instead of from the last step's forces. Then
-    position and velocity are all there is to a state. Trajectories agree with the published ones to 1e-8.
+    Contact solver: as published, but each physics step starts it anew instead of from the last step's forces. Position
+    and velocity are then the whole state. Trajectories agree with the published ones to 1e-8.
     """
     walls = "".join(f'<geom class="wall" pos="{r + 1} {c + 1} 0"/>' for r, c in maze.walls())
     side = max(maze.shape)
-    # The published floor ends out of sight of mazes of this size; larger ones need more of the same.
+    # # The published floor is large enough for mazes of the published sizes; larger mazes need a larger floor.
     floors = math.ceil(side / 12)
     half_floor = f"{40 * floors} {40 * floors}"
     return f"""

@@ -26,22 +26,23 @@ POSE_NAMES = ("agent_x", "agent_y", "block_x", "block_y", "block_angle")
 
 
 class PushTEnv(SimStateEnv):
-    """A position-controlled disc (agent) and a T or another block that moves only while it is pushed.
+    """A position-controlled disc (the agent), and a T or another block that moves only while the disc pushes it.
 
     sim_state `[7]`: agent x, y, block x, y [px of a 512 x 512 table, y down], block angle [rad, 0 to 2 pi], agent
     velocity x, y [px/s]. proprio `[4]`: agent x, y, velocity x, y. An action `[2]` is the agent's next target
     relative to where it is now, in units of 100 px; it is not clipped.
 
-    The bounds of `action_space` (+-5.12) reach from any place on the table to any other. Human actions stay below
+    The bounds of `action_space` (+-5.12) allow a target anywhere on the table. Human actions stay below
     1.8 (99 % below 0.75).
 
-    Resetting to a sim_state lets one physics step (10 ms) pass, as published. So an agent with velocity has moved on
-    by a hundredth of it in the first `info["sim_state"]`, and overlapping bodies begin to part. `render_state` shows
+    As published, a reset to a sim_state makes one physics step (10 ms). In the first `info["sim_state"]` the agent has
+    therefore moved by a hundredth of its velocity, and overlapping bodies have begun to part. `render_state` shows
     a sim_state as it is.
 
-    `envs/PushObj-v1` is this environment with `vary=("block.shape",)`: one of seven shapes in every episode. Where
-    shapes differ, so do the origins that block x, y tell: the middle of the T's upper edge, the corner or middle in
-    which the boxes of the others meet. Two blocks of different shapes cannot be compared by their poses.
+    `envs/PushObj-v1` is this environment with `vary=("block.shape",)`: one of seven shapes in every episode. Block x, y
+    is the position of the block's origin, which depends on the shape: the middle of the T's upper edge, and for other
+    shapes the corner or middle in which their boxes meet. Two blocks of different shapes cannot be compared by their
+    poses.
 
     Args:
         image_size: Height and width of `pixels` [px], 16 to 512. The published size is 224.
@@ -69,7 +70,7 @@ class PushTEnv(SimStateEnv):
         "block.shape": Factor("T", choices=SHAPES, about="outline of block and goal marker", physical=True),
         "block.scale": Factor(1.0, 0.7, 1.2, about="size of the block, relative to the published one", physical=True),
         "block.colour": colour((119, 136, 153), "RGB of the block's outline; inside it is lighter"),
-        # What is seen is what pushes, so a larger disc pushes from farther away.
+        # # The picture shows the real radius, so a larger disc also pushes from farther away.
         "agent.radius": Factor(AGENT_RADIUS_PX, 8, 22, about="radius of the disc, px of 512", physical=True),
         "agent.colour": colour((65, 105, 225), "RGB of the disc's rim; inside it is lighter"),
         "background.colour": colour((255, 255, 255), "RGB of the table"),
@@ -97,10 +98,10 @@ class PushTEnv(SimStateEnv):
 
     @classmethod
     def sim_state_from_pose(cls, pose: Sequence[float], agent_velocity: Sequence[float] = (0.0, 0.0)) -> np.ndarray:
-        """Makes a sim_state of what recordings keep.
+        """Makes a sim_state from the numbers that recordings keep.
 
-        The velocity of a recorded frame inside an episode is not zero. It follows exactly from the recorded targets:
-        see `jepawm.data.importers.pusht_zarr.agent_velocities`. With zero velocity the block and the picture are right,
+        The velocity of a recorded frame inside an episode is not zero. The recorded targets determine it exactly: see
+        `jepawm.data.importers.pusht_zarr.agent_velocities`. With zero velocity the block and the picture are right,
         and the agent lags behind the recording for about half a second.
 
         Args:
@@ -142,14 +143,14 @@ class PushTEnv(SimStateEnv):
         return distance < SUCCESS_DISTANCE_PX and abs(angle) < SUCCESS_ANGLE_RAD
 
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
-        """Of agent and block together, without angles [px]: what has to fall below 20 for a success."""
+        """Distance of agent and block together, without angles [px]; a success needs less than 20."""
         return math.dist([float(v) for v in sim_state[:4]], [float(v) for v in goal[:4]])
 
     def render_state(self, sim_state: np.ndarray, variation: Mapping[str, Any] | None = None) -> np.ndarray:
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[7]`; velocities do not show."""
         sim_state = self._check_sim_state(sim_state)
         shown = self.variation if variation is None else self._resolved(variation)
-        # A world of its own, so that the episode never notices.
+        # # A second world, so that the running episode does not change.
         world = _simulator(shown)
         world.set_state(sim_state)
         drawing = self._drawing if shown == self.variation else self._drawing_of(shown, world.shape)
@@ -177,7 +178,7 @@ class PushTEnv(SimStateEnv):
         return PushTDrawing(self.image_size, look)
 
     def _sample_start(self) -> np.ndarray:
-        # A RandomState of its own, so that starts of np_random follow the published distribution.
+        # # A RandomState seeded from np_random, so that starts follow the published distribution.
         return self._random_state(np.random.RandomState(self.np_random.integers(2**31)))
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Pictures of Push-T: drawn on a 512 x 512 canvas with OpenCV, then resized (bilinear) to the wanted size.
 
 Corners are rounded to whole pixels before drawing, as in the published renderer, so the frames of a recording can
-be redrawn from its states. What does not move is drawn once.
+be redrawn from its states. The parts that do not move are drawn once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ RGB = tuple[int, int, int]
 WALL_GREY = (211, 211, 211)
 CONTACT_RED = (231, 76, 60)
 
-# A fixed mark on the table, where Diffusion Policy's task wants the block; not the goal of a planning episode.
+# # A fixed mark on the table: the goal of Diffusion Policy's task, not the goal of a planning episode.
 GOAL_MARKER_POSE = (256.0, 256.0, np.pi / 4)
 OUTLINE_PX = 4
 RIM_PX = 4
@@ -28,21 +28,21 @@ CONTACT_OVERHANG_PX = 2.0
 _SHIFT = 3
 _FIXED = 1 << _SHIFT
 
-# Whatever is farther off the canvas than this is out of sight; the limit keeps fixed-point numbers in range.
+# # Points farther off the canvas than this are out of sight; the limit keeps fixed-point numbers in range.
 _FAR_PX = 10_000
 
 
 @dataclass(frozen=True)
 class PushTLook:
-    """What is drawn, in which colours (RGB, 0 to 255 each); as published by default.
+    """Sizes and colours (RGB, 0 to 255 each) of the parts of a picture; the published ones by default.
 
     Attributes:
         block: Shape and size of the block and of the goal marker.
-        agent_radius_px: Of the disc.
+        agent_radius_px: Radius of the disc.
         background: Colour of the table.
-        block_colour: Of the block's outline; inside it is lighter.
-        agent_colour: Of the disc's rim; inside it is lighter.
-        goal_marker: Colour of the mark on the table that Diffusion Policy's task has; None: there is none.
+        block_colour: Colour of the block's outline; its inside is lighter.
+        agent_colour: Colour of the disc's rim; its inside is lighter.
+        goal_marker: Colour of the mark on the table from Diffusion Policy's task; None: no mark.
     """
 
     block: Block
@@ -61,7 +61,7 @@ class PushTDrawing:
 
     Args:
         image_size: Height and width of the pictures [px].
-        look: What is drawn, in which colours.
+        look: Sizes and colours.
     """
 
     def __init__(self, image_size: int, look: PushTLook = PUBLISHED_LOOK) -> None:
@@ -77,7 +77,7 @@ class PushTDrawing:
         self._walls = np.array(WALL_CORNERS, dtype=np.int32)
 
     def __reduce__(self) -> tuple[type, tuple[int, PushTLook]]:
-        # A pickled environment need not carry the canvases.
+        # # Pickles leave the canvases out.
         return PushTDrawing, (self.image_size, self.look)
 
     def draw(self, sim_state: np.ndarray, contacts: Iterable[Contact]) -> np.ndarray:
@@ -102,7 +102,7 @@ class PushTDrawing:
 
 
 def _lighter(colour: RGB) -> RGB:
-    """A fifth more of each, as the published renderer fills what it outlines."""
+    """The colour with each channel a fifth larger, as the published renderer fills its outlines."""
     red, green, blue = (min(round(1.2 * c), 255) for c in colour)
     return red, green, blue
 

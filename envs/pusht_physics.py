@@ -1,8 +1,8 @@
 """Physics of Push-T: a position-controlled disc pushes a block over a table seen from above.
 
 The world is 512 x 512 px with y pointing down. The block is quasi-static: it keeps no speed of its own from one
-physics step to the next (`space.damping = 0`). The disc is kinematic, so the block never slows it down; a PD
-controller draws it to the target that an action names.
+physics step to the next (`space.damping = 0`). The disc is kinematic, so the block never slows it down; a PD controller
+moves it to the target that an action gives.
 
 Reference: Chi et al., Diffusion Policy, arXiv 2303.04137; numbers as in Zhou et al., DINO-WM, arXiv 2411.04983.
 """
@@ -28,7 +28,7 @@ DERIVATIVE_GAIN = 20.0
 AGENT_RADIUS_PX = 15
 WALL_RADIUS_PX = 2
 WALL_CORNERS = ((5, 506), (5, 5), (506, 5), (506, 506))
-# Depth of the walls where nothing is published.
+# # Depth of the walls that are not published.
 WALL_DEPTH_PX = 300
 
 # A point on either body, then the unit normal [px].
@@ -38,15 +38,15 @@ Contact = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 class PushTSimulator:
     """One Push-T world in pymunk: the disc (agent), the block and four walls.
 
-    The published walls are thin lines, through which the disc, that nothing stops, can press a block. The published T
-    with the published disc keeps them. All others have walls of the same faces that are solid beyond, so that no
-    block gets lost.
+    The published walls are thin lines, and the disc, which nothing stops, can press a block through them. The published
+    T with the published disc has these walls. Every other block or disc has walls with the same faces that are solid
+    behind them, so that no block gets lost.
 
     A pickled simulator holds its start and its actions, and replays them: pymunk 7.3 pickles neither a block whose
-    centre of gravity was moved nor the contacts it caches, and without those the block would part from its course.
+    centre of gravity was moved nor the contacts it caches, and without those the block would leave its course.
 
     Args:
-        shape: Of the block, a name in `envs.pusht_shapes.SHAPES`.
+        shape: Shape of the block, a name in `envs.pusht_shapes.SHAPES`.
         scale: Size of the block relative to the published one.
         agent_radius_px: Radius of the disc.
     """
@@ -150,7 +150,7 @@ class PushTSimulator:
     def contacts(self) -> list[Contact]:
         """Where the block touches disc or walls now, each with the direction in which the two press.
 
-        A function of the pose alone, so that a picture of a sim_state does not depend on how it was reached.
+        This depends on the pose alone, so a picture of a sim_state does not depend on the episode before it.
         """
         if not self._near_contact():
             return []
@@ -163,7 +163,7 @@ class PushTSimulator:
         ]
 
     def _near_contact(self) -> bool:
-        """False when the block is too far from everything to touch it, which spares most frames the query."""
+        """False when the block is too far away to touch disc or walls; most frames then need no query."""
         x, y = self.block.local_to_world(self.shape.centre_of_gravity)
         agent_x, agent_y = self.agent.position
         to_wall = min(x - WALL_CORNERS[1][0], y - WALL_CORNERS[1][1], WALL_CORNERS[3][0] - x, WALL_CORNERS[3][1] - y)

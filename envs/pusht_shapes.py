@@ -22,8 +22,8 @@ class Block:
 
     Attributes:
         shape: A name in `SHAPES`.
-        scale: Its size relative to the published one.
-        boxes: What it is made of [px], in its own frame, whose origin is the position in sim_states.
+        scale: Its size relative to the published one. boxes: Its boxes [px] in its own frame; the origin of the frame
+        is the position in sim_states.
         centre_of_gravity: In its own frame [px].
         moment: Moment of inertia [px^2].
     """
@@ -99,9 +99,9 @@ def make_block(shape: str = "T", scale: float = 1.0) -> Block:
 def _moment(shape: str, boxes: tuple[Box, ...]) -> float:
     """The published moment of inertia: of boxes of mass 1 each, about the block's origin.
 
-    An honest one would share a mass of 1 among the boxes, and would be about the centre of gravity. And the published
-    T and plus count their first box for each of their boxes: 3000 for the T, where its boxes have 1500 + 6375. Data
-    and results exist for these, so they stay.
+    The true moment would share a mass of 1 among the boxes, and would be about the centre of gravity. Moreover, the
+    published T and plus count their first box once for each of their boxes: 3000 for the T, where its boxes have 1500 +
+    6375. Published data and results use these values, so they stay.
     """
     counted = boxes[:1] * len(boxes) if shape in ("T", "plus") else boxes
     return sum(

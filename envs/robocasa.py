@@ -1,7 +1,7 @@
 """RoboCasa: kitchens for robosuite. Needs a package and gigabytes of assets that its users fetch themselves.
 
-Written against RoboCasa's public interface and tested with a stand-in for a kitchen: neither the package nor its
-assets can be had where this was written, so no kitchen has been run.
+Written against RoboCasa's public interface and tested with a stand-in for a kitchen: neither the package nor its assets
+were available to its authors, so no real kitchen has been run.
 
 Reference: Nasiriany et al., RoboCasa, arXiv 2406.02523; as a planning task: Terver et al., arXiv 2512.24497.
 """
@@ -25,7 +25,7 @@ REACH_DISTANCE_M = 0.2
 PICK_DISTANCE_M = 0.05
 PLACE_DISTANCE_M = 0.15
 
-# The object that a kitchen task is about; RoboCasa calls it so in every task that has one.
+# # RoboCasa's name for the object of a kitchen task.
 OBJECT = "obj"
 
 _SOURCE = "the repository robocasa/robocasa on GitHub"
@@ -167,7 +167,7 @@ class RoboCasaEnv(RobosuiteAdapter):
 
         Raises:
             ValueError: The demonstration has no such segment.
-            RuntimeError: The script gets there from none of 20 starts.
+            RuntimeError: The script reaches the object from none of 20 starts.
         """
         self._resolved(variation)
         random = np.random.default_rng(seed)
@@ -193,7 +193,7 @@ class RoboCasaEnv(RobosuiteAdapter):
         return self.distance(sim_state, goal) < within[self.subtask]
 
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
-        """How far the hand is from the object (of a reach), or the object from where goal `[S]` has it [m]."""
+        """Distance [m] of the hand from the object (for a reach), or of the object from its place in goal `[S]`."""
         target = self.hand_position(sim_state) if self.subtask == "reach" else self._object_position(goal)
         return float(np.linalg.norm(self._object_position(sim_state) - target))
 
@@ -227,11 +227,11 @@ class RoboCasaEnv(RobosuiteAdapter):
 
 
 class _KitchenSimulator(RobosuiteSimulator):
-    """Draws where objects are at every reset; RoboCasa does so only where it makes a new kitchen."""
+    """Draws the places of objects at every reset; RoboCasa does so only when it makes a new kitchen."""
 
     def _reset(self, seed: int) -> None:
         env = self.env
-        # The samplers share the environment's generator, so it is put into a state and not replaced.
+        # # The samplers hold the environment's generator, so its state is set and the object is kept.
         env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         if env.placement_initializer is not None:
             env.object_placements = env.placement_initializer.sample(placed_objects=env.fxtr_placements)

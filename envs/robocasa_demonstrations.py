@@ -8,18 +8,18 @@ import numpy as np
 
 from envs import checks
 
-# How recordings number them, in `meta_data_info/current_task_segment`.
+# # Numbers of the subtasks in `meta_data_info/current_task_segment` of a recording.
 SEGMENTS = {"reach": 0, "pick": 1, "place": 2}
 
 
 class Demonstration:
-    """One recorded demonstration in a kitchen: its model, and what happened.
+    """One recorded demonstration in a kitchen: its model and its states.
 
     Args:
         model_xml: The kitchen.
-        meta: What RoboCasa keeps about an episode.
+        meta: RoboCasa's description of the episode.
         states: robosuite's flattened states `[T, 1 + nq + nv]`.
-        segments: Of which subtask each is, `[T]`; see `SEGMENTS`. None where the recording does not tell.
+        segments: The subtask of each state, `[T]`; see `SEGMENTS`. None if the recording has none.
         source: File and demonstration, for messages.
     """
 
@@ -59,9 +59,9 @@ class Demonstration:
             )
 
     def build(self, env: Any) -> None:
-        """Makes an environment's kitchen the recorded one."""
+        """Gives an environment the recorded kitchen."""
         env.set_ep_meta(self.meta)
-        # Once more from scratch, for the objects and fixtures that the recording tells of.
+        # # A full reset, which makes the objects and fixtures of the recording.
         env.hard_reset = True
         env.reset()
         env.hard_reset = False
@@ -71,7 +71,7 @@ class Demonstration:
         """Draws one segment of a subtask: its first and its last flattened state.
 
         Raises:
-            ValueError: There is none.
+            ValueError: The demonstration has no such segment.
         """
         if subtask == "task":
             return self.states[0], self.states[-1]
@@ -79,7 +79,7 @@ class Demonstration:
             raise ValueError(f"demos: {self.source} does not tell subtasks (meta_data_info/current_task_segment)")
         of_subtask = np.concatenate([[False], self.segments == SEGMENTS[subtask], [False]])
         edges = np.flatnonzero(of_subtask[1:] != of_subtask[:-1]).reshape(-1, 2)
-        # One state is no way from a start to a goal.
+        # # A segment of one state has no way from a start to a goal.
         edges = edges[edges[:, 1] - edges[:, 0] > 1]
         if not len(edges):
             raise ValueError(f"demos: {self.source} has no segment of subtask '{subtask}' (number {SEGMENTS[subtask]})")

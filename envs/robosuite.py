@@ -1,4 +1,4 @@
-"""robosuite: an arm at a table, with reach, pick and place as goals.
+"""robosuite: an arm at a table, and goals to reach, pick and place.
 
 Reference: Zhu et al., robosuite, arXiv 2009.12293; the subtasks follow Terver et al., arXiv 2512.24497.
 """
@@ -14,15 +14,15 @@ from envs.robosuite_expert import Phase, ScriptedArm, Seen
 from envs.robosuite_simulator import import_robosuite
 
 SUCCESS_DISTANCE_M = 0.05
-# How far from the hand a reach goal is, and how low.
+# # Distance of a reach goal from the hand, and its lowest height.
 _REACH_M = (0.1, 0.25)
 _REACH_ABOVE_TABLE_M = 0.05
-# How far from its start a place goal has the object.
+# # Distance of the object from its start in a place goal.
 _PLACE_M = (0.1, 0.2)
 _STARTS_TRIED = 20
 _SCRIPT_ENV_STEPS = 400
 
-# The object that a task is about. The script picks these.
+# # The object of each task; the script picks it.
 OBJECTS: dict[str, str] = {
     "Lift": "cube_main",
     "Stack": "cubeA_main",
@@ -31,7 +31,7 @@ OBJECTS: dict[str, str] = {
 
 
 class RoboSuiteEnv(RobosuiteAdapter):
-    """A robosuite task. What an action, proprio and sim_state are: see `envs.robosuite_adapter.RobosuiteAdapter`.
+    """A robosuite task. `envs.robosuite_adapter.RobosuiteAdapter` explains action, proprio and sim_state.
 
     Goals and success depend on `subtask`:
         `reach`: an arm pose, with the hand 10 to 25 cm from where it starts. Solved within 5 cm of the goal's hand.
@@ -41,9 +41,9 @@ class RoboSuiteEnv(RobosuiteAdapter):
     The published kitchens count 20 cm for a reach, from hand to object, and 15 cm for a place; here, where a table is
     a metre wide, that would count starts as solved.
 
-    A script that knows positions (`envs.robosuite_expert`) brings about the goals: a reach in every task, the others
-    for the tasks in `OBJECTS`. Dynamics are robosuite's, with one exception for robots on wheels: an action is taken
-    in the frame of the base now, and not 2 ms ago, so that equal states have equal futures.
+    A script that knows positions (`envs.robosuite_expert`) reaches the goals: a reach in every task, the other subtasks
+    for the tasks in `OBJECTS`. Dynamics are robosuite's, with one exception for robots on wheels: an action is relative
+    to the present frame of the base, and not to that of 2 ms ago, so that equal states have equal futures.
 
     Args:
         image_size: Height and width of `pixels` [px], 16 to 512.
@@ -53,7 +53,7 @@ class RoboSuiteEnv(RobosuiteAdapter):
         camera: `"frontview"`, `"agentview"`, `"sideview"`, `"birdview"`, `"robot0_eye_in_hand"`, ...
         quality: `"faithful"`, `"fast"` or `"auto"`; see `envs.mujoco_rendering`.
         subtask: See above.
-        units: Of actions: `"normalised"` or `"published"`.
+        units: Units of actions: `"normalised"` or `"published"`.
         variation: There are no factors of variation; what varies is where objects start, with the seed.
         vary: As `variation`.
 
@@ -93,12 +93,11 @@ class RoboSuiteEnv(RobosuiteAdapter):
         return suite.make(self.task, robots=self.robot, **SILENT)
 
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Draws a start as robosuite's reset does, and has the script bring about a goal.
+        """Draws a start as robosuite's reset does, and lets the script reach a goal. The few starts from which the
+        script fails are drawn again.
 
-        The few starts from which the script does not get there are drawn again.
-
-        Raises:
-            RuntimeError: It gets there from none of 20 starts.
+                Raises:
+                    RuntimeError: The script fails from all of 20 starts.
         """
         self._resolved(variation)
         random = np.random.default_rng(seed)
@@ -123,16 +122,16 @@ class RoboSuiteEnv(RobosuiteAdapter):
         return self.distance(sim_state, goal) < SUCCESS_DISTANCE_M
 
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
-        """How far the hand (of a reach) or the object (else) is from where goal `[S]` has it [m]."""
+        """Distance of the hand (for a reach) or of the object (otherwise) from its place in goal `[S]` [m]."""
         return float(np.linalg.norm(self._place(sim_state) - self._place(goal)))
 
     def see(self, sim_state: np.ndarray) -> Seen:
-        """What the script may know of a sim_state `[S]`."""
+        """The part of a sim_state `[S]` that the script uses."""
         with self._simulator.as_in(self._check_sim_state(sim_state)):
             return self._see()
 
     def draw_script(self, random: np.random.Generator, sim_state: np.ndarray) -> list[Phase]:
-        """Draws what the script of the subtask is to do from a sim_state `[S]` on."""
+        """Draws a script for the subtask that starts in a sim_state `[S]`."""
         with self._simulator.as_in(self._check_sim_state(sim_state)):
             return self._script(random)[0]
 
@@ -147,10 +146,10 @@ class RoboSuiteEnv(RobosuiteAdapter):
         return Seen(hand, rotation, self._simulator.base_rotation(), thing)
 
     def _script(self, random: np.random.Generator) -> tuple[list[Phase], np.ndarray | None]:
-        """What to do from where the simulator is, and the place that hand or object should then have, if any."""
+        """A script that starts in the present state, and the place where hand or object should end, if any."""
         seen = self._see()
         if self.subtask == "reach":
-            # Above what lies there: below the hand's start there is a table.
+            # # Not below the hand's lowest height, because there is a table.
             lowest = min(seen.thing[2] + _REACH_ABOVE_TABLE_M, seen.hand[2])
             target = _draw_place(random, seen.hand, _REACH_M, lowest)
             return robosuite_expert.reach(target), target
@@ -163,7 +162,7 @@ class RoboSuiteEnv(RobosuiteAdapter):
         return robosuite_expert.place(target), None
 
     def _task_target(self, seen: Seen) -> np.ndarray:
-        """Where robosuite's own task wants the object."""
+        """The place where robosuite's own task counts the object as solved."""
         if self.task == "Stack":
             other = self._simulator.body_position("cubeB_main")
             # Both lie on the table: one is a cube's height above the other, give or take their sizes.

@@ -1,4 +1,4 @@
-"""What robosuite's tasks and RoboCasa's kitchens share here: the arm's actions and proprio, states, pictures."""
+"""The common part of robosuite and RoboCasa: actions and proprio of the arm, states, pictures."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -11,13 +11,13 @@ from envs.mujoco_rendering import QUALITIES, MujocoPictures
 from envs.robosuite_simulator import COLLISION_GEOM_GROUP, RobosuiteSimulator
 from envs.simulator_env import SimulatorEnv
 
-# What an action of +-1 asks for in one env_step: m, rad, and the gripper's effort.
+# # The change that an action of +-1 means in one env_step: m, rad, and the gripper's effort.
 ACTION_SCALE = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0)
 UNITS = ("normalised", "published")
-# What goals and success are about; what each counts as solved is the environment's own.
+# # Subtasks; each environment defines when one is solved.
 SUBTASKS = ("reach", "pick", "place", "task")
 
-# How a robosuite environment is made here: no window, no camera or observations of its own, no end.
+# # Arguments of every robosuite environment here: no window, no cameras or observations, and no end of the episode.
 SILENT: dict[str, Any] = {
     "has_renderer": False,
     "has_offscreen_renderer": False,
@@ -26,7 +26,7 @@ SILENT: dict[str, Any] = {
     "renderer": "mujoco",
     "control_freq": 20,
     "ignore_done": True,
-    # The model is made once: its objects stay as they are, and a reset takes milliseconds.
+    # # The model is made once, so its objects stay the same and a reset takes milliseconds.
     "hard_reset": False,
 }
 
@@ -37,15 +37,15 @@ class RobosuiteAdapter(SimulatorEnv):
     An action `[7]` moves the hand relative to where it is: dx, dy, dz, then a rotation about x, y, z (as an axis times
     an angle), all in the frame of the arm's base, then the gripper (below 0 opens, above 0 closes). With
     `units="normalised"` they are -1 to 1 as robosuite has them. With `units="published"` they are metres and radians
-    per env_step and are divided by (0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1), as published. Robots with more joints to
-    drive (a mobile base, a torso) have those told zero, so that the arm's numbers need not be padded.
+    per env_step and are divided by (0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1), as published. For robots with more joints (a
+    mobile base, a torso) those joints get zero, so an action has only the arm's numbers.
 
     proprio `[7]`: hand x, y, z [m, world], its rotation as Euler angles about the fixed x, y, z axes [rad], and the
     gripper's opening [m]. The published reader takes robosuite's quaternion (x, y, z, w) for one of (w, x, y, z);
     here the angles are those of the hand. A hand that points down has a first angle near pi or -pi.
 
-    sim_state `[S]` begins with robosuite's flattened state (time, qpos, qvel), as recordings have it; what follows
-    makes a reset exact; see `envs.robosuite_simulator`.
+    sim_state `[S]` begins with robosuite's flattened state (time, qpos, qvel), as recordings have it; the other numbers
+    make a reset exact; see `envs.robosuite_simulator`.
 
     Args:
         image_size: Height and width of `pixels` [px], 16 to 512.
@@ -109,11 +109,12 @@ class RobosuiteAdapter(SimulatorEnv):
         )
 
     def sim_state_from_pose(self, flattened: np.ndarray) -> np.ndarray:
-        """Makes a sim_state `[S]` of what recordings keep: robosuite's flattened state (time, qpos, qvel).
+        """Makes a sim_state `[S]` from the numbers that recordings keep: robosuite's flattened state (time, qpos,
+        qvel).
 
-        What they lack is set as at the start of an episode: a gripper that was told nothing yet, the arm's rest
-        posture, and bodies without joints (a door) where the last reset put them. So a replay begins exactly where
-        the recording was, and may part from it by fractions of a millimetre.
+        The other numbers are set as at the start of an episode: a gripper without a command, the arm's rest posture,
+        and bodies without joints (a door) at their places since the last reset. A replay then begins exactly in the
+        recorded pose, and may later differ from the recording by fractions of a millimetre.
 
         Args:
             flattened: `[1 + nq + nv]`.
@@ -135,12 +136,12 @@ class RobosuiteAdapter(SimulatorEnv):
         return np.array([*position, *angles, width], dtype=np.float32)
 
     def hand_position(self, sim_state: np.ndarray) -> np.ndarray:
-        """Returns where the hand of a sim_state `[S]` is: `[3]` [m]."""
+        """Returns the place of the hand in a sim_state `[S]`: `[3]` [m]."""
         with self._simulator.as_in(self._check_sim_state(sim_state)):
             return self._simulator.hand()[0]
 
     def body_position(self, sim_state: np.ndarray, body: str) -> np.ndarray:
-        """Returns where a body of a sim_state `[S]` is: `[3]` [m]."""
+        """Returns the place of a body in a sim_state `[S]`: `[3]` [m]."""
         with self._simulator.as_in(self._check_sim_state(sim_state)):
             return self._simulator.body_position(body)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Ours. Found by trying: a firmer pull overshoots, a longer grip changes nothing.
+# # These values are ours, found by trial: a firmer pull overshoots, and a longer grip changes nothing.
 _PULL = 2.0
 _POSITION_STEP_M, _ROTATION_STEP_RAD = 0.05, 0.5
 HOVER_M = 0.1
@@ -17,13 +17,13 @@ OPEN, REST, CLOSE = -1.0, 0.0, 1.0
 
 @dataclass(frozen=True)
 class Seen:
-    """What the script knows of a state.
+    """The part of a state that the script uses.
 
     Attributes:
         hand: Position `[3]` [m, world].
-        rotation: Of the hand, `[3, 3]`, world.
-        base: Rotation of the arm's base, `[3, 3]`, world; actions are in its frame.
-        thing: Position `[3]` [m, world] of the object, or of nothing in particular where there is none.
+        rotation: Rotation of the hand, `[3, 3]`, world.
+        base: Rotation of the arm's base, `[3, 3]`, world; actions are in the frame of the base.
+        thing: Position `[3]` [m, world] of the object; without an object its value has no meaning.
     """
 
     hand: np.ndarray
@@ -34,13 +34,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Phase:
-    """One part of a script: bring the hand to a place, with the gripper told one thing.
+    """One part of a script: bring the hand to a place while the gripper keeps one command.
 
     Attributes:
         offset: `[3]` [m] to add to `place`, or to the object where `place` is None.
         gripper: `OPEN`, `REST` or `CLOSE`.
-        place: `[3]` [m, world], or None: where the object is when the phase begins.
-        env_steps: How long it takes; None: until the hand has arrived, 60 env_steps at most.
+        place: `[3]` [m, world]; None: the place of the object when the phase begins.
+        env_steps: Length of the phase; None: until the hand has arrived, 60 env_steps at most.
     """
 
     offset: tuple[float, float, float]
@@ -82,10 +82,10 @@ def place(target: Iterable[float]) -> list[Phase]:
 
 
 class ScriptedArm:
-    """Follows phases, one episode long, and keeps the hand turned as it was at the start.
+    """Follows phases for one episode, and keeps the rotation that the hand has at the start.
 
     Args:
-        phases: What to do.
+        phases: The phases, in order.
     """
 
     def __init__(self, phases: Sequence[Phase]) -> None:
@@ -96,7 +96,7 @@ class ScriptedArm:
 
     @property
     def done(self) -> bool:
-        """Whether all phases are over; it goes on holding the last place."""
+        """Whether all phases are over; the arm then keeps holding the last place."""
         return self._index >= len(self._phases)
 
     def act(self, seen: Seen) -> np.ndarray:
@@ -113,13 +113,13 @@ class ScriptedArm:
             self._target = begins + np.array(phase.offset)
         self._env_steps += 1
         move = seen.base.T @ (self._target - seen.hand)
-        # How far the hand has turned away, in the frame that actions are in.
+        # # Rotation of the hand away from its start, in the frame of actions.
         turn = Rotation.from_matrix(seen.base.T @ self._upright @ seen.rotation.T @ seen.base).as_rotvec()
         action = np.concatenate([_PULL * move / _POSITION_STEP_M, turn / _ROTATION_STEP_RAD, [phase.gripper]])
         return np.clip(action, -1.0, 1.0)
 
     def _begin(self, index: int) -> None:
-        # The last place is kept when all is over.
+        # # After the last phase its place is kept.
         if index < len(self._phases):
             self._target = None
         self._index, self._env_steps = index, 0

@@ -1,6 +1,6 @@
-"""A robosuite environment as a simulator that forgets: equal states give equal futures, whatever came before.
+"""A robosuite environment as a `ForgettingSimulator`: equal states give equal futures.
 
-It serves everything that is made like a robosuite environment, RoboCasa's kitchens included.
+It also serves RoboCasa's kitchens, which are robosuite environments.
 """
 
 import logging
@@ -17,7 +17,7 @@ from envs.simulator_env import ForgettingSimulator
 
 # What robosuite draws is the same in every process, but for the resets: the size of a cube, say, is the model's.
 _MODEL_SEED = 0
-# Geoms that exist to collide and not to be seen.
+# # Groups of geoms that collide and are not drawn.
 COLLISION_GEOM_GROUP = 0
 
 # An arm's pose and a gripper.
@@ -32,7 +32,7 @@ def import_robosuite() -> Any:
     """
     import_mujoco("robosuite")
     logger = logging.getLogger("robosuite_logs")
-    # It sets its own level while it is imported, and warns of robots and settings that nobody asked for.
+    # # robosuite sets its log level while it is imported, and warns about robots and settings that are not used here.
     logger.disabled = True
     try:
         return checks.require("robosuite", "jepawm[robosuite]")
@@ -58,9 +58,9 @@ class RobosuiteSimulator(ForgettingSimulator):
     """One robosuite environment with a single-armed robot.
 
     A state `[S]` is, in this order: robosuite's flattened state (time [s], qpos `[nq]`, qvel `[nv]`), as recordings
-    have it; what the gripper has been told so far; the posture the arm's controller keeps to where the task leaves it
-    free (the joints at the reset); the contact solver's first guess `[nv]`; and the places of bodies that a reset
-    moves without a joint, such as a door's `[7 each]`.
+    have it; the last command of the gripper; the posture that the arm's controller prefers (the joints at the reset);
+    the contact solver's first guess `[nv]`; and the places of bodies without a joint that a reset moves, such as a door
+    `[7 each]`.
 
     Args:
         make: Makes the environment, e.g. `lambda: robosuite.make("Lift", robots="Panda", **SILENT)`.
@@ -75,7 +75,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._mujoco = mujoco
         with borrowed_randomness(_MODEL_SEED):
             self.env = make()
-        # Nobody reads robosuite's observations, which it would update in every physics step.
+        # # robosuite's observations are not used; updating them in every physics step would cost time.
         self.env._observables = {}
         self._set_up = False
         self._moved = np.zeros(0, dtype=np.int64)
@@ -83,7 +83,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._moved = self._bodies_that_resets_move()
         self._set_up = False
 
-    # The parts that a reset may replace are looked up each time.
+    # # A reset may replace these objects, so they are looked up each time.
 
     @property
     def model(self) -> Any:  # type: ignore[override]
@@ -122,21 +122,21 @@ class RobosuiteSimulator(ForgettingSimulator):
 
     @property
     def is_set(self) -> bool:
-        """Whether it was ever put into a state."""
+        """Whether the simulator has been put into a state yet."""
         return self._set_up
 
     @property
     def flattened_width(self) -> int:
-        """How many numbers robosuite's own flattened state has."""
+        """Width of robosuite's flattened state."""
         return int(1 + self.model.nq + self.model.nv)
 
     @property
     def action_width(self) -> int:
-        """How many numbers the robot takes."""
+        """Width of the robot's action."""
         return int(self.env.action_dim)
 
     def start(self, random: np.random.Generator) -> np.ndarray:
-        """Resets as robosuite does, and returns the state `[S]` that an episode has then."""
+        """Resets as robosuite does; returns the state `[S]` in which the episode starts."""
         seed = int(random.integers(2**32))
         with borrowed_randomness(seed):
             self._reset(seed)
@@ -147,10 +147,10 @@ class RobosuiteSimulator(ForgettingSimulator):
         return state
 
     def complete(self, flattened: np.ndarray) -> np.ndarray:
-        """Makes a state `[S]` of a recorded flattened state `[1 + nq + nv]`, with a gripper that was told nothing yet.
+        """Makes a state `[S]` from a recorded flattened state `[1 + nq + nv]`, with a gripper without a command.
 
-        What recordings lack is set as at the start of an episode: the arm's own rest posture, and bodies without
-        joints where the last reset put them.
+        The other numbers are set as at the start of an episode: the arm's rest posture, and bodies without joints at
+        their places since the last reset.
         """
         placement = np.concatenate([self.model.body_pos[self._moved], self.model.body_quat[self._moved]], axis=1)
         return np.concatenate(
@@ -191,7 +191,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._look()
         self._gripper.current_action = told.copy()
         for controller in self._robot.part_controllers.values():
-            # Else the first physics step would act on what the controller saw last.
+            # # Otherwise the first physics step would use the controller's view of the state before.
             controller.new_update = True
         self._arm_controller.initial_joint = posture.copy()
         self._robot.composite_controller.update_state()
@@ -202,36 +202,37 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._set_up = True
 
     def advance(self, action: np.ndarray) -> None:
-        """One env_step with an action `[7]` of the arm (-1 to 1, clipped by robosuite); all else is told to rest."""
+        """One env_step with an action `[7]` of the arm (-1 to 1, clipped by robosuite); all other joints get zero."""
         told = np.zeros(self.action_width)
         split = self._robot.composite_controller._action_split_indexes
         told[slice(*split[self.arm])] = action[:-1]
         told[slice(*split[self._gripper_part])] = action[-1]
-        # A robot on wheels would take its action in the frame of its base one physics step ago, which no state tells.
+        # # A robot on wheels would apply its action in the frame of its base one physics step ago, which is not in the
+        # state.
         self._robot.composite_controller.update_state()
         self.env.step(told)
         self._look()
 
     def hand(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the hand is: position `[3]` [m] and rotation `[3, 3]`, in the world."""
+        """Position `[3]` [m] and rotation `[3, 3]` of the hand, in the world."""
         site = self.env.sim.model.site_name2id(self._gripper.important_sites["grip_site"])
         return self.data.site_xpos[site].copy(), self.data.site_xmat[site].reshape(3, 3).copy()
 
     def base_rotation(self) -> np.ndarray:
-        """How the arm's base is turned `[3, 3]`, in the world; actions are in its frame."""
+        """Rotation of the arm's base `[3, 3]`, in the world; actions are in the frame of the base."""
         return np.array(self._robot.composite_controller.get_controller_base_pose(self.arm)[1])
 
     def gripper_width_m(self) -> float:
-        """How far the gripper's first two fingers are apart."""
+        """Distance between the gripper's first two fingers [m]."""
         fingers = self.data.qpos[self._robot._ref_gripper_joint_pos_indexes[self.arm]]
         return float(fingers[0] - fingers[1]) if len(fingers) > 1 else float(fingers[0])
 
     def body_position(self, name: str) -> np.ndarray:
-        """Where a body is `[3]` [m], in the world."""
+        """Position of a body `[3]` [m], in the world."""
         return np.array(self.data.body(name).xpos)
 
     def task_solved(self) -> bool:
-        """robosuite's own success of the state it is in."""
+        """robosuite's own success in the present state."""
         return bool(self.env._check_success())
 
     def cameras(self) -> tuple[str, ...]:
@@ -243,7 +244,8 @@ class RobosuiteSimulator(ForgettingSimulator):
         self.env.reset()
 
     def _look(self) -> None:
-        # Positions and contacts of the state as it is; leaves the solver's first guess alone, unlike a whole forward.
+        # # Computes positions and contacts of the present state. Unlike a full forward pass, it keeps the solver's
+        # first guess.
         self._mujoco.mj_fwdPosition(self.model, self.data)
 
     def _find_robot(self) -> None:
@@ -263,7 +265,7 @@ class RobosuiteSimulator(ForgettingSimulator):
                 "expected an arm that takes a pose of 6 numbers and a gripper that takes 1, found "
                 f"{pose[1] - pose[0]} and {grip[1] - grip[0]}"
             )
-        # Grippers begin with one number and go on with one per finger.
+        # # A gripper's action begins with one number, and later has one per finger.
         self._gripper_width = int(np.size(self._gripper.format_action(np.zeros(1))))
         self._posture_width = len(self._arm_controller.initial_joint)
 

@@ -19,7 +19,8 @@ RADIUS = 0.05
 _PUSHER_RADIUS, _PUSHER_LENGTH, _TAPER = 0.1, 1.0, 0.6
 _FRICTION, _PUSHER_FRICTION = 0.7, 0.2
 _MASS, _DRAG, _BENDING = 0.02, 0.1, 1.0
-# Neighbours up to this many apart do not collide: straight, those two apart touch; bent, three apart may.
+# # Particles up to this many places apart in the chain do not collide. In a straight rope those two places apart touch;
+# in a bent rope those three places apart may.
 _SAME_STRETCH = 3
 
 _START_BEND_RAD = 0.6
@@ -65,7 +66,7 @@ class RopeEnv(DeformableEnv):
         super().__init__(_world(), image_size, render_mode, goal, success_distance, quality)
 
     def _qpos(self, sim_state: np.ndarray) -> np.ndarray:
-        # Three slides per particle, whose coordinates are its place.
+        # # Each particle has three slide joints; their coordinates are its place.
         return sim_state
 
     def _sim_state(self, qpos: np.ndarray) -> np.ndarray:
@@ -89,7 +90,7 @@ class RopeEnv(DeformableEnv):
 
 
 def shape_heading(shape: str) -> np.ndarray:
-    """Directions `[50]` [rad] of the rope's pieces, one after the other, for one of the goals' shapes."""
+    """Directions `[50]` [rad] of the rope's pieces, from end to end, for a goal of this shape."""
     along = np.linspace(0, 1, NUM_PARTICLES - 1)
     if shape == "arc":
         return math.pi * along
@@ -110,7 +111,7 @@ def _ramp(along: np.ndarray, first: float, last: float) -> np.ndarray:
 
 
 def _laid(heading: np.ndarray, turned_by_rad: float, middle: np.ndarray) -> np.ndarray:
-    """The sim_state of a rope whose pieces have these directions; so every piece has its exact length."""
+    """The sim_state of a rope whose pieces have these directions and their exact length."""
     steps = SPACING * np.stack([np.cos(heading), np.sin(heading)], axis=1)
     places = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
     return _on_table(rotated(places - places.mean(axis=0), turned_by_rad) + middle)
@@ -125,8 +126,8 @@ def _world() -> World:
     bodies, tendons, equalities, excluded = [], [], [], []
     contact = f'condim="3" friction="{_FRICTION} 0 0" contype="1" conaffinity="3" solref="0.01 1"'
     for i in range(NUM_PARTICLES):
-        # The model's first pose is a straight rope, from which tendons have their lengths; `ref` makes coordinates
-        # of places.
+        # # The model's first pose is a straight rope, which gives tendons their lengths; with `ref`, coordinates are
+        # places.
         place = (SPACING * i, 0.0, TABLE_HEIGHT + RADIUS)
         slides = "".join(
             f'<joint type="slide" axis="{axis}" ref="{ref:.9g}" damping="{_DRAG}"/>'

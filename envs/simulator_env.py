@@ -1,7 +1,7 @@
-"""What environments share that are made of somebody else's simulator, such as Metaworld's or robosuite's.
+"""The common part of environments around the simulators of other packages, such as Metaworld and robosuite.
 
-Such a simulator keeps part of an episode where no state of MuJoCo tells. Made to forget, it has states after which
-the future is the same whatever came before.
+Such a simulator keeps a part of an episode outside of the state of MuJoCo. The classes here wrap it so that `set_state`
+sets that part too: equal states then have equal futures, whatever happened before.
 """
 
 from abc import ABC, abstractmethod
@@ -31,11 +31,11 @@ class ForgettingSimulator(ABC):
     @property
     @abstractmethod
     def is_set(self) -> bool:
-        """Whether it was ever put into a state."""
+        """Whether the simulator has been put into a state yet."""
 
     @abstractmethod
     def start(self, random: np.random.Generator) -> np.ndarray:
-        """Resets as the original does, and returns the state `[S]` that an episode has then."""
+        """Resets as the original simulator does; returns the state `[S]` in which the episode starts."""
 
     @abstractmethod
     def set_state(self, state: np.ndarray) -> None:
@@ -43,17 +43,17 @@ class ForgettingSimulator(ABC):
 
     @abstractmethod
     def advance(self, action: np.ndarray) -> None:
-        """One env_step with an action `[a]`, clipped by the original."""
+        """One env_step with an action `[a]`, which the original simulator clips."""
 
     @abstractmethod
     def _read_state(self) -> np.ndarray:
-        """The state `[S]` it is in, a copy."""
+        """The present state `[S]`, a copy."""
 
     def get_state(self) -> np.ndarray:
         """Returns the state `[S]`, a copy.
 
         Raises:
-            RuntimeError: It was never put into one.
+            RuntimeError: The simulator has not been put into a state yet.
         """
         if not self.is_set:
             raise RuntimeError("the simulator was never put into a state")
@@ -61,7 +61,7 @@ class ForgettingSimulator(ABC):
 
     @contextmanager
     def as_in(self, state: np.ndarray) -> Iterator[None]:
-        """Has the simulator in a state `[S]` for a while."""
+        """Puts the simulator into a state `[S]` inside the `with` block, and back afterwards."""
         if self.is_set and np.array_equal(self.get_state(), state):
             yield
             return
@@ -71,7 +71,7 @@ class ForgettingSimulator(ABC):
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Puts the simulator back afterwards."""
+        """Puts the simulator back into its state after the `with` block."""
         kept = self.get_state() if self.is_set else None
         try:
             yield
@@ -81,10 +81,11 @@ class ForgettingSimulator(ABC):
 
 
 class SimulatorEnv(SimStateEnv):
-    """An environment whose sim_state `[S]` is the state of a forgetting simulator, drawn by MuJoCo.
+    """An environment around a `ForgettingSimulator`: its sim_state `[S]` is the state of the simulator; MuJoCo draws
+    it.
 
-    Whoever inherits calls `_open` at the end of its `__init__`. A copy gets a simulator and a renderer of its own, in
-    the same state.
+    Subclasses call `_open` at the end of `__init__`. A copy or pickle makes its own simulator and renderer, in the same
+    state.
     """
 
     _simulator: ForgettingSimulator
@@ -96,11 +97,11 @@ class SimulatorEnv(SimStateEnv):
 
     @abstractmethod
     def _new_pictures(self) -> MujocoPictures:
-        """Makes what draws the model of `self._simulator`."""
+        """Makes the renderer of the model of `self._simulator`."""
 
     def _open(self) -> None:
         self._simulator = self._new_simulator()
-        # Tasks differ in their objects, so this is the instance's.
+        # # Tasks have different objects, so each instance has names of its own.
         self.sim_state_names = self._simulator.state_names  # type: ignore[misc]
         self._pictures = self._new_pictures()
 

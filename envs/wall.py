@@ -20,13 +20,13 @@ START_CLEARANCE_CELLS = 3.4
 
 
 class WallEnv(SimStateEnv):
-    """Two rooms, a wall with a door, and a dot that goes where it is told until it meets a wall.
+    """Two rooms, a wall with a door, and a dot that follows its actions until it meets a wall.
 
     sim_state and proprio are `[2]`: x, y [cells of a 65 x 65 grid, y down]. An action `[2]` moves the dot by twice
-    its value [cells] and is never clipped, as published. Walking within `action_max_norm` gives data like the
-    published set.
+    its value [cells] and is never clipped, as published. Walks within `action_max_norm` give data like the published
+    set.
 
-    The bounds of `action_space` (+-28) reach from any place in the arena to any other: no move is left out by them.
+    The bounds of `action_space` (+-28) allow a move from any place in the arena to any other.
 
     `envs/WallRandom-v1` is this environment with `vary=("wall.x", "door.y")`: another wall and door in every episode.
 
@@ -47,7 +47,8 @@ class WallEnv(SimStateEnv):
     action_max_norm = 1.8
     distance_name = "cells"
     contrasts = (("agent.colour", "background.colour"), ("wall.colour", "background.colour"))
-    # Pictures have cells, so wall and door stand on whole ones. They keep the published paddings (20 for the wall, 10
+    # # Pictures consist of cells, so wall and door stand on whole cells. They keep the published paddings (20 for the
+    # wall, 10
     # for the door); within the bounds of their sizes both rooms hold starts, and the door's edges lie in the arena.
     factors: ClassVar[Mapping[str, Factor]] = {
         "wall.x": Factor(32, 20, 44, about="middle of the wall, cells", physical=True),
@@ -74,11 +75,11 @@ class WallEnv(SimStateEnv):
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Draws the published start and goal of a seed, always in different rooms: `[2]` and `[2]`.
 
-        With another wall the rule is the same: two dot widths away from border and wall.
+        With another wall the same rule holds: start and goal are two dot widths away from border and wall.
         """
         layout = _layout(self._resolved(variation))
         random = np.random.RandomState(seed)
-        # This order, and swapping x alone, is the published one. float32 as well: the draws are equal to the bit.
+        # # The order of draws, swapping x alone, and float32 are as published, so the draws are equal to the bit.
         start_x = random.uniform(LOW + START_CLEARANCE_CELLS, layout.left - START_CLEARANCE_CELLS)
         goal_x = random.uniform(layout.right + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
         start_y = random.uniform(LOW + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
@@ -114,7 +115,8 @@ class WallEnv(SimStateEnv):
         self._canvas = canvas(self.image_size, self._layout, _look(self.variation))
 
     def _sample_start(self) -> np.ndarray:
-        # Uniform over both rooms: drawn in the left one, and stretched onto the right one as often as its area says.
+        # # Uniform over both rooms: x is drawn in the left room, and moved to the right room with the probability of
+        # its area.
         left_width = self._layout.left - LOW - 2 * START_CLEARANCE_CELLS
         right_width = HIGH - self._layout.right - 2 * START_CLEARANCE_CELLS
         x = self.np_random.uniform(LOW + START_CLEARANCE_CELLS, self._layout.left - START_CLEARANCE_CELLS)

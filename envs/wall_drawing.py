@@ -24,9 +24,9 @@ class WallLook:
     """Colours (RGB, 0 to 255 each) and the dot's size; as published by default.
 
     Attributes:
-        background: Of the floor.
-        wall: Of the wall and the border.
-        dot: Of the dot's middle; towards its edge it fades into the background.
+        background: Colour of the floor.
+        wall: Colour of the wall and the border.
+        dot: Colour of the dot's middle; the dot fades into the background towards its edge.
         dot_std_cells: Standard deviation of the dot's Gaussian [cells].
     """
 
@@ -61,7 +61,7 @@ def render_positions(
 
 @dataclass(frozen=True)
 class WallCanvas:
-    """What all pictures of one size, layout and look share. `W` = cells of a window, `w` = its pixels."""
+    """The common part of all pictures of one size, layout and look. `W` = cells of a window, `w` = its pixels."""
 
     made_of: tuple[int, WallLayout, WallLook]
     empty: np.ndarray
@@ -78,7 +78,7 @@ class WallCanvas:
     first_px: list[int]
 
     def __reduce__(self) -> tuple[Callable[..., "WallCanvas"], tuple[int, WallLayout, WallLook]]:
-        # A pickled environment need not carry pictures.
+        # # Pickles leave cached pictures out.
         return canvas, self.made_of
 
     def draw(self, positions_N2: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ class WallCanvas:
         return pixels
 
 
-# Many episodes may run at once, each with a look of its own; a canvas of 224 px takes 0.4 to 1 MB.
+# # Many episodes with different looks may run at once; a canvas of 224 px takes 0.4 to 1 MB.
 @lru_cache(maxsize=64)
 def canvas(image_size: int, layout: WallLayout, look: WallLook) -> WallCanvas:
     """The canvas of pictures of one size [px], layout and look."""

@@ -18,7 +18,7 @@ LOW, HIGH = 4.0, 60.0
 
 # After a hit the point stands this far from the wall, and has slipped this far along it (always to larger x or y).
 REBOUND = 0.5
-# A point that this leaves on the border is put this far inside.
+# # A point that is on the border after that is put this far inside.
 MARGIN = 0.3
 
 
@@ -40,17 +40,17 @@ class WallLayout:
 
     @cached_property
     def left(self) -> float:
-        """The wall's face that looks at the left room."""
+        """x of the wall's face towards the left room."""
         return self.wall_x - self.wall_half_width
 
     @cached_property
     def right(self) -> float:
-        """The wall's face that looks at the right room."""
+        """x of the wall's face towards the right room."""
         return self.wall_x + self.wall_half_width
 
     @cached_property
     def lines(self) -> tuple[float, float, float, float, float]:
-        """x of the wall's middle, left and right face, y of the door's smaller and larger edge: at hand at once."""
+        """x of the wall's middle, left and right face, and y of the door's smaller and larger edge, cached."""
         door_low, door_high = self.door_y - self.door_half_height, self.door_y + self.door_half_height
         return self.wall_x, self.left, self.right, door_low, door_high
 
@@ -74,7 +74,7 @@ def step_positions(
     starts = np.asarray(positions_N2, dtype=np.float64)
     ends = starts + CELLS_PER_ACTION * np.asarray(actions_N2, dtype=np.float64)
     low, high = np.minimum(starts, ends), np.maximum(starts, ends)
-    # Most moves stay in one room, away from all walls. Only the others are worth the case analysis.
+    # # Most moves stay in one room, away from all walls; only the other moves need the case analysis.
     touches_border = (low <= LOW).any(axis=1) | (high >= HIGH).any(axis=1)
     touches_wall = (high[:, 0] >= layout.left) & (low[:, 0] <= layout.right)
     for n in np.flatnonzero(touches_border | touches_wall):

@@ -14,7 +14,8 @@ from typing import Any
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to fill, which takes the given name when the block ends without an error.
 
-    An older folder of that name is replaced. After an error nothing is left behind.
+    An older folder of that name is replaced; it is moved aside first, so that a kill never destroys the older folder
+    before the new one is whole. After an error the older folder is as it was, and nothing else is left behind.
 
     Args:
         path: Of the folder.
@@ -24,8 +25,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        if os.path.isdir(path):
+            older = Path(f"{os.fspath(path)}.tmp-old-{os.getpid()}")
+            shutil.rmtree(older, ignore_errors=True)
+            os.replace(path, older)
+            os.replace(temporary, path)
+            shutil.rmtree(older, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

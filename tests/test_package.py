@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -30,6 +31,21 @@ def test_cluster_yaml_installs_extras_that_exist(repo):
     (install,) = (line for line in cluster["setup_commands"] if "pip install" in line)
     (named,) = re.findall(r"jepawm\[([\w,]+)\]", install)
     assert set(named.split(",")) <= set(extras)
+
+
+@pytest.mark.parametrize("ignored_by", [".gitignore", ".rayignore"])
+def test_no_room_of_the_package_is_ignored(repo, ignored_by):
+    """A pattern `runs/` would keep new files of `jepawm/runs` out of git, and the whole room off a cluster."""
+    if not (repo / ".git").exists():
+        pytest.skip("not a git checkout")
+    packages = (repo / name for name in ("jepawm", "envs", "ray_jobs", "tune_spaces", "tests"))
+    files = [path for package in packages for path in package.rglob("*.py") if "__pycache__" not in path.parts]
+    ours = {f"{folder.relative_to(repo).as_posix()}/new_module.py" for folder in {path.parent for path in files}}
+    command = ["git", "-c", f"core.excludesFile={repo / ignored_by}", "check-ignore", "--no-index", "--stdin"]
+    done = subprocess.run(
+        command, cwd=repo, input="\n".join([*ours, "runs/x/eval.json"]), capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["runs/x/eval.json"], done.stderr
 
 
 def test_every_key_of_a_search_space_is_a_configuration_key_and_every_sample_is_valid():

@@ -1,4 +1,4 @@
-"""Policies that collect data: all are deterministic by seed. NumPy only, unless a simulator brings its experts.
+"""Policies that collect data. The seed determines all actions. They need only NumPy, except experts of a simulator.
 
 policy = make_policy("wall_mixed_walk")
 policy.reset(seed=(run_seed, episode_id))
@@ -13,7 +13,7 @@ from envs.policies.base import OpenLoopPolicy, Policy
 
 __all__ = ["POLICIES", "OpenLoopPolicy", "Policy", "make_policy"]
 
-# Where each lies: importing this imports none of them, and no simulator.
+# # Module and class of each policy. Importing this package imports none of them, and no simulator.
 POLICIES: dict[str, str] = {
     "wall_walk": "envs.policies.wall:WallWalk",
     "wall_mixed_walk": "envs.policies.wall:WallMixedWalk",

@@ -1,4 +1,4 @@
-"""What a data-collecting policy is."""
+"""The interface of policies that collect data."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Policy(ABC):
 
     @classmethod
     def for_env(cls, env: Any) -> "Policy":
-        """Makes the policy for one environment, or for any of its kind where `env` is None."""
+        """Makes the policy for one environment; None: for the default environment of the policy."""
         return cls()
 
     @abstractmethod
@@ -34,7 +34,7 @@ class Policy(ABC):
 
 
 class OpenLoopPolicy(Policy):
-    """A policy whose actions do not depend on the state, so that an episode of them can be drawn at once."""
+    """A policy whose actions do not depend on the state, so that all actions of an episode can be drawn at once."""
 
     def __init__(self) -> None:
         self._seed: Seed | None = None
@@ -45,7 +45,7 @@ class OpenLoopPolicy(Policy):
     def actions(self, seed: Seed, num_env_steps: int) -> np.ndarray:
         """Returns the first actions of the episode with this seed: float32 `[T, a]`, `T = num_env_steps`.
 
-        A longer episode begins with the actions of a shorter one. `act` hands out the same actions one by one.
+        A longer episode begins with the actions of a shorter one. `act` returns the same actions one by one.
         """
 
     def reset(self, seed: Seed) -> None:

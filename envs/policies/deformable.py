@@ -1,6 +1,6 @@
 """Random pushes of a rope or of grains, in the manner of the published data (arXiv 2411.04983).
 
-Published: a random start near the object, but not on it, and a random end. How far they are drawn is ours.
+Published: a random start near the object, but not on it, and a random end. The lengths of the pushes are ours.
 """
 
 import math
@@ -16,10 +16,10 @@ from envs.rope import NUM_PARTICLES
 class RandomPush(Policy):
     """Pushes through a particle drawn at random, in a direction drawn at random.
 
-    The pusher goes down 0.3 to 0.9 before the particle and is lifted 0.2 to 1.0 behind it. Up to 20 such pushes are
-    drawn until one goes down at least 0.2 (`clearance` in general) away from every particle; the last one is taken as
-    it is. A particle farther than 1.5 from the table's middle is pushed inwards, so that what is pushed about for 20
-    env_steps stays within reach.
+    The pusher goes down 0.3 to 0.9 before the particle and is lifted 0.2 to 1.0 behind it. Pushes are drawn until the
+    pusher goes down at least `clearance` away from every particle, at most 20 times; the last draw is used in any case.
+    A particle farther than 1.5 from the table's middle is pushed inwards, so that particles stay within reach for 20
+    env_steps.
     """
 
     num_particles: int

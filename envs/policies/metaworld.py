@@ -14,10 +14,10 @@ DEFAULT_TASK = "reach-v3"
 
 
 class MetaworldExpert(Policy):
-    """Metaworld's scripted policy of a task. It draws nothing: its episodes differ as their starts do.
+    """Metaworld's scripted policy of a task. It is deterministic: episodes differ only by their starts.
 
     Args:
-        task: Which task, e.g. `"reach-v3"`. `for_env` reads it from the environment.
+        task: Name of the task, e.g. `"reach-v3"`. `for_env` reads it from the environment.
 
     Raises:
         ImportError: Metaworld is not installed.
@@ -49,7 +49,7 @@ class MetaworldExpert(Policy):
 
 
 class MetaworldExpertNoisy(MetaworldExpert):
-    """The expert with noise, for data that covers more than the way to success.
+    """The expert with noise, so that data covers more than the paths to success.
 
     Normal noise of std 0.5 is added to each of the four numbers at every env_step, and the sum is clipped to +-1.
     Of the published 42 tasks' episodes only their statistics are known: actions of mean (0.01, 0.16, -0.14, 0.20) and

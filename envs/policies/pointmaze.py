@@ -16,22 +16,22 @@ class PointMazeRandom(OpenLoopPolicy):
     """The published actions: each is drawn anew at every env_step, uniform in [-1, 1] along each axis.
 
     The publication calls its data fully random and does not name the distribution. The actions of that data have
-    mean 0 and std 0.577 along both axes, which is what a uniform one has.
+    mean 0 and std 0.577 along both axes, as a uniform distribution has.
     """
 
     env_id = "envs/PointMaze-v1"
 
     def actions(self, seed: Seed, num_env_steps: int) -> np.ndarray:
-        # Row by row from one stream: a longer episode begins as a shorter one does.
+        # # Rows are drawn one after the other from one stream, so a longer episode begins like a shorter one.
         return np.random.default_rng(seed).uniform(-1.0, 1.0, (num_env_steps, 2)).astype(np.float32)
 
 
 class PointMazeWaypoints(Policy):
     """Goes to one random place after another, on a shortest way through the maze, so that data covers all of it.
 
-    Places are middles of free cells, moved by up to 0.2. On the way, the next cell's middle is aimed at, from when
-    the ball is in the cell before. The push is 10 times what is missing, less the velocity, plus noise of std 0.3,
-    and is clipped to +-1. A new place is drawn on arrival (within 0.25) or after 200 env_steps.
+    Places are middles of free cells, moved by up to 0.2. The ball aims at the middle of the next cell on the way. The
+    push is 10 times the distance to it, less the velocity, plus noise of std 0.3, clipped to +-1. A new place is drawn
+    on arrival (within 0.25) or after 200 env_steps.
     """
 
     env_id = "envs/PointMaze-v1"
@@ -79,7 +79,7 @@ class PointMazeWaypoints(Policy):
         off_x, off_y = random.uniform(-self._OFF_MIDDLE, self._OFF_MIDDLE, 2)
         self._place = (x + off_x, y + off_y)
         self._env_steps_left = self._PATIENCE_ENV_STEPS
-        # How many cells away from it every cell is.
+        # # Distance of every cell from the target cell, in cells.
         self._cells_left = {cell: 0}
         ring = [cell]
         while ring:
@@ -93,7 +93,7 @@ class PointMazeWaypoints(Policy):
     def _next_waypoint(self, x: float, y: float) -> tuple[float, float]:
         cell = self._maze.cell(x, y)
         if cell not in self._cells_left:
-            # Pressed into a wall.
+            # # The ball may be pressed into a wall, so its cell is not free.
             cell = min(self._free, key=lambda free: math.dist(self._maze.middle(*free), (x, y)))
         if self._cells_left[cell] == 0:
             return self._place

@@ -11,14 +11,14 @@ from envs.pusht_shapes import make_block
 
 
 class PushTNoisyPush(Policy):
-    """Walks to one random place around the block after another, mostly through the block, which is so pushed.
+    """Walks to random places around the block, one after another; most ways lead through the block and push it.
 
-    Places are uniform in a disc of 120 px around the block's centre of gravity, kept so far inside the table that the
-    agent's edge stays 15 px inside (its middle 30 px, where it has the published radius). A new one is drawn on
+    Places are uniform in a disc of 120 px around the block's centre of gravity, kept inside the table so that the
+    agent's edge stays 15 px away from the walls (with the published radius, its middle 30 px). A new one is drawn on
     arrival (within 15 px) or after 20 env_steps. Steps are at most 0.35 (35 px) long, plus noise of std 0.05.
 
     Args:
-        env: The environment it acts in, which knows the episode's block; None: the T.
+        env: The environment, which knows the block of the episode; None: the T.
     """
 
     env_id = "envs/PushT-v1"
@@ -61,7 +61,7 @@ class PushTNoisyPush(Policy):
         return (step + self._random.normal(0.0, self._NOISE_STD, size=2)).astype(np.float32)
 
     def _draw_place(self, random: np.random.Generator, sim_state: np.ndarray) -> np.ndarray:
-        # Asked for only now: an environment may be reset, and get another block, after the policy was made for it.
+        # # The block is read at each episode, because a reset may give the environment another block.
         block, agent_radius_px = make_block(), AGENT_RADIUS_PX
         if self._env is not None:
             block, agent_radius_px = self._env.block, self._env.variation["agent.radius"]

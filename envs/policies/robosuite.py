@@ -12,10 +12,10 @@ from envs.robosuite_expert import ScriptedArm
 class RobosuiteScript(Policy):
     """Does the subtask of its environment over and over: reaches places, or picks (and places) the object.
 
-    Where to is drawn by the seed. Once a script is over, the next begins from there.
+    The seed determines the targets. When a script ends, the next one begins from there.
 
     Args:
-        env: An `envs.robosuite.RoboSuiteEnv`, which tells where hand and object of a sim_state are.
+        env: An `envs.robosuite.RoboSuiteEnv`; it knows the places of hand and object in a sim_state.
     """
 
     env_id = "envs/RoboSuite-v1"
@@ -44,7 +44,7 @@ class RobosuiteScript(Policy):
         if self._random is None:
             raise RuntimeError("policy: reset(seed) comes before the first act()")
         if self._env is None:
-            raise RuntimeError("policy: this one has to know its environment; make it with make_policy(name, env)")
+            raise RuntimeError("policy: this policy needs its environment; make it with make_policy(name, env)")
         seen = self._env.see(sim_state)
         arm = self._arm
         wanted = None if arm is None else arm.act(seen)

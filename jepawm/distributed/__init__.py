@@ -1,1 +1,1 @@
-"""The only room that imports ray. An actor here is a shell around a library object."""
+"""The only room that imports ray. Each actor or Ray task here is a thin shell around an object of the library."""

@@ -1,4 +1,4 @@
-"""Ray Data: the episodes of a source, read, decoded and encoded again on every CPU of the cluster."""
+"""Ray Data: reads, decodes and encodes the episodes of a source on every CPU of the cluster."""
 
 import functools
 import logging
@@ -15,7 +15,7 @@ from jepawm.data.importers.base import EpisodeSource
 from jepawm.data.importers.conversion import BadEpisode, read_encoded
 from jepawm.errors import JepawmError
 
-# Ray Data would go on forever with a file that crashes its decoder.
+# Without a limit Ray Data would retry a file that crashes its decoder forever.
 MAX_RETRIES = 3
 
 
@@ -31,11 +31,19 @@ def _read(shared: ray.ObjectRef, codec: str, number: int) -> EncodedEpisode | Ba
 
 
 def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Iterator[EncodedEpisode | BadEpisode]:
-    """Episodes of a source in the order of their numbers, streamed: few are in memory at a time.
+    """Reads episodes of a source on the cluster; few are in memory at a time.
+
+    Args:
+        source: Where the episodes come from.
+        codec: How frames are stored, one of `jepawm.data.codecs.CODECS`.
+        numbers: Positions of the episodes in the source.
+
+    Yields:
+        Episodes, or what is wrong with them, in the order of `numbers`.
 
     Raises:
-        JepawmError: What a worker found wrong with the source, as it found it.
-        OSError: What kept a worker from reading, or a worker that died again each time the same episode was tried.
+        JepawmError: A Ray task found something wrong with the source.
+        OSError: A Ray task could not read the source, or died at each attempt at the same episode.
     """
     if not len(numbers):
         return
@@ -46,7 +54,7 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
         try:
             answer: Any = _read(shared, codec, number)
         except (JepawmError, OSError) as error:
-            # Handed over as it is: Ray would wrap it in the story of its own tasks.
+            # The error travels as a value, because Ray would wrap a raised error in a long message of its own.
             answer = error
         return {"answer": np.array([pickle.dumps(answer)], dtype=object)}
 
@@ -54,7 +62,7 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
     blocks = ray.data.from_items(items, override_num_blocks=min(len(items), 1000))
     episodes = blocks.map_batches(read, batch_size=1, ray_remote_args_fn=lambda: {"max_retries": MAX_RETRIES})
     episodes.context.execution_options.preserve_order = True
-    # There is a progress bar of our own.
+    # The caller shows progress itself.
     episodes.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
@@ -67,7 +75,7 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
         except ray.exceptions.RayError as error:
             raise ConnectionError(
                 f"a Ray worker died {MAX_RETRIES + 1} times over one episode ({type(error).__name__}): a file that "
-                "crashes its decoder, or too little memory; without --ray the count of episodes says which"
+                "crashes its decoder, or too little memory; without --ray the count of episodes shows which episode"
             ) from error
         if row is None:
             return

@@ -10,7 +10,7 @@ class RayRuntime:
     """See `jepawm.runs.runtime.Runtime`.
 
     Args:
-        scaling: Size of a Ray that is started here.
+        scaling: Size of the Ray that is started here, if none is there to connect to.
     """
 
     def __init__(self, scaling: ScalingConfig) -> None:

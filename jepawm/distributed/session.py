@@ -1,4 +1,4 @@
-"""One way into Ray, for jobs, tests and notebooks."""
+"""Connects to Ray; jobs, tests and notebooks all do it here."""
 
 import logging
 import os
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Read by Ray when it is imported: no telemetry, no token for a Ray that only this machine sees, and workers started
-# by the same interpreter even under `uv run`.
+# Ray reads these when it is imported: no telemetry, no token for a Ray that only this machine can reach, and workers
+# that use the driver's interpreter, also under `uv run`.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    # See `jepawm.cli.main.guarded`; workers inherit it.
+    # `jepawm.cli.main.guarded` says why; workers inherit the variable.
     "GOMP_SPINCOUNT": "10000",
-    # A warning about a variable that Ray itself sets for workers without a GPU.
+    # Ray would warn about a variable that it sets itself for workers without a GPU.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
 def prepare_environment() -> None:
-    """Sets what Ray reads at import; a value that is set already stays."""
+    """Sets the variables that Ray reads when it is imported; variables that are set already stay."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
 
@@ -31,18 +31,18 @@ def inside_job() -> bool:
 
 
 def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None = None, verbose: bool = False) -> bool:
-    """Connects to the cluster this process belongs to, or starts a Ray of its own.
+    """Connects to the cluster this process belongs to, or starts Ray on this machine.
 
-    The cluster is the one of `ray job submit` or of `$RAY_ADDRESS`. A Ray that merely happens to run on the machine is
-    never joined by accident.
+    The process belongs to a cluster if `ray job submit` started it or if `$RAY_ADDRESS` names one. Another Ray that
+    runs on this machine is never joined.
 
     Args:
-        num_cpus: Logical CPUs of a Ray started here; None: all.
-        object_store_memory_mib: Object store of a Ray started here, MiB; None: Ray's default.
-        verbose: Let workers' output through.
+        num_cpus: Logical CPUs of the Ray started here; None: all.
+        object_store_memory_mib: Object store of the Ray started here, MiB; None: Ray's default.
+        verbose: Whether the output of workers is shown.
 
     Returns:
-        True if a Ray was started here (and should be shut down here).
+        True if Ray was started here; the caller then shuts it down.
     """
     prepare_environment()
     import ray
@@ -63,7 +63,7 @@ def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None 
 
 @contextmanager
 def ray_session(**options: Any) -> Iterator[None]:
-    """`connect`, and shut down what was started."""
+    """`connect`, and shut down at the end if Ray was started here; takes the same arguments."""
     started = connect(**options)
     try:
         yield

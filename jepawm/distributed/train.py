@@ -1,4 +1,4 @@
-"""Ray Train: the library's training loop in any number of workers."""
+"""Ray Train: `jepawm.training` in any number of workers."""
 
 import os
 import tempfile
@@ -28,8 +28,13 @@ from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
 
 
-def _worker(job: dict[str, Any]) -> None:
-    """One Ray Train worker: a shell around `run_training`."""
+def train_on_worker(job: dict[str, Any]) -> None:
+    """One Ray Train worker: a shell around `run_training`.
+
+    Args:
+        job: What `ray_train` sends to every worker: `config` (a run's, as a dictionary), `dataset_path`, `run_dir`,
+            `num_threads` (0: torch's default) and `stream` (whether batches come from Ray Data).
+    """
     plan = from_dict(RunConfig, job["config"]).training_plan()
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -46,12 +51,12 @@ def _worker(job: dict[str, Any]) -> None:
             rank=rank,
             world_size=world_size,
             restore_from=restore_from,
-            stream=_stream if job["stream"] else None,
+            stream=batches_from if job["stream"] else None,
             on_metrics=writer.write if writer else None,
             on_checkpoint=report,
         )
 
-    def _stream(_start_step: int) -> Any:
+    def batches_from(_train_step: int) -> Any:
         shard = ray.train.get_dataset_shard("windows")
         return stream_batches(plan, job["dataset_path"], shard, world_size=world_size)
 
@@ -77,15 +82,15 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
 
     Args:
         config: The resolved configuration.
-        dataset_path: A dataset that every worker's node can read.
-        run_dir: On a file system that the driver and the workers share.
+        dataset_path: A dataset that the nodes of all workers can read.
+        run_dir: A folder on a file system that the driver and the workers share.
 
     Returns:
         The folder of the last checkpoint.
 
     Raises:
-        JepawmError: What a worker raised.
-        TrainingError: Workers died more often than `scaling.max_train_failures`.
+        JepawmError: A worker raised it.
+        TrainingError: Workers died more often than `scaling.max_train_failures`, or a worker raised another error.
     """
     scaling = config.scaling
     dataset = EpisodeDataset(dataset_path)
@@ -104,12 +109,12 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
     if stream:
         windows = window_stream(config.training_plan(), job["dataset_path"], start_step=resume_step)
     trainer = TorchTrainer(
-        _worker,
+        train_on_worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers,
             use_gpu=use_gpu,
-            # A token share: the environment actors of the same job idle while training runs.
+            # Half a CPU each, so that workers fit beside the environment actors of the same run, which are idle now.
             resources_per_worker={"CPU": 0.5, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RayRunConfig(
@@ -123,7 +128,7 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
     try:
         result = trainer.fit()
     except SystemExit as stop:
-        # Ray Train answers Ctrl-C by ending the process; the commands here have a message for it.
+        # Ray Train turns Ctrl-C into SystemExit; the command line has a message for KeyboardInterrupt.
         raise KeyboardInterrupt from stop
     except ray.train.TrainingFailedError as error:
         cause = _cause(error)
@@ -136,7 +141,7 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The first failure of a worker inside Ray's wrapping, else the error itself."""
+    """The error that the first failed worker raised; the given error if Ray names no worker."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         first = failures[min(failures)]

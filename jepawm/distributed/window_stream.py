@@ -1,4 +1,4 @@
-"""Ray Data: reads shards, samples windows, shuffles, and streams batches to the training workers."""
+"""Ray Data: reads shards, shuffles their windows, and streams batches to the training workers."""
 
 import math
 from collections.abc import Iterator
@@ -21,16 +21,18 @@ _MAX_BLOCKS = 2000
 def window_stream(plan: TrainingPlan, dataset_path: str, *, start_step: int) -> "ray.data.Dataset":
     """A lazy Ray dataset of encoded windows, from a train step to the end of the run.
 
-    Each task reads one shard and yields its windows in a random order of its own; shards are visited in a new random
-    order every epoch, and batches mix the shards that are read at the same time. Frames stay encoded until they
-    reach a training worker. Ray Data promises no order between tasks, so a resumed stream begins a new epoch: no window
-    is more than one epoch ahead of another, but the batches are not those of an uninterrupted run (the `cache` and
-    `shards` loaders are exact there).
+    Each task reads one shard and yields its windows in random order. Every epoch visits the shards in a new random
+    order, and batches mix the shards that are read at the same time. Frames stay encoded until they reach a training
+    worker.
+
+    Ray Data promises no order between tasks, so a resumed run cannot continue inside an epoch and begins the next one.
+    No window is used more than one epoch ahead of another, but the batches differ from those of an uninterrupted run.
+    The `cache` and `shards` loaders resume exactly.
 
     Args:
         plan: Window size, batch size, seed and split.
-        dataset_path: A dataset every node can read.
-        start_step: Train step the run goes on from.
+        dataset_path: A dataset that all nodes can read.
+        start_step: Train steps that are done already.
     """
     dataset = EpisodeDataset(dataset_path)
     allowed = Split.of(dataset, plan.data.held_out_fraction, plan.seed).train
@@ -60,17 +62,20 @@ def window_stream(plan: TrainingPlan, dataset_path: str, *, start_step: int) -> 
 
 
 def stream_batches(plan: TrainingPlan, dataset_path: str, shard: Any, *, world_size: int) -> Iterator[WindowBatch]:
-    """This worker's batches, without end: should the stream run dry (it holds an epoch to spare), it starts again.
+    """The batches of one training worker, without end.
+
+    The stream holds one epoch more than the run needs; if it still ends, it starts again.
 
     Args:
         plan: Batch size.
-        dataset_path: For the dataset's specification.
-        shard: This worker's `DataIterator`.
-        world_size: Workers; each takes `train.batch_size / world_size` windows per step.
+        dataset_path: The dataset, for its specification.
+        shard: The `DataIterator` of this worker.
+        world_size: Training workers; each takes `train.batch_size / world_size` windows per train step.
     """
     spec = EpisodeDataset(dataset_path).spec
     size = plan.train.batch_size // world_size
     while True:
-        # drop_last: a short batch would change the global batch, and break the workers' step.
+        # A short last batch is dropped: it would change the size of the global batch, and workers would wait for each
+        # other's missing batches.
         for batch in shard.iter_batches(batch_size=size, batch_format="pyarrow", drop_last=True, prefetch_batches=2):
             yield decode_window_batch(batch, spec)

@@ -123,7 +123,7 @@ class EnvHost:
         if not callable(getattr(bare, "proprio", None)):
             raise EnvironmentFault(
                 f"env.id '{self.config.id}' lacks proprio(sim_state), which a model that reads proprio needs for its "
-                "goals; what an environment must offer is in the README, under Environments"
+                "goals; docs/extend/environment.md says what an environment must offer"
             )
         return np.stack([np.asarray(bare.proprio(state), np.float32) for state in sim_states])
 

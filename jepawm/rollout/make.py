@@ -1,4 +1,8 @@
-"""Makes an environment of a configuration: one that has the contract as it is, any other through the adapter."""
+"""Makes the environment that a configuration names.
+
+An environment that implements the contract (docs/extend/environment.md) is used as it is; any other Gymnasium
+environment goes through `jepawm.rollout.adapter`.
+"""
 
 import importlib
 import inspect
@@ -15,18 +19,19 @@ from jepawm.rollout.adapter.options import AdapterOptions
 METHODS = ("sample_start_goal", "render_state", "success")
 CONTRACT = (*METHODS, "control_hz", "sim_state_names")
 
-# Whoever has one of these means to offer all of the contract; `success` and `control_hz` are words of others as well.
-_MEANT = ("sample_start_goal", "render_state")
+# An environment with one of these methods means to implement the contract, and is refused if it lacks a part. Other
+# environments use the names `success` and `control_hz` as well, so those two decide nothing.
+CONTRACT_MARKERS = ("sample_start_goal", "render_state")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What an `env.id` stands for.
+class EnvFactory:
+    """The class or function that an `env.id` names.
 
     Attributes:
-        env_id: As it was written.
-        entry: The class, or the function that makes an environment.
-        registered: Its id in Gymnasium's registry; None for a class or function that was named itself.
+        env_id: The id as the configuration has it.
+        entry: The class, or a function that returns an environment.
+        registered: Its id in Gymnasium's registry; None for `module:Name`, a class or function of a module.
     """
 
     env_id: str
@@ -34,10 +39,10 @@ class Found:
     registered: str | None
 
     def make(self, **kwargs: Any) -> Any:
-        """The environment, without Gymnasium's time limit: whoever runs an episode decides on its length.
+        """Makes an environment without Gymnasium's time limit; the caller decides how long an episode is.
 
         Raises:
-            EnvironmentFault: It cannot be made with these arguments.
+            EnvironmentFault: The environment cannot be made with these arguments.
         """
         import gymnasium
 
@@ -49,7 +54,12 @@ class Found:
             raise EnvironmentFault(f"cannot make env.id '{self.env_id}': {error}") from error
 
     def takes(self, argument: str, *, by_name: bool = False) -> bool:
-        """Whether it takes an argument; `by_name`: `**kwargs` alone does not count."""
+        """Whether the class or function takes an argument.
+
+        Args:
+            argument: Name of the argument.
+            by_name: Whether only a parameter of this name counts, and `**kwargs` does not.
+        """
         try:
             parameters = inspect.signature(self.entry).parameters.values()
         except (TypeError, ValueError):
@@ -60,20 +70,23 @@ class Found:
         )
 
 
-def find(env_id: str) -> Found:
-    """What an id stands for: `id`, `module:id` with a registered id, or `module:Name` with a class or function.
+def find_env(env_id: str) -> EnvFactory:
+    """Finds the class or function that an id names.
 
-    The module is imported first, which is when most packages register their ids; then a registered id wins over a
-    name in the module.
+    The module is imported first, because most packages register their ids on import. A registered id is preferred to
+    a class or function of the same name.
+
+    Args:
+        env_id: `id` or `module:id` with a registered id, or `module:Name` with a class or function.
 
     Raises:
-        EnvironmentFault: No such module, id or name.
+        EnvironmentFault: The module, the id or the name does not exist.
     """
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
     module_name, colon, name = env_id.rpartition(":")
-    # Before anything can import MuJoCo: without a screen its own choice fails.
+    # The renderer is chosen before the module can import MuJoCo, whose own choice fails without a screen.
     _prepare_rendering()
     module = _import_module(env_id, module_name) if colon else None
     try:
@@ -81,11 +94,11 @@ def find(env_id: str) -> Found:
         if spec.entry_point is None:
             raise EnvironmentFault(f"cannot make env.id '{env_id}': {name} is registered without an entry point")
         entry: Any = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
-        return Found(env_id, entry, name)
+        return EnvFactory(env_id, entry, name)
     except (gymnasium.error.Error, ImportError, AttributeError, ValueError) as error:
         entry = getattr(module, name, None)
         if callable(entry):
-            return Found(env_id, entry, None)
+            return EnvFactory(env_id, entry, None)
         hint = ""
         if module is not None and name.isidentifier():
             hint = f"; and the module {module_name} has no class or function '{name}'"
@@ -93,34 +106,36 @@ def find(env_id: str) -> Found:
 
 
 def make_env(config: EnvConfig) -> Any:
-    """The environment of a configuration: with the contract, or made to have it by `jepawm.rollout.adapter`.
+    """Makes the environment of a configuration, through the adapter where it does not implement the contract.
 
     Raises:
-        EnvironmentFault: It cannot be made, has a part of the contract and lacks another, or cannot be adapted.
+        EnvironmentFault: The environment cannot be made, implements only a part of the contract, or cannot be adapted.
     """
-    found = find(config.id)
+    factory = find_env(config.id)
     kwargs = config.make_kwargs()
     env: Any = None
-    if inspect.isclass(found.entry):
-        is_native = _means_contract(found.entry)
+    if inspect.isclass(factory.entry):
+        is_native = _means_contract(factory.entry)
         if is_native:
-            # Its methods are judged before it is made, which may already fail for want of an argument.
-            _check_contract(config.id, found.entry, METHODS)
+            # The class is checked before an environment is made: making one may fail with a less clear message.
+            _check_contract(config.id, factory.entry, METHODS)
     else:
-        # What a function makes is known when it has made it.
-        env = found.make(**(_taken_kwargs(found, kwargs) if found.takes("image_size") else _own_kwargs(found, kwargs)))
+        # Only the environment itself shows what a function returns, so one is made to look at.
+        env = factory.make(
+            **(_taken_kwargs(factory, kwargs) if factory.takes("image_size") else _own_kwargs(factory, kwargs))
+        )
         is_native = _means_contract(env.unwrapped)
-        unknown = [key for key in AdapterOptions.NAMES if key in kwargs and not found.takes(key)]
+        unknown = [key for key in AdapterOptions.NAMES if key in kwargs and not factory.takes(key)]
         if is_native and unknown:
             raise EnvironmentFault(
                 f"env.id '{config.id}' does not take {', '.join(unknown)} (env.options); only environments that are "
-                "adapted do, this one has the contract itself"
+                "adapted do, this one implements the contract itself"
             )
         if not is_native:
             env.close()
     if not is_native:
-        return _adapt(found, kwargs)
-    env = found.make(**kwargs) if env is None else env
+        return _adapt(factory, kwargs)
+    env = factory.make(**kwargs) if env is None else env
     _check_contract(config.id, env.unwrapped, CONTRACT)
     return env
 
@@ -129,34 +144,34 @@ def _check_contract(env_id: str, thing: Any, names: Sequence[str]) -> None:
     if any(not hasattr(thing, name) for name in names):
         lacking = [name for name in CONTRACT if not hasattr(thing, name)]
         raise EnvironmentFault(
-            f"env.id '{env_id}' lacks {', '.join(lacking)}; what an environment must offer is in the README, under "
-            f"Environments. Without {' and '.join(_MEANT)} it would be adapted instead"
+            f"env.id '{env_id}' lacks {', '.join(lacking)}; docs/extend/environment.md says what an environment must "
+            f"offer. Without {' and '.join(CONTRACT_MARKERS)} it would be adapted instead"
         )
 
 
 def _means_contract(thing: Any) -> bool:
-    return any(hasattr(thing, name) for name in _MEANT)
+    return any(hasattr(thing, name) for name in CONTRACT_MARKERS)
 
 
-def _adapt(found: Found, kwargs: dict[str, Any]) -> Any:
+def _adapt(factory: EnvFactory, kwargs: dict[str, Any]) -> Any:
     from jepawm.rollout.adapter import AdaptedEnv
 
     options = AdapterOptions.of(kwargs)
-    own = _own_kwargs(found, kwargs)
-    return AdaptedEnv(found.env_id, lambda: found.make(**own), image_size=kwargs["image_size"], options=options)
+    own = _own_kwargs(factory, kwargs)
+    return AdaptedEnv(factory.env_id, lambda: factory.make(**own), image_size=kwargs["image_size"], options=options)
 
 
-def _taken_kwargs(found: Found, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments but those that are the adapter's alone: some environments have a `success_distance` themselves."""
-    return {key: value for key, value in kwargs.items() if key not in AdapterOptions.NAMES or found.takes(key)}
+def _taken_kwargs(factory: EnvFactory, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments except the adapter's; an adapter option stays where the environment takes one of the same name."""
+    return {key: value for key, value in kwargs.items() if key not in AdapterOptions.NAMES or factory.takes(key)}
 
 
-def _own_kwargs(found: Found, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that are the environment's own, without the adapter's."""
+def _own_kwargs(factory: EnvFactory, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments for an environment that is adapted: its own, and those for pictures where it takes them."""
     own = {key: value for key, value in kwargs.items() if key not in AdapterOptions.NAMES}
-    if not found.takes("image_size", by_name=True):
+    if not factory.takes("image_size", by_name=True):
         del own["image_size"]
-    if found.takes("render_mode"):
+    if factory.takes("render_mode"):
         own["render_mode"] = "rgb_array"
     return own
 
@@ -168,7 +183,8 @@ def _import_module(env_id: str, name: str) -> Any:
         here = os.getcwd()
         if here in sys.path or "" in sys.path or error.name != name.partition(".")[0]:
             raise EnvironmentFault(f"cannot make env.id '{env_id}': {error}") from error
-        # A script's folder is on the path, the folder it is started in is not; `module:Class` means the latter too.
+        # Python searches the folder of a script, not the folder in which the script is started. Modules of the latter
+        # can be named too.
         sys.path.append(here)
         try:
             return importlib.import_module(name)
@@ -184,5 +200,5 @@ def _prepare_rendering() -> None:
     from envs.mujoco_rendering import prepare_backend
 
     prepare_backend()
-    # pygame, which draws Gymnasium's classic environments, looks for a screen otherwise, and complains without one.
+    # pygame draws Gymnasium's classic environments; without this it looks for a screen and fails where there is none.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

@@ -184,7 +184,7 @@ def find_dataset(config: RunConfig) -> EpisodeDataset | None:
 
 
 def source_path(config: RunConfig) -> str:
-    """Path of what is converted.
+    """The file or folder that a conversion reads.
 
     Raises:
         DataError: Nothing is there.

@@ -81,9 +81,8 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     # settings of that run.
     trained = replace(config, env=own.env, evaluation=own.evaluation)
     if config.evaluation.goal_source == "held_out":
-        dataset = EpisodeDataset(prepare_dataset(trained, runtime, console))
-    else:
-        dataset = find_dataset(trained)
+        prepare_dataset(trained, runtime, console)
+    dataset = find_dataset(trained)
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")
     job = EvaluationJob(config, f"evaluation of {model_dir}", model_dir, _evaluation_dir(config))

@@ -24,7 +24,8 @@ from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, summary_metrics
 from jepawm.runs.wall_times import WallTimes
-from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, Status, read_metrics
+from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, read_metrics
+from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 
 __all__ = ["collect_run", "evaluate_model", "evaluate_run", "prepare_dataset", "run", "score_actions", "train_run"]
@@ -119,7 +120,7 @@ def _train_and_evaluate(here: _Run, dataset: EpisodeDataset, times: WallTimes) -
         raise
     finally:
         times.save()
-        tracker.close(summary, artifacts, status)
+        tracker.close(summary, artifacts, status=status)
     print_result(result, here.console, num_parts=times.num_parts)
     return result
 

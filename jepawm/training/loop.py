@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from jepawm.config import OptimConfig, TrainConfig
 from jepawm.device import autocast
 from jepawm.errors import TrainingError
+from jepawm.seeding import stream_seed
 from jepawm.training.optim import build_optimizer, learning_rate
 from jepawm.training.step import TrainingObjective, to_device
 from jepawm.types import WindowBatch
@@ -178,7 +179,7 @@ def update(
 def _dropout_of(state: TrainingState, device: torch.device) -> Iterator[None]:
     """Dropout draws from (run seed, train step), so that a resumed run draws what an uninterrupted one does."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(state.objective.seed * 1_000_003 + state.train_step)
+        torch.manual_seed(stream_seed(state.objective.seed, "dropout", state.train_step))
         yield
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from jepawm.config import LossConfig
 from jepawm.heads import InverseDynamicsHead
 from jepawm.losses import prediction_loss, sigreg, temporal_variance, time_similarity, variance_covariance
+from jepawm.seeding import stream_generator
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 
@@ -84,7 +85,7 @@ class TrainingObjective(nn.Module):
         if weights.time_similarity:
             terms["time_similarity"] = time_similarity(latents_BTPD)
         if weights.sigreg:
-            generator = torch.Generator(latents_BTPD.device).manual_seed(self.seed * 1_000_003 + train_step)
+            generator = stream_generator(self.seed, "sigreg", train_step, device=latents_BTPD.device)
             terms["sigreg"] = sigreg(
                 latents_BTPD.flatten(2), num_projections=weights.sigreg_num_projections, generator=generator
             )

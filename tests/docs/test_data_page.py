@@ -77,7 +77,7 @@ def test_the_command_that_trains_on_it(page, written, monkeypatch):
     assert (config.env.id, config.data.path) == ("none", "my_dataset")
     runtime = make_runtime(config)
     try:
-        result = run(config, recipe, runtime, Console(quiet=True))
+        result = run(config, recipe, runtime, Console(quiet=True)).to_dict()
     finally:
         runtime.close()
     assert result["dataset"]["held_out_episodes"]

@@ -236,11 +236,12 @@ def test_all_that_can_be_reached_is_in_the_picture() -> None:
 def test_random_pushes_move_things_and_nothing_breaks(name: str) -> None:
     env, policy = CLASSES[name](image_size=16), make_policy(f"{name}_random_push")
     moves, lowered_clear = [], []
-    for seed in range(3):
+    for seed in range(2):
         state = env._random_start(np.random.RandomState(seed))
         env.reset(options={"sim_state": state})
         policy.reset((0, seed))
-        for _ in range(20):
+        # An env_step of grains takes ten times one of the rope.
+        for _ in range({"rope": 20, "granular": 8}[name]):
             action = policy.act(state)
             assert np.abs(action).max() <= REACH
             before, state = state, env.advance(action)

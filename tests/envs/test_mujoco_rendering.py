@@ -131,7 +131,7 @@ def test_errors() -> None:
 
 def test_a_process_that_closes_nothing_ends_quietly() -> None:
     code = (
-        "from tests.envs.test_envs_mujoco_rendering import world, MujocoPictures\n"
+        "from test_mujoco_rendering import world, MujocoPictures\n"
         "model, data = world()\n"
         "kept = [MujocoPictures(model, size, 'above') for size in (32, 64)]\n"
         "[pictures.draw(data) for pictures in kept]\n"

@@ -26,6 +26,7 @@ from jepawm.evaluation.action_score import (
 )
 from jepawm.latent import Latent
 from jepawm.types import ActionSpec, Episode, Statistics, VectorSpec
+from jepawm.world_model import WorldModel
 
 SIZE, GREY_PER_M = 16, 250.0
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
@@ -58,11 +59,11 @@ def record(path: Path, *, dim: int = 7, lengths: tuple[int, ...] = (12, 9, 15)) 
     return EpisodeDataset(path)
 
 
-class Arm(torch.nn.Module):
+class Arm(WorldModel):
     """Reads the place from the picture, and knows what actions do to it: forwards, backwards (`sign`) or not at all."""
 
     def __init__(self, sign: float = 1.0) -> None:
-        super().__init__()
+        torch.nn.Module.__init__(self)
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.sign, self.image_size, self.frameskip, self.uses_proprio = sign, SIZE, 1, False
         self.context_window, self.action_mean = 1, torch.zeros(7)

@@ -24,6 +24,7 @@ from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.evaluate import evaluate
+from jepawm.evaluation.result import EvaluationResult
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.runs.pipeline import evaluate_model
 from jepawm.runs.runtime import LocalRuntime
@@ -59,9 +60,11 @@ def model_dir(wall_dataset: EpisodeDataset, tmp_path_factory: pytest.TempPathFac
 def judge(config: RunConfig, dataset: EpisodeDataset | None, model_dir: str, env: EnvConfig):
     model, spec = load_world_model(model_dir)
     with EnvPool(SerialBackend(lambda: EnvHost(env))) as pool:
-        return evaluate(
+        result, animations = evaluate(
             config.evaluation_plan(), model, spec, pool, dataset, model_dir=model_dir, console=Console(quiet=True)
         )
+    assert EvaluationResult.from_dict(result.to_dict()) == result
+    return result.to_dict(), animations
 
 
 def test_goals_come_from_held_out_episodes(wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig) -> None:
@@ -106,11 +109,11 @@ def test_a_model_trained_without_an_environment_plans_in_one(wall_dataset: Episo
     model = str(tmp_path / "model")
     save_checkpoint(model, fresh_state(trained.training_plan(), spec, torch.device("cpu")), spec)
     told = {"local": True, "run_dir": str(tmp_path / "told"), "tracking": TrackingConfig(mlflow=False)}
-    alone = evaluate_model(dataclasses.replace(trained, **told), LocalRuntime(), Console(), model)
+    alone = evaluate_model(dataclasses.replace(trained, **told), LocalRuntime(), Console(), model).to_dict()
     assert (alone["protocols"], len(alone["prediction"])) == ({}, 2)
     assert "held-out episodes judge the model" in (tmp_path / "told" / "report.html").read_text(encoding="utf-8")
     in_wall = dataclasses.replace(trained, env=EnvConfig(), evaluation=CONFIG.evaluation, **told)
-    played = evaluate_model(in_wall, LocalRuntime(), Console(), model)
+    played = evaluate_model(in_wall, LocalRuntime(), Console(), model).to_dict()
     assert played["goal_source"] == "held_out"
     assert played["prediction"] == alone["prediction"]
 

@@ -1,5 +1,7 @@
 """How a protocol plays its tasks, and what is told about it."""
 
+import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +28,20 @@ from jepawm.config import (
 )
 from jepawm.evaluation.goals import sampled_tasks
 from jepawm.evaluation.manifest import manifest
-from jepawm.evaluation.protocol import ProtocolResult, run_protocol
+from jepawm.evaluation.metrics import SuccessRate
+from jepawm.evaluation.protocol import ProtocolRun, run_protocol
 from jepawm.evaluation.report import write_report
+from jepawm.evaluation.result import (
+    EpisodeOutcome,
+    EvaluationResult,
+    HeldOut,
+    ModelFacts,
+    Played,
+    PredictionRow,
+    ProtocolReport,
+    ProtocolResult,
+    Provenance,
+)
 from jepawm.latent import Latent
 from jepawm.planning import GoalDistance, Plan, Planner
 from jepawm.rollout import EnvHost, EnvPool, Executed, SerialBackend, Task
@@ -97,7 +111,7 @@ def play(
     objective: ObjectiveConfig | None = None,
     max_norm: float = 1.8,
     **rules: Any,
-) -> ProtocolResult:
+) -> ProtocolRun:
     model = model or make_model()
     protocol = ProtocolConfig(**{"replan_every": 4, "max_chunks": 4, "success_at": "plan_end", **rules})
     action = ActionSpec(2, (-2.0, -2.0), (2.0, 2.0), max_norm=max_norm)
@@ -115,7 +129,7 @@ def test_a_plan_that_leads_to_the_goal_solves() -> None:
         assert outcome.goal == task.goal.tolist()
         assert outcome.end == pytest.approx([task.start[0], 30.0])
         assert (outcome.env_steps, outcome.num_plans) == (20, 1)
-    told = result.to_dict()
+    told = result.result().to_dict()
     assert told["num_episodes"] == len(told["episodes"]) == 3
     assert told["plan_ms_p50"] > 0
 
@@ -136,7 +150,7 @@ def test_solved_episodes_rest_while_the_others_go_on() -> None:
     assert [outcome.solved for outcome in result.outcomes] == [True, True, True, False]
     assert [outcome.env_steps for outcome in result.outcomes] == [10, 20, 30, 35]
     assert [outcome.num_plans for outcome in result.outcomes] == [1, 2, 3, 4]
-    assert planner.batches == result.plan_batch == [4, 3, 2, 1]
+    assert planner.batches == [*result.plan_batch] == [4, 3, 2, 1]
 
 
 def test_the_noise_of_a_plan_is_fixed_by_seed_episode_and_number_of_the_plan() -> None:
@@ -202,7 +216,7 @@ class Noting(EnvPool):
     """Remembers where each episode was after each chunk."""
 
     def __init__(self) -> None:
-        super().__init__(SerialBackend(lambda: EnvHost(WALL), num_workers=2))
+        super().__init__(SerialBackend(lambda: EnvHost(WALL), num_hosts=2))
         self.positions: list[np.ndarray] = []
 
     def execute(
@@ -282,44 +296,40 @@ def test_a_manifest_says_where_a_number_comes_from() -> None:
     assert re.match(r"\d{4}-\d\d-\d\dT", told["created"])
 
 
-def synthetic_result() -> dict[str, Any]:
-    rate = {"success_rate": 0.84, "success_interval": [0.714, 0.917], "num_episodes": 50}
-    random = {"success_rate": 0.06, "success_interval": [0.021, 0.162], "num_episodes": 50}
-    episode = {"episode_id": 3, "solved": True, "env_steps": 45, "num_plans": 2}
+def synthetic_result() -> EvaluationResult:
+    def outcome(episode_id: int, solved: bool) -> EpisodeOutcome:
+        return EpisodeOutcome(episode_id, solved, env_steps=45, num_plans=2, start=[0.0], goal=[1.0], end=[1.0])
+
+    def played(rate: float, interval: tuple[float, float]) -> ProtocolResult:
+        episodes = (outcome(3, True), outcome(4, False))
+        return ProtocolResult(SuccessRate(rate, interval, 50), episodes, 123.0, 456.0, 20.0, 3.0)
+
     config = RunConfig()
     protocols = {
-        name: {
-            **rate,
-            "random": random,
-            "plan_ms_p50": 123.0,
-            "plan_ms_p95": 456.0,
-            "protocol": to_dict(getattr(config.evaluation, name)),
-        }
+        name: ProtocolReport(
+            getattr(config.evaluation, name), played(0.84, (0.714, 0.917)), played(0.06, (0.021, 0.162))
+        )
         for name in ("two_plan", "per_chunk")
     }
-    return {
-        **rate,
-        "random": random,
-        "protocol": "two_plan",
-        "protocols": protocols,
-        "episodes": [episode, {**episode, "episode_id": 4, "solved": False}],
-        "solved_at_start": 7,
-        "seed": 99,
-        "prediction": [
-            {"model_steps": k, "model": 0.1 * k, "persistence": 0.4 * k, "shuffled_actions": 0.9, "variance": 1.5}
-            for k in (1, 2, 3)
-        ],
-        "prediction_windows": 256,
-        "prediction_episodes": 12,
-        "diagnostics": {"diagnostics/effective_rank": 17.25, "diagnostics/probe_r2/<x>": 0.987},
-        "config": to_dict(config),
-        "model": {"path": "model", "sha256": "ab" * 32, "num_parameters": 312_345},
-        "recipe": "demo <&> more",
-        "run_dir": "runs/x",
-        "wall_s": {"train": 81.2},
-        "mlflow_uri": None,
-        **manifest(),
-    }
+    rows = tuple(PredictionRow(k, 0.1 * k, 0.4 * k, shuffled_actions=0.9, variance=1.5) for k in (1, 2, 3))
+    return EvaluationResult(
+        seed=99,
+        model=ModelFacts("model", "ab" * 32, 312_345),
+        config=to_dict(config),
+        provenance=Provenance(**manifest()),
+        held_out=HeldOut(rows, 256, 12, {"diagnostics/effective_rank": 17.25, "diagnostics/probe_r2/<x>": 0.987}),
+        played=Played(protocols, 7, "sampler", "", "cd" * 32),
+        recipe="demo <&> more",
+        run_dir="runs/x",
+        wall_s={"train": 81.2},
+    )
+
+
+def test_results_survive_json() -> None:
+    result = synthetic_result()
+    assert EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    alone = dataclasses.replace(result, played=None, held_out=HeldOut())
+    assert EvaluationResult.from_dict(json.loads(json.dumps(alone.to_dict()))) == alone
 
 
 def synthetic_metrics() -> list[dict[str, Any]]:
@@ -368,7 +378,12 @@ def test_an_animation_holds_every_frame(tmp_path: Path) -> None:
 
     path = tmp_path / "report.html"
     frames = np.random.default_rng(0).integers(0, 256, size=(6, 16, 16, 3), dtype=np.uint8)
-    write_report(str(path), synthetic_result(), synthetic_metrics(), {3: {"rollout": frames, "goal": frames[0]}})
+    write_report(
+        str(path),
+        synthetic_result(),
+        synthetic_metrics(),
+        {3: {"rollout": frames, "goal": frames[0]}},
+    )
     found = re.search(r"alt='rollout' src='data:image/webp;base64,([^']+)'", path.read_text("utf-8"))
     assert found
     image = Image.open(io.BytesIO(base64.b64decode(found[1])))
@@ -378,8 +393,10 @@ def test_an_animation_holds_every_frame(tmp_path: Path) -> None:
 
 
 def test_a_report_of_a_run_without_extras_is_written_too(tmp_path: Path) -> None:
-    result = {**synthetic_result(), "prediction": [], "diagnostics": {}, "protocols": {}}
-    result["protocols"] = {"two_plan": synthetic_result()["protocols"]["two_plan"]}
+    whole = synthetic_result()
+    assert whole.played is not None
+    one = dataclasses.replace(whole.played, protocols={"two_plan": whole.protocols["two_plan"]})
+    result = dataclasses.replace(whole, played=one, held_out=HeldOut())
     write_report(str(tmp_path / "report.html"), result, [], {})
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "No episodes were held out" in page

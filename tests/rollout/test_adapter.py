@@ -16,7 +16,7 @@ from jepawm.rollout import CollectPlan, EnvHost, Task
 from jepawm.rollout.adapter import AdaptedEnv, RandomWalk
 from jepawm.rollout.adapter.options import AdapterOptions
 from jepawm.rollout.adapter.spaces import Actions, Observations, square_rgb
-from jepawm.rollout.make import find, make_env
+from jepawm.rollout.make import find_env, make_env
 
 FRAMESKIP = 5
 
@@ -30,8 +30,8 @@ def test_a_class_a_function_and_a_registered_id_are_all_found() -> None:
     native = make_env(config("make_wall"))
     assert type(native.unwrapped).__name__ == "WallEnv"
     assert not isinstance(native.unwrapped, AdaptedEnv)
-    assert find("envs:envs/Wall-v1").registered == "envs/Wall-v1"
-    assert find("envs.wall:WallEnv").registered is None
+    assert find_env("envs:envs/Wall-v1").registered == "envs/Wall-v1"
+    assert find_env("envs.wall:WallEnv").registered is None
     assert type(make_env(EnvConfig(id="envs.wall:WallEnv", image_size=32))).__name__ == "WallEnv"
 
 
@@ -48,10 +48,10 @@ def test_a_registered_id_wins_over_a_name_in_the_module(monkeypatch: pytest.Monk
 
     gymnasium.register("Slider", entry_point=foreign_envs.Buttons)
     try:
-        assert find("foreign_envs:Slider").entry is foreign_envs.Buttons
+        assert find_env("foreign_envs:Slider").entry is foreign_envs.Buttons
     finally:
         gymnasium.registry.pop("Slider")
-    assert find("foreign_envs:Slider").entry is foreign_envs.Slider
+    assert find_env("foreign_envs:Slider").entry is foreign_envs.Slider
 
 
 def test_a_module_in_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +61,9 @@ def test_a_module_in_the_working_folder_is_found(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EnvironmentFault, match=r"No module named 'my_own_envs'; the folder .* was searched as well"):
-        find("my_own_envs:Mine")
+        find_env("my_own_envs:Mine")
     monkeypatch.chdir(folder)
-    assert find("my_own_envs:Mine").entry.__name__ == "Slider"
+    assert find_env("my_own_envs:Mine").entry.__name__ == "Slider"
 
 
 @pytest.mark.parametrize(

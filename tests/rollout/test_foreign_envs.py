@@ -138,7 +138,7 @@ def test_a_model_is_trained_and_evaluated_in_anyones_environment(goal_source: st
         f"--evaluation.prediction-horizon 2 --tracking.no-mlflow --evaluation.goal-source {goal_source} --run-dir"
     )
     parsed, recipe = parse([*flags.split(), str(tmp_path / "run")])
-    result = run(parsed, recipe, LocalRuntime(), Console(quiet=True))
+    result = run(parsed, recipe, LocalRuntime(), Console(quiet=True)).to_dict()
     assert result["num_episodes"] == 2
     assert result["protocols"]["two_plan"]["mean_distance"] > 0
     assert result["distance_name"] == "distance of observations"

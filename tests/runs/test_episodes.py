@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jepawm.runs.episodes import dataset_path, find_dataset, prepare_dataset
 from jepawm.config import DataConfig, EnvConfig, RunConfig
 from jepawm.config.command_line import parse
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset, check_dataset
 from jepawm.data.writer import EpisodeWriter, discard_dataset, finish_dataset
 from jepawm.errors import ConfigError, DataError, EnvironmentFault
+from jepawm.runs.episodes import dataset_path, find_dataset, prepare_dataset
 from jepawm.runs.runtime import LocalRuntime
 
 

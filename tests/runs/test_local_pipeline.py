@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from jepawm.checkpoints.model_folder import load_world_model
 from jepawm.config import RunConfig
 from jepawm.config.yaml_io import load_yaml
-from jepawm.checkpoints.model_folder import load_world_model
 from jepawm.tracking import read_metrics
 
 pytestmark = pytest.mark.e2e

@@ -117,7 +117,7 @@ class BrokenSink:
     def sync(self) -> int:
         return self._do("sync")
 
-    def finish(self, _summary: Any, _artifacts: Any) -> None:
+    def finish(self, _summary: Any, _artifacts: Any, _status: str) -> None:
         self._do("finish")
 
 

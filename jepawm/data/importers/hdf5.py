@@ -56,13 +56,26 @@ def entry(group: Any, key: str, path: Path) -> Any:
     return item
 
 
+def names_in(group: Any) -> list[str]:
+    """Names of the entries of a group.
+
+    Raises:
+        DataError: A name is no text, which only damage explains.
+    """
+    names = list(group)
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"{group.file.filename}: '{group.name}' holds an entry named {name!r}; copy the file again")
+    return names
+
+
 def leaves(group: Any) -> list[str]:
     """Paths of the datasets below a group; links to other files are not followed."""
     names: list[str] = []
 
     def note(name: str, item: Any) -> None:
         if hasattr(item, "shape"):
-            names.append(name)
+            names.append(str(name))
 
     group.visititems(note)
     return names
@@ -70,12 +83,10 @@ def leaves(group: Any) -> list[str]:
 
 def cameras(group: Any, suffix: str = "") -> list[str]:
     """Names of the datasets in a group that hold RGB frames `[T,Y,X,3]` uint8; coloured depth comes last."""
+    items = ((name, group[name]) for name in names_in(group) if name.endswith(suffix))
     names = [
         name
-        for name, item in group.items()
-        if name.endswith(suffix)
-        and getattr(item, "dtype", None) == np.uint8
-        and len(item.shape) == 4
-        and item.shape[3] == 3
+        for name, item in items
+        if getattr(item, "dtype", None) == np.uint8 and len(item.shape) == 4 and item.shape[3] == 3
     ]
     return sorted(names, key=lambda name: ("depth" in name.lower(), name))

@@ -202,7 +202,11 @@ class LeRobotIndex:
             columns += [f"{video}{key}" for key in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
         entries: list[Entry] = []
         for file in files:
-            for row_number, row in enumerate(read_table(file, columns).to_pylist()):
+            try:
+                rows = read_table(file, columns).to_pylist()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{file}: a text cannot be read: {error}; copy it again") from error
+            for row_number, row in enumerate(rows):
                 try:
                     entries.append(self._entry_3(row, video))
                 except (ValueError, KeyError, TypeError, OverflowError) as error:

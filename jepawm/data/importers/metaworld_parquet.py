@@ -206,8 +206,11 @@ class MetaworldParquet(EpisodeSource):
         row = number - (int(self._ends[group - 1]) if group else 0)
         before = self._first_group[file]
         first = int(self._ends[before - 1]) if before else 0
-        found = {name: table[name][row].as_py() for name in COLUMNS}
         where = f"{file}: row {number - first}"
+        try:
+            found = {name: table[name][row].as_py() for name in COLUMNS}
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: a text cannot be read: {error}; copy the file again") from error
         for name, value in found.items():
             if value is None:
                 raise DataError(f"{where}: column '{name}' is empty")

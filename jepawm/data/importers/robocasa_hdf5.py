@@ -26,7 +26,7 @@ import numpy as np
 
 from jepawm.data.importers import poses
 from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square_spec
-from jepawm.data.importers.hdf5 import cameras, entry, leaves, open_hdf5
+from jepawm.data.importers.hdf5 import cameras, entry, leaves, names_in, open_hdf5
 from jepawm.data.importers.reading import files_below, has_below, pick, squared, vectors
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.errors import DataError
@@ -208,7 +208,7 @@ class RoboCasaHdf5(EpisodeSource):
         """Lists the demonstrations of a file; returns the name of the environment and its rate."""
         with open_hdf5(path) as file:
             found = file.get("data")
-            names = found.keys() if hasattr(found, "keys") else ()
+            names = names_in(found) if hasattr(found, "keys") else []
             keys = [name for name in names if name.startswith("demo_")]
             if not keys:
                 raise DataError(f"{path}: there is no group 'data/demo_0'; expected the layout of robomimic")
@@ -280,13 +280,15 @@ def _facts(group: Any, num_rows: int, path: Path, where: str) -> dict[str, Any]:
         raise DataError(f"{where}/{segment_key}' has {len(numbers)} rows, there are {num_rows} frames")
     if not num_rows:
         return facts
-    positions = np.asarray(entry(group, object_key, path)[()], dtype=np.float64) if object_key in group else None
+    positions = np.asarray(entry(group, object_key, path)[()]) if object_key in group else None
+    if positions is not None and positions.dtype.kind not in "biuf":
+        raise DataError(f"{where}/{object_key}' is {positions.dtype}, expected numbers")
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     segments = []
     for start, stop in itertools.pairwise(edges):
         number = int(numbers[start])
         segment: dict[str, Any] = {"segment": number, "name": SEGMENTS.get(number, str(number)), "rows": [start, stop]}
-        if positions is not None and len(positions) == len(numbers) and np.isfinite(positions[stop - 1]).all():
+        if positions is not None and positions.shape[:1] == numbers.shape and np.isfinite(positions[stop - 1]).all():
             segment["object_pos"] = positions[stop - 1].reshape(-1).tolist()
         segments.append(segment)
     return facts | {"segments": segments}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jepawm.data.importers.arrays import as_frames, channels_last
+from jepawm.data.importers.hdf5 import names_in
 from jepawm.data.importers.reading import decode_image
 from jepawm.data.video import read_video, video_info
 from jepawm.errors import DataError, require
@@ -159,7 +160,10 @@ class LanceStore(Store):
         return np.asarray(numbers.to_numpy(zero_copy_only=False)).reshape(stop - start, -1)
 
     def text(self, column: str, row: int) -> str:
-        return str(self._column(column, row, row + 1)[0].as_py())
+        try:
+            return str(self._column(column, row, row + 1)[0].as_py())
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.where(column)}: row {row} is no text: {error}; copy the table again") from error
 
     def frames(self, column: str, number: int) -> np.ndarray:
         start = int(self.offsets[number])
@@ -242,7 +246,11 @@ class Hdf5Store(Store):
         super().__init__(path)
         self._file: Any = None
         file, found, counts = self._open(), {}, {}
-        for name in file:
+        try:
+            names = names_in(file)
+        except (KeyError, OSError, RuntimeError) as error:
+            raise DataError(f"{path}: its columns cannot be listed: {error}; copy the file again") from error
+        for name in names:
             dataset = self._dataset(file, name)
             if dataset is None:
                 self.skipped.append(name)
@@ -284,12 +292,12 @@ class Hdf5Store(Store):
     def _dataset(self, file: Any, name: str) -> Any:
         """The dataset of a name; None for a group, or a dataset that holds nothing."""
         h5py = require("h5py", "hdf5")
-        link = file.get(name, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            raise DataError(f"{self.where(name)} is a link to the file '{link.filename}'; refusing to follow it")
         try:
+            link = file.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise DataError(f"{self.where(name)} is a link to the file '{link.filename}'; refusing to follow it")
             found = file[name]
-        except (KeyError, OSError) as error:
+        except (KeyError, OSError, RuntimeError, UnicodeDecodeError) as error:
             raise DataError(f"{self.where(name)} cannot be opened: {error}; copy the file again") from error
         if not isinstance(found, h5py.Dataset) or found.shape is None:
             return None

@@ -12,6 +12,8 @@ from jepawm.errors import DataError, require
 
 ENDS = "meta/episode_ends"
 _METADATA = (".zarray", "zarr.json")
+# Where the header of a Blosc chunk says how many bytes the chunk has.
+_BLOSC_SIZE = slice(12, 16)
 # What zarr raises over metadata that ask for the impossible: no chunks, more than there is memory, endless nesting.
 _IMPOSSIBLE = (ArithmeticError, MemoryError, RecursionError)
 
@@ -64,8 +66,10 @@ class ZarrArrays:
         try:
             if self._store is None:
                 kind = zarr.storage.ZipStore if self.path.is_file() else zarr.storage.LocalStore
-                self._store = kind(self.path, read_only=True)
+                self._store = _checked_store(kind(self.path, read_only=True))
             array = zarr.open_array(self._store, path=self._prefix + name, mode="r")
+            if any("blosc" in type(compressor).__name__.lower() for compressor in array.compressors):
+                self._store.blosc_folders.add(f"{self._prefix}{name}/")
         except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile, *_IMPOSSIBLE) as error:
             raise self._not_opened(name, error) from error
         self._arrays[name] = array
@@ -160,6 +164,31 @@ def mark_bad_rows(source: EpisodeSource, bad: np.ndarray, ends: np.ndarray, what
     """
     for row in np.flatnonzero(bad).tolist():
         source.mark_bad(int(np.searchsorted(ends, row, side="right")), f"{what} row {row} holds NaN or infinity")
+
+
+def _checked_store(inner: Any) -> Any:
+    """A store that refuses a Blosc chunk that is cut short.
+
+    The decoder of Blosc believes the size in a chunk's header. For a chunk that is shorter it reads the memory behind
+    the chunk, and returns whatever lies there as numbers.
+    """
+    wrapper: Any = require("zarr", "zarr").storage.WrapperStore
+
+    class CheckedStore(wrapper):  # type: ignore[misc]
+        def __init__(self, store: Any) -> None:
+            super().__init__(store)
+            self.blosc_folders: set[str] = set()
+
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            chunk = await super().get(key, prototype, byte_range)
+            is_whole = chunk is not None and byte_range is None and not key.endswith(_METADATA)
+            if is_whole and any(key.startswith(folder) for folder in self.blosc_folders):
+                size = int.from_bytes(chunk[_BLOSC_SIZE].to_bytes(), "little")
+                if size != len(chunk):
+                    raise ValueError(f"the chunk '{key}' has {len(chunk)} bytes, its header says {size}")
+            return chunk
+
+    return CheckedStore(inner)
 
 
 def _find(path: Path) -> tuple[str, list[str]]:

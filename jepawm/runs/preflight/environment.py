@@ -8,10 +8,12 @@ from jepawm.config import DataConfig, EnvConfig, ModelConfig, RunConfig
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError
 from jepawm.rollout import EnvDescription, EnvHost
-from jepawm.rollout.make import Found, find
+from jepawm.rollout.make import EnvFactory, find_env
 from jepawm.runs.runtime import import_triton_before_mesa
 from jepawm.types import ActionSpec, VectorSpec
 
+# Modules of environments with a robot simulator, and of those that are made of recordings.
+NOT_CHEAP = {"envs.simulator_env", "envs.droid"}
 # Episodes whose actions are compared with the environment's bounds.
 NUM_COMPARED_EPISODES = 200
 # Recorded actions may leave the environment's bounds by this share of the bounds' width; a share of them may lie
@@ -36,7 +38,7 @@ def check_environment(env: EnvConfig) -> EnvDescription | None:
     if env.id == "none":
         return None
     import_triton_before_mesa()
-    if not _is_cheap(find(env.id)):
+    if not _is_cheap(find_env(env.id)):
         return None
     host = EnvHost(env)
     try:
@@ -45,21 +47,13 @@ def check_environment(env: EnvConfig) -> EnvDescription | None:
         host.close()
 
 
-def _is_cheap(found: Found) -> bool:
+def _is_cheap(found: EnvFactory) -> bool:
     """Whether an environment may be made once more than it is needed: one of ours without a robot simulator.
 
     Simulators of others may be slow, large, or able to exist only once in a process, so only hosts make them.
     """
-    from envs.simulator_env import SimulatorEnv
-
-    entry = found.entry
-    return (
-        inspect.isclass(entry)
-        and entry.__module__.partition(".")[0] == "envs"
-        and not issubclass(entry, SimulatorEnv)
-        # DROID's environment is made of recordings.
-        and entry.__module__ != "envs.droid"
-    )
+    modules = {base.__module__ for base in inspect.getmro(found.entry)} if inspect.isclass(found.entry) else set()
+    return "envs.base" in modules and not modules & NOT_CHEAP
 
 
 def check_same_environment(config: RunConfig, trained: RunConfig, model_dir: str) -> None:

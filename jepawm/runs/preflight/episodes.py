@@ -83,8 +83,8 @@ def check_windows(data: DataConfig, lengths: EpisodeLengths, batch_size: int) ->
     longest = int(lengths.train.max())
     if longest < span:
         raise DataError(
-            f"data.num_frames_in_window {data.num_frames_in_window} and data.frameskip {data.frameskip} need episodes of "
-            f"{span} frames; of {lengths.subject} the longest training episode has {longest}; lower one of them, or "
+            f"data.num_frames_in_window {data.num_frames_in_window} and data.frameskip {data.frameskip} need episodes "
+            f"of {span} frames; of {lengths.subject} the longest training episode has {longest}; lower one of them, or "
             f"{lengths.remedy}"
         )
     num_windows = int(np.maximum(lengths.train - span + 1, 0).sum())
@@ -124,8 +124,8 @@ def check_evaluation_lengths(
         fitting = (longest - 1) // frameskip
         lower = f"lower it to at most {fitting}" if fitting else "lower data.frameskip"
         raise DataError(
-            f"evaluation.prediction_horizon {evaluation.prediction_horizon} needs held-out episodes of {needed} frames; "
-            f"{held_out}; {lower}, or {lengths.remedy}"
+            f"evaluation.prediction_horizon {evaluation.prediction_horizon} needs held-out episodes of {needed} "
+            f"frames; {held_out}; {lower}, or {lengths.remedy}"
         )
     needed = evaluation.goal_offset * frameskip + 1
     if needs_goals and longest < needed:

@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -184,8 +183,6 @@ def _work(form: str, kind: str, path: Path, sound: Path, destination: Path, answ
     except JepawmError as error:
         left = sorted(entry.name for entry in destination.parent.iterdir() if entry.name.lstrip(".").startswith("d"))
         answers.put(("refused", f"left {left} behind" if left or not str(error).strip() else ""))
-    except BaseException:
-        answers.put(("traceback", traceback.format_exc()))
 
 
 def trial(form: str, seed: int, sound: Path, folder: Path) -> tuple[str, str, str]:
@@ -198,7 +195,8 @@ def trial(form: str, seed: int, sound: Path, folder: Path) -> tuple[str, str, st
         folder: An empty folder to work in.
 
     Returns:
-        What was done, the outcome (`same`, `refused`, `traceback`, `crash`, `hang`), and what is wrong, or "".
+        What was done, the outcome (`same`, `refused`, `traceback`, `crash`, `hang`), and what is wrong, or "". The
+        process itself prints a traceback.
     """
     rng = np.random.default_rng([seed, list(SOURCES).index(form)])
     path = folder / "in" / SOURCES[form].path
@@ -219,6 +217,8 @@ def trial(form: str, seed: int, sound: Path, folder: Path) -> tuple[str, str, st
         process.kill()
         process.join()
         return done, "hang", f"more than {LIMIT_S} s"
+    if process.exitcode == 1:
+        return done, "traceback", "see above"
     if process.exitcode:
         return done, "crash", f"exit code {process.exitcode}"
     outcome, wrong = answers.get(timeout=10)

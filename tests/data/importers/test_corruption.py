@@ -6,7 +6,7 @@ import pytest
 from corruption import prepare, trial
 from every_format import SOURCES
 
-EACH = int(os.environ.get("JEPAWM_CORRUPTIONS", "4"))
+EACH = int(os.environ.get("JEPAWM_CORRUPTIONS", "3"))
 
 
 @pytest.mark.parametrize("form", list(SOURCES))

@@ -256,3 +256,22 @@ def test_arrays_that_are_not_taken_are_not_judged(tmp_path):
     )
     dataset = convert(tmp_path / "b.zarr", tmp_path / "d")
     assert dataset.spec.source["left_out"] == ["data/stage"]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("kept", [0, 20, -1])
+def test_a_blosc_chunk_that_is_cut_short_is_refused(tmp_path, version, kept):
+    """The decoder would return whatever lies behind the chunk in memory."""
+    import zarr
+    from numcodecs import Blosc
+
+    zarr_buffer(tmp_path / "b.zarr", version=version)
+    group = zarr.open_group(tmp_path / "b.zarr", mode="a")
+    values = replay_buffer()["data/robot_eef_pose"]
+    del group["data/robot_eef_pose"]
+    codec = Blosc(cname="lz4") if version == 2 else zarr.codecs.BloscCodec(cname="lz4")
+    group.create_array("data/robot_eef_pose", data=values, chunks=(4, 6), compressors=codec)
+    chunk = tmp_path / "b.zarr/data/robot_eef_pose" / ("2.0" if version == 2 else "c/2/0")
+    chunk.write_bytes(chunk.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"array 'data/robot_eef_pose', some rows, cannot be read: .*copy it again"):
+        convert(tmp_path / "b.zarr", tmp_path / "d")

@@ -1,111 +1,19 @@
-"""Metrics: a local JSONL file is the truth; a progress bar and MLflow read along.
+"""MLflow reads a run's metrics along; `jepawm track sync RUN` delivers later what it could not read at the time."""
 
-One process writes `metrics.jsonl` (rank 0 of training). The driver follows the file in a thread, so a tracker that is
-slow, locked or gone never holds up an update, and `jepawm track sync RUN` can deliver it later.
-"""
-
-import json
 import logging
 import os
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from jepawm.errors import DataError, require
+from jepawm.errors import require
+from jepawm.tracking.metrics import METRICS_FILE, Record, read_metrics
 
-METRICS_FILE = "metrics.jsonl"
 _RUN_ID_FILE = "mlflow_run_id"
 _SENT_FILE = "mlflow_sent"
 
-Record = dict[str, Any]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-class MetricsWriter:
-    """Appends one flat record a line.
-
-    Args:
-        path: The file.
-        resume_step: On a resume, records after this train step belong to updates that were lost, and are dropped.
-    """
-
-    def __init__(self, path: str, *, resume_step: int | None = None) -> None:
-        self.path = path
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        if resume_step is None:
-            Path(path).write_text("")
-        else:
-            kept = [record for record in read_metrics(path) if record.get("train_step", 0) <= resume_step]
-            temporary = f"{path}.tmp"
-            Path(temporary).write_text("".join(json.dumps(record) + "\n" for record in kept))
-            os.replace(temporary, path)
-
-    def write(self, record: Record) -> None:
-        """Appends a record with the time of day, in seconds since 1970."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**record, "time_s": time.time()}) + "\n")
-
-
-def read_metrics(path: str) -> list[Record]:
-    """All whole records of a metrics file; an unfinished last line (a kill) is left out.
-
-    Raises:
-        DataError: A line that is not JSON.
-    """
-    return list(_records(path)) if os.path.exists(path) else []
-
-
-def _records(path: str) -> Iterator[Record]:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
-                return
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}: line {number} is not JSON: {error}") from error
-
-
-class MetricsFollower:
-    """Follows a metrics file from another thread and hands each new record on.
-
-    Args:
-        path: The file; it may not exist yet.
-        on_record: Called with each record, in order.
-        poll_s: Time between two looks, seconds.
-    """
-
-    def __init__(self, path: str, on_record: Callable[[Record], None], *, poll_s: float = 0.2) -> None:
-        self.path = path
-        self.on_record = on_record
-        self.poll_s = poll_s
-        self._stop = threading.Event()
-        self._seen_step = -1
-        self._thread = threading.Thread(target=self._follow, name="metrics-follower", daemon=True)
-
-    def __enter__(self) -> "MetricsFollower":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while True:
-            stopping = self._stop.is_set()
-            # A resume rewrites the file, so progress is told by train step and not by position.
-            for record in read_metrics(self.path):
-                step = record.get("train_step", -1)
-                if step > self._seen_step:
-                    self._seen_step = step
-                    self.on_record(record)
-            if stopping:
-                return
-            self._stop.wait(self.poll_s)
 
 
 class MLflowSink:
@@ -179,7 +87,7 @@ class MLflowSink:
             self._client.log_metric(self._run_id, key, float(value))
         for path in artifacts:
             self._client.log_artifact(self._run_id, path)
-        self._client.set_terminated(self._run_id, status=status)
+        self._client.set_terminated(self._run_id, status)
 
 
 class BackgroundTracker:
@@ -217,15 +125,9 @@ class BackgroundTracker:
         )
 
     def close(
-        self, summary: Record | None = None, artifacts: list[str] | None = None, status: Status = "FINISHED"
+        self, summary: Record | None = None, artifacts: list[str] | None = None, *, status: Status = "FINISHED"
     ) -> None:
-        """Sends the remaining records and ends the thread.
-
-        Args:
-            summary: Numbers of the evaluation.
-            artifacts: Files to copy.
-            status: How the run ended.
-        """
+        """Sends what is left, ends the thread, and says how the run ended."""
         if self.sink is None:
             return
         self._stop.set()
