@@ -142,7 +142,7 @@ def test_episodes_to_collect_are_judged_before_they_are_collected() -> None:
 
 
 def test_actions_far_outside_the_bounds_are_refused_unless_a_flag_allows_them(tmp_path: Path) -> None:
-    far = write(tmp_path / "far", scale=5.0)
+    far = write(tmp_path / "far", scale=100.0)
     message = r"slide ranges from -\d.* to \d.*, the bounds are -\d.*--data.allow-actions-out-of-bounds"
     description = check_environment(EnvConfig(image_size=SIZE))
     assert description is not None
