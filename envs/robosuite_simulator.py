@@ -17,7 +17,7 @@ from envs.simulator_env import ForgettingSimulator
 
 # What robosuite draws is the same in every process, but for the resets: the size of a cube, say, is the model's.
 _MODEL_SEED = 0
-# # Groups of geoms that collide and are not drawn.
+# Groups of geoms that collide and are not drawn.
 COLLISION_GEOM_GROUP = 0
 
 # An arm's pose and a gripper.
@@ -32,7 +32,7 @@ def import_robosuite() -> Any:
     """
     import_mujoco("robosuite")
     logger = logging.getLogger("robosuite_logs")
-    # # robosuite sets its log level while it is imported, and warns about robots and settings that are not used here.
+    # robosuite sets its log level while it is imported, and warns about robots and settings that are not used here.
     logger.disabled = True
     try:
         return checks.require("robosuite", "jepawm[robosuite]")
@@ -75,7 +75,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._mujoco = mujoco
         with borrowed_randomness(_MODEL_SEED):
             self.env = make()
-        # # robosuite's observations are not used; updating them in every physics step would cost time.
+        # robosuite's observations are not used; updating them in every physics step would cost time.
         self.env._observables = {}
         self._set_up = False
         self._moved = np.zeros(0, dtype=np.int64)
@@ -83,7 +83,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._moved = self._bodies_that_resets_move()
         self._set_up = False
 
-    # # A reset may replace these objects, so they are looked up each time.
+    # A reset may replace these objects, so they are looked up each time.
 
     @property
     def model(self) -> Any:  # type: ignore[override]
@@ -191,7 +191,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._look()
         self._gripper.current_action = told.copy()
         for controller in self._robot.part_controllers.values():
-            # # Otherwise the first physics step would use the controller's view of the state before.
+            # Otherwise the first physics step would use the controller's view of the state before.
             controller.new_update = True
         self._arm_controller.initial_joint = posture.copy()
         self._robot.composite_controller.update_state()
@@ -207,7 +207,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         split = self._robot.composite_controller._action_split_indexes
         told[slice(*split[self.arm])] = action[:-1]
         told[slice(*split[self._gripper_part])] = action[-1]
-        # # A robot on wheels would apply its action in the frame of its base one physics step ago, which is not in the
+        # A robot on wheels would apply its action in the frame of its base one physics step ago, which is not in the
         # state.
         self._robot.composite_controller.update_state()
         self.env.step(told)
@@ -244,7 +244,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self.env.reset()
 
     def _look(self) -> None:
-        # # Computes positions and contacts of the present state. Unlike a full forward pass, it keeps the solver's
+        # Computes positions and contacts of the present state. Unlike a full forward pass, it keeps the solver's
         # first guess.
         self._mujoco.mj_fwdPosition(self.model, self.data)
 
@@ -265,7 +265,7 @@ class RobosuiteSimulator(ForgettingSimulator):
                 "expected an arm that takes a pose of 6 numbers and a gripper that takes 1, found "
                 f"{pose[1] - pose[0]} and {grip[1] - grip[0]}"
             )
-        # # A gripper's action begins with one number, and later has one per finger.
+        # A gripper's action begins with one number, and later has one per finger.
         self._gripper_width = int(np.size(self._gripper.format_action(np.zeros(1))))
         self._posture_width = len(self._arm_controller.initial_joint)
 

@@ -1,4 +1,4 @@
-"""How one frame becomes bytes in a shard, and back.
+"""Encodes one frame as bytes of a shard, and decodes it.
 
 | codec | exact | for |
 |---|---|---|
@@ -7,8 +7,8 @@
 | `png` | yes | exact camera images, or shards that other tools should read |
 | `raw` | yes | nothing to encode; the Parquet column is compressed instead, so one frame costs a whole row |
 
-`zstd` is the default because simulators draw flat colours: on such frames it is exact, smaller than both JPEG
-and PNG, and faster to write and to read than either (`benchmarks/data.py` measures all four). On noisy camera
+`zstd` is the default because simulators draw flat colours. On such frames it is exact, smaller than JPEG and
+PNG, and faster to write and to read than both (`benchmarks/data.py` measures all four). On noisy camera
 images it hardly compresses at all; use `jpeg` there.
 """
 
@@ -73,7 +73,7 @@ def encode_frames(pixels: np.ndarray, codec: str) -> list[bytes]:
         suffix, options = ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]
     encoded = []
     for frame in pixels:
-        # OpenCV speaks BGR; the files must be RGB for every other reader.
+        # OpenCV expects BGR; the files hold RGB, as other readers expect.
         image = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) if frame.shape[-1] == 3 else frame
         encoded.append(cv2.imencode(suffix, image, options)[1].tobytes())
     return encoded

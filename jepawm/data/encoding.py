@@ -1,4 +1,4 @@
-"""An episode ready to be written: checked, and its frames encoded. Made where the episode is, in any process."""
+"""An episode with encoded frames, ready to be written. Any process can encode it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ class EncodedEpisode:
     Attributes:
         episode_id: Unique in its dataset.
         frames: `F` encoded frames.
-        codec: What they are encoded with.
+        codec: Codec of the frames.
         pixels_shape: `(Y, X, C)` of a decoded frame.
         actions: `[F-1,a]` float32.
         proprio: `[F,R]` float32.

@@ -2,7 +2,7 @@
 
 ```
 DATASET/
-  meta.json                    what the dataset is; `status` says whether it is finished
+  meta.json                    description of the dataset; `status` says whether it is finished
   episodes.parquet             one row per episode; written last, can be rebuilt from the shards
   shards/shard-00000.parquet   the data; whole episodes only, numbered from 0 without gaps
 ```
@@ -26,7 +26,7 @@ Everything is in raw units; normalisation belongs to training. Nothing in a data
 | `sim_state` | the same, or null where there is no simulator |
 | `statistics` | `Statistics.to_dict()` over all episodes; null while writing |
 | `num_episodes`, `num_frames` | totals; 0 while writing |
-| `source` | where the data comes from, any JSON object |
+| `source` | origin of the data, any JSON object; see `importers/conversion.py` for converted data |
 
 `shards/*.parquet`: a row is one chunk of one episode. The chunks of an episode are consecutive rows of one
 shard.
@@ -117,14 +117,14 @@ def count_finished(path: Path) -> tuple[int, int]:
 
 
 class EpisodeDataset:
-    """A finished dataset: its spec, and its episodes by id. Picklable: a worker reopens it from its path.
+    """A finished dataset: its spec, and its episodes by id. A pickled copy reopens the dataset from its path.
 
     Args:
         path: The dataset folder.
 
     Attributes:
         path: The dataset folder.
-        spec: What it holds.
+        spec: Description of the dataset.
         statistics: Mean and std over all episodes, from `meta.json`. For a train split see
             `compute_statistics`.
         chunk_frames: Frames per chunk.
@@ -181,10 +181,10 @@ class EpisodeDataset:
 
     @property
     def fingerprint(self) -> str:
-        """Names the content: equal for a copy, different after any change to the spec or the shards.
+        """A hash of the content: equal for a copy, different after any change to the spec or the shards.
 
-        Hashes the spec and each shard's size and footer. The footer holds a hash of the rows; for a shard
-        that some other program wrote without it, the file's modification time stands in.
+        Hashes the spec and each shard's size and footer. The footer holds a hash of the rows. A shard
+        of another program may lack it; the hash then includes the file's modification time.
         """
         if self._fingerprint is None:
             meta = {key: value for key, value in self.spec.to_meta().items() if key not in ("name", "source")}

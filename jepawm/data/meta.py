@@ -1,4 +1,4 @@
-"""What a dataset says about itself: the spec, and `meta.json`. Its keys are documented in `episodes.py`."""
+"""The description of a dataset: its spec, and `meta.json`, whose keys `episodes.py` documents."""
 
 import json
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class PixelSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a dataset holds, apart from the episodes themselves.
+    """Description of a dataset: its name, rate, frames and vectors.
 
     Attributes:
         name: A short name.
@@ -69,7 +69,7 @@ class DatasetSpec:
         action: The raw action of one environment step.
         proprio: The robot's own readings.
         sim_state: Simulator truth, or None.
-        source: Where the data comes from, JSON-able.
+        source: Origin of the data, JSON-able.
     """
 
     name: str
@@ -121,7 +121,7 @@ class DatasetSpec:
 
 
 def meta_problems(meta: Any) -> list[str]:
-    """Every way in which the content of `meta.json` breaks the contract; empty if it keeps it."""
+    """Violations of the contract in the content of `meta.json`; empty if there are none."""
     if not isinstance(meta, dict):
         return [f"expected a JSON object, found {type(meta).__name__}"]
     problems = []
@@ -164,7 +164,7 @@ def meta_problems(meta: Any) -> list[str]:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Reads and judges `meta.json`.
+    """Reads and checks `meta.json`.
 
     Raises:
         DataError: No such folder, not a dataset, a newer format, or a broken contract.

@@ -1,4 +1,4 @@
-"""One shard file: whole episodes, one chunk a row. The columns are documented in `episodes.py`."""
+"""A shard file: whole episodes, each row a chunk of frames. `episodes.py` documents the columns."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def shard_name(number: int) -> str:
 
 
 class EncodedFrames(Sequence[np.ndarray]):
-    """The encoded frames of a chunk as views into one Arrow buffer: nothing is copied until it is decoded."""
+    """The encoded frames of a chunk, as views into one Arrow buffer; decoding makes the first copy."""
 
     def __init__(self, data: np.ndarray, offsets: np.ndarray) -> None:
         self._data = data
@@ -101,7 +101,7 @@ class Chunk:
 
     @property
     def encoded_bytes(self) -> int:
-        """Memory it holds on to, in bytes."""
+        """Memory that the chunk keeps, in bytes."""
         vectors = (self.actions, self.proprio, self.sim_state)
         total = sum(array.nbytes for array in vectors if array is not None)
         return total + (self.frames.nbytes if self.frames is not None else 0)
@@ -130,7 +130,7 @@ def chunk_table(episode: EncodedEpisode, chunk_frames: int) -> pa.Table:
     }
     if episode.sim_state is not None:
         columns["sim_state"] = lists(episode.sim_state, pa.float64())
-    # The facts about an episode stand in its first row only.
+    # Only the first row of an episode holds its info.
     columns["info"] = pa.array([json.dumps(episode.info, sort_keys=True, allow_nan=False)] + [""] * (rows - 1))
     return pa.table(columns, schema=shard_schema(episode.sim_state is not None))
 
@@ -157,7 +157,7 @@ def binary_views(values: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 class ShardFile:
-    """Reads rows of one shard, and says which file and which rows when that fails.
+    """Reads rows of one shard; errors name file and rows.
 
     Args:
         path: The Parquet file.

@@ -1,4 +1,4 @@
-"""Mean and standard deviation per raw dimension, in one pass and without holding the data.
+"""Mean and standard deviation of each raw dimension, in one pass over data that need not fit into memory.
 
 Reference: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing
 sample variances", 1979 (merging the moments of two sets).
@@ -16,7 +16,7 @@ from jepawm.types import Statistics
 if TYPE_CHECKING:
     from jepawm.data.episodes import EpisodeDataset
 
-# A spread below the resolution of float32 around the mean is rounding, not motion.
+# A spread below the resolution of float32 at the mean is rounding, not motion.
 _CONSTANT = float(np.finfo(np.float32).eps)
 
 
@@ -53,7 +53,7 @@ def statistics_of(actions: RunningMoments, proprio: RunningMoments, where: str) 
     Args:
         actions: Moments of the raw actions.
         proprio: Moments of proprio.
-        where: Named in the warning.
+        where: Name of the dataset in the warning.
 
     Warns:
         UserWarning: Names each constant dimension.

@@ -1,7 +1,7 @@
-"""Writes an episode dataset so that it can be killed at any moment and go on later.
+"""Writes an episode dataset; a writer that is killed at any moment can go on later.
 
 A shard is written under a temporary name, synced to disk, and renamed: a file called `shard-*.parquet` is
-always whole. What a kill costs is the episodes of the one unfinished shard. `meta.json` says `"writing"`
+always whole. A kill costs the episodes of the one unfinished shard. `meta.json` says `"writing"`
 until `close()`.
 """
 
@@ -126,7 +126,7 @@ def discard_dataset(path: str | os.PathLike[str], *, only_without_shards: bool =
         return
     doomed = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        # Renamed while nobody else can write to it: who comes next finds either all of it or nothing.
+        # Renamed under the lock, so that another process finds either the whole dataset or none.
         with FileLock(path / LOCK_FILE, timeout=0):
             if only_without_shards and any((path / SHARD_FOLDER).glob(_SHARDS)):
                 return
@@ -208,8 +208,7 @@ class EpisodeWriter:
         path: Folder to create.
         spec: What the dataset holds.
         codec: Overrides `spec.pixels.codec`.
-        shard_frames: A shard is closed once it holds this many frames (or 128 MiB). It is also what a kill
-            can cost.
+        shard_frames: A shard is closed once it holds this many frames (or 128 MiB). A kill costs at most one shard.
         chunk_frames: Frames per row, see `episodes.py`.
         resume: Go on with an existing dataset of the same spec; creates it if there is none.
         wait: Wait for another process that writes to it, instead of refusing.
@@ -253,7 +252,7 @@ class EpisodeWriter:
         entries = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
         if self.path.is_file() or (entries and not resume):
             raise DataError(f"{self.path}: already exists; pass resume=True to go on with it, or choose another path")
-        # A writer killed before its first meta.json leaves these two; anything else is not ours to touch.
+        # A writer killed before its first meta.json leaves these files. A folder with other files is not a dataset.
         if META_FILE not in entries and entries - {SHARD_FOLDER, LOCK_FILE, META_FILE + TEMP_SUFFIX}:
             raise DataError(f"{self.path}: is not a dataset (no {META_FILE}) and not empty; choose another path")
         self._lock = FileLock(self.path / LOCK_FILE, timeout=-1 if wait else 0)
@@ -291,7 +290,7 @@ class EpisodeWriter:
         self.spec = replace(self.spec, source=source)
 
     def write(self, episode: Episode | EncodedEpisode) -> None:
-        """Validates, encodes (where that was not done before) and appends one episode.
+        """Validates, encodes (unless it is encoded already) and appends one episode.
 
         Raises:
             DataError: The episode breaks the contract, its id was written before, or the writer is closed.
@@ -375,7 +374,7 @@ class EpisodeWriter:
             return
         meta = read_meta(self.path)
         wanted = {**self.spec.to_meta(), "chunk_frames": self.chunk_frames}
-        # The name and the source may be told better the second time; what the bytes mean may not change.
+        # Name and source may change when a writer goes on; the meaning of the bytes may not.
         for key in ("control_hz", "chunk_frames", "pixels", "action", "proprio", "sim_state"):
             if json.loads(json.dumps(wanted[key])) != meta[key]:
                 raise DataError(
@@ -386,10 +385,10 @@ class EpisodeWriter:
             if shard_path.name != shard_name(self._next_shard):
                 missing = shard_name(self._next_shard)
                 raise DataError(f"{shard_path.parent / missing}: shard is missing, but {shard_path.name} is there")
-            self._take_in(shard_path)
+            self._read_shard(shard_path)
             self._next_shard += 1
 
-    def _take_in(self, shard_path: Path) -> None:
+    def _read_shard(self, shard_path: Path) -> None:
         shard = ShardFile(shard_path, self.spec.widths)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self._moments}
         for group in range(shard.num_groups):
@@ -407,7 +406,7 @@ class EpisodeWriter:
         self._update_moments(parts)
 
     def _update_moments(self, parts: dict[str, list[np.ndarray]]) -> None:
-        # Whole episodes, as in `write`: the statistics of a resumed dataset are equal to the last bit.
+        # Updated by whole episodes, as in `write`, so that a resumed dataset has the same statistics to the last bit.
         for name, arrays in parts.items():
             if arrays:
                 self._moments[name].update(np.concatenate(arrays))

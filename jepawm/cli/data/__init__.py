@@ -23,14 +23,14 @@ DataCommand = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; an error that a user can mend is one line, and its `exit_code` is returned."""
+    """Runs one command. An error that a user can mend is printed as one line; returns its `exit_code`."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["convert"] and {"-h", "--help"} & set(words):
         _print_formats()
     command: List | Get | Verify | Convert | Check | Show | Stats = tyro.cli(
         DataCommand,
         prog="jepawm data",
-        description="Get public datasets, convert them into episodes, and check, look at and count those.",
+        description="Download public datasets, convert data into episodes, and check, show and summarise datasets.",
         args=words,
     )
     try:

@@ -48,7 +48,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Show:
-    """Draw a contact sheet: a few episodes, their frames and actions."""
+    """Draw a contact sheet of a few episodes: their frames and actions."""
 
     path: Positional[Path]
     """The dataset folder."""
@@ -83,7 +83,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Stats:
-    """Say what a dataset holds: lengths, actions and proprio per dimension, size on disk, stillness."""
+    """Summarise a dataset: lengths, actions and proprio per dimension, size on disk, share of steps without motion."""
 
     path: Positional[Path]
     """The dataset folder."""
@@ -113,11 +113,14 @@ def _print_summary(summary: "DatasetSummary") -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
+    from jepawm.data.importers.conversion import CONVERSION_KEYS, conversion_lines
+
     console = Console(highlight=False, soft_wrap=True)
     height, width, channels = summary.pixels
     length = {key: f"{value:g}" for key, value in summary.length.items() if key != "mean"}
     still = "no number ever changes" if summary.still_proprio is None else f"{summary.still_proprio:.1%} of steps"
-    origin = ", ".join(f"{key} {json.dumps(value)}" for key, value in summary.source.items())
+    facts = {key: value for key, value in summary.source.items() if key not in CONVERSION_KEYS}
+    origin = ", ".join(f"{key} {json.dumps(value)}" for key, value in facts.items())
     shape = f"{width}x{height}x{channels}"
     spread = ", ".join(f"{key} {value}" for key, value in length.items())
     lines = {
@@ -133,6 +136,8 @@ def _print_summary(summary: "DatasetSummary") -> None:
     }
     for key, value in lines.items():
         console.print(f"{key:<14}{value}", markup=False)
+    for line in conversion_lines(summary.source):
+        console.print(f"{'':<14}{line}", markup=False)
     units = f" ({summary.action_units})" if summary.action_units else ""
     for what, dimensions in ((f"action{units}", summary.actions), ("proprio", summary.proprio)):
         table = Table(box=None, pad_edge=False)
@@ -217,7 +222,7 @@ class Convert:
 
 @contextmanager
 def reader(on_ray: bool) -> Iterator["Reader"]:
-    """What reads episodes: this process, or a Ray of this machine or cluster."""
+    """The reader of episodes: this process, or Ray on this machine or a cluster."""
     if not on_ray:
         from jepawm.data.importers.conversion import read_serially
 

@@ -1,4 +1,4 @@
-"""`jepawm data list | get | verify`: public datasets, and what of them lies on this disk."""
+"""`jepawm data list | get | verify`: public datasets and their downloads on this disk."""
 
 import json
 import sys
@@ -49,7 +49,7 @@ class List:
 
 @dataclass(frozen=True)
 class Get:
-    """Download a public dataset, resume it, check it and unpack it; the same command goes on where it stopped."""
+    """Download a public dataset, check it and unpack it; the same command resumes a download that stopped."""
 
     name: Positional[str]
     """Which; `jepawm data list` names them."""
@@ -58,7 +58,7 @@ class Get:
     only: tuple[str, ...] = ()
     """Only files whose path fits one of these patterns, e.g. '*.json'."""
     keep_archives: bool = True
-    """Keep archives after they were unpacked, so that `verify` can judge them."""
+    """Keep archives after unpacking, so that `verify` can check them."""
 
     def run(self) -> int:
         """Prints licence and citation, progress, and the command that converts the data."""
@@ -79,7 +79,7 @@ class Get:
 
 @dataclass(frozen=True)
 class Verify:
-    """Judge downloads by the manifest's checksums and those of their first download. Exit code 1 if any is bad."""
+    """Check downloads against the publisher's checksums or those of the first download. Exit code 1 if any is bad."""
 
     target: Positional[str]
     """Name of a public dataset, or a folder that `get --dest` downloaded into."""
@@ -100,12 +100,12 @@ class Verify:
         entries = Ledger(folder).entries.values()
         trusted = sum(entry.vouched_by == "first use" for entry in entries)
         gone = sum(not entry.kept for entry in entries)
-        told = [f"{len(entries)} file(s)"]
+        facts = [f"{len(entries)} file(s)"]
         if trusted:
-            told.append(f"{trusted} by the checksum of the first download alone")
+            facts.append(f"{trusted} by the checksum of the first download alone")
         if gone:
-            told.append(f"{gone} archive(s) deleted after unpacking cannot be judged")
-        print(f"{folder}: ok, {', '.join(told)}")
+            facts.append(f"{gone} archive(s) deleted after unpacking cannot be judged")
+        print(f"{folder}: ok, {', '.join(facts)}")
         return 0
 
 
@@ -146,7 +146,7 @@ def _introduce(source: "PublicSource") -> None:
 
 @contextmanager
 def _reporter() -> Iterator["Reporter"]:
-    """Bars on a terminal; in a log a line for what begins."""
+    """Progress bars on a terminal; in a log, one line at the start of each file."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

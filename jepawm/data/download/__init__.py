@@ -1,1 +1,1 @@
-"""Public datasets: which there are, and how they are fetched, verified and unpacked."""
+"""Public datasets: their list, and how they are downloaded, verified and unpacked."""

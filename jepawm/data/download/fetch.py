@@ -32,7 +32,7 @@ MANIFEST_SAYS, HUB_SAYS, FIRST_USE = "manifest", "hub", "first use"
 
 @dataclass(frozen=True)
 class Reporter:
-    """Whom a download tells what it does.
+    """Receives what a download reports.
 
     Attributes:
         say: Takes a line.
@@ -134,7 +134,7 @@ def verify_folder(folder: Path, source: PublicSource | None = None, report: Repo
 
 
 def _problems(folder: Path, path: str, entry: Entry, expected: SourceFile | None, report: Reporter) -> list[str]:
-    """What is wrong with one file, and with what it was unpacked into."""
+    """Problems of one file and of the folder it was unpacked into, one line each."""
     target = folder / path
     if entry.kept:
         if not target.is_file():
@@ -173,7 +173,7 @@ def resolve(name_or_path: str) -> tuple[Path, PublicSource | None]:
 
 
 def state_of(source: PublicSource) -> str:
-    """`here`, `part of it`, or an empty string, by what is written down; hashes nothing."""
+    """`here`, `part of it`, or an empty string, as `downloads.json` and sizes say; hashes nothing."""
     if not (source.folder / LEDGER).is_file():
         return "part of it" if any(source.folder.glob(f"**/*{PART}")) else ""
     ledger = Ledger(source.folder)
@@ -191,7 +191,7 @@ def _make(folder: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path, report: Reporter) -> Iterator[None]:
-    """One process at a time in a folder; the operating system releases it when the process ends, however it ends."""
+    """Lets one process at a time into a folder; the operating system frees the lock when the process ends."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder / LOCK)
@@ -227,7 +227,7 @@ def _expand(source: PublicSource, ledger: Ledger, report: Reporter) -> list[Sour
 
 
 def _have(file: SourceFile, ledger: Ledger, what: str, report: Reporter) -> None:
-    """Has one file downloaded, or one that lies there already judged, and writes it down."""
+    """Downloads one file, or checks a file that is there already, and records it in `downloads.json`."""
     path, before = ledger.folder / file.path, ledger.entries.get(file.path)
     vouched_by = HUB_SAYS if file.address.startswith("hf://") else MANIFEST_SAYS
     if file.sha256 is None:
@@ -235,7 +235,7 @@ def _have(file: SourceFile, ledger: Ledger, what: str, report: Reporter) -> None
         if before is not None and before.address == file.address:
             file = replace(file, bytes=before.bytes, sha256=before.sha256)
     if path.is_file():
-        # Put there by hand, or by a process that was killed before it could write it down.
+        # A person put the file there, or a process was killed before it could record it.
         report.say(f"{path}: lies here already; checking it")
         landed = hash_file(path, report.progress(what))
         try:
@@ -279,7 +279,7 @@ def _have_unpacked(file: SourceFile, ledger: Ledger, keep_archives: bool, report
         report.say(f"{folder}: {len(members)} files")
         entry = replace(entry, unpacked=file.unpack)
     elif entry.unpacked is None:
-        # Killed between the folder's last step and this line; what is in it decides.
+        # A process was killed after unpacking and before recording it; the content of the folder decides.
         wrong = differences(archive, folder)
         if wrong:
             raise DataError(f"{folder}: is not what {archive.name} holds ({wrong[0]}); delete it to have it unpacked")
@@ -292,7 +292,7 @@ def _have_unpacked(file: SourceFile, ledger: Ledger, keep_archives: bool, report
 
 
 def _check_room(folder: Path, missing: Sequence[SourceFile]) -> None:
-    """Refuses before the first byte what is known not to fit; unpacked sizes are judged before unpacking."""
+    """Refuses files that do not fit on the disk, before the first byte; unpacked sizes are checked before unpacking."""
     needed = sum(file.bytes or 0 for file in missing)
     arrived = sum(part.stat().st_size for file in missing if (part := folder / (file.path + PART)).is_file())
     if needed - arrived > free_bytes(folder):

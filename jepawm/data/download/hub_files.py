@@ -24,7 +24,7 @@ _ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)/([^@]*)(?:@([^@]+))?")
 
 @dataclass(frozen=True)
 class HubPath:
-    """Where something lies on the hub.
+    """Address of a file or folder on the hub.
 
     Attributes:
         repository: `OWNER/REPO` of a dataset.
@@ -166,7 +166,7 @@ def fetch_file(
             f"{path.parent}: {file.bytes:,} bytes are needed for {path.name}, {free_bytes(path.parent):,} are free; "
             "choose another place with --dest"
         )
-    # The client keeps what it has of a file below this folder, and goes on from there.
+    # The client keeps a partial file below this folder and resumes from it.
     stage = path.with_name(f".{path.name}.hub")
     with _told(file.address):
         arrived = Path(
@@ -194,7 +194,7 @@ def fetch_file(
 
 
 def _bars(progress: Progress | None) -> dict[str, Any]:
-    """Lets the client report to ours instead of drawing bars of its own, where its version can."""
+    """Options that make the client report to our progress instead of drawing its own bars, where its version can."""
     import huggingface_hub
     from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -216,7 +216,7 @@ def _bars(progress: Progress | None) -> dict[str, Any]:
 
 
 class _told:
-    """What huggingface_hub raises, as one line of ours."""
+    """Turns errors of huggingface_hub into a `DataError` of one line."""
 
     def __init__(self, address: str) -> None:
         self.address = address

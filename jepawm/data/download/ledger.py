@@ -1,4 +1,4 @@
-"""`downloads.json`: what lies in a folder of downloads, where it came from, and who vouches for it."""
+"""`downloads.json`: the files in a folder of downloads, their origin, and the checksum that vouches for each."""
 
 import json
 import time
@@ -65,8 +65,8 @@ class Ledger:
             ) from error
 
     def write(self, *, now: bool = True) -> None:
-        """Writes it, whole or not at all; without `now` only if that was not done in the last seconds."""
-        # With many thousand files it is long: written after each, it would cost more than the files.
+        """Writes the file atomically; without `now`, only if the last write is a few seconds ago."""
+        # With many thousand files the ledger is long: writing it after each file would take longer than the downloads.
         if not now and time.monotonic() - self._written_at < WRITE_EVERY_S:
             return
         self._written_at = time.monotonic()

@@ -73,11 +73,11 @@ class SourceFile:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it stands for all files below a folder of a hub repository."""
+        """Whether this item is a folder of a hub repository, with all its files."""
         return self.address.startswith("hf://") and self.address.partition("@")[0].endswith("/")
 
     def each(self) -> Iterator["SourceFile"]:
-        """The files that it stands for; a folder stays one."""
+        """The single files of this item; a folder stays one item."""
         if self.count is None:
             yield self
             return
@@ -88,7 +88,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Licence:
-    """Under which terms data may be used.
+    """Terms under which data may be used.
 
     Attributes:
         name: SPDX name, or `unverified`.
@@ -103,7 +103,7 @@ class Licence:
 
 @dataclass(frozen=True)
 class Citation:
-    """What to cite.
+    """The publication to cite.
 
     Attributes:
         authors: Names in the publication's order.
@@ -156,7 +156,7 @@ class PublicSource:
 
     @property
     def folder(self) -> Path:
-        """Where it is downloaded to by default."""
+        """Default folder of its downloads."""
         return Path(home()) / "downloads" / self.name
 
 
@@ -172,7 +172,7 @@ def sources() -> tuple[PublicSource, ...]:
 
 
 def hub_address() -> str:
-    """What `hf://` stands for: `$HF_ENDPOINT`, else the manifest's hub."""
+    """Address behind `hf://`: `$HF_ENDPOINT`, else the manifest's hub."""
     return (os.environ.get("HF_ENDPOINT") or _manifest()[0]).rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it broke off, and under its name only when it is whole and right.
+"""Downloads one file over HTTP, resumes it, and gives it its name once it is whole and its checksum is right.
 
 Bytes go to `NAME.part`; `NAME.part.json` keeps what the server called this version of the file (its ETag or date). A
 later attempt asks for the rest with `Range` and `If-Range`, so that a file that has changed meanwhile arrives anew
@@ -42,7 +42,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Landed:
-    """What lies on disk.
+    """A file on disk.
 
     Attributes:
         bytes: Size.
@@ -54,11 +54,11 @@ class Landed:
 
 
 class ChecksumError(DataError):
-    """The bytes that arrived are not those that were expected."""
+    """The downloaded bytes have another size or checksum than expected."""
 
 
 class _Broken(Exception):
-    """An attempt failed in a way that the next may not; `wait_s` is what the server asked for."""
+    """An attempt failed and the next one may succeed; `wait_s` is the pause that the server asked for."""
 
     def __init__(self, message: str, wait_s: float | None = None) -> None:
         super().__init__(message)
@@ -85,7 +85,7 @@ def hash_file(path: Path, progress: Progress | None = None) -> Landed:
 
 
 def judge(path: Path, landed: Landed, size: int | None, sha256: str | None) -> None:
-    """Compares what lies there with what is expected.
+    """Compares a file on disk with its expected size and checksum.
 
     Raises:
         ChecksumError: Another size or checksum; names the file and both.
@@ -160,7 +160,7 @@ def download(
             except ChecksumError as error:
                 _drop(part)
                 if resumed:
-                    # Halves of two versions, from a server that names none: once more, from the start.
+                    # The halves are of different versions, and the server names no version: start again.
                     say(f"{path.name}: does not fit together; downloading it anew")
                     furthest = 0
                     continue
@@ -184,7 +184,7 @@ def _attempt(
     """One request; returns whether bytes were added to an earlier half."""
     stamp = part.with_name(part.name.removesuffix(PART) + STAMP)
     start, version = _resumable(part, stamp, address, sha256)
-    # Compressed on the way, neither the size nor a range would be the file's.
+    # A compressed transfer would have another size, and other ranges, than the file.
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -208,7 +208,7 @@ def _attempt(
                 raise _Broken("the file has changed on the server; starting anew", 0.0)
             total = None if told[3] == "*" else int(told[3])
         else:
-            # The whole file: the first time, or because it has changed, or from a server that knows no ranges.
+            # The server sends the whole file: at the first request, after a change, or because it knows no ranges.
             start, length = 0, answer.headers.get("Content-Length")
             if answer.headers.get("Content-Type", "").startswith("text/html") and ".htm" not in part.name:
                 raise DataError(
@@ -245,7 +245,7 @@ def _attempt(
 
 
 def _resumable(part: Path, stamp: Path, address: str, sha256: str | None) -> tuple[int, str | None]:
-    """`(bytes that can be kept, what the server called this version)`."""
+    """`(bytes that can be kept, the server's name of this version)`."""
     if not part.exists() or not part.stat().st_size:
         return 0, None
     kept: dict[str, Any] = {}
@@ -256,14 +256,14 @@ def _resumable(part: Path, stamp: Path, address: str, sha256: str | None) -> tup
             kept = {}
     if kept.get("address") == address and kept.get("version"):
         return part.stat().st_size, str(kept["version"])
-    # Nothing names the version; then only a checksum can tell whether the halves fit.
+    # The server names no version, so only a checksum can tell whether the halves fit.
     if sha256 is not None and kept.get("address") == address:
         return part.stat().st_size, None
     return 0, None
 
 
 def _version(answer: "requests.Response") -> str | None:
-    """What names this version of the file: a strong ETag, else the date of its last change."""
+    """Name of this version of the file: a strong ETag, else the date of its last change."""
     tag = answer.headers.get("ETag")
     if tag and not tag.startswith("W/"):
         return str(tag)
@@ -271,7 +271,7 @@ def _version(answer: "requests.Response") -> str | None:
 
 
 def _refuse(answer: "requests.Response", address: str) -> None:
-    """Raises for every answer that is not the file."""
+    """Raises unless the answer is the file."""
     code = answer.status_code
     if urlsplit(address).scheme == "https" and urlsplit(answer.url).scheme != "https":
         raise DataError(f"{address}: leads on to {urlsplit(answer.url).scheme}://, which is not protected; refused")
@@ -289,7 +289,7 @@ def _refuse(answer: "requests.Response", address: str) -> None:
 
 
 def _retry_after(answer: "requests.Response") -> float | None:
-    """Seconds that the server asks to be left alone, from either form of the header."""
+    """Seconds that the server asks to wait, from either form of the header."""
     from urllib3.exceptions import InvalidHeader
     from urllib3.util import Retry
 

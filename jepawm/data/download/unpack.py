@@ -1,4 +1,4 @@
-"""Archives from elsewhere, unpacked without letting them write anywhere else, or more than there is room for.
+"""Unpacks downloaded archives: never outside the target folder, and never more than fits on the disk.
 
 Nothing is written before the whole list of members has been judged. Members go to a folder beside the destination,
 which takes its name once everything is there.
@@ -22,9 +22,9 @@ from jepawm.errors import DataError
 
 BLOCK_BYTES = 1 << 20
 MAX_PADDING_BYTES = 64 << 20
-# What macOS puts into archives beside the files.
+# Files that macOS adds to archives.
 _LITTER = ("__MACOSX", ".DS_Store")
-# What Python's readers raise for archives that are damaged, encrypted or packed in a way they do not know.
+# Errors of Python's readers for archives that are damaged, encrypted or of an unknown compression.
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
@@ -81,7 +81,7 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> lis
 
 
 def differences(archive: Path, folder: Path) -> list[str]:
-    """How a folder differs from what an archive holds, by names and sizes; one line each, empty where it does not.
+    """Differences between a folder and an archive, by names and sizes; one line each.
 
     Raises:
         DataError: The archive is damaged.
@@ -114,7 +114,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
 
 
 def _judged(archive: Path, opened: zipfile.ZipFile | tarfile.TarFile, room: Path | None) -> list[Member]:
-    """The files of an archive, after every member has been judged; `room`: where they must fit.
+    """The files of an archive, after a check of every member; `room` is the folder on whose disk they must fit.
 
     Own code although tarfile has a filter: that judges a member when its turn has come, and zipfile silently renames.
     """
@@ -125,7 +125,7 @@ def _judged(archive: Path, opened: zipfile.ZipFile | tarfile.TarFile, room: Path
         if not set(_LITTER) & set(PurePosixPath(member.name).parts):
             members.append(member)
             total += member.bytes
-        # While they are listed: to list a compressed tar is to unpack it.
+        # Checked while listing, since listing a compressed tar decompresses it.
         if room_bytes is not None and total > room_bytes:
             raise DataError(
                 f"{archive}: its first {len(members)} files need {total:,} bytes, {room_bytes:,} are free on the disk "
@@ -158,7 +158,7 @@ def _path(archive: Path, name: str) -> str:
 
 def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[Member]:
     for info in opened.infolist():
-        # As the archive spells it: zipfile turns some separators around and cuts names at a zero byte.
+        # The name as the archive spells it: zipfile changes some separators and cuts names at a zero byte.
         _path(archive, info.orig_filename)
         name, kind = _path(archive, info.filename), stat.S_IFMT(info.external_attr >> 16)
         if kind == stat.S_IFLNK:
@@ -194,12 +194,12 @@ def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[Member]:
             raise DataError(f"{archive}: member '{name}' links to '{info.linkname}', outside of its folder; refused")
         if target not in files:
             raise DataError(f"{archive}: member '{name}' links to '{info.linkname}', which is no file of it; refused")
-        # A copy of the file: nothing that is unpacked points anywhere.
+        # Written as a copy of the file, so that no unpacked file is a link.
         yield Member(name, files[target].size, files[target])
 
 
 def _read_to_the_end(archive: Path, opened: tarfile.TarFile) -> None:
-    """Reads what follows the last member, for there a compressed file keeps its checksum."""
+    """Reads to the end of the archive, where a compressed file keeps its checksum."""
     left = MAX_PADDING_BYTES
     while opened.fileobj is not None and (block := opened.fileobj.read(BLOCK_BYTES)):
         left -= len(block)
@@ -216,7 +216,7 @@ def _write(
     total: int,
     progress: Progress | None,
 ) -> int:
-    """Writes one member, and never more of it than the archive's list says; returns the bytes written so far."""
+    """Writes one member, at most as many bytes as the archive's list says; returns the bytes written so far."""
     source: IO[bytes] | None
     if isinstance(opened, zipfile.ZipFile):
         assert isinstance(member.key, str)

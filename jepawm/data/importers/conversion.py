@@ -26,6 +26,8 @@ from jepawm.types import Episode
 LEFT_OUT_EPISODES = "left_out_episodes"
 """Key of `source`: number and reason of each bad episode that was left out."""
 _OUTCOME = (LEFT_OUT_EPISODES, NOTES)
+CONVERSION_KEYS = ("took", "cast", "left_out", "assumed", *_OUTCOME)
+"""Keys of `source` that `conversion_lines` prints."""
 _NAMED = 20
 _PRINTED = 5
 # An option that says how much is read, which `episodes` of `source` records.

@@ -14,8 +14,8 @@ ENDS = "meta/episode_ends"
 _METADATA = (".zarray", "zarr.json")
 # Where the header of a Blosc chunk says how many bytes the chunk has.
 _BLOSC_SIZE = slice(12, 16)
-# What zarr raises over metadata that ask for the impossible: no chunks, more than there is memory, endless nesting.
-_IMPOSSIBLE = (ArithmeticError, MemoryError, RecursionError)
+# Errors of zarr and its codecs over damaged sizes: no chunks, more than there is memory, endless nesting, below zero.
+_IMPOSSIBLE = (ArithmeticError, MemoryError, RecursionError, SystemError)
 
 
 class ZarrArrays:

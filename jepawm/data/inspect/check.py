@@ -1,4 +1,4 @@
-"""`jepawm data check`: all the ways in which a dataset breaks the contract of `episodes.py`."""
+"""`jepawm data check`: lists every violation of the contract in `episodes.py`."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from jepawm.data.statistics import RunningMoments
 from jepawm.errors import DataError
 from jepawm.types import Statistics
 
-# Statistics are float32 of float64 sums; another order of summation moves them less than this.
+# Statistics are float32 of float64 sums; another order of summation changes them by less than this.
 STATISTICS_TOLERANCE = 1e-4
 
 
@@ -40,11 +40,11 @@ class Violation:
 
 
 def check_dataset(path: str | os.PathLike[str], *, decode: bool = True) -> list[Violation]:
-    """Reads a whole dataset and lists every violation; an empty list means that it keeps the contract.
+    """Reads a whole dataset and lists every violation; the list of a sound dataset is empty.
 
     Args:
         path: The dataset folder.
-        decode: Also decode every frame (most of the time it takes).
+        decode: Also decode every frame, which takes most of the time.
     """
     checker = _Checker(Path(path), decode)
     checker.run()
@@ -296,7 +296,7 @@ class _Checker:
                 given = getattr(stored, key)
                 if given.shape != value.shape:
                     self.add(META_FILE, None, f"statistics.{key} has {given.size} numbers, expected {value.size}")
-                # Judged only where every row could be read: else the fault is already named above.
+                # Compared only where every row could be read; an unreadable row is already reported.
                 elif self.readable and not np.all(
                     np.abs(given - value) <= STATISTICS_TOLERANCE * (std + np.abs(value))
                 ):

@@ -1,4 +1,4 @@
-"""`jepawm data stats`: what a dataset holds, in numbers and in one picture."""
+"""`jepawm data stats`: a dataset in numbers and in one picture."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jepawm.data.episodes import EpisodeDataset
 from jepawm.data.statistics import RunningMoments
 from jepawm.errors import DataError
 
-# A number that moves less than this part of its standard deviation in one step stands still.
+# A number that changes by less than this part of its standard deviation in one step stands still.
 STILL_PART_OF_STD = 1e-3
 BINS = 61
 
@@ -43,7 +43,7 @@ class DatasetSummary:
     Attributes:
         path: The dataset folder.
         name: Its name.
-        source: What `meta.json` says of its origin.
+        source: Origin, as `meta.json` says.
         episodes: Number of episodes.
         frames: Number of frames.
         hours: Recorded time, a step being `1 / control_hz`.
@@ -159,7 +159,7 @@ def summarise(path: str | os.PathLike[str]) -> DatasetSummary:
 
 
 def _still(dataset: EpisodeDataset, std: np.ndarray, steps: int) -> float | None:
-    """Share of steps in which proprio stands still; see `DatasetSummary.still_proprio`."""
+    """Share of steps in which proprio stands still, see `DatasetSummary.still_proprio`."""
     moving = std > 0
     if not moving.any():
         return None

@@ -1,17 +1,15 @@
-"""A node-local copy of a dataset, decoded once into memory-mapped arrays: the fastest way to read random
-windows.
+"""A local copy of a dataset, decoded once into memory-mapped arrays: the fastest way to read random windows.
 
 ```
 ROOT/FINGERPRINT/            or FINGERPRINT-KEEP where only some episodes are kept
-  cache.json                 what it is a cache of
+  cache.json                 name and fingerprint of the dataset
   episodes.npy               [E,3] int64: episode id, first row, number of frames
   pixels.npy                 [N,Y,X,C] uint8
   actions.npy                [N,a] float32; the row of an episode's last frame is zero and never read
   proprio.npy sim_state.npy  [N,R] float32, [N,S] float64
 ```
-The folder is filled under a temporary name and renamed, so one that exists is whole. The fingerprint is part
-of the
-name: a changed dataset gets a new cache, and an old folder may be deleted at any time.
+The folder is filled under a temporary name and then renamed, so a folder of the final name is whole. The name
+contains the fingerprint: a changed dataset gets a new cache, and an old folder may be deleted at any time.
 """
 
 import hashlib
@@ -46,7 +44,7 @@ def default_cache_root() -> Path:
 
 
 class FrameCache:
-    """Opens the cache of a dataset, filling it first if this node has none.
+    """Opens the cache of a dataset, and fills it first if this node has none.
 
     One process of a node fills it while the others wait for its file lock.
 
@@ -221,7 +219,7 @@ def _fill(dataset: EpisodeDataset, chosen: np.ndarray, path: Path, num_threads: 
 def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
-        # Claim the space now: a disk that fills up under a memory map kills the process without a word.
+        # Reserved now, because a disk that fills up under a memory map kills the process without a message.
         with open(path, "r+b") as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
@@ -265,7 +263,7 @@ def _decode_all(
         try:
             for shard, chunk in dataset.iter_chunks(["frames", *dataset.spec.widths], ids):
                 pending.add(pool.submit(decode, shard.path, chunk))
-                # Bounded, so that reading never runs far ahead of decoding and holds the dataset in memory.
+                # Bounded: reading that runs far ahead of decoding would hold the dataset in memory.
                 if len(pending) >= 4 * num_threads:
                     finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                     done += sum(future.result() for future in finished)

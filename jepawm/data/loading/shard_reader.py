@@ -1,4 +1,4 @@
-"""Random windows straight from the shards: decodes only the frames that a window uses."""
+"""Reads random windows from the shards, and decodes only the frames that a window uses."""
 
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -103,7 +103,7 @@ class ShardReader:
             starts=starts,
         )
         locations = [dataset.location(i) for i in episode_ids.tolist()]
-        # Neighbouring windows share row groups, so the batch is read in the order in which it lies on disk.
+        # Neighbouring windows share row groups, so the batch is read in the order of the files.
         order = sorted(range(batch), key=lambda b: (*locations[b][:2], int(starts[b])))
         jobs: list[tuple[int, int, list[Chunk]]] = []
         for b in order:

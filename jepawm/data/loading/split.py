@@ -1,4 +1,4 @@
-"""Which windows a run uses: the split of its episodes, the windows of each part, and the reader that fits."""
+"""The windows of a run: the split of its episodes, the windows of each part, and their reader."""
 
 import itertools
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Loader = Literal["cache", "shards", "stream"]
 
 
 def choose_loader(config: DataConfig, dataset: EpisodeDataset, *, local: bool) -> Loader:
-    """What `data.loader` comes to for a dataset: `auto` caches what fits under `data.cache_limit_gib`."""
+    """The loader for a dataset: `data.loader`, where `auto` caches a dataset that fits under `data.cache_limit_gib`."""
     if config.loader != "auto":
         return config.loader
     frames = sum(dataset.num_frames(int(episode_id)) for episode_id in dataset.episode_ids)
@@ -30,7 +30,12 @@ def choose_loader(config: DataConfig, dataset: EpisodeDataset, *, local: bool) -
 
 @dataclass(frozen=True)
 class Split:
-    """Episodes of a dataset for training and held out, by (seed, episode id) alone."""
+    """Training and held-out episodes of a dataset; the split depends on seed and episode ids alone.
+
+    Attributes:
+        train: `[E]` ids, ascending.
+        held_out: `[H]` ids, ascending.
+    """
 
     train: np.ndarray
     held_out: np.ndarray
@@ -54,11 +59,11 @@ def held_out_windows(
 
     Args:
         dataset: The dataset.
-        split: Whose held-out episodes are used.
-        config: Frameskip.
-        seed: Of the sample.
-        num_frames: Frames per window.
-        num_windows: At most this many.
+        split: The split; its held-out episodes are used.
+        config: The section `data`; its `frameskip` is used.
+        seed: Seed of the sample.
+        num_frames: Frames in a window.
+        num_windows: Largest number of windows.
     """
     if not len(split.held_out):
         return None
@@ -66,7 +71,8 @@ def held_out_windows(
     rng = np.random.default_rng([seed, num_frames])
     chosen = rng.permutation(len(index))[:num_windows]
     reader = ShardReader(dataset, frameskip=config.frameskip, num_frames_in_window=num_frames)
-    # Sorted, so that each row group is read once; then back into random order for the probe's fit and test parts.
+    # Read in sorted order, so that each row group is read once, and then shuffled again: the probe splits the sample
+    # into a part to fit and a part to test.
     ids, starts = index.locate(np.sort(chosen))
     batch = reader.read(ids, starts)
     order = rng.permutation(len(batch))
@@ -79,13 +85,13 @@ def held_out_windows(
 def sampled_batches(
     reader: WindowReader, index: WindowIndex, sampler: WindowSampler, start_step: int
 ) -> Iterator[WindowBatch]:
-    """Batches by index, from a train step on: each is a pure function of (seed, train step), so a resume is exact."""
+    """Batches from a train step on. Each is a pure function of (seed, train step), so a resume is exact."""
     for step in itertools.count(start_step):
         yield reader.read(*index.locate(sampler.ids(step)))
 
 
 def open_reader(config: DataConfig, dataset: EpisodeDataset) -> WindowReader:
-    """The reader of training windows that `data.loader` comes to without a stream."""
+    """The reader of training windows in this process: the frame cache or the shards, as `choose_loader` says."""
     size: dict[str, Any] = {
         "frameskip": config.frameskip,
         "num_frames_in_window": config.num_frames_in_window,

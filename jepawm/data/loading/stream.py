@@ -1,8 +1,7 @@
-"""Windows of one shard as Arrow tables with ENCODED frames: what a streaming task sends, and how a worker
-decodes it.
+"""Windows of one shard as Arrow tables with encoded frames: a streaming task sends them, a worker decodes them.
 
-A shard is read once, its windows come out in a seeded random order, and frames stay encoded until a batch
-reaches the training worker: an encoded 224 px window is a tenth of a decoded one.
+A shard is read once, its windows come in a seeded random order, and frames stay encoded until a batch reaches
+the training worker: an encoded 224 px window is a tenth of a decoded one.
 """
 
 import os
@@ -36,7 +35,7 @@ def windows_of_shard(
     """Yields the windows of one shard in a random order that depends on the seed and the shard only.
 
     Args:
-        dataset: The dataset, or its path (what a task should be sent).
+        dataset: The dataset, or its path; a task is best sent the path.
         shard: Number of the shard, in `[0, dataset.num_shards)`.
         frameskip: Environment steps between two frames of a window.
         num_frames_in_window: `T`.
@@ -49,8 +48,8 @@ def windows_of_shard(
     Yields:
         Tables with the columns `episode_id` int64, `start` int64, `frames` list<binary> of `T` encoded
         frames, `actions` list<float32> `(T-1)*A`, `proprio` list<float32> `T*R`, and `sim_state`
-        list<float64> `T*S` where there is one. Nothing where no allowed episode of this shard is long enough;
-        `WindowIndex` is the place that refuses that.
+        list<float64> `T*S` where there is one. No table where no allowed episode of this shard is long enough;
+        `WindowIndex` refuses a dataset without windows.
 
     Raises:
         DataError: No such shard, or a damaged one.
@@ -155,7 +154,7 @@ def decode_window_batch(batch: pa.Table | Mapping[str, Any], spec: DatasetSpec) 
 def _choose(
     episode_ids: np.ndarray, windows: np.ndarray, windows_per_episode: int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`(episode_row, starts)` of the chosen windows; drawn per episode, so shards play no part in it."""
+    """`(episode_row, starts)` of the chosen windows; drawn per episode, so they do not depend on the shards."""
     starts = []
     for episode_id, count in zip(episode_ids.tolist(), windows.tolist(), strict=True):
         if windows_per_episode is None or count <= windows_per_episode:
@@ -169,7 +168,7 @@ def _choose(
 def _load(
     source: EpisodeDataset, shard: int, allowed: np.ndarray
 ) -> tuple[pa.Array, dict[str, np.ndarray], np.ndarray]:
-    """Encoded frames and vectors of the allowed episodes, laid end to end, and where each episode begins."""
+    """Encoded frames and vectors of the allowed episodes, one after the other, and the first frame of each."""
     names = list(source.spec.widths)
     file = source.shard(shard)
     frames: list[pa.Array] = []

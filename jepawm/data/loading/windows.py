@@ -1,4 +1,4 @@
-"""Which windows there are, which of them make up each batch, and the one interface for reading them.
+"""Enumerates windows, samples batches of them, and defines the interface of their readers.
 
 A window is `T` frames, `frameskip` environment steps apart: frames `start, start + frameskip, ...`. It spans
 `(T - 1) * frameskip + 1` recorded frames of one episode.
@@ -32,7 +32,7 @@ class WindowReader(Protocol):
 
 
 def window_span(frameskip: int, num_frames_in_window: int) -> int:
-    """Recorded frames that a window reaches over.
+    """Number of recorded frames that a window covers.
 
     Raises:
         DataError: One of the two is below 1.
@@ -50,7 +50,7 @@ def split_episodes(
     """Splits episodes into training and held-out ones.
 
     Every episode has a rank that depends on the seed and its own id only; the lowest ranks are held out. The
-    order of `episode_ids` plays no part, and adding episodes moves few of the old ones.
+    order of `episode_ids` does not matter, and adding episodes moves few of the old ones.
 
     Args:
         episode_ids: Distinct ids.
@@ -94,7 +94,7 @@ class WindowIndex:
         num_frames_in_window: `T`.
 
     Attributes:
-        span: Recorded frames a window reaches over.
+        span: Recorded frames that a window covers.
 
     Raises:
         DataError: No episode is long enough for a window.

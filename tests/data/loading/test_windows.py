@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -263,38 +262,47 @@ def test_a_damaged_dataset_or_cache_is_named(write, tmp_path):
 
 
 FILL = """
-import sys, time
+import pathlib, sys, time
 import jepawm.data.loading.frame_cache as module
 from jepawm.data import EpisodeDataset
 fill = module._fill
-def slow(*arguments):
+def held_up(*arguments):
     print("filling", flush=True)
-    time.sleep(1.0)
+    while not pathlib.Path(sys.argv[3]).exists():
+        time.sleep(0.01)
     fill(*arguments)
-module._fill = slow
+module._fill = held_up
 cache = module.FrameCache(EpisodeDataset(sys.argv[1]), root=sys.argv[2])
 print(int(cache.pixels.sum()))
 """
 
 
 def test_one_process_fills_the_others_wait(write, tmp_path):
-    dataset = write()
+    dataset, go_on = write(), tmp_path / "go_on"
+    started: list[subprocess.Popen[str]] = []
 
-    def start(_i: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", FILL, str(dataset.path), str(tmp_path / "c")],
-            cwd=Path(jepawm.__file__).parents[1],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    def start() -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", FILL, str(dataset.path), str(tmp_path / "c"), str(go_on)]
+        root = Path(jepawm.__file__).parents[1]
+        process = subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
 
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(start, range(2)))
-    assert [r.returncode for r in results] == [0, 0], results
-    assert sum(r.stdout.count("filling") for r in results) == 1
-    assert sum(r.stderr.count("another process of this node is filling") for r in results) == 1
-    assert results[0].stdout.split()[-1] == results[1].stdout.split()[-1]
+    try:
+        first = start()
+        assert first.stdout.readline() == "filling\n"
+        second = start()
+        # The line comes when the second process waits; it comes never if that process fills as well.
+        assert "another process of this node is filling" in second.stderr.readline()
+        go_on.touch()
+        answers = [process.communicate() for process in (first, second)]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in started] == [0, 0], answers
+    assert "filling" not in answers[1][0]
+    assert answers[0][0] == answers[1][0]
 
 
 def test_a_killed_fill_leaves_no_cache_behind(write, tmp_path):
