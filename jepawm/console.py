@@ -25,6 +25,7 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         self._rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
         self.wall_s: dict[str, float] = {}
+        self._running: dict[str, float] = {}
 
     def say(self, text: str = "") -> None:
         """Prints a line."""
@@ -35,11 +36,18 @@ class Console:
         """Announces a stage and measures its wall time into `wall_s[name]`."""
         self._rich.print(f"[bold]== {name}[/bold]", end=" ")
         self._rich.print(what, markup=False)
-        began = time.perf_counter()
+        self._running[name] = time.perf_counter()
         try:
             yield
         finally:
-            self.wall_s[name] = self.wall_s.get(name, 0.0) + time.perf_counter() - began
+            self.wall_s[name] = self.wall_s.get(name, 0.0) + time.perf_counter() - self._running.pop(name)
+
+    def elapsed_s(self) -> dict[str, float]:
+        """Wall time of each stage so far, seconds; stages that are running are included."""
+        elapsed, now = dict(self.wall_s), time.perf_counter()
+        for name, began in list(self._running.items()):
+            elapsed[name] = elapsed.get(name, 0.0) + now - began
+        return elapsed
 
     @contextlib.contextmanager
     def bar(self, what: str, total: int) -> Iterator[Advance]:

@@ -79,7 +79,7 @@ def build_world_model(spec: ModelSpec) -> WorldModel:
     return WorldModel(spec.model, image_size=spec.image_size, frameskip=spec.frameskip, statistics=spec.statistics)
 
 
-def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> None:
+def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> int:
     """Builds a model once, so that the caller learns of widths and weights that do not fit before any other work.
 
     Nothing is kept: the world model is built without memory, a pretrained encoder's file is read and let go.
@@ -88,6 +88,9 @@ def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> N
         model: The architecture.
         image_size: Side of the square frames, pixels.
         frameskip: Environment steps per model step.
+
+    Returns:
+        Number of parameters that a checkpoint holds.
 
     Raises:
         ConfigError: Parts that do not go together.
@@ -101,12 +104,13 @@ def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> N
     width = 7 if model.proprio.update == "integrate_pose" else 2
     numbers = np.ones(width, np.float32)
     with torch.device("meta"):
-        WorldModel(
+        built_without_memory = WorldModel(
             replace(model, encoder=without_weights(model.encoder)),
             image_size=image_size,
             frameskip=frameskip,
             statistics=Statistics(numbers, numbers, numbers, numbers),
         )
+    return sum(parameter.numel() for parameter in built_without_memory.parameters())
 
 
 def write_model(folder: Path, model: WorldModel, spec: ModelSpec) -> None:

@@ -33,6 +33,11 @@ class EnvConfig:
         positive(self, "image_size")
         self.make_kwargs()
 
+    @property
+    def short_name(self) -> str:
+        """The id without module and namespace, in lower case: `wall-v1`."""
+        return self.id.rsplit("/", 1)[-1].rsplit(":", 1)[-1].lower()
+
     def make_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for `gymnasium.make`.
 

@@ -105,6 +105,8 @@ class RunConfig:
     def training_identity(self) -> dict[str, Any]:
         """The part of the configuration that fixes a trained model; runs that differ here are different runs."""
         full = to_dict(self)
+        # It permits a training and does not change the model.
+        del full["data"]["allow_actions_out_of_bounds"]
         return {key: full[key] for key in ("seed", "env", "data", "model", "loss", "optim", "train")}
 
     def training_plan(self) -> TrainingPlan:

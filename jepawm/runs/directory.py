@@ -5,7 +5,8 @@ RUN/
   config.yaml      resolved configuration          metrics.jsonl   training metrics, the truth
   recipe           name of the recipe              checkpoints/    resumable training states
   model/           the exported world model        eval.json       evaluation, machine-readable
-  report.html      evaluation, for people          finished        empty; there once all of the above is
+  report.html      evaluation, for people          wall_s.json     wall time of each stage
+  finished         empty; there once all of the above is
 ```
 """
 
@@ -31,7 +32,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
 
     Args:
         config: The resolved configuration.
-        recipe: Its recipe's name.
+        recipe: Name or file of its recipe; of a configuration made in Python, any label.
 
     Returns:
         The run directory and whether an earlier run continues there.
@@ -47,19 +48,17 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         _save(config, folder)
         return folder, True
     runs, stem = home(), run_stem(config, recipe)
-    if config.resume == "auto" and os.path.isdir(runs):
-        for name in sorted(os.listdir(runs), reverse=True):
-            folder = os.path.join(runs, name)
-            if name.startswith(f"{stem}-") and not os.path.exists(os.path.join(folder, FINISHED)):
-                try:
-                    _check_same_run(folder, config)
-                    with lock_run(folder):
-                        # What may differ in a continued run (evaluation, scaling) is what this command says.
-                        _save(config, folder)
-                        return folder, True
-                except ConfigError:
-                    # Another configuration's run, or one that is running right now.
-                    continue
+    if config.resume == "auto":
+        for folder in _unfinished_runs(runs, config, recipe):
+            try:
+                _check_same_run(folder, config)
+                with lock_run(folder):
+                    # Settings that may differ in a continued run (evaluation, scaling) are those of this command.
+                    _save(config, folder)
+                    return folder, True
+            except ConfigError:
+                # The run has another configuration, or another process runs it.
+                continue
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = os.path.join(runs, f"{stem}-{stamp}-seed{config.seed}")
     suffix = 1
@@ -69,20 +68,45 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
     return _new_run(folder, config, recipe), False
 
 
-def run_stem(config: RunConfig, recipe: str) -> str:
-    """What the names of a configuration's runs begin with.
+def check_run_dir(config: RunConfig) -> None:
+    """Refuses a `run_dir` that holds a run of another configuration, or something that is no run; writes nothing.
 
-    The run's own name, else its recipe's, else (where another environment than the recipe's is asked for) the name of
-    the environment.
+    Raises:
+        ConfigError: Says what the directory holds.
+    """
+    if config.run_dir is not None and os.path.isdir(config.run_dir) and os.listdir(config.run_dir):
+        _check_same_run(os.path.abspath(config.run_dir), config)
+
+
+def run_stem(config: RunConfig, recipe: str) -> str:
+    """The beginning of the names of a configuration's run directories.
+
+    It is `config.name`; without that the recipe's name, or the environment's name where `env.id` is not the recipe's.
     """
     if config.name is not None:
         return config.name
-    is_known = os.path.isfile(recipe) or recipe in recipe_names()
-    if is_known and config.env.id not in ("none", load_recipe(recipe).env.id):
-        return config.env.id.rpartition("/")[2].rpartition(":")[2].lower()
+    is_recipe = os.path.isfile(recipe) or recipe in recipe_names()
+    if is_recipe and config.env.id not in ("none", load_recipe(recipe).env.id):
+        return config.env.short_name
+    return _recipe_stem(recipe)
+
+
+def _unfinished_runs(runs: str, config: RunConfig, recipe: str) -> list[str]:
+    """Run directories that the configuration may continue, the newest first."""
+    # Runs in another environment than their recipe's were once named after the recipe all the same.
+    stems = {run_stem(config, recipe)} | (set() if config.name is not None else {_recipe_stem(recipe)})
+    started: dict[str, str] = {}
+    for name in os.listdir(runs) if os.path.isdir(runs) else ():
+        stem = next((stem for stem in stems if name.startswith(f"{stem}-")), None)
+        if stem is not None and not os.path.exists(os.path.join(runs, name, FINISHED)):
+            started[os.path.join(runs, name)] = name.removeprefix(f"{stem}-")
+    return sorted(started, key=lambda folder: started[folder], reverse=True)
+
+
+def _recipe_stem(recipe: str) -> str:
     beside = Path(recipe).with_name("recipe")
     if os.path.basename(recipe) == "config.yaml" and beside.is_file():
-        # The configuration of a run, which is a recipe too: that run's recipe names it.
+        # A run's configuration is a recipe as well; its name is that of the recipe the run was made with.
         recipe = beside.read_text().strip()
     return os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
 
@@ -109,7 +133,7 @@ def _new_run(folder: str, config: RunConfig, recipe: str) -> str:
 
 
 def _save(config: RunConfig, folder: str) -> None:
-    # Without the place it ran in, so that the file is a recipe which may run anywhere.
+    # Without `run_dir`, so that the file is a recipe for any place.
     save_yaml(replace(config, run_dir=None), known_config(folder))
 
 

@@ -1,37 +1,60 @@
-"""Judging a trained model: in its environment, on held-out episodes, or by recorded actions."""
+"""Evaluates a trained model: in its environment, on held-out episodes, or by recorded actions."""
 
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jepawm.checkpoints.model_folder import load_world_model, read_spec
 from jepawm.config import RunConfig, from_dict, to_dict
 from jepawm.config.places import evaluations_dir
-from jepawm.config.yaml_io import flatten
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
 from jepawm.device import pick_device
-from jepawm.errors import ConfigError
 from jepawm.evaluation.action_score import action_score
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
-from jepawm.runs.preflight import check_environment, check_world
+from jepawm.runs.preflight import check_as_trained, check_evaluation, check_same_environment
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import tracking_uri
+from jepawm.runs.wall_times import WallTimes
 from jepawm.tracking import METRICS_FILE, read_metrics
 
 
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What is evaluated, and where the files go.
+
+    Attributes:
+        config: The evaluation's configuration.
+        recipe: Name shown in the report.
+        model_dir: The exported model.
+        folder: Gets `eval.json` and `report.html`.
+    """
+
+    config: RunConfig
+    recipe: str
+    model_dir: str
+    folder: str
+
+
 def evaluate_run(config: RunConfig, console: Console, model_dir: str) -> EvaluationResult:
-    """`evaluate_model` on the runtime that the configuration asks for; what cannot work is refused before it starts."""
-    check_world(config, trained_config(model_dir), model_dir)
-    check_environment(config.env)
-    pick_device(config.device)
+    """Evaluates a model on the runtime of its configuration; what cannot work is refused before Ray starts.
+
+    Args:
+        config: The model's own configuration, with the evaluation that is wanted.
+        console: Where progress is shown.
+        model_dir: The exported model.
+
+    Returns:
+        What `eval.json` holds.
+    """
+    check_evaluation(config, trained_config(model_dir), model_dir)
     runtime = make_runtime(config)
     try:
         return evaluate_model(config, runtime, console, model_dir)
@@ -40,7 +63,7 @@ def evaluate_run(config: RunConfig, console: Console, model_dir: str) -> Evaluat
 
 
 def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_dir: str) -> EvaluationResult:
-    """Evaluates a model that is there already, into `config.run_dir` or a new folder beside the runs.
+    """Evaluates an exported model, into `config.run_dir` or a new folder beside the runs.
 
     Args:
         config: The model's own configuration, with the evaluation that is wanted.
@@ -49,25 +72,27 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
         model_dir: The exported model.
 
     Returns:
-        What was found; `eval.json` holds it.
+        What `eval.json` holds.
     """
     own = trained_config(model_dir)
-    check_world(config, own, model_dir)
-    folder = _evaluation_dir(config)
-    needed = config.evaluation.goal_source == "held_out"
-    # The model's episodes come from the environment it was trained in, whatever varies in the one it is judged in, and
-    # they are found with the evaluation settings of that run: those say nothing about the goals that are wanted now.
+    check_as_trained(config, own, model_dir)
+    check_same_environment(config, own, model_dir)
+    # The training episodes come from the environment of the training, and their folder was made with the evaluation
+    # settings of that run.
     trained = replace(config, env=own.env, evaluation=own.evaluation)
-    dataset = EpisodeDataset(prepare_dataset(trained, runtime, console)) if needed else find_dataset(trained)
+    if config.evaluation.goal_source == "held_out":
+        prepare_dataset(trained, runtime, console)
+    dataset = find_dataset(trained)
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")
-    result = evaluate_and_report(config, f"evaluation of {model_dir}", runtime, console, dataset, model_dir, folder)
+    job = EvaluationJob(config, f"evaluation of {model_dir}", model_dir, _evaluation_dir(config))
+    result = evaluate_and_report(job, dataset, runtime, console)
     print_result(result, console)
     return result
 
 
 def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[str, Any]:
-    """Judges a model by the actions of recordings, see `jepawm.evaluation.action_score`; writes `action_score.json`.
+    """Scores a model by the actions of recordings, see `jepawm.evaluation.action_score`; writes `action_score.json`.
 
     Args:
         config: The model's own configuration, with `data.path` and the evaluation's seed and number of clips.
@@ -80,7 +105,7 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
     dataset = EpisodeDataset(str(config.data.path))
     device, trained = pick_device(config.device), trained_config(model_dir)
     model, spec = load_world_model(model_dir, device)
-    # Of the episodes it was trained on only those that were held out tell anything.
+    # Training episodes say nothing about a model, so of its own dataset only held-out episodes count.
     own = find_dataset(trained)
     is_own = own is not None and own.fingerprint == dataset.fingerprint
     episodes = (
@@ -89,7 +114,7 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
     folder = _evaluation_dir(config)
     number = config.evaluation.num_episodes
     with console.stage("action score", f"{number} clips of {dataset.path}"), console.bar("clips", number) as advance:
-        found = action_score(
+        score = action_score(
             model,
             spec,
             dataset,
@@ -100,10 +125,10 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
             seed=config.evaluation.seed,
             on_progress=advance,
         )
-    result = {**found.to_dict(), "planner": to_dict(config.planner), "model": model_dir, "dataset": str(dataset.path)}
+    result = {**score.to_dict(), "planner": to_dict(config.planner), "model": model_dir, "dataset": str(dataset.path)}
     write_json(os.path.join(folder, "action_score.json"), result)
     console.say(f"{'':<14} {'score':>6} {'xyz [m]':>18} {'orientation [rad]':>18} {'closure':>8} {'cosine':>7}")
-    for name, errors in (("plans", found.plans), ("random plans", found.random), ("doing nothing", found.still)):
+    for name, errors in (("plans", score.plans), ("random plans", score.random), ("doing nothing", score.still)):
         cosine = "" if errors.cosine is None else f"{errors.cosine:.2f}"
         console.say(
             f"{name:<14} {errors.score:>6.1f} {f'{errors.xyz:.4f} +- {errors.xyz_standard_error:.4f}':>18} "
@@ -119,30 +144,27 @@ def trained_config(model_dir: str) -> RunConfig:
 
 
 def evaluate_and_report(
-    config: RunConfig,
-    recipe: str,
+    job: EvaluationJob,
+    dataset: EpisodeDataset | None,
     runtime: Runtime,
     console: Console,
-    dataset: EpisodeDataset | None,
-    model_dir: str,
-    folder: str,
+    times: WallTimes | None = None,
 ) -> EvaluationResult:
-    """Judges a model and writes `eval.json` and `report.html`.
+    """Evaluates a model and writes `eval.json` and `report.html`.
 
     Args:
-        config: What is judged, where and how.
-        recipe: Named in the report.
-        runtime: Where the work happens.
-        console: Where it is told.
+        job: What is evaluated, and where the files go.
         dataset: The episodes the model was trained on; None where they are not here.
-        model_dir: The model.
-        folder: Where the files go.
+        runtime: Where the work happens.
+        console: Where progress is shown.
+        times: Wall times of the run that the model was trained in; None: this process's alone.
 
     Returns:
-        What was found; `eval.json` holds it.
+        What `eval.json` holds.
     """
+    config, model_dir = job.config, job.model_dir
     device, trained = pick_device(config.device), trained_config(model_dir)
-    check_as_trained(config, trained, model_dir)
+    # Only the file of a frozen backbone may be another one than in the training: it may have moved.
     weights = config.model.encoder.weights_source
     moved = weights if weights != trained.model.encoder.weights_source else None
     model, spec = load_world_model(model_dir, device, encoder_weights=moved)
@@ -156,32 +178,19 @@ def evaluate_and_report(
             result, frames = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=console)
             for line in pool.log:
                 console.say(f"   {line}")
-    report_path = os.path.join(folder, "report.html")
+    report_path = os.path.join(job.folder, "report.html")
     with console.stage("report", report_path):
         result = replace(
             result,
-            wall_s=dict(console.wall_s),
-            recipe=recipe,
-            run_dir=folder,
+            wall_s=console.elapsed_s() if times is None else times.total_s(),
+            recipe=job.recipe,
+            run_dir=job.folder,
             report=report_path,
             mlflow_uri=tracking_uri(config) if config.tracking.mlflow else None,
         )
-        write_json(os.path.join(folder, "eval.json"), result.to_dict())
-        write_report(report_path, result, read_metrics(os.path.join(folder, METRICS_FILE)), frames)
+        write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
+        write_report(report_path, result, read_metrics(os.path.join(job.folder, METRICS_FILE)), frames)
     return result
-
-
-def check_as_trained(config: RunConfig, trained: RunConfig, model_dir: str) -> None:
-    """Refuses settings that shape a model and are not the model's own; a frozen backbone's file alone may have moved.
-
-    Raises:
-        ConfigError: A setting that the model was not trained with.
-    """
-    wanted, fixed = (flatten(to_dict(each)) for each in (config, trained))
-    for key in fixed:
-        of_model = key.startswith("model.") and key != "model.encoder.weights"
-        if (of_model or key in ("data.frameskip", "env.image_size")) and wanted[key] != fixed[key]:
-            raise ConfigError(f"{key} is {fixed[key]!r} in {model_dir}, which was trained so; leave it out")
 
 
 def _evaluation_dir(config: RunConfig) -> str:

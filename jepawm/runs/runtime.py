@@ -56,14 +56,21 @@ class Runtime(Protocol):
         ...
 
 
+def import_triton_before_mesa() -> None:
+    """Imports Triton where it is installed; call this before an environment is made in a process that trains.
+
+    torch's optimisers import Triton. Triton and Mesa's software renderer each bring an LLVM of their own; the process
+    crashes where Mesa is loaded first, and works where Triton is.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("triton")
+
+
 class LocalRuntime:
     """Everything in this process: for laptops, notebooks and debuggers."""
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
-        # torch's optimisers import Triton. Where Mesa's software renderer was loaded before it the process crashes, for
-        # each brings an LLVM of its own; in this order both work. Elsewhere than here they live in separate processes.
-        if importlib.util.find_spec("triton") is not None:
-            importlib.import_module("triton")
+        import_triton_before_mesa()
         return EnvPool(SerialBackend(lambda: EnvHost(env)), max_restarts=scaling.max_actor_restarts)
 
     def reader(self) -> Reader:
@@ -85,7 +92,7 @@ class LocalRuntime:
             config.training_plan(), dataset_path, restore_from=newest, on_metrics=writer.write, on_checkpoint=keep
         )
         last = newest_checkpoint(folder)
-        assert last is not None, "fit always ends with a checkpoint"
+        assert last is not None, "training always ends with a checkpoint"
         return last
 
     def describe(self) -> str:

@@ -5,8 +5,14 @@ from jepawm.evaluation.metrics import SuccessRate
 from jepawm.evaluation.result import EvaluationResult, Played
 
 
-def print_result(result: EvaluationResult, console: Console) -> None:
-    """Prints an evaluation as a table, and where its report is."""
+def print_result(result: EvaluationResult, console: Console, *, num_parts: int = 1) -> None:
+    """Prints an evaluation as a table, and where its report is.
+
+    Args:
+        result: The evaluation.
+        console: Where it is printed.
+        num_parts: Processes whose wall times are summed; more than one where a run was continued.
+    """
     console.say()
     if result.played is not None:
         _print_played(result.played, console)
@@ -22,7 +28,8 @@ def print_result(result: EvaluationResult, console: Console) -> None:
             f"{rate.num_episodes} episodes ({result.played.solved_at_start} others were solved at the start and not "
             "counted)"
         )
-    console.say("wall time   " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.wall_s.items()))
+    wall_times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.wall_s.items())
+    console.say(f"wall time   {wall_times}{f' (sums of {num_parts} parts)' if num_parts > 1 else ''}")
     console.say(f"report      {result.report}")
     if result.mlflow_uri:
         console.say(f"MLflow      mlflow ui --backend-store-uri {result.mlflow_uri}")

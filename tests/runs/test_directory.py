@@ -4,8 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
-from jepawm.config import EvaluationConfig, PlannerConfig, RunConfig, TrainConfig, home
+from jepawm.config import EnvConfig, EvaluationConfig, PlannerConfig, RunConfig, TrainConfig, home
 from jepawm.config.yaml_io import load_yaml
 from jepawm.errors import ConfigError
 from jepawm.runs.directory import FINISHED, prepare_run_dir
@@ -68,3 +69,39 @@ def test_a_damaged_earlier_run_is_not_in_the_way() -> None:
     second, continued = prepare_run_dir(CONFIG, "demo")
     assert not continued
     assert second != first
+
+
+def test_a_run_is_named_by_its_name_else_by_its_recipe_else_by_its_environment() -> None:
+    other_env = dataclasses.replace(CONFIG, env=EnvConfig(id="my_module:my-space/My-v1"))
+    for config, stem in (
+        (dataclasses.replace(CONFIG, name="tall-doors"), "tall-doors"),
+        (CONFIG, "demo"),
+        (other_env, "my-v1"),
+        (dataclasses.replace(other_env, name="mine"), "mine"),
+    ):
+        folder, _ = prepare_run_dir(config, "demo")
+        assert Path(folder).name.startswith(f"{stem}-2")
+
+
+def test_a_run_in_another_environment_than_its_recipes_is_found_under_the_recipes_name_too() -> None:
+    config = dataclasses.replace(CONFIG, env=EnvConfig(id="envs:envs/PushT-v1"))
+    folder, _ = prepare_run_dir(config, "demo")
+    # Such runs once were named after the recipe.
+    old = Path(folder).rename(Path(home()) / "demo-20250101-000000-seed3")
+    assert prepare_run_dir(config, "demo") == (str(old), True)
+    Path(old, FINISHED).touch()
+    assert prepare_run_dir(config, "demo")[1] is False
+
+
+def test_a_run_directory_of_the_first_format_is_continued() -> None:
+    folder, _ = prepare_run_dir(CONFIG, "demo")
+    known = Path(folder, "config.yaml")
+    data = yaml.safe_load(known.read_text())
+    # Format 1 has no version, run name or later flags; 0 stands for a default; settings of all kinds are written.
+    for key in ("config_version", "name", "objective"):
+        data.pop(key, None)
+    del data["data"]["allow_actions_out_of_bounds"]
+    data["model"]["encoder"].update(depth=0, patch_size=0, num_registers=0)
+    data["planner"]["proprio_weight"] = 0.0
+    known.write_text(yaml.safe_dump(data))
+    assert prepare_run_dir(CONFIG, "demo") == (folder, True)

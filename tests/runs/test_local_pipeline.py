@@ -91,6 +91,7 @@ def test_a_local_run_leaves_everything_behind(finished: tuple[Path, str]) -> Non
         "model",
         "recipe",
         "report.html",
+        "wall_s.json",
     }
     # Where it was started, nothing else is left.
     assert [entry.name for entry in run_dir.parent.iterdir()] == ["run"]
@@ -142,7 +143,7 @@ def test_the_same_command_again_does_nothing_twice(finished: tuple[Path, str], s
     rates = json.loads((run_dir / "eval.json").read_text())["episodes"]
     done = run(command(run_dir), surroundings, run_dir.parent)
     assert done.returncode == 0, done.stderr
-    for words in ("(continued)", "(collected earlier)", "(trained earlier)"):
+    for words in ("(continued)", "(collected earlier)", "(trained earlier)", "(sums of 2 parts)"):
         assert words in done.stdout, words
     assert {name: (run_dir / name).stat().st_mtime_ns for name in before} == before
     assert json.loads((run_dir / "eval.json").read_text())["episodes"] == rates
@@ -172,6 +173,10 @@ def test_a_run_killed_while_training_goes_on_from_its_checkpoint(surroundings: d
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(continued)" in done.stdout
     assert (run_dir / "finished").exists()
+    parts = json.loads((run_dir / "wall_s.json").read_text())["parts"]
+    assert len(parts) == 2
+    total = json.loads((run_dir / "eval.json").read_text())["wall_s"]
+    assert total["train"] == pytest.approx(parts[0]["train"] + parts[1]["train"])
     after = {record["train_step"]: record for record in read_metrics(str(run_dir / "metrics.jsonl"))}
     assert sorted(after) == list(range(10, 201, 10))
     # Up to the checkpoint the records are those of the killed process; what came after was computed again, to the bit.
@@ -236,7 +241,8 @@ def test_other_proprio_than_the_environments_is_refused_before_training(
     done = run(words, surroundings, tmp_path)
     assert done.returncode == 2
     assert "holds proprio of 2 numbers (u, v), envs:envs/Wall-v1 gives 2 (x, y)" in done.stderr
-    assert "== train" not in done.stdout
+    assert done.stdout == ""
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_keeps_no_place_in_its_model_and_its_configuration_is_a_recipe(

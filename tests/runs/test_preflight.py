@@ -1,178 +1,194 @@
-"""What can be known early is refused early: key, found, expected, remedy; nothing is left behind."""
+"""Wrong input is refused before Ray starts, says what is wrong, and leaves nothing behind."""
 
-import dataclasses
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from jepawm.config import (
-    DataConfig,
-    EnvConfig,
-    EvaluationConfig,
-    RunConfig,
-    ScalingConfig,
-    TrackingConfig,
-    TrainConfig,
-    home,
-)
+from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, RunConfig, ScalingConfig, TrainConfig, home
 from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.errors import ConfigError, DataError, EnvironmentFault, JepawmError
-from jepawm.rollout import EnvDescription
-from jepawm.runs import preflight
-from jepawm.runs.pipeline import train_run
-from jepawm.runs.preflight import check_capacity, check_dataset, check_run, check_world
+from jepawm.runs.pipeline import collect_run, train_run
+from jepawm.runs.preflight import check_evaluation, check_run
+from jepawm.runs.preflight.environment import check_actions, check_environment, is_far_outside
+from jepawm.runs.preflight.machine import capacity_problem, check_disk, check_writable
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
-QUIET = TrackingConfig(mlflow=False)
+SMALL = TrainConfig(batch_size=8)
+SIZE = 16
 
 
-def record(path: Path, *, frames: int = 30, scale: float = 1.0, episodes: int = 10) -> EpisodeDataset:
-    """Noise, with actions of two numbers up to `scale`."""
-    spec = DatasetSpec(
-        name="noise",
-        control_hz=10.0,
-        pixels=PixelSpec(16, 16, 3),
-        action=ActionSpec(2, (-np.inf,) * 2, (np.inf,) * 2, names=("left", "right")),
-        proprio=VectorSpec(2, ("x", "y")),
-    )
-    random = np.random.default_rng(0)
+def write(path: Path, *, frames: int = 40, episodes: int = 10, scale: float = 1.0) -> str:
+    """Random episodes with actions between -scale and scale."""
+    action = ActionSpec(2, (-scale, -scale), (scale, scale), names=("slide", "lift"))
+    spec = DatasetSpec("random", 10, PixelSpec(SIZE, SIZE), action, VectorSpec(2), source={})
+    rng = np.random.default_rng(0)
     with EpisodeWriter(path, spec) as writer:
-        for episode_id in range(episodes):
-            pixels = random.integers(0, 256, (frames, 16, 16, 3), dtype=np.uint8)
-            actions = random.uniform(-scale, scale, (frames - 1, 2)).astype(np.float32)
-            writer.write(Episode(episode_id, pixels, actions, np.zeros((frames, 2), np.float32)))
-    return EpisodeDataset(path)
+        for number in range(episodes):
+            pixels = np.zeros((frames, SIZE, SIZE, 3), np.uint8)
+            actions = rng.uniform(-scale, scale, (frames - 1, 2)).astype(np.float32)
+            writer.write(Episode(number, pixels, actions, np.zeros((frames, 2), np.float32)))
+    return str(path)
 
 
-def of_dataset(path: Path | str, **changes: Any) -> RunConfig:
-    config = RunConfig(
-        local=True,
-        env=EnvConfig(id="none", image_size=16),
-        data=DataConfig(source="dataset", path=str(path), held_out_fraction=0.2),
-        tracking=QUIET,
+def recorded(path: str, env_id: str = "none", **changes: Any) -> RunConfig:
+    data = changes.pop("data", {})
+    return RunConfig(
+        env=EnvConfig(id=env_id, image_size=SIZE),
+        data=DataConfig(source="dataset", path=path, **data),
+        train=changes.pop("train", SMALL),
+        **changes,
     )
-    return dataclasses.replace(config, **changes)
 
 
-# -- before Ray, and before anything is written ----------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """10 episodes of 40 frames."""
+    return write(tmp_path_factory.mktemp("preflight") / "episodes")
 
 
+@pytest.fixture(scope="module")
+def short_episodes(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """10 episodes of 30 frames."""
+    return write(tmp_path_factory.mktemp("preflight") / "short", frames=30)
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing ray fails, so a test that passes has not started it."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "jepawm.distributed.runtime", None)
+
+
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
         (RunConfig(env=EnvConfig(id="envs:envs/Wal-v1")), EnvironmentFault, "Wal-v1"),
         (RunConfig(env=EnvConfig(id="no_such_module:Dot")), EnvironmentFault, "no_such_module"),
-        (of_dataset("/no/where"), DataError, "/no/where"),
-        (
-            of_dataset("/no/where", data=DataConfig(source="convert", path="/no/where")),
-            DataError,
-            "nothing to convert at /no/where",
-        ),
-        (
-            RunConfig(train=TrainConfig(batch_size=1000), scaling=ScalingConfig(num_workers=1000)),
-            ConfigError,
-            r"scaling.num_workers is 1000: 1000 workers x 0.5 CPU = 500 CPUs, there are \d+; at most \d+ fit",
-        ),
-        (
-            RunConfig(data=DataConfig(env_steps_per_episode=20)),
-            DataError,
-            r"prediction_horizon 6 needs held-out episodes of 31 frames, .* to collect have 21.*at most 4 fits",
-        ),
-        (RunConfig(data=DataConfig(num_episodes=10**12)), ConfigError, r"GiB are needed below .* are free"),
-        (RunConfig(device="cuda:99"), ConfigError, "cuda:99"),
+        (RunConfig(env=EnvConfig(options=("colour=red",))), EnvironmentFault, "colour"),
+        (recorded("/nowhere"), DataError, "/nowhere"),
+        (RunConfig(data=DataConfig(source="convert", path="/nowhere.zarr")), DataError, "/nowhere.zarr"),
     ],
 )
-def test_a_run_that_cannot_work_is_refused_and_leaves_nothing_behind(
-    config: RunConfig, error: type[JepawmError], message: str, monkeypatch: pytest.MonkeyPatch
+def test_what_does_not_exist_is_refused_and_leaves_nothing(
+    config: RunConfig, error: type[JepawmError], message: str
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("jepawm.runs.pipeline.make_runtime", None)
     with pytest.raises(error, match=message):
         train_run(config, "demo", Console(quiet=True))
-    assert not os.path.exists(home()) or not os.listdir(home())
+    with pytest.raises(error, match=message):
+        collect_run(config, Console(quiet=True))
+    assert os.listdir(home()) == []
 
 
-def test_a_cluster_that_is_joined_is_not_judged_by_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    check_run(RunConfig(train=TrainConfig(batch_size=1000), scaling=ScalingConfig(num_workers=1000)))
+def test_a_right_run_passes_and_nothing_is_written(episodes: str) -> None:
+    check_run(RunConfig(train=SMALL))
+    check_run(recorded(episodes))
+    assert os.listdir(home()) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(ConfigError, match=r"run_dir: .* cannot be written to"):
-        check_run(RunConfig(local=True, run_dir=str(tmp_path / "run")))
+def test_more_workers_than_the_machine_holds_are_refused_with_the_sums(
+    episodes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    wide = recorded(episodes, scaling=ScalingConfig(num_workers=64), train=TrainConfig(batch_size=64))
+    message = "scaling.num_workers is 64: 64 workers x 0.5 CPU = 32 CPUs, there are 2; at most 4 fit"
+    with pytest.raises(ConfigError, match=message):
+        check_run(wide)
+    # The CPUs of a cluster are not those of this machine.
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_run(wide)
 
 
-def test_the_sums_are_shown() -> None:
-    check_capacity(ScalingConfig(num_workers=4, num_env_actors=20), 2.0)
-    with pytest.raises(ConfigError, match=r"num_workers is 5: 5 workers x 0.5 CPU = 2.5 CPUs, there are 2; at most 4"):
-        check_capacity(ScalingConfig(num_workers=5), 2.0)
-    with pytest.raises(ConfigError, match=r"num_env_actors is 21: .* there are 2; at most 20 fit"):
-        check_capacity(ScalingConfig(num_env_actors=21), 2.0)
+def test_capacity_counts_workers_and_actors() -> None:
+    assert capacity_problem(ScalingConfig(num_workers=4, num_env_actors=20), 2.0) is None
+    problem = capacity_problem(ScalingConfig(num_env_actors=21), 2.0)
+    assert problem is not None
+    assert "scaling.num_env_actors is 21: 21 environment actors x 0.1 CPU" in problem
 
 
-# -- a dataset against model, windows and goals ----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, r"evaluation.prediction_horizon 6 needs held-out episodes of 31 frames; .* has 30; lower it to at most 5"),
+        ({"data": {"frameskip": 10}}, "data.num_frames_in_window 4 and data.frameskip 10 need episodes of 31 frames"),
+        (
+            {"evaluation": EvaluationConfig(prediction_horizon=1), "train": TrainConfig(batch_size=200)},
+            "train.batch_size is 200; 9 training episodes of .* hold 135 windows",
+        ),
+    ],
+)
+def test_episodes_that_are_too_short_are_refused(short_episodes: str, changes: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_run(recorded(short_episodes, **changes))
 
 
-def test_episodes_that_are_too_short_are_refused_before_training(tmp_path: Path) -> None:
-    dataset = record(tmp_path / "noise", frames=30)
-    with pytest.raises(DataError, match=r"prediction_horizon 6 needs .* of 31 frames.* 30; .*most 5 fits"):
-        check_dataset(of_dataset(dataset.path), dataset)
-    short = EvaluationConfig(prediction_horizon=5)
-    check_dataset(of_dataset(dataset.path, evaluation=short), dataset)
-    wide = DataConfig(source="dataset", path="x", num_frames_in_window=8, held_out_fraction=0.2)
-    with pytest.raises(DataError, match=r"num_frames_in_window 8 .* needs episodes of 36 frames.* 30"):
-        check_dataset(of_dataset(dataset.path, evaluation=short, data=wide), dataset)
-    far = dataclasses.replace(short, goal_source="held_out", goal_offset=6)
-    with pytest.raises(DataError, match=r"goal_offset 6 asks for goals 30 env_steps after the start; the longest of 2"):
-        check_dataset(of_dataset(dataset.path, env=EnvConfig(image_size=16), evaluation=far), dataset)
+def test_episodes_to_collect_are_judged_before_they_are_collected() -> None:
+    config = RunConfig(data=DataConfig(num_episodes=100, env_steps_per_episode=29), train=SMALL)
+    message = r"of the episodes to collect has 30; lower it to at most 5, or raise data.env_steps_per_episode"
+    with pytest.raises(DataError, match=message):
+        check_run(config)
+    far = EvaluationConfig(goal_source="held_out", goal_offset=20)
+    with pytest.raises(DataError, match=r"evaluation.goal_offset 20 needs held-out episodes of 101 frames"):
+        check_run(RunConfig(train=SMALL, evaluation=far))
+    nothing = replace(far, goal_offset=1)
+    with pytest.raises(ConfigError, match="no episode is held out"):
+        check_run(RunConfig(train=SMALL, evaluation=nothing, data=DataConfig(held_out_fraction=0.0)))
 
 
-class Described:
-    """A runtime whose environment takes two numbers in [-1, 1]."""
-
-    def env_pool(self, *_: object) -> "Described":
-        return self
-
-    def __enter__(self) -> "Described":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def describe(self) -> EnvDescription:
-        action = ActionSpec(2, (-1.0,) * 2, (1.0,) * 2, names=("left", "right"))
-        return EnvDescription(10.0, action, VectorSpec(2, ("x", "y")), VectorSpec(2, ("x", "y")))
-
-
-@pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (1.4, True), (4.0, False)])
-def test_actions_far_outside_the_environments_bounds_are_refused(scale: float, fits: bool, tmp_path: Path) -> None:
-    dataset = record(tmp_path / "noise", frames=36, scale=scale)
-    config = of_dataset(dataset.path, env=EnvConfig(image_size=16))
-    runtime: Any = Described()
-    if fits:
-        preflight.check_dataset_fits(config, dataset, runtime)
-        return
-    with pytest.raises(ConfigError, match=r"left from -(4|3\.\d+) to (4|3\.\d+), the environment takes -1 to 1; right"):
-        preflight.check_dataset_fits(config, dataset, runtime)
-    meant = dataclasses.replace(config.data, allow_actions_out_of_bounds=True)
-    preflight.check_dataset_fits(dataclasses.replace(config, data=meant), dataset, runtime)
+def test_actions_far_outside_the_bounds_are_refused_unless_a_flag_allows_them(tmp_path: Path) -> None:
+    far = write(tmp_path / "far", scale=100.0)
+    message = r"slide ranges from -\d.* to \d.*, the bounds are -\d.*--data.allow-actions-out-of-bounds"
+    description = check_environment(EnvConfig(image_size=SIZE))
+    assert description is not None
+    wall = description.action
+    with pytest.raises(ConfigError, match=message):
+        check_run(recorded(far, "envs:envs/Wall-v1"))
+    allowed = recorded(far, "envs:envs/Wall-v1", data={"allow_actions_out_of_bounds": True})
+    check_run(allowed)
+    # The flag permits a training and is no part of what was trained.
+    assert allowed.training_identity() == recorded(far, "envs:envs/Wall-v1").training_identity()
+    wide = replace(wall, dim=1, low=(-1.0,), high=(1.0,), names=("x",))
+    with pytest.raises(ConfigError, match=r"actions of 2 numbers \(slide, lift\), Thing takes 1 \(x\)"):
+        check_actions(allowed.data, EpisodeDataset(far), wide, "Thing")
 
 
-# -- a model against another world -----------------------------------------------------------------------------------
+def test_recordings_may_leave_the_bounds_a_little() -> None:
+    values = np.linspace(-1.2, 1.2, 100)
+    assert not is_far_outside(values, -1.0, 1.0)
+    assert not is_far_outside(np.append(values, 9.0), -1.0, 1.0), "one outlier of a hundred"
+    assert is_far_outside(4 * values, -1.0, 1.0)
+    assert not is_far_outside(4 * values, -np.inf, 1.0)
 
 
-def test_a_model_is_judged_in_another_world_only_where_that_is_meant() -> None:
-    trained, other = RunConfig(), RunConfig(env=EnvConfig(id="envs:envs/PushT-v1"))
-    with pytest.raises(ConfigError, match=r"trained in envs:envs/Wall-v1, env.id is .*PushT-v1.*allow-other-env"):
-        check_world(other, trained, "RUN/model")
-    check_world(dataclasses.replace(other, evaluation=EvaluationConfig(allow_other_env=True)), trained, "RUN/model")
-    # Varied factors are the same environment, and so is its id without the module.
-    check_world(RunConfig(env=EnvConfig(vary=("all",))), trained, "RUN/model")
-    check_world(RunConfig(env=EnvConfig(id="envs/Wall-v1")), trained, "RUN/model")
-    check_world(other, of_dataset("/no/where"), "RUN/model")
+def test_a_model_is_judged_in_its_own_environment_unless_a_flag_allows_another() -> None:
+    trained = RunConfig()
+    check_evaluation(replace(trained, env=EnvConfig(vary=("all",))), trained, "MODEL")
+    other = replace(trained, env=EnvConfig(id="envs:envs/PushT-v1"))
+    message = "env.id is envs:envs/PushT-v1, MODEL was trained in envs:envs/Wall-v1: .* --evaluation.allow-other-env"
+    with pytest.raises(ConfigError, match=message):
+        check_evaluation(other, trained, "MODEL")
+    check_evaluation(replace(other, evaluation=EvaluationConfig(allow_other_env=True)), trained, "MODEL")
+
+
+def test_a_run_directory_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run_dir is .*file/run: .*file is a file, expected a folder"):
+        check_writable(str(tmp_path / "file" / "run"), "run_dir")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.txt").write_text("")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        check_run(RunConfig(run_dir=str(tmp_path / "photos"), train=SMALL))
+    check_writable(str(tmp_path / "new" / "run"), "run_dir")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_with_the_sums(tmp_path: Path) -> None:
+    check_disk({"shards": (str(tmp_path / "d"), 1.0)})
+    with pytest.raises(ConfigError, match=r"the run needs about 3072.0 GiB \(shards 1024.0 \+ checkpoints 2048.0\)"):
+        check_disk({"shards": (str(tmp_path / "d"), 2.0**40), "checkpoints": (str(tmp_path / "r"), 2.0**41)})

@@ -8,7 +8,6 @@ import pytest
 
 from jepawm.checkpoints.model_folder import check_buildable
 from jepawm.config import (
-    DataConfig,
     EncoderConfig,
     EnvConfig,
     ModelConfig,
@@ -21,46 +20,46 @@ from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, EnvironmentFault, JepawmError
 from jepawm.rollout import CollectPlan, EnvHost
 from jepawm.runs.directory import lock_run, prepare_run_dir
-from jepawm.runs.episodes import check_fits, check_proprio_fits
+from jepawm.runs.preflight.environment import check_proprio
+from jepawm.runs.preflight.episodes import check_frames
 from jepawm.types import ActionSpec, VectorSpec
 
 ADALN = PredictorConfig(name="adaln", num_heads=4)
 
 
 def test_a_dataset_of_other_frames_or_another_environment_is_refused(wall_dataset):
-    check_fits(RunConfig(), wall_dataset)
+    check_frames(wall_dataset, EnvConfig())
     with pytest.raises(ConfigError, match=r"frames of 64x64 px, env.image_size is 32; pass --env.image-size 64"):
-        check_fits(RunConfig(env=EnvConfig(image_size=32)), wall_dataset)
+        check_frames(wall_dataset, EnvConfig(image_size=32))
     recorded = EpisodeDataset(wall_dataset.path)
     recorded.spec = replace(recorded.spec, source={"env": {"id": "envs:envs/Wall-v1"}})
-    check_fits(RunConfig(), recorded)
+    check_frames(recorded, EnvConfig())
     with pytest.raises(ConfigError, match=r"was recorded in envs:envs/Wall-v1, env.id is envs:envs/PushT-v1"):
-        check_fits(RunConfig(env=EnvConfig(id="envs:envs/PushT-v1")), recorded)
-    # Who trains without an environment may train on episodes of one that is not here.
-    data = DataConfig(source="dataset", path=str(wall_dataset.path))
-    check_fits(RunConfig(env=EnvConfig(id="none"), data=data), recorded)
+        check_frames(recorded, EnvConfig(id="envs:envs/PushT-v1"))
+    # Without an environment a model may be trained where the recorded one cannot be made.
+    check_frames(recorded, EnvConfig(id="none"))
 
 
 def test_what_somebody_else_wrote_into_the_source_of_a_dataset_is_no_environment(wall_dataset):
     written = EpisodeDataset(wall_dataset.path)
     for env in ("Push-T", None, ["envs/PushT-v1"]):
         written.spec = replace(written.spec, source={"env": env})
-        check_fits(RunConfig(), written)
+        check_frames(written, EnvConfig())
 
 
 def test_episodes_without_actions_train_no_world_model(wall_dataset):
     videos = EpisodeDataset(wall_dataset.path)
     videos.spec = replace(videos.spec, action=ActionSpec(0, (), ()))
     with pytest.raises(ConfigError, match=r"holds frames without actions \(videos\): a world model learns"):
-        check_fits(RunConfig(), videos)
+        check_frames(videos, EnvConfig())
 
 
 def test_episodes_without_the_environments_proprio_are_refused(wall_dataset):
     config = RunConfig(model=ModelConfig(predictor=ADALN, proprio=ProprioConfig("feature")))
-    check_proprio_fits(config, wall_dataset, VectorSpec(2, ("x", "y")))
+    check_proprio(config.model, wall_dataset, VectorSpec(2, ("x", "y")), config.env.id)
     message = r"proprio of 2 numbers \(x, y\), envs:envs/Wall-v1 gives 1 \(x\); .* --model.proprio.encoding none"
     with pytest.raises(ConfigError, match=message):
-        check_proprio_fits(config, wall_dataset, VectorSpec(1, ("x",)))
+        check_proprio(config.model, wall_dataset, VectorSpec(1, ("x",)), config.env.id)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""Whether an environment exists, and whether recorded episodes and trained models belong to it."""
+
+import inspect
+
+import numpy as np
+
+from jepawm.config import DataConfig, EnvConfig, ModelConfig, RunConfig
+from jepawm.data import EpisodeDataset
+from jepawm.errors import ConfigError
+from jepawm.rollout import EnvDescription, EnvHost
+from jepawm.rollout.make import EnvFactory, find_env
+from jepawm.runs.runtime import import_triton_before_mesa
+from jepawm.types import ActionSpec, VectorSpec
+
+# Modules of environments with a robot simulator, and of those that are made of recordings.
+NOT_CHEAP = {"envs.simulator_env", "envs.droid"}
+# Episodes whose actions are compared with the environment's bounds.
+NUM_COMPARED_EPISODES = 200
+# Recorded actions may leave the environment's bounds by this share of the bounds' width; a share of them may lie
+# further out (SHARE_OUTSIDE), for recordings have outliers.
+MARGIN = 0.25
+SHARE_OUTSIDE = 0.01
+
+
+def check_environment(env: EnvConfig) -> EnvDescription | None:
+    """Refuses an environment that does not exist, and one that cannot be made where that is cheap to know.
+
+    Args:
+        env: The environment.
+
+    Returns:
+        Its description where it was made here; None for `none` and for environments that are not cheap to make.
+
+    Raises:
+        EnvironmentFault: No such module, id or class; a wrong option.
+        MissingDependencyError: A package that the environment needs is not installed.
+    """
+    if env.id == "none":
+        return None
+    import_triton_before_mesa()
+    if not _is_cheap(find_env(env.id)):
+        return None
+    host = EnvHost(env)
+    try:
+        return host.describe()
+    finally:
+        host.close()
+
+
+def _is_cheap(found: EnvFactory) -> bool:
+    """Whether an environment may be made once more than it is needed: one of ours without a robot simulator.
+
+    Simulators of others may be slow, large, or able to exist only once in a process, so only hosts make them.
+    """
+    modules = {base.__module__ for base in inspect.getmro(found.entry)} if inspect.isclass(found.entry) else set()
+    return "envs.base" in modules and not modules & NOT_CHEAP
+
+
+def check_same_environment(config: RunConfig, trained: RunConfig, model_dir: str) -> None:
+    """Refuses to judge a model in another environment than it was trained for, unless a flag allows it.
+
+    Variation and options of the same environment are free.
+
+    Raises:
+        ConfigError: Names both environments and the flag.
+    """
+    trained_id, asked_id = trained.env.id, config.env.id
+    if "none" in (trained_id, asked_id) or config.evaluation.allow_other_env:
+        return
+    if _without_module(trained_id) != _without_module(asked_id):
+        raise ConfigError(
+            f"env.id is {asked_id}, {model_dir} was trained in {trained_id}: its actions would be scaled with the "
+            "statistics of another environment; leave --env.id out, or pass --evaluation.allow-other-env to measure "
+            "transfer"
+        )
+
+
+def check_recordings(config: RunConfig, dataset: EpisodeDataset, description: EnvDescription) -> None:
+    """Refuses recorded episodes whose actions or proprio are not the environment's.
+
+    Raises:
+        ConfigError: Another width, actions far outside the bounds, or other proprio where the model reads it.
+    """
+    check_actions(config.data, dataset, description.action, config.env.id)
+    check_proprio(config.model, dataset, description.proprio, config.env.id)
+
+
+def check_actions(data: DataConfig, dataset: EpisodeDataset, action: ActionSpec, env_id: str) -> None:
+    """Refuses recordings whose actions have another width than the environment's, or lie far outside its bounds.
+
+    Args:
+        data: `allow_actions_out_of_bounds` turns the second check off.
+        dataset: The recordings; actions of at most `NUM_COMPARED_EPISODES` episodes are read.
+        action: What the environment takes.
+        env_id: Its id, for the error.
+
+    Raises:
+        ConfigError: Names each dimension with the recorded range and the bounds.
+    """
+    recorded = dataset.spec.action
+    if recorded.dim != action.dim:
+        raise ConfigError(
+            f"{dataset.path} holds actions of {recorded.dim} numbers ({', '.join(recorded.names)}), {env_id} takes "
+            f"{action.dim} ({', '.join(action.names)}); env.id must be the environment of the recordings, or 'none'"
+        )
+    if data.allow_actions_out_of_bounds:
+        return
+    stride = -(-len(dataset) // NUM_COMPARED_EPISODES)
+    actions = np.concatenate([dataset.read_column("actions", int(i)) for i in dataset.episode_ids[::stride]])
+    names = recorded.names or tuple(f"action[{number}]" for number in range(recorded.dim))
+    far = [
+        f"{names[d]} ranges from {actions[:, d].min():.3g} to {actions[:, d].max():.3g}, the bounds are "
+        f"{action.low[d]:.3g} and {action.high[d]:.3g}"
+        for d in range(action.dim)
+        if is_far_outside(actions[:, d], action.low[d], action.high[d])
+    ]
+    if far:
+        raise ConfigError(
+            f"{dataset.path}: recorded actions lie far outside the bounds of {env_id} ({'; '.join(far)}): they have "
+            "another unit, or belong to another robot; correct env.id or the recordings, or pass "
+            "--data.allow-actions-out-of-bounds"
+        )
+
+
+def is_far_outside(values: np.ndarray, low: float, high: float) -> bool:
+    """Whether more than a few recorded values lie further outside the bounds than recordings do by accident.
+
+    Args:
+        values: `[n]` recorded values of one action dimension.
+        low: Lower bound; `-inf` where there is none.
+        high: Upper bound; a dimension without both bounds has no width to compare with and always passes.
+    """
+    if not np.isfinite(high - low):
+        return False
+    margin = MARGIN * (high - low)
+    return bool(((values < low - margin) | (values > high + margin)).mean() > SHARE_OUTSIDE)
+
+
+def check_proprio(model: ModelConfig, dataset: EpisodeDataset, proprio: VectorSpec, env_id: str) -> None:
+    """Refuses episodes whose proprio is not the environment's, where the model reads proprio.
+
+    Raises:
+        ConfigError: Names the numbers in the episodes and those of the environment.
+    """
+    encoding, recorded = model.proprio.encoding, dataset.spec.proprio
+    if encoding != "none" and recorded != proprio:
+        raise ConfigError(
+            f"{dataset.path} holds proprio of {recorded.dim} numbers ({', '.join(recorded.names)}), {env_id} gives "
+            f"{proprio.dim} ({', '.join(proprio.names)}); a model that reads it (model.proprio.encoding '{encoding}') "
+            "could not be evaluated there: pass --model.proprio.encoding none"
+        )
+
+
+def _without_module(env_id: str) -> str:
+    return env_id.rpartition(":")[2]
