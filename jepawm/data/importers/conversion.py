@@ -219,7 +219,7 @@ def _refused_or_bad(source: EpisodeSource, number: int, error: DataError) -> Bad
 def _checked(
     source: EpisodeSource, spec: DatasetSpec, reader: Reader, numbers: Sequence[int]
 ) -> Iterator[EncodedEpisode | BadEpisode]:
-    """The episodes of a reader; one that breaks the contract of the format is bad as well."""
+    """The episodes of a reader; an episode that breaks the contract of the format is bad as well."""
     for item in reader(source, spec.pixels.codec, numbers):
         if isinstance(item, BadEpisode):
             yield item
