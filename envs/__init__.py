@@ -25,13 +25,13 @@ ENTRY_POINTS = {
     "envs/Granular-v1": "envs.granular:GranularEnv",
 }
 
-# # Arguments that belong to an id; arguments of `gymnasium.make` override them.
+# Arguments that belong to an id; arguments of `gymnasium.make` override them.
 KWARGS: dict[str, dict[str, Any]] = {
     "envs/WallRandom-v1": {"vary": ("wall.x", "door.y")},
     "envs/PushObj-v1": {"vary": ("block.shape",)},
 }
 
-# # These replay recordings of the user, so they need an argument.
+# These replay recordings of the user, so they need an argument.
 FROM_RECORDINGS = {"envs/DROID-v1": "envs.droid:DroidEnv"}
 
 for _id, _entry_point in {**ENTRY_POINTS, **FROM_RECORDINGS}.items():

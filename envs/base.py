@@ -14,7 +14,7 @@ from envs.factors import Factor, Variation
 
 RESET_OPTIONS = ("goal", "sim_state", "variation")
 
-# # Drawn colours of a pair in `contrasts` differ by at least this much (of 255) in one channel.
+# Drawn colours of a pair in `contrasts` differ by at least this much (of 255) in one channel.
 LEAST_CONTRAST = 64
 
 
@@ -91,7 +91,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self._pixels: np.ndarray | None = None
         self._was_reset = False
 
-    # # Subclasses implement these.
+    # Subclasses implement these.
 
     @abstractmethod
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -151,16 +151,16 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         its constructor.
         """
 
-    # # The base class implements these.
+    # The base class implements these.
 
     def sample_variation(self, seed: int) -> Variation:
         """Draws values of the factors named by `vary` for a task. The running episode does not change."""
-        # # A separate random stream, so that starts and goals stay the published ones.
+        # A separate random stream, so that starts and goals stay the published ones.
         return self._draw_variation(np.random.default_rng([seed, 1]))
 
     def _draw_variation(self, random: np.random.Generator) -> Variation:
         pairs = [pair for pair in self.contrasts if set(pair) & set(self.vary)]
-        # # Most draws pass. If a fixed colour leaves no visible choice, the last draw is used.
+        # Most draws pass. If a fixed colour leaves no visible choice, the last draw is used.
         for _ in range(100):
             drawn = factors.draw(self.factors, self.vary, random)
             shown = self.fixed | drawn
@@ -170,7 +170,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     def _variation_to_record(self) -> Variation:
         differing = factors.differing(self.factors, self.variation)
-        # # A drawn value is recorded also where it equals the published one; otherwise a later reset would draw it
+        # A drawn value is recorded also where it equals the published one; otherwise a later reset would draw it
         # again.
         return {
             name: copy.copy(value)
@@ -194,7 +194,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         options = {} if options is None else options
         for key in options:
             checks.known_name("options", key, RESET_OPTIONS)
-        # # None counts as absent, so that a caller can pass `{"goal": goal or None}`.
+        # None counts as absent, so that a caller can pass `{"goal": goal or None}`.
         start, goal = options.get("sim_state"), options.get("goal")
         start = None if start is None else checks.vector('options["sim_state"]', start, self.sim_state_names)
         goal = None if goal is None else checks.vector('options["goal"]', goal, self.sim_state_names)
@@ -261,7 +261,7 @@ class SimStateEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
     def _observe(self) -> tuple[dict[str, Any], dict[str, Any]]:
         sim_state = self._get_state()
         pixels = self._draw()
-        # # `render` returns this frame again; it is called only if there is a render_mode.
+        # `render` returns this frame again; it is called only if there is a render_mode.
         self._pixels = pixels.copy() if self.render_mode is not None else None
         info: dict[str, Any] = {"sim_state": sim_state}
         if self._goal is not None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-# # Far outside every world here. Larger numbers can overflow in a simulator, which then aborts the whole process.
+# Far outside every world here. Larger numbers can overflow in a simulator, which then aborts the whole process.
 LARGEST = 1e6
 
-# # Messages about vectors name this many elements at most.
+# Messages about vectors name this many elements at most.
 MOST_NAMES = 12
 
 MIN_IMAGE_SIZE_PX, MAX_IMAGE_SIZE_PX = 16, 512
@@ -57,7 +57,7 @@ def vector(argument: str, value: Any, names: Sequence[str]) -> np.ndarray:
         raise ValueError(f"{argument}: {expected}, found {value!r}") from error
     if array.shape != (len(names),):
         raise ValueError(f"{argument}: {expected}, found an array of shape {array.shape}")
-    # # The comparison also finds NaN, which is not smaller than any number.
+    # The comparison also finds NaN, which is not smaller than any number.
     if not np.abs(array).max() <= LARGEST:
         found = np.array2string(array, threshold=2 * MOST_NAMES, separator=", ")
         raise ValueError(f"{argument}: {expected}, all finite and at most {LARGEST:g} in size, found {found}")

@@ -108,7 +108,7 @@ class DeformableEnv(SimStateEnv):
         self._pictures = MujocoPictures(self._simulator.model, self.image_size, "corner", quality)
         self._state = np.zeros(len(self.sim_state_names))
 
-    # # Subclasses implement these.
+    # Subclasses implement these.
 
     @abstractmethod
     def _qpos(self, sim_state: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ class DeformableEnv(SimStateEnv):
     def _shape_goal(self, random: np.random.RandomState) -> np.ndarray:
         """Draws a goal `[S]` of the kind `shape`."""
 
-    # # The base class implements these.
+    # The base class implements these.
 
     def particles(self, sim_state: np.ndarray) -> np.ndarray:
         """Returns x, z, y of every particle of a sim_state `[S]`: `[P, 3]`."""
@@ -170,7 +170,7 @@ class DeformableEnv(SimStateEnv):
         return self._sim_state(self._simulator.settle(self._qpos(sim_state)))
 
     def _sample_start(self) -> np.ndarray:
-        # # A RandomState seeded from np_random, so that starts have the distribution of sample_start_goal.
+        # A RandomState seeded from np_random, so that starts have the distribution of sample_start_goal.
         return self._random_start(np.random.RandomState(self.np_random.integers(2**31)))
 
     def _set_state(self, sim_state: np.ndarray) -> None:

@@ -26,12 +26,12 @@ LOWER_SPEED = 2.0
 SHORTEST_PUSH = 1e-3
 """A shorter push has no direction, and is not made [units]."""
 
-# # If no body is within this distance of the pusher, it appears (or disappears) at once instead of being lowered.
+# If no body is within this distance of the pusher, it appears (or disappears) at once instead of being lowered.
 _NEAR = 0.3
 _CLEARANCE = 0.02
-# # Physics steps between two checks of the world.
+# Physics steps between two checks of the world.
 _CHUNK = 10
-# # No push can bring a body here; a body that is here shows that the simulation went wrong.
+# No push can bring a body here; a body that is here shows that the simulation went wrong.
 _FARTHEST = 10.0
 _PARKED_HEIGHT = 50.0
 
@@ -137,7 +137,7 @@ class PushSimulator:
         self.model.geom_contype[pusher_geoms] = 2
         self.model.geom_conaffinity[pusher_geoms] = 0
         self.model.geom_group[pusher_geoms] = 3
-        # # With a higher priority the pusher's own friction holds, and not the larger of two.
+        # With a higher priority the pusher's own friction holds, and not the larger of two.
         self.model.geom_priority[pusher_geoms] = 1
         self.model.geom_friction[pusher_geoms, 0] = world.pusher_friction
         # The solver's tolerance is relative to this, and the pusher's mass must not loosen it.
@@ -184,7 +184,8 @@ class PushSimulator:
             start: x, z `[2]` of the pusher's middle.
             end: x, z `[2]`.
 
-        Returns: Positions of the bodies afterwards, `[model.nq - 4]`.
+        Returns:
+            Positions of the bodies afterwards, `[model.nq - 4]`.
 
         Raises:
             SimulationDiverged: See there.
@@ -216,7 +217,7 @@ class PushSimulator:
         first, way = np.asarray(start), np.subtract(end, start)
         num_steps = math.ceil(float(np.linalg.norm(way)) / (speed * self.world.timestep_s))
         for done, count in _chunks(num_steps):
-            # # The pusher is placed anew after each check, so that pushes against it do not add up.
+            # The pusher is placed anew after each check, so that pushes against it do not add up.
             x, z, height = first + way * (done / num_steps)
             self._place_pusher(x, z, height, yaw)
             self.data.qvel[-4:-1] = way / (num_steps * self.world.timestep_s)
@@ -228,7 +229,7 @@ class PushSimulator:
         for _, count in _chunks(round(self.world.longest_settle_s / self.world.timestep_s)):
             self._run(count)
             is_still = bool((np.abs(self.data.qvel[:-4]) < self._still).all())
-            # # The world must be still twice in a row, because a body that is about to tip over stands still for a
+            # The world must be still twice in a row, because a body that is about to tip over stands still for a
             # moment.
             looks_still = looks_still + 1 if is_still else 0
             if looks_still == 2:
@@ -242,7 +243,7 @@ class PushSimulator:
         import mujoco
 
         mujoco.mj_step(self.model, self.data, num_steps)
-        # # The comparison also finds NaN, which is not smaller than any number.
+        # The comparison also finds NaN, which is not smaller than any number.
         if any(self.data.warning.number) or not np.abs(self.data.qpos[:-4]).max() < _FARTHEST:
             raise SimulationDiverged(self._what_went_wrong())
 

@@ -24,7 +24,7 @@ from envs.base import SimStateEnv
 NUM_ACTIONS = 7
 # Published limits of planned actions: m and rad in one env_step, and the gripper's closure.
 LARGEST_ACTION = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.75)
-# # Published distance of the hand from the goal below which the goal is reached.
+# Published distance of the hand from the goal below which the goal is reached.
 SUCCESS_M = 0.05
 _COLUMNS = ("frames", "states", "actions", "lengths")
 

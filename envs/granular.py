@@ -27,11 +27,11 @@ _HALF_WIDTH, _HALF_THICKNESS, _PUSHER_LENGTH, _TAPER = 0.48, 0.13, 1.3, 0.4
 _START_SHIFT = 0.5
 _GOAL_SHIFT = 1.0
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.6, 0.9
-# # Height between two stacked layers: that of the largest grain and a little more.
+# Height between two stacked layers: that of the largest grain and a little more.
 _LAYER = 2 * _LARGEST_HALF + 0.01
 _MOST_LAYERS = 6
 
-# # How far inside the shape each place of `[P, 2]` lies; negative outside.
+# How far inside the shape each place of `[P, 2]` lies; negative outside.
 Inside = Callable[[np.ndarray], np.ndarray]
 
 SHAPES: dict[str, Inside] = {
@@ -141,7 +141,7 @@ class GranularEnv(DeformableEnv):
         cells = np.stack(np.divmod(np.arange(30 * 30), 30), axis=1)
         places = rotated((cells - 14.5) * PITCH, random.uniform(0, math.pi / 2)) + random.uniform(0, PITCH, 2)
         depth = inside(places)
-        # # Places deep inside the shape come first, because the last layer is not full. Each layer is a little smaller
+        # Places deep inside the shape come first, because the last layer is not full. Each layer is a little smaller
         # than the layer below.
         order = np.argsort(-depth, kind="stable")
         layers = [order[depth[order] > 0.03 * level] for level in range(_MOST_LAYERS)]
@@ -196,7 +196,7 @@ def _world() -> World:
             f'<geom type="box" size="{" ".join(f"{h:.6g}" for h in half)}" mass="{_MASS}" {contact} '
             f'rgba="{" ".join(f"{c:.3f}" for c in colour)} 1"/></body>'
         )
-    # # The taper is softer than the finger, so that it moves a grain right below it aside and does not shoot it away.
+    # The taper is softer than the finger, so that it moves a grain right below it aside and does not shoot it away.
     return World(
         timestep_s=0.0075,
         solver='solver="CG" iterations="35" jacobian="sparse"',

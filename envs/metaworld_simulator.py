@@ -17,19 +17,19 @@ from envs.mujoco_rendering import import_mujoco
 from envs.simulator_env import ForgettingSimulator
 
 CAMERA = "corner2"
-# # The published camera is closer to the table than Metaworld's.
+# The published camera is closer to the table than Metaworld's.
 CAMERA_POSITION = (0.75, 0.075, 0.7)
 
 OBSERVATION_WIDTH = 39
 _CURRENT = slice(0, 18)
-# # The last command of the arm: two fingers, and the place that the hand is pulled to.
+# The last command of the arm: two fingers, and the place that the hand is pulled to.
 _CTRL_WIDTH, _MOCAP_WIDTH = 2, 3
 # The hand always points down.
 _MOCAP_QUATERNION = (1.0, 0.0, 1.0, 0.0)
-# # A start, a goal, and a state to draw.
+# A start, a goal, and a state to draw.
 _PLACEMENTS_KEPT = 4
 
-# # Attributes of Metaworld that do not belong to an episode.
+# Attributes of Metaworld that do not belong to an episode.
 _NOT_OF_AN_EPISODE = frozenset(
     {"model", "data", "mujoco_renderer", "_np_random", "observation_space", "action_space", "sawyer_observation_space"}
 )
@@ -143,21 +143,21 @@ class MetaworldSimulator(ForgettingSimulator):
         data.mocap_pos[0], data.mocap_quat[0] = mocap, _MOCAP_QUATERNION
         data.qacc_warmstart[:] = warmstart
         self._mujoco.mj_forward(self.model, data)
-        # # The solver has just computed this solution; the next env_step must begin with the stored guess instead.
+        # The solver has just computed this solution; the next env_step must begin with the stored guess instead.
         data.qacc_warmstart[:] = warmstart
         self._observation = observation.copy()
         self.env._prev_obs = self._observation[_CURRENT].copy()
 
     def advance(self, action: np.ndarray) -> None:
         """One env_step with an action `[4]`, clipped to +-1 by Metaworld."""
-        # # Metaworld refuses to go on after 500 env_steps; here the caller decides how long an episode is.
+        # Metaworld refuses to go on after 500 env_steps; here the caller decides how long an episode is.
         self.env.curr_path_length = 0
         self._observation = self.env.step(action)[0]
 
     def evaluate(self) -> tuple[bool, float]:
         """Metaworld's success in the present state, and its `obj_to_target` [m], which a few tasks leave at 0."""
         assert self._observation is not None
-        # # Some tasks compute the observation before their reset is complete; window-close would count as solved at the
+        # Some tasks compute the observation before their reset is complete; window-close would count as solved at the
         # start.
         current = self.env._get_curr_obs_combined_no_goal()
         space = self.env.sawyer_observation_space
@@ -203,9 +203,9 @@ class ExpertActions:
     def __call__(self, sim_state: np.ndarray) -> np.ndarray:
         """Returns the next action `[4]`, in [-1, 1], given the sim_state `[S]` before it."""
         with warnings.catch_warnings():
-            # # Most experts return more than +-1 and then warn; the environment clips, and so does this function.
+            # Most experts return more than +-1 and then warn; the environment clips, and so does this function.
             warnings.simplefilter("ignore")
-            # # A copy, because some experts write into their argument.
+            # A copy, because some experts write into their argument.
             action = self._policy.get_action(np.array(sim_state[:OBSERVATION_WIDTH], dtype=np.float64))
         return np.clip(action, -1.0, 1.0)
 

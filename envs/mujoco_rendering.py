@@ -18,7 +18,7 @@ from envs import checks
 Quality = Literal["auto", "fast", "faithful"]
 QUALITIES = ("auto", "fast", "faithful")
 
-# # Names of OpenGL renderers that draw on the CPU.
+# Names of OpenGL renderers that draw on the CPU.
 _SOFTWARE = ("llvmpipe", "softpipe", "swiftshader", "software")
 
 
@@ -125,11 +125,11 @@ class _Screen:
         self._camera = camera if isinstance(camera, mujoco.MjvCamera) else _fixed_camera(model, camera)
         quality, kept = model.vis.quality, None
         if fast:
-            # # MuJoCo reads this when the context is made. It is put back, because another renderer may draw the same
+            # MuJoCo reads this when the context is made. It is put back, because another renderer may draw the same
             # model in another quality.
             kept = (quality.offsamples, quality.shadowsize)
             quality.offsamples, quality.shadowsize = 0, 0
-        # # The model limits the size of pictures.
+        # The model limits the size of pictures.
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, image_size)
         model.vis.global_.offheight = max(model.vis.global_.offheight, image_size)
         try:
@@ -171,14 +171,14 @@ class _Screen:
     def free(self) -> None:
         if self._gl is None:
             return
-        # # MuJoCo frees resources of the current context, so this one is made current first.
+        # MuJoCo frees resources of the current context, so this one is made current first.
         self._gl.make_current()
         self._context.free()
         self._gl.free()
         self._gl = None
 
     def __del__(self) -> None:
-        # # There is no context if making it failed.
+        # There is no context if making it failed.
         if getattr(self, "_context", None) is not None:
             self.free()
 
@@ -187,7 +187,7 @@ _SCREENS: "weakref.WeakSet[_Screen]" = weakref.WeakSet()
 
 
 def _free_at_exit(screen: _Screen) -> None:
-    # # This is registered after a context was made, so it runs before EGL is shut down. After that nothing can be
+    # This is registered after a context was made, so it runs before EGL is shut down. After that nothing can be
     # freed.
     atexit.unregister(_free_all)
     atexit.register(_free_all)

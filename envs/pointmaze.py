@@ -143,12 +143,12 @@ class PointMazeEnv(SimStateEnv):
         return self.maze.goal if self.goal_marker else None
 
     def _random_state(self, random: np.random.RandomState) -> np.ndarray:
-        # # The order is the published one.
+        # The order is the published one.
         place = self.maze.sample_place(random)
         return np.array([*place, random.uniform(-START_SPEED, START_SPEED), random.uniform(-START_SPEED, START_SPEED)])
 
     def _sample_start(self) -> np.ndarray:
-        # # A RandomState seeded from np_random, so that starts follow the published distribution.
+        # A RandomState seeded from np_random, so that starts follow the published distribution.
         return self._random_state(np.random.RandomState(self.np_random.integers(2**31)))
 
     def _set_state(self, sim_state: np.ndarray) -> None:
@@ -162,7 +162,7 @@ class PointMazeEnv(SimStateEnv):
     def _advance(self, action: np.ndarray) -> None:
         np.maximum(self._velocity, -MAX_SPEED, out=self._velocity)
         np.minimum(self._velocity, MAX_SPEED, out=self._velocity)
-        # # The motors clip the action.
+        # The motors clip the action.
         self._push[:] = action
         self._move(self._model, self._data, PHYSICS_STEPS_PER_ENV_STEP)
 

@@ -43,7 +43,7 @@ class PointMazeDrawing:
         import mujoco
 
         self._model = model
-        # # Pictures are drawn from this second `mjData`, so that the episode does not change.
+        # Pictures are drawn from this second `mjData`, so that the episode does not change.
         self._data = mujoco.MjData(model)
         self._maze = maze
         self._camera = mujoco.MjvCamera()
@@ -102,7 +102,7 @@ class PointMazeDrawing:
             getattr(model.vis.headlight, name)[:] = published * variation["light.brightness"]
         self._camera.azimuth = variation["camera.azimuth"]
         self._camera.elevation = variation["camera.elevation"]
-        # # The camera moves back where its view would cut off a part of the maze.
+        # The camera moves back where its view would cut off a part of the maze.
         self._camera.distance = max(
             self._model.stat.extent * variation["camera.distance"],
             1.02 * least_distance(self._maze, variation["camera.azimuth"], variation["camera.elevation"]),

@@ -48,14 +48,14 @@ MAZES: dict[str, tuple[str, ...]] = {
 """The layouts of D4RL by name: `umaze` is the published one of DINO-WM."""
 
 TIMESTEP_S = 0.01
-# # Place of the published body at x = y = 0, in MuJoCo's coordinates; the middle of the cell in row r, column c is (r +
+# Place of the published body at x = y = 0, in MuJoCo's coordinates; the middle of the cell in row r, column c is (r +
 # 1, c + 1).
 ORIGIN = 1.2
 RADIUS = 0.1
 # Published starts and goals keep this far from walls, along x and along y.
 CLEARANCE = 0.2
 WALL_HEIGHT = 0.2
-# # The distance of the published camera is MuJoCo's extent of the model: the longer side of the maze plus this.
+# The distance of the published camera is MuJoCo's extent of the model: the longer side of the maze plus this.
 CAMERA_DISTANCE_BEYOND_SIDE = 4.734846922834954
 
 
@@ -116,7 +116,7 @@ class Maze:
         """Draws x, y, uniform over all clear places; in the U-maze this is the published draw."""
         rows, columns = self.shape
         while True:
-            # # The range inside the border walls: 0.5 to 3.1 in the U-maze.
+            # The range inside the border walls: 0.5 to 3.1 in the U-maze.
             x = random.uniform(0.5, rows - 1.9)
             y = random.uniform(0.5, columns - 1.9)
             if self.is_clear(x, y):
@@ -196,7 +196,7 @@ def mjcf(maze: Maze) -> str:
     """
     walls = "".join(f'<geom class="wall" pos="{r + 1} {c + 1} 0"/>' for r, c in maze.walls())
     side = max(maze.shape)
-    # # The published floor is large enough for mazes of the published sizes; larger mazes need a larger floor.
+    # The published floor is large enough for mazes of the published sizes; larger mazes need a larger floor.
     floors = math.ceil(side / 12)
     half_floor = f"{40 * floors} {40 * floors}"
     return f"""

@@ -70,7 +70,7 @@ class PushTEnv(SimStateEnv):
         "block.shape": Factor("T", choices=SHAPES, about="outline of block and goal marker", physical=True),
         "block.scale": Factor(1.0, 0.7, 1.2, about="size of the block, relative to the published one", physical=True),
         "block.colour": colour((119, 136, 153), "RGB of the block's outline; inside it is lighter"),
-        # # The picture shows the real radius, so a larger disc also pushes from farther away.
+        # The picture shows the real radius, so a larger disc also pushes from farther away.
         "agent.radius": Factor(AGENT_RADIUS_PX, 8, 22, about="radius of the disc, px of 512", physical=True),
         "agent.colour": colour((65, 105, 225), "RGB of the disc's rim; inside it is lighter"),
         "background.colour": colour((255, 255, 255), "RGB of the table"),
@@ -150,7 +150,7 @@ class PushTEnv(SimStateEnv):
         """Returns pixels `[Y, X, C]` uint8 of a sim_state `[7]`; velocities do not show."""
         sim_state = self._check_sim_state(sim_state)
         shown = self.variation if variation is None else self._resolved(variation)
-        # # A second world, so that the running episode does not change.
+        # A second world, so that the running episode does not change.
         world = _simulator(shown)
         world.set_state(sim_state)
         drawing = self._drawing if shown == self.variation else self._drawing_of(shown, world.shape)
@@ -178,7 +178,7 @@ class PushTEnv(SimStateEnv):
         return PushTDrawing(self.image_size, look)
 
     def _sample_start(self) -> np.ndarray:
-        # # A RandomState seeded from np_random, so that starts follow the published distribution.
+        # A RandomState seeded from np_random, so that starts follow the published distribution.
         return self._random_state(np.random.RandomState(self.np_random.integers(2**31)))
 
     @staticmethod

@@ -18,7 +18,7 @@ RGB = tuple[int, int, int]
 WALL_GREY = (211, 211, 211)
 CONTACT_RED = (231, 76, 60)
 
-# # A fixed mark on the table: the goal of Diffusion Policy's task, not the goal of a planning episode.
+# A fixed mark on the table: the goal of Diffusion Policy's task, not the goal of a planning episode.
 GOAL_MARKER_POSE = (256.0, 256.0, np.pi / 4)
 OUTLINE_PX = 4
 RIM_PX = 4
@@ -28,7 +28,7 @@ CONTACT_OVERHANG_PX = 2.0
 _SHIFT = 3
 _FIXED = 1 << _SHIFT
 
-# # Points farther off the canvas than this are out of sight; the limit keeps fixed-point numbers in range.
+# Points farther off the canvas than this are out of sight; the limit keeps fixed-point numbers in range.
 _FAR_PX = 10_000
 
 
@@ -77,7 +77,7 @@ class PushTDrawing:
         self._walls = np.array(WALL_CORNERS, dtype=np.int32)
 
     def __reduce__(self) -> tuple[type, tuple[int, PushTLook]]:
-        # # Pickles leave the canvases out.
+        # Pickles leave the canvases out.
         return PushTDrawing, (self.image_size, self.look)
 
     def draw(self, sim_state: np.ndarray, contacts: Iterable[Contact]) -> np.ndarray:

@@ -28,7 +28,7 @@ DERIVATIVE_GAIN = 20.0
 AGENT_RADIUS_PX = 15
 WALL_RADIUS_PX = 2
 WALL_CORNERS = ((5, 506), (5, 5), (506, 5), (506, 506))
-# # Depth of the walls that are not published.
+# Depth of the walls that are not published.
 WALL_DEPTH_PX = 300
 
 # A point on either body, then the unit normal [px].

@@ -25,7 +25,7 @@ REACH_DISTANCE_M = 0.2
 PICK_DISTANCE_M = 0.05
 PLACE_DISTANCE_M = 0.15
 
-# # RoboCasa's name for the object of a kitchen task.
+# RoboCasa's name for the object of a kitchen task.
 OBJECT = "obj"
 
 _SOURCE = "the repository robocasa/robocasa on GitHub"
@@ -231,7 +231,7 @@ class _KitchenSimulator(RobosuiteSimulator):
 
     def _reset(self, seed: int) -> None:
         env = self.env
-        # # The samplers hold the environment's generator, so its state is set and the object is kept.
+        # The samplers hold the environment's generator, so its state is set and the object is kept.
         env.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         if env.placement_initializer is not None:
             env.object_placements = env.placement_initializer.sample(placed_objects=env.fxtr_placements)

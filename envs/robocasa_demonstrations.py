@@ -8,7 +8,7 @@ import numpy as np
 
 from envs import checks
 
-# # Numbers of the subtasks in `meta_data_info/current_task_segment` of a recording.
+# Numbers of the subtasks in `meta_data_info/current_task_segment` of a recording.
 SEGMENTS = {"reach": 0, "pick": 1, "place": 2}
 
 
@@ -61,7 +61,7 @@ class Demonstration:
     def build(self, env: Any) -> None:
         """Gives an environment the recorded kitchen."""
         env.set_ep_meta(self.meta)
-        # # A full reset, which makes the objects and fixtures of the recording.
+        # A full reset, which makes the objects and fixtures of the recording.
         env.hard_reset = True
         env.reset()
         env.hard_reset = False
@@ -79,7 +79,7 @@ class Demonstration:
             raise ValueError(f"demos: {self.source} does not tell subtasks (meta_data_info/current_task_segment)")
         of_subtask = np.concatenate([[False], self.segments == SEGMENTS[subtask], [False]])
         edges = np.flatnonzero(of_subtask[1:] != of_subtask[:-1]).reshape(-1, 2)
-        # # A segment of one state has no way from a start to a goal.
+        # A segment of one state has no way from a start to a goal.
         edges = edges[edges[:, 1] - edges[:, 0] > 1]
         if not len(edges):
             raise ValueError(f"demos: {self.source} has no segment of subtask '{subtask}' (number {SEGMENTS[subtask]})")

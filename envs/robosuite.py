@@ -14,15 +14,15 @@ from envs.robosuite_expert import Phase, ScriptedArm, Seen
 from envs.robosuite_simulator import import_robosuite
 
 SUCCESS_DISTANCE_M = 0.05
-# # Distance of a reach goal from the hand, and its lowest height.
+# Distance of a reach goal from the hand, and its lowest height.
 _REACH_M = (0.1, 0.25)
 _REACH_ABOVE_TABLE_M = 0.05
-# # Distance of the object from its start in a place goal.
+# Distance of the object from its start in a place goal.
 _PLACE_M = (0.1, 0.2)
 _STARTS_TRIED = 20
 _SCRIPT_ENV_STEPS = 400
 
-# # The object of each task; the script picks it.
+# The object of each task; the script picks it.
 OBJECTS: dict[str, str] = {
     "Lift": "cube_main",
     "Stack": "cubeA_main",
@@ -93,11 +93,12 @@ class RoboSuiteEnv(RobosuiteAdapter):
         return suite.make(self.task, robots=self.robot, **SILENT)
 
     def sample_start_goal(self, seed: int, variation: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Draws a start as robosuite's reset does, and lets the script reach a goal. The few starts from which the
-        script fails are drawn again.
+        """Draws a start as robosuite's reset does, and lets the script reach a goal.
 
-                Raises:
-                    RuntimeError: The script fails from all of 20 starts.
+        The few starts from which the script fails are drawn again.
+
+        Raises:
+            RuntimeError: The script fails from all of 20 starts.
         """
         self._resolved(variation)
         random = np.random.default_rng(seed)
@@ -149,7 +150,7 @@ class RoboSuiteEnv(RobosuiteAdapter):
         """A script that starts in the present state, and the place where hand or object should end, if any."""
         seen = self._see()
         if self.subtask == "reach":
-            # # Not below the hand's lowest height, because there is a table.
+            # Not below the hand's lowest height, because there is a table.
             lowest = min(seen.thing[2] + _REACH_ABOVE_TABLE_M, seen.hand[2])
             target = _draw_place(random, seen.hand, _REACH_M, lowest)
             return robosuite_expert.reach(target), target

@@ -11,13 +11,13 @@ from envs.mujoco_rendering import QUALITIES, MujocoPictures
 from envs.robosuite_simulator import COLLISION_GEOM_GROUP, RobosuiteSimulator
 from envs.simulator_env import SimulatorEnv
 
-# # The change that an action of +-1 means in one env_step: m, rad, and the gripper's effort.
+# The change that an action of +-1 means in one env_step: m, rad, and the gripper's effort.
 ACTION_SCALE = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5, 1.0)
 UNITS = ("normalised", "published")
-# # Subtasks; each environment defines when one is solved.
+# Subtasks; each environment defines when one is solved.
 SUBTASKS = ("reach", "pick", "place", "task")
 
-# # Arguments of every robosuite environment here: no window, no cameras or observations, and no end of the episode.
+# Arguments of every robosuite environment here: no window, no cameras or observations, and no end of the episode.
 SILENT: dict[str, Any] = {
     "has_renderer": False,
     "has_offscreen_renderer": False,
@@ -26,7 +26,7 @@ SILENT: dict[str, Any] = {
     "renderer": "mujoco",
     "control_freq": 20,
     "ignore_done": True,
-    # # The model is made once, so its objects stay the same and a reset takes milliseconds.
+    # The model is made once, so its objects stay the same and a reset takes milliseconds.
     "hard_reset": False,
 }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# # These values are ours, found by trial: a firmer pull overshoots, and a longer grip changes nothing.
+# These values are ours, found by trial: a firmer pull overshoots, and a longer grip changes nothing.
 _PULL = 2.0
 _POSITION_STEP_M, _ROTATION_STEP_RAD = 0.05, 0.5
 HOVER_M = 0.1
@@ -113,13 +113,13 @@ class ScriptedArm:
             self._target = begins + np.array(phase.offset)
         self._env_steps += 1
         move = seen.base.T @ (self._target - seen.hand)
-        # # Rotation of the hand away from its start, in the frame of actions.
+        # Rotation of the hand away from its start, in the frame of actions.
         turn = Rotation.from_matrix(seen.base.T @ self._upright @ seen.rotation.T @ seen.base).as_rotvec()
         action = np.concatenate([_PULL * move / _POSITION_STEP_M, turn / _ROTATION_STEP_RAD, [phase.gripper]])
         return np.clip(action, -1.0, 1.0)
 
     def _begin(self, index: int) -> None:
-        # # After the last phase its place is kept.
+        # After the last phase its place is kept.
         if index < len(self._phases):
             self._target = None
         self._index, self._env_steps = index, 0

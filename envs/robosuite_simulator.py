@@ -17,7 +17,7 @@ from envs.simulator_env import ForgettingSimulator
 
 # What robosuite draws is the same in every process, but for the resets: the size of a cube, say, is the model's.
 _MODEL_SEED = 0
-# # Groups of geoms that collide and are not drawn.
+# Groups of geoms that collide and are not drawn.
 COLLISION_GEOM_GROUP = 0
 
 # An arm's pose and a gripper.
@@ -32,7 +32,7 @@ def import_robosuite() -> Any:
     """
     import_mujoco("robosuite")
     logger = logging.getLogger("robosuite_logs")
-    # # robosuite sets its log level while it is imported, and warns about robots and settings that are not used here.
+    # robosuite sets its log level while it is imported, and warns about robots and settings that are not used here.
     logger.disabled = True
     try:
         return checks.require("robosuite", "jepawm[robosuite]")
@@ -75,7 +75,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._mujoco = mujoco
         with borrowed_randomness(_MODEL_SEED):
             self.env = make()
-        # # robosuite's observations are not used; updating them in every physics step would cost time.
+        # robosuite's observations are not used; updating them in every physics step would cost time.
         self.env._observables = {}
         self._set_up = False
         self._moved = np.zeros(0, dtype=np.int64)
@@ -83,7 +83,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self._moved = self._bodies_that_resets_move()
         self._set_up = False
 
-    # # A reset may replace these objects, so they are looked up each time.
+    # A reset may replace these objects, so they are looked up each time.
 
     @property
     def model(self) -> Any:  # type: ignore[override]
@@ -182,16 +182,16 @@ class RobosuiteSimulator(ForgettingSimulator):
         """Puts the simulator into a state `[S]`."""
         model, data = self.model, self.data
         ends = np.cumsum([1, model.nq, model.nv, self._gripper_width, self._posture_width, model.nv])
-        time, qpos, qvel, told, posture, warmstart, placement = np.split(state, ends)
+        time, qpos, qvel, gripper_command, posture, warmstart, placement = np.split(state, ends)
         self._mujoco.mj_resetData(model, data)
         placement = placement.reshape(-1, 7)
         model.body_pos[self._moved], model.body_quat[self._moved] = placement[:, :3], placement[:, 3:]
         data.time = time[0]
         data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = qpos, qvel, warmstart
         self._look()
-        self._gripper.current_action = told.copy()
+        self._gripper.current_action = gripper_command.copy()
         for controller in self._robot.part_controllers.values():
-            # # Otherwise the first physics step would use the controller's view of the state before.
+            # Otherwise the first physics step would use the controller's view of the state before.
             controller.new_update = True
         self._arm_controller.initial_joint = posture.copy()
         self._robot.composite_controller.update_state()
@@ -203,14 +203,14 @@ class RobosuiteSimulator(ForgettingSimulator):
 
     def advance(self, action: np.ndarray) -> None:
         """One env_step with an action `[7]` of the arm (-1 to 1, clipped by robosuite); all other joints get zero."""
-        told = np.zeros(self.action_width)
+        gripper_command = np.zeros(self.action_width)
         split = self._robot.composite_controller._action_split_indexes
-        told[slice(*split[self.arm])] = action[:-1]
-        told[slice(*split[self._gripper_part])] = action[-1]
-        # # A robot on wheels would apply its action in the frame of its base one physics step ago, which is not in the
+        gripper_command[slice(*split[self.arm])] = action[:-1]
+        gripper_command[slice(*split[self._gripper_part])] = action[-1]
+        # A robot on wheels would apply its action in the frame of its base one physics step ago, which is not in the
         # state.
         self._robot.composite_controller.update_state()
-        self.env.step(told)
+        self.env.step(gripper_command)
         self._look()
 
     def hand(self) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +244,7 @@ class RobosuiteSimulator(ForgettingSimulator):
         self.env.reset()
 
     def _look(self) -> None:
-        # # Computes positions and contacts of the present state. Unlike a full forward pass, it keeps the solver's
+        # Computes positions and contacts of the present state. Unlike a full forward pass, it keeps the solver's
         # first guess.
         self._mujoco.mj_fwdPosition(self.model, self.data)
 
@@ -265,7 +265,7 @@ class RobosuiteSimulator(ForgettingSimulator):
                 "expected an arm that takes a pose of 6 numbers and a gripper that takes 1, found "
                 f"{pose[1] - pose[0]} and {grip[1] - grip[0]}"
             )
-        # # A gripper's action begins with one number, and later has one per finger.
+        # A gripper's action begins with one number, and later has one per finger.
         self._gripper_width = int(np.size(self._gripper.format_action(np.zeros(1))))
         self._posture_width = len(self._arm_controller.initial_joint)
 

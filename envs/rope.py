@@ -19,7 +19,7 @@ RADIUS = 0.05
 _PUSHER_RADIUS, _PUSHER_LENGTH, _TAPER = 0.1, 1.0, 0.6
 _FRICTION, _PUSHER_FRICTION = 0.7, 0.2
 _MASS, _DRAG, _BENDING = 0.02, 0.1, 1.0
-# # Particles up to this many places apart in the chain do not collide. In a straight rope those two places apart touch;
+# Particles up to this many places apart in the chain do not collide. In a straight rope those two places apart touch;
 # in a bent rope those three places apart may.
 _SAME_STRETCH = 3
 
@@ -66,7 +66,7 @@ class RopeEnv(DeformableEnv):
         super().__init__(_world(), image_size, render_mode, goal, success_distance, quality)
 
     def _qpos(self, sim_state: np.ndarray) -> np.ndarray:
-        # # Each particle has three slide joints; their coordinates are its place.
+        # Each particle has three slide joints; their coordinates are its place.
         return sim_state
 
     def _sim_state(self, qpos: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def _world() -> World:
     bodies, tendons, equalities, excluded = [], [], [], []
     contact = f'condim="3" friction="{_FRICTION} 0 0" contype="1" conaffinity="3" solref="0.01 1"'
     for i in range(NUM_PARTICLES):
-        # # The model's first pose is a straight rope, which gives tendons their lengths; with `ref`, coordinates are
+        # The model's first pose is a straight rope, which gives tendons their lengths; with `ref`, coordinates are
         # places.
         place = (SPACING * i, 0.0, TABLE_HEIGHT + RADIUS)
         slides = "".join(

@@ -101,7 +101,7 @@ class SimulatorEnv(SimStateEnv):
 
     def _open(self) -> None:
         self._simulator = self._new_simulator()
-        # # Tasks have different objects, so each instance has names of its own.
+        # Tasks have different objects, so each instance has names of its own.
         self.sim_state_names = self._simulator.state_names  # type: ignore[misc]
         self._pictures = self._new_pictures()
 

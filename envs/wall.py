@@ -47,7 +47,7 @@ class WallEnv(SimStateEnv):
     action_max_norm = 1.8
     distance_name = "cells"
     contrasts = (("agent.colour", "background.colour"), ("wall.colour", "background.colour"))
-    # # Pictures consist of cells, so wall and door stand on whole cells. They keep the published paddings (20 for the
+    # Pictures consist of cells, so wall and door stand on whole cells. They keep the published paddings (20 for the
     # wall, 10
     # for the door); within the bounds of their sizes both rooms hold starts, and the door's edges lie in the arena.
     factors: ClassVar[Mapping[str, Factor]] = {
@@ -79,7 +79,7 @@ class WallEnv(SimStateEnv):
         """
         layout = _layout(self._resolved(variation))
         random = np.random.RandomState(seed)
-        # # The order of draws, swapping x alone, and float32 are as published, so the draws are equal to the bit.
+        # The order of draws, swapping x alone, and float32 are as published, so the draws are equal to the bit.
         start_x = random.uniform(LOW + START_CLEARANCE_CELLS, layout.left - START_CLEARANCE_CELLS)
         goal_x = random.uniform(layout.right + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
         start_y = random.uniform(LOW + START_CLEARANCE_CELLS, HIGH - START_CLEARANCE_CELLS)
@@ -115,7 +115,7 @@ class WallEnv(SimStateEnv):
         self._canvas = canvas(self.image_size, self._layout, _look(self.variation))
 
     def _sample_start(self) -> np.ndarray:
-        # # Uniform over both rooms: x is drawn in the left room, and moved to the right room with the probability of
+        # Uniform over both rooms: x is drawn in the left room, and moved to the right room with the probability of
         # its area.
         left_width = self._layout.left - LOW - 2 * START_CLEARANCE_CELLS
         right_width = HIGH - self._layout.right - 2 * START_CLEARANCE_CELLS

@@ -78,7 +78,7 @@ class WallCanvas:
     first_px: list[int]
 
     def __reduce__(self) -> tuple[Callable[..., "WallCanvas"], tuple[int, WallLayout, WallLook]]:
-        # # Pickles leave cached pictures out.
+        # Pickles leave cached pictures out.
         return canvas, self.made_of
 
     def draw(self, positions_N2: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ class WallCanvas:
         return pixels
 
 
-# # Many episodes with different looks may run at once; a canvas of 224 px takes 0.4 to 1 MB.
+# Many episodes with different looks may run at once; a canvas of 224 px takes 0.4 to 1 MB.
 @lru_cache(maxsize=64)
 def canvas(image_size: int, layout: WallLayout, look: WallLook) -> WallCanvas:
     """The canvas of pictures of one size [px], layout and look."""

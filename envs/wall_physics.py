@@ -18,7 +18,7 @@ LOW, HIGH = 4.0, 60.0
 
 # After a hit the point stands this far from the wall, and has slipped this far along it (always to larger x or y).
 REBOUND = 0.5
-# # A point that is on the border after that is put this far inside.
+# A point that is on the border after that is put this far inside.
 MARGIN = 0.3
 
 
@@ -74,7 +74,7 @@ def step_positions(
     starts = np.asarray(positions_N2, dtype=np.float64)
     ends = starts + CELLS_PER_ACTION * np.asarray(actions_N2, dtype=np.float64)
     low, high = np.minimum(starts, ends), np.maximum(starts, ends)
-    # # Most moves stay in one room, away from all walls; only the other moves need the case analysis.
+    # Most moves stay in one room, away from all walls; only the other moves need the case analysis.
     touches_border = (low <= LOW).any(axis=1) | (high >= HIGH).any(axis=1)
     touches_wall = (high[:, 0] >= layout.left) & (low[:, 0] <= layout.right)
     for n in np.flatnonzero(touches_border | touches_wall):

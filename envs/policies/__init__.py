@@ -13,7 +13,7 @@ from envs.policies.base import OpenLoopPolicy, Policy
 
 __all__ = ["POLICIES", "OpenLoopPolicy", "Policy", "make_policy"]
 
-# # Module and class of each policy. Importing this package imports none of them, and no simulator.
+# Module and class of each policy. Importing this package imports none of them, and no simulator.
 POLICIES: dict[str, str] = {
     "wall_walk": "envs.policies.wall:WallWalk",
     "wall_mixed_walk": "envs.policies.wall:WallMixedWalk",

@@ -22,7 +22,7 @@ class PointMazeRandom(OpenLoopPolicy):
     env_id = "envs/PointMaze-v1"
 
     def actions(self, seed: Seed, num_env_steps: int) -> np.ndarray:
-        # # Rows are drawn one after the other from one stream, so a longer episode begins like a shorter one.
+        # Rows are drawn one after the other from one stream, so a longer episode begins like a shorter one.
         return np.random.default_rng(seed).uniform(-1.0, 1.0, (num_env_steps, 2)).astype(np.float32)
 
 
@@ -79,7 +79,7 @@ class PointMazeWaypoints(Policy):
         off_x, off_y = random.uniform(-self._OFF_MIDDLE, self._OFF_MIDDLE, 2)
         self._place = (x + off_x, y + off_y)
         self._env_steps_left = self._PATIENCE_ENV_STEPS
-        # # Distance of every cell from the target cell, in cells.
+        # Distance of every cell from the target cell, in cells.
         self._cells_left = {cell: 0}
         ring = [cell]
         while ring:
@@ -93,7 +93,7 @@ class PointMazeWaypoints(Policy):
     def _next_waypoint(self, x: float, y: float) -> tuple[float, float]:
         cell = self._maze.cell(x, y)
         if cell not in self._cells_left:
-            # # The ball may be pressed into a wall, so its cell is not free.
+            # The ball may be pressed into a wall, so its cell is not free.
             cell = min(self._free, key=lambda free: math.dist(self._maze.middle(*free), (x, y)))
         if self._cells_left[cell] == 0:
             return self._place

@@ -61,7 +61,7 @@ class PushTNoisyPush(Policy):
         return (step + self._random.normal(0.0, self._NOISE_STD, size=2)).astype(np.float32)
 
     def _draw_place(self, random: np.random.Generator, sim_state: np.ndarray) -> np.ndarray:
-        # # The block is read at each episode, because a reset may give the environment another block.
+        # The block is read at each episode, because a reset may give the environment another block.
         block, agent_radius_px = make_block(), AGENT_RADIUS_PX
         if self._env is not None:
             block, agent_radius_px = self._env.block, self._env.variation["agent.radius"]

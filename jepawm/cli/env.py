@@ -46,7 +46,7 @@ class CheckEnv:
             print((SET if trial.bare.can_be_set else LED) if trial.is_adapted else NATIVE)
             trial.close()
         if failures:
-            print(f"{self.env}: {failures} check(s) failed; the contract is in the README, under Environments")
+            print(f"{self.env}: {failures} check(s) failed; the contract is in docs/extend/environment.md")
             return 1
         print(f"{self.env}: ok; collect with: jepawm collect --env {self.env} --episodes 100 --output DATASET")
         return 0

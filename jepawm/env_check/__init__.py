@@ -1,4 +1,4 @@
-"""Does an environment keep what collecting and planning rely on? Each check answers in one line that teaches."""
+"""Checks whether an environment is fit for collecting and planning. A finding says what to change."""
 
 import traceback
 from pathlib import Path
@@ -18,16 +18,16 @@ def check_env(config: EnvConfig) -> tuple[list[Finding], Trial | None]:
     """Runs every check.
 
     Args:
-        config: Which environment, its options and the size of its pictures.
+        config: The environment, its options and the size of its pictures.
 
     Returns:
-        Findings in order, and the environment if it could be made (to be closed).
+        Findings in order, and the environment under test, which the caller closes; None if it could not be made.
     """
     try:
         trial = Trial(config)
     except JepawmError as error:
         return [Finding("FAIL", "made", str(error))], None
-    except Exception as error:  # noqa: BLE001 - whatever anyone's code raises is a finding
+    except Exception as error:  # noqa: BLE001 - any error of the environment is a finding
         return [Finding("FAIL", "made", _raised(error))], None
     what = f"{type(trial.bare).__name__}, through the adapter" if trial.is_adapted else type(trial.bare).__name__
     findings = [Finding("ok", "made", f"{config.id} ({what})")]

@@ -1,4 +1,4 @@
-"""What all other checks build on: spaces, and observations that are as the spaces say."""
+"""Checks that all others build on: spaces, and observations that match them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -61,7 +61,7 @@ def _facts(trial: Trial) -> Iterator[Answer]:
     else:
         yield ok(f"{rate:g} env_steps per second, sim_state of {len(names)} numbers")
         if getattr(trial.bare, "control_hz_from", "") == "assumed":
-            yield note("the rate is assumed, the environment tells none; give it with --options control_hz=NUMBER")
+            yield note("the rate is assumed, the environment has none; give it with --options control_hz=NUMBER")
 
 
 def _observations(trial: Trial) -> Iterator[Answer]:
@@ -81,7 +81,7 @@ def _observations(trial: Trial) -> Iterator[Answer]:
                 yield fail(f"{key} {after}: not all finite")
                 return
             if not ((value >= expected.low) & (value <= expected.high)).all():
-                yield fail(f"{key} {after}: outside the bounds that the observation space says")
+                yield fail(f"{key} {after}: outside the bounds of the observation space")
                 return
         state = info.get("sim_state")
         if not isinstance(state, np.ndarray) or state.shape != (width,) or not np.isfinite(state).all():
@@ -89,7 +89,7 @@ def _observations(trial: Trial) -> Iterator[Answer]:
             return
         if len(result) == 5 and result[2]:
             break
-    yield ok("real ones are as the spaces say, and info['sim_state'] is there")
+    yield ok("they match the spaces, and info['sim_state'] is there")
 
 
 BASICS: dict[str, Check] = {

@@ -1,4 +1,4 @@
-"""Episodes: what is seen of them, what fixes them, and whether they can be come back to."""
+"""Checks of episodes: pictures, seeding, resets to a state, actions, ends, several instances."""
 
 import copy
 import pickle
@@ -10,8 +10,8 @@ import numpy as np
 
 from jepawm.env_check.trial import PIXEL_TOLERANCE, STEPS, Answer, Check, Trial, fail, note, ok, pixel_difference, same
 
-# As a share of how far states move in an episode. What a solver remembers beside the state, or a substep that settles a
-# state after it is set, stays below; a velocity that was left out does not.
+# Largest accepted difference of states, as a share of how far states move in an episode. Differences from a solver's
+# memory, or from a substep that settles a state after it is set, are smaller; those from a missing velocity are larger.
 NEAR = 0.02
 
 
@@ -29,11 +29,11 @@ def _pictures(trial: Trial) -> Iterator[Answer]:
 
 def _arrays(trial: Trial) -> Iterator[Answer]:
     seen, info = trial.reset(0)
-    handed = {"pixels": seen["pixels"], "proprio": seen["proprio"], "info['sim_state']": info["sim_state"]}
-    kept = {name: array.copy() for name, array in handed.items()}
+    returned = {"pixels": seen["pixels"], "proprio": seen["proprio"], "info['sim_state']": info["sim_state"]}
+    kept = {name: array.copy() for name, array in returned.items()}
     for action in trial.walk(0, 3):
         trial.env.step(action)
-    changed = [name for name, array in handed.items() if not np.array_equal(array, kept[name])]
+    changed = [name for name, array in returned.items() if not np.array_equal(array, kept[name])]
     if changed:
         yield fail(f"{', '.join(changed)} of an earlier step changed with a later one; return a copy")
     else:
@@ -132,7 +132,7 @@ def _percent(share: float) -> str:
 def _advance(trial: Trial) -> Iterator[Answer]:
     advance = getattr(trial.bare, "advance", None)
     if advance is None:
-        yield note("there is no advance(action): every env_step draws a picture, also those nobody looks at")
+        yield note("there is no advance(action): every env_step draws a picture, although most pictures are not used")
         return
     seed, actions, played = trial.lived(10)
     trial.reset(seed)
@@ -156,7 +156,7 @@ def _actions(trial: Trial) -> Iterator[Answer]:
     far = space.high + (space.high - space.low)
     try:
         beyond = trial.play(0, [far])
-    except Exception as error:  # noqa: BLE001 - to be told, not judged
+    except Exception as error:  # noqa: BLE001 - reported, and no failure
         yield ok(f"they matter; beyond the bounds they are refused ({type(error).__name__})")
         return
     clipped = np.array_equal(beyond.truth, trial.play(0, [space.high]).truth)
@@ -206,10 +206,10 @@ def _copies(trial: Trial) -> Iterator[Answer]:
     for name, way in ways.items():
         try:
             way(trial.env)
-        except Exception as error:  # noqa: BLE001 - to be told, not judged
+        except Exception as error:  # noqa: BLE001 - reported, and no failure
             cannot.append(f"{name} ({type(error).__name__})")
     if cannot:
-        yield note(f"cannot be duplicated by {' or '.join(cannot)}; not needed here, for every worker makes its own")
+        yield note(f"cannot be duplicated by {' or '.join(cannot)}; not needed, every process makes its own")
     else:
         yield ok("can be pickled and copied")
 

@@ -1,4 +1,4 @@
-"""Goals: that there are some, what they look like, and when they are reached."""
+"""Checks of goals: they differ, they look as in an episode, and success and distance recognise them."""
 
 from collections.abc import Iterator
 
@@ -71,7 +71,7 @@ def _success(trial: Trial) -> Iterator[Answer]:
     else:
         yield ok("a state that is the goal is a success")
     if not getattr(bare, "distance_name", ""):
-        yield note("there is no distance_name, so reports tell no distance to the goal")
+        yield note("there is no distance_name, so reports have no distance to the goal")
         return
     here = [float(bare.distance(goal, goal)) for _, goal in pairs]
     there = [float(bare.distance(start, goal)) for start, goal in pairs]
@@ -82,7 +82,7 @@ def _success(trial: Trial) -> Iterator[Answer]:
     else:
         extra = f", solved below {bare.success_distance:.3g}" if trial.is_adapted else ""
         if max(here) > 1e-6:
-            yield note(f"distance(goal, goal) is up to {max(here):.3g}: it measures something else than how far to go")
+            yield note(f"distance(goal, goal) is up to {max(here):.3g}: it does not measure the distance alone")
         yield ok(f"{bare.distance_name}: {min(there):.3g} to {max(there):.3g} from start to goal{extra}")
 
 
@@ -91,8 +91,8 @@ def _proprio(trial: Trial) -> Iterator[Answer]:
         yield note("there is no proprio(sim_state): models that read proprio cannot be evaluated here")
         return
     _, _, played = trial.lived(9)
-    told = np.stack([np.asarray(trial.bare.proprio(state)) for state in played.states])
-    if told.shape != played.proprio.shape or not np.allclose(told, played.proprio, rtol=1e-5, atol=1e-6):
+    proprio = np.stack([np.asarray(trial.bare.proprio(state)) for state in played.states])
+    if proprio.shape != played.proprio.shape or not np.allclose(proprio, played.proprio, rtol=1e-5, atol=1e-6):
         yield fail("proprio(sim_state) is not what the observation had as proprio in that state")
     else:
         yield ok("proprio(sim_state) is the observation's")

@@ -1,4 +1,4 @@
-"""How fast an environment is, with and without pictures."""
+"""Measures how fast an environment is, with and without pictures."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +18,14 @@ def _speed(trial: Trial) -> Iterator[Answer]:
             trial.reset(0)
 
     with_pictures = _per_second(step)
-    told = [f"{with_pictures:.0f} env_steps/s with pictures of {size} px"]
+    texts = [f"{with_pictures:.0f} env_steps/s with pictures of {size} px"]
     if callable(getattr(trial.bare, "advance", None)):
         trial.reset(0)
         actions = iter(trial.walk(0, 100_000))
-        told.append(f"{_per_second(lambda: trial.bare.advance(next(actions))):.0f} without")
+        texts.append(f"{_per_second(lambda: trial.bare.advance(next(actions))):.0f} without")
     _, goal = trial.task(0)
-    told.append(f"{1e3 / _per_second(lambda: trial.show(goal)):.1f} ms for the picture of a goal")
-    yield ok(", ".join(told))
+    texts.append(f"{1e3 / _per_second(lambda: trial.show(goal)):.1f} ms for the picture of a goal")
+    yield ok(", ".join(texts))
 
 
 def _per_second(call: Callable[[], object]) -> float:

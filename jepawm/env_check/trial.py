@@ -1,4 +1,4 @@
-"""What is tried: the environment under test, ways of playing in it, and what is noted about it."""
+"""The environment under test, ways to play episodes in it, and findings about it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ Level = Literal["ok", "FAIL", "note"]
 
 STEPS = 24
 LEAST_STEPS = 4
-# Pictures of one state may differ by rounding where a GPU draws them, and by nothing that could be seen.
+# Pictures of one state may differ by the rounding of a GPU: this many grey levels, which cannot be seen.
 PIXEL_TOLERANCE = 3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """One line of the result of a check.
 
     Attributes:
-        level: `FAIL`: collecting or planning would go wrong; `note`: good to know.
-        name: The check's.
-        text: What was found, what was expected, what to do.
+        level: `FAIL`: collecting or planning would go wrong; `note`: useful to know; `ok`: the check passed.
+        name: Name of the check.
+        text: What was found, what was expected, and what to do.
     """
 
     level: Level
@@ -38,15 +38,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Played:
-    """An episode.
+    """A recorded episode.
 
     Attributes:
-        states: `[T+1,S]`.
-        truth: `[T+1,s]`, the part of the states that must be the same where an episode is; an adapted environment's
-            states also hold how it came there.
+        states: `[T+1,S]` sim_states.
+        truth: `[T+1,s]`, the part of the states that must repeat when the episode is repeated. States of an adapted
+            environment also hold an address (seed and env_step), which may differ.
         pixels: `[T+1,Y,X,C]`.
         proprio: `[T+1,R]`.
-        ended: Whether it ended before its time.
+        ended: Whether the environment ended the episode early.
     """
 
     states: np.ndarray
@@ -57,15 +57,15 @@ class Played:
 
 
 class Trial:
-    """The environment under test, and ways of playing in it.
+    """The environment under test, and ways to play episodes in it.
 
     Args:
-        config: Which environment.
+        config: The environment, its options and the size of its pictures.
 
     Attributes:
-        env: As it is made.
-        bare: Without wrappers.
-        is_adapted: Whether it runs through the adapter.
+        env: The environment with its wrappers.
+        bare: The environment without wrappers.
+        is_adapted: Whether the environment runs through the adapter.
     """
 
     def __init__(self, config: EnvConfig) -> None:
@@ -76,38 +76,38 @@ class Trial:
         self.bare = self.env.unwrapped
         self.is_adapted = isinstance(self.bare, AdaptedEnv)
         self.exact: slice = getattr(self.bare, "exact_part", slice(None))
-        # One variation for all: a state says nothing of what may differ besides.
+        # All episodes have one variation, because a sim_state does not hold the variation.
         self.variation = self.bare.sample_variation(0) if getattr(self.bare, "vary", ()) else None
-        self._told = () if self.variation is None else (self.variation,)
+        self._variation_argument = () if self.variation is None else (self.variation,)
         self.others: list[Any] = []
 
     def another(self) -> Any:
-        """A further instance."""
+        """Makes a further instance; `close` closes it."""
         self.others.append(make_env(self.config))
         return self.others[-1]
 
     def reset(self, seed: int, state: np.ndarray | None = None, env: Any = None) -> tuple[Any, Any]:
         """Begins an episode; returns observation and info."""
-        told = {"sim_state": state, "variation": self.variation}
-        options = {key: value for key, value in told.items() if value is not None}
+        requested = {"sim_state": state, "variation": self.variation}
+        options = {key: value for key, value in requested.items() if value is not None}
         result: tuple[Any, Any] = (self.env if env is None else env).reset(seed=seed, options=options or None)
         return result
 
     def task(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Start and goal of a seed."""
-        start, goal = self.bare.sample_start_goal(seed, *self._told)
+        start, goal = self.bare.sample_start_goal(seed, *self._variation_argument)
         return start, goal
 
     def show(self, state: np.ndarray) -> np.ndarray:
         """The picture of a state."""
-        shown: np.ndarray = self.bare.render_state(state, *self._told)
+        shown: np.ndarray = self.bare.render_state(state, *self._variation_argument)
         return shown
 
     def walk(self, seed: int, count: int = STEPS) -> list[np.ndarray]:
-        """Random actions, held for a while, inside the bounds and the largest norm.
+        """Random actions within the bounds and the largest norm, each held for a few env_steps.
 
-        An adapted environment's states have addresses on exactly these. In others a quarter of the bounds is enough:
-        they may be wide enough for any move, and a walk of such moves would leave what can be seen.
+        In an adapted environment this is the walk on which states have addresses. In other environments actions are
+        a quarter as large: bounds may allow a move to any place, and such moves would leave the picture.
         """
         from jepawm.rollout.adapter import RandomWalk
 
@@ -143,7 +143,10 @@ class Trial:
         return Played(states, states[:, self.exact], pixels, proprio, ended)
 
     def lived(self, first_seed: int) -> tuple[int, list[np.ndarray], Played]:
-        """The seed of an episode, its actions, and what came of them, without its end.
+        """Plays an episode that lasts at least `LEAST_STEPS` env_steps, and leaves out its end.
+
+        Returns:
+            The seed of the episode, its actions, and what was observed.
 
         Raises:
             EnvironmentFault: Every episode ends too soon.
@@ -169,22 +172,22 @@ Check = Callable[[Trial], Iterator[Answer]]
 
 
 def fail(text: str) -> Answer:
-    """Collecting or planning would go wrong."""
+    """A finding for which collecting or planning would go wrong."""
     return "FAIL", text
 
 
 def note(text: str) -> Answer:
-    """Good to know."""
+    """A finding that is useful to know."""
     return "note", text
 
 
 def ok(text: str) -> Answer:
-    """As it should be."""
+    """A check that passed."""
     return "ok", text
 
 
 def same(one: Played, other: Played) -> bool:
-    """Whether two episodes are equal: states and proprio to the bit, pictures as far as one can see."""
+    """Whether two episodes are equal: states and proprio to the bit, pictures within `PIXEL_TOLERANCE`."""
     if one.states.shape != other.states.shape or pixel_difference(one.pixels, other.pixels) > PIXEL_TOLERANCE:
         return False
     return np.array_equal(one.truth, other.truth) and np.array_equal(one.proprio, other.proprio)

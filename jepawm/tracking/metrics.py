@@ -84,11 +84,9 @@ class _Place:
 
     def new_records(self, path: str) -> Iterator[Record]:
         """Whole records since the last look; all of them where the file is another one."""
-        try:
-            file = open(path, "rb")
-        except FileNotFoundError:
+        if not os.path.exists(path):
             return
-        with file:
+        with open(path, "rb") as file:
             inode = os.fstat(file.fileno()).st_ino
             if inode != self.inode:
                 self.inode, self.offset = inode, 0

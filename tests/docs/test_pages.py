@@ -19,10 +19,10 @@ from jepawm.encoders import build_encoder
 # The Python blocks of these pages need surroundings of their own; the named test runs them.
 OWN_TESTS = {
     "docs/data.md": "test_data_page.py",
-    "docs/extend/encoder.md": "test_extend_encoder.py",
+    "docs/extend/encoder.md": "test_extend_models.py",
     "docs/extend/environment.md": "test_extend_environment.py",
     "docs/extend/importer.md": "test_extend_importer.py",
-    "docs/extend/planner.md": "test_extend_planner.py",
+    "docs/extend/planner.md": "test_extend_models.py",
 }
 PYTHON_PAGES = sorted({block.page for block in doc_pages.blocks("python")})
 

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment behind the contract of ours."""
+"""Gives any Gymnasium environment the contract of jepawm's environments."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ __all__ = ["AdaptedEnv", "RandomWalk"]
 
 
 def __getattr__(name: str) -> Any:
-    """The adapter without importing gymnasium before an environment is adapted."""
+    """Imports the adapter, and with it gymnasium, at its first use."""
     if name not in __all__:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(importlib.import_module(f"{__name__}.environment"), name)

@@ -1,18 +1,18 @@
-"""Any Gymnasium environment as one that can be collected in and planned in.
+"""Makes any Gymnasium environment fit for collecting and planning.
 
-The contract of jepawm's own environments (README, Environments) asks for states that can be set. Most environments
-cannot be set to a state, but every one can be brought to some: a *walk* from `reset(seed)`, with random actions that
-the seed fixes. So there are two kinds of sim_state:
+The contract of jepawm (docs/extend/environment.md) needs states that an episode can start from. Most Gymnasium
+environments cannot be set to a state, but each can reach some states again: those of a *walk* from `reset(seed)`, with
+random actions that the seed determines. So there are two kinds of sim_state:
 
 * A MuJoCo environment with `data.qpos`, `data.qvel` and `set_state` is set to them. Its sim_state is
   [qpos, qvel, observation].
-* Any other is brought there again. Its sim_state is an address, [observation, seed, env_step]: the state after
+* Any other environment repeats the walk. Its sim_state is an address, [observation, seed, env_step]: the state after
   `env_step` actions of the walk from `reset(seed)`. A state that was reached by other actions has the address
-  [..., -1, -1]: how far it is from a goal can be told, but it cannot be shown or reset to.
+  [..., -1, -1]: its distance to a goal is known, but it cannot be drawn or reset to.
 
-Goals are states on a walk. A second instance of the environment finds and shows them, so that the episode is left
-alone. A goal is reached when the observation's numbers are near enough to the goal's. What the environment itself calls
-a success is another matter, and is not asked.
+Goals are states on a walk. A second instance of the environment visits and draws them, so that the running episode does
+not change. A goal is reached when the numbers of the observation are near those of the goal. The success that the
+environment itself reports is not used.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ from jepawm.rollout.adapter.options import AdapterOptions, is_number
 from jepawm.rollout.adapter.world import World
 
 WALK_POLICY = "random_walk"
-# Each action of a walk is held this long at most: actions that change at every step cancel out and lead nowhere.
+# Longest time that a walk holds one action. Actions that change at every env_step would cancel out.
 LONGEST_HOLD_ENV_STEPS = 8
 # A goal counts as reached within this share of the usual distance from a start to its goal.
 SUCCESS_SHARE = 0.2
@@ -36,11 +36,11 @@ _NO_ADDRESS = -1
 
 
 class RandomWalk:
-    """The actions of a seed: each drawn uniformly from the space and held for 1 to 8 env_steps.
+    """Random actions: each is drawn uniformly from the space and held for 1 to 8 env_steps.
 
     Args:
         space: Box of the actions.
-        seed: Fixes them all.
+        seed: Determines all actions.
     """
 
     def __init__(self, space: spaces.Box, seed: int) -> None:
@@ -60,23 +60,22 @@ class RandomWalk:
 
 
 class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
-    """An environment of anyone's with the contract of jepawm's own; see the module.
+    """A Gymnasium environment with the contract of jepawm; see the module.
 
     Observations are `pixels` uint8 `[Y,X,3]`, the middle square of the environment's picture, and `proprio` float32
-    `[R]`, what its observation has under `proprio`, else all its numbers. Where there are no numbers, 8 x 8 grey levels
-    of the picture stand in.
+    `[R]`: the observation's key `proprio`, or all its numbers. If there are no numbers, 8 x 8 grey levels of the
+    picture stand in for them.
 
-    When the environment ends an episode, its last state stays: it is not stepped any more, `terminated` is True, and
-    further actions change nothing.
+    When the environment ends an episode, the last state stays: `terminated` is True, and later actions change nothing.
 
     Args:
         env_id: For messages.
         make: Makes an instance; called twice.
         image_size: Height and width of `pixels`, px.
-        options: See there.
+        options: See `AdapterOptions`.
 
     Raises:
-        EnvironmentFault: It cannot be seen, or its actions cannot be searched.
+        EnvironmentFault: The environment draws no pictures, or its action space cannot be searched.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
@@ -102,7 +101,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         numbers = self._world.names
         pose = self._world.pose_names() if self.can_be_set else ()
         self._numbers = slice(len(pose), len(pose) + len(numbers))
-        # What a reset to a state brings back to the bit: an observation may lag, an address may be another.
+        # The part of sim_state that a reset restores to the bit. Observations may lag, and addresses may differ.
         self.exact_part = slice(0, len(pose)) if self.can_be_set else self._numbers
         self.sim_state_names = (*pose, *numbers, *(() if self.can_be_set else ("reset_seed", "env_step")))
         self.proprio_names = numbers[self._world.observations.proprio]
@@ -127,7 +126,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
         Raises:
             ValueError: An unknown option, or a state of another width.
-            EnvironmentFault: A state that has no address, or that its address does not lead to again.
+            EnvironmentFault: The state has no address, or its address leads to another state.
         """
         options = {} if options is None else options
         for key in options:
@@ -175,7 +174,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return self._world.picture()
 
     def random_walk(self, seed: int) -> RandomWalk:
-        """The policy whose states have addresses, in an episode that was reset with this seed."""
+        """The random walk whose states have addresses in an episode that was reset with this seed."""
         return RandomWalk(self._world.actions.space, seed)
 
     def close(self) -> None:
@@ -189,7 +188,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             raise ValueError(f"action: expected {len(self.action_names)} numbers, found shape {action.shape}")
         if self._world.is_over:
             return 0.0
-        # An episode that keeps to the walk keeps its address.
+        # While the actions are those of the walk, the state has an address.
         if self._walk is not None and np.array_equal(action, self._walk.act()):
             self._taken += 1
         else:
@@ -209,9 +208,9 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     # -- states, goals, distances ------------------------------------------------------------------------------------
 
     def sample_start_goal(self, seed: int, variation: None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The state after `reset(seed)`, and one some env_steps later on its walk, both `[S]` float64.
+        """The state after `reset(seed)`, and a state some env_steps later on its walk, both `[S]` float64.
 
-        Where the walk ends its episode before, the goal is the last state that was still alive.
+        If the episode ends before, the goal is the last state before its end.
         """
         least, largest = self.options.goal_env_steps
         wanted = int(np.random.default_rng([seed, 2]).integers(least, largest + 1))
@@ -226,7 +225,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return start, goal
 
     def distance(self, sim_state: np.ndarray, goal: np.ndarray) -> float:
-        """Euclidean distance of the observations' numbers, or of those that `success_numbers` names."""
+        """Euclidean distance of the numbers that `success_numbers` chooses."""
         one, other = (self._checked("sim_state", state)[self._numbers][self._compared] for state in (sim_state, goal))
         return float(np.linalg.norm(one - other))
 
@@ -239,7 +238,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """The distance below which a goal is reached.
 
         Raises:
-            EnvironmentFault: It was not given, and goals do not differ from starts.
+            EnvironmentFault: The option is not set, and observations of goals equal those of starts.
         """
         if self._radius is None:
             usual = float(np.median([self.distance(*self.sample_start_goal(seed)) for seed in range(_TASKS_FOR_SCALE)]))
@@ -258,10 +257,10 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return numbers[self._world.observations.proprio].astype(np.float32)
 
     def render_state(self, sim_state: np.ndarray, variation: None = None) -> np.ndarray:
-        """Returns pixels `[Y,X,3]` uint8 of a sim_state `[S]`. Leaves the episode alone.
+        """Returns pixels `[Y,X,3]` uint8 of a sim_state `[S]`. The running episode does not change.
 
         Raises:
-            EnvironmentFault: It has no address, or its address does not lead to it again.
+            EnvironmentFault: The state has no address, or its address leads to another state.
         """
         world = self._second()
         self._go_to(world, self._checked("sim_state", sim_state), 0)
@@ -285,17 +284,17 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         walk = self.random_walk(seed)
         world.reset(seed)
         for _ in range(taken):
-            # An end has an address too: the last frame of an episode may be somebody's goal.
+            # The last state of an episode has an address too, because it may be a goal.
             if world.is_over:
                 break
             world.step(walk.act())
         difference = np.abs(world.numbers() - state[self._numbers])
-        # Wide enough for another machine's rounding, far too narrow for another episode.
+        # The tolerance allows the rounding of another machine, and is far too narrow for another episode.
         if not np.allclose(world.numbers(), state[self._numbers], rtol=1e-3, atol=1e-3):
             raise EnvironmentFault(
                 f"env.id '{self.env_id}': reset(seed={seed}) and {taken} env_steps led to another state than before "
-                f"(largest difference of the observation {difference.max():.3g}); its episodes are not fixed by the "
-                "seed, look at it with `jepawm env check`"
+                f"(largest difference of the observation {difference.max():.3g}); the seed does not "
+                "determine its episodes, look at it with `jepawm env check`"
             )
 
     def _address(self, state: np.ndarray) -> tuple[int, int]:
@@ -319,7 +318,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def _chosen_numbers(self, count: int) -> np.ndarray:
         chosen = self.options.success_numbers
         if chosen is None:
-            # How fast things move cannot be seen in the picture of a goal.
+            # The picture of a goal does not show velocities, so they do not count.
             places = self._world.places() if self.can_be_set else np.arange(count)
             return places if len(places) else np.arange(count)
         if not all(0 <= place < count for place in chosen):
@@ -330,7 +329,7 @@ class AdaptedEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return np.array(chosen)
 
     def _rate(self) -> tuple[float, str]:
-        """env_steps per second, and where that comes from."""
+        """env_steps per second, and the source of that number."""
         bare = self._world.env.unwrapped
         if self.options.control_hz is not None:
             return float(self.options.control_hz), "env.options"

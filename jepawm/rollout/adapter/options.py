@@ -1,4 +1,4 @@
-"""What can be told to the adapter of foreign environments."""
+"""Options of the adapter for Gymnasium environments."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from jepawm.errors import ConfigError
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """What can be told to the adapter with `--env.options KEY=VALUE`; all other keys are the environment's own.
+    """Options of the adapter, set with `--env.options KEY=VALUE`; all other keys are arguments of the environment.
 
     Attributes:
         success_distance: Distance from the goal below which it is reached; None: a fifth of the median distance from
             start to goal in eight tasks.
-        success_numbers: Which numbers of the observation the distance is taken over; None: all, and in an environment
-            that can be set those that do not depend on velocities. A picture of a goal shows no velocity, so goals are
-            better places.
+        success_numbers: Indices of the observation's numbers that the distance uses. None: all numbers; in an
+            environment that can be set to a state, those that do not depend on velocities, because the picture of a
+            goal shows no velocity.
         goal_env_steps: Least and largest number of env_steps from a start to its goal.
-        action_bound: Bound of actions that have none.
+        action_bound: Bound of action dimensions without bounds.
         control_hz: env_steps per second; None: from the environment's `dt`, else its `render_fps`, else 10.
     """
 

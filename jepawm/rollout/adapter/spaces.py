@@ -1,4 +1,4 @@
-"""What the spaces of any Gymnasium environment become: a bounded vector of actions, a picture, a vector of numbers."""
+"""Turns the spaces of any Gymnasium environment into a bounded vector of actions, a picture and a vector of numbers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +10,19 @@ from gymnasium import spaces
 from jepawm.errors import EnvironmentFault
 
 PICTURE_KEYS = ("pixels", "image", "rgb")
-# A smaller array with the shape of a picture is a board, not something a camera or a screen shows.
+# A smaller array with the shape of a picture is taken for a board of cells, and not for a picture.
 MIN_PICTURE_PX = 16
-# An environment that shows a picture and nothing else is measured by a small grey copy of it.
+# If observations hold only a picture, a grey copy of this size stands in for numbers.
 THUMBNAIL_PX = 8
-# A bound beyond this is one in name only; float32's largest number is a common way to write "none".
+# A larger bound counts as no bound: some environments write the largest float32 for "none".
 LARGEST_BOUND = 1e6
 
 
 class Actions:
-    """A bounded box to search and the action that each of its points stands for.
+    """A bounded box for the planner, and the environment's action for each point of the box.
 
-    A Box stays what it is, flattened. Discrete(n) becomes n numbers from 0 to 1, of which the largest acts;
-    MultiDiscrete the same for each of its parts; MultiBinary(n) becomes n numbers that are on above a half.
+    A Box is flattened. Discrete(n) becomes n numbers from 0 to 1, and the largest one chooses the action; each part of
+    MultiDiscrete becomes the same. MultiBinary(n) becomes n numbers from 0 to 1, which are on above 0.5.
 
     Args:
         env_id: For messages.
@@ -34,7 +34,7 @@ class Actions:
         names: `a` names.
 
     Raises:
-        EnvironmentFault: A space that cannot be searched.
+        EnvironmentFault: The action space cannot be searched.
     """
 
     def __init__(self, env_id: str, space: spaces.Space[Any], bound: float | None = None) -> None:
@@ -75,7 +75,7 @@ class Actions:
         """The environment's own action for `[a]` numbers; those beyond the bounds are clipped to them."""
         own = self._own
         if isinstance(own, spaces.Box):
-            # Clipped in the space's own type as well: float32 cannot hold every float64 bound.
+            # The second clip uses the type of the space, because float32 cannot hold every float64 bound.
             box = np.clip(action, self.space.low, self.space.high).reshape(own.shape)
             box = np.rint(box) if np.issubdtype(own.dtype, np.integer) else box
             return np.clip(box.astype(own.dtype), own.low, own.high)
@@ -97,9 +97,9 @@ class Observations:
 
     Attributes:
         has_picture: Whether observations hold a picture (a uint8 Box, alone or called `pixels`, `image` or `rgb`).
-        names: One for each of the numbers; empty where there is nothing but pictures.
-        proprio: Where the numbers under the key `proprio` lie among all; all of them where there is no such key.
-        left_out: What is neither: further pictures, texts, parts without a fixed width.
+        names: Names of the numbers; empty if observations hold only pictures.
+        proprio: Slice of the numbers under the key `proprio`; all numbers if there is no such key.
+        left_out: Parts that are not used: further pictures, texts, parts without a fixed width.
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -129,12 +129,12 @@ class Observations:
         self.names = tuple(names)
 
     def picture(self, observation: Any) -> np.ndarray:
-        """The picture in an observation, as it is there."""
+        """The picture in an observation, unchanged."""
         assert self._picture is not None
         return np.asarray(_at(observation, self._picture))
 
     def numbers(self, observation: Any) -> np.ndarray:
-        """The numbers in an observation: `[n]` float64; what is discrete is one-hot."""
+        """The numbers in an observation: `[n]` float64; discrete parts are one-hot."""
         parts = [np.asarray(spaces.flatten(leaf, _at(observation, path))) for path, leaf in self._numbers]
         return np.concatenate([part.reshape(-1).astype(np.float64) for part in parts]) if parts else np.empty(0)
 
@@ -192,7 +192,7 @@ def _is_picture(space: spaces.Space[Any]) -> bool:
 
 
 def _is_map(space: spaces.Box) -> bool:
-    """Whether a box has the shape of a picture, whatever its type: a depth map is one."""
+    """Whether a box has the shape of a picture, of any type; a depth map has it."""
     return sum(side >= MIN_PICTURE_PX for side in space.shape) >= 2
 
 

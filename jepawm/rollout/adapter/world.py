@@ -1,4 +1,4 @@
-"""One instance of a foreign environment, as the adapter sees it."""
+"""One instance of an environment that the adapter wraps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from jepawm.rollout.adapter.spaces import THUMBNAIL_NAMES, Actions, Observations
 
 
 class World:
-    """One instance of the environment: its present numbers and picture, and whether its episode is over."""
+    """One instance of the environment: its present numbers and picture, and whether the episode is over."""
 
     def __init__(self, env_id: str, make: Callable[[], Any], image_size: int, action_bound: float | None) -> None:
         self.env_id = env_id
@@ -30,8 +30,8 @@ class World:
                     f"and its metadata offers no render mode 'rgb_array' (found {list(modes)})"
                 )
         self.can_be_set = self._try_set()
-        # Gymnasium's MuJoCo camera is aimed at what is there when it draws for the first time, and stays so. This makes
-        # it the same in every instance, and in every worker.
+        # Gymnasium aims its MuJoCo camera at the scene of the first picture, and keeps it there. A first picture after
+        # this reset gives the cameras of all instances in all processes the same aim.
         self.reset(0)
         self.picture()
 
@@ -46,7 +46,7 @@ class World:
         return float(reward)
 
     def picture(self) -> np.ndarray:
-        """`[Y,X,3]` uint8 of the present, drawn once."""
+        """The present picture `[Y,X,3]` uint8; drawn once per env_step."""
         if self._picture is None:
             if self.observations.has_picture:
                 seen = self.observations.picture(self._observation)
@@ -56,19 +56,19 @@ class World:
                 if not (isinstance(seen, np.ndarray) and seen.dtype == np.uint8 and seen.ndim in (2, 3)):
                     raise EnvironmentFault(
                         f"env.id '{self.env_id}': render() should return a picture, a uint8 array [Y,X,3]; it returned "
-                        f"{_told(seen)}"
+                        f"{_described(seen)}"
                     )
             self._picture = square_rgb(seen, self.image_size)
         return self._picture.copy()
 
     def numbers(self) -> np.ndarray:
-        """What the observation says in numbers: `[n]` float64."""
+        """The numbers of the present observation: `[n]` float64."""
         if not self.observations.names:
             return thumbnail(self.picture())
         return self.observations.numbers(self._observation)
 
     def pose(self) -> np.ndarray:
-        """[qpos, qvel] of an environment that can be set."""
+        """[qpos, qvel] of an environment that can be set to a state."""
         data = self.env.unwrapped.data
         return np.concatenate([np.ravel(data.qpos), np.ravel(data.qvel)]).astype(np.float64)
 
@@ -77,18 +77,18 @@ class World:
         return tuple([f"qpos_{i}" for i in range(model.nq)] + [f"qvel_{i}" for i in range(model.nv)])
 
     def set_pose(self, pose: np.ndarray, seed: int) -> None:
-        """Puts an environment that can be set into [qpos, qvel]; all else is as after `reset(seed)`."""
+        """Sets [qpos, qvel]; everything else is as after `reset(seed)`."""
         import mujoco
 
         self.reset(seed)
         bare = self.env.unwrapped
-        # Forgets what the solver remembers: the state alone must say how it goes on.
+        # Clears the memory of the solver, so that the state alone determines what follows.
         mujoco.mj_resetData(bare.model, bare.data)
         bare.set_state(pose[: bare.model.nq], pose[bare.model.nq :])
         self._see(bare._get_obs())
 
     def places(self) -> np.ndarray:
-        """Which numbers an environment that can be set has from where things are, not from how fast they move."""
+        """Indices of the numbers that depend on positions and not on velocities."""
         self.reset(0)
         still = self.pose()
         num_qpos = self.env.unwrapped.model.nq
@@ -104,7 +104,7 @@ class World:
         self.env.close()
 
     def _settle(self) -> None:
-        """Brings what MuJoCo draws, a substep behind, up to where it has stepped. Its dynamics do not change."""
+        """Updates the positions that MuJoCo draws, which lag by a substep. The dynamics do not change."""
         if self.can_be_set:
             import mujoco
 
@@ -116,12 +116,12 @@ class World:
         self._observation, self._picture = observation, None
 
     def _try_set(self) -> bool:
-        """Whether qpos and qvel are all of its state, and its observation can be read at any time."""
+        """Whether qpos and qvel are the whole state, and the observation can be read at any time."""
         bare = self.env.unwrapped
         model, data = getattr(bare, "model", None), getattr(bare, "data", None)
         if not all(hasattr(data, name) for name in ("qpos", "qvel")) or not callable(getattr(bare, "set_state", None)):
             return False
-        # Muscles and bodies moved by hand have a state of their own.
+        # Muscles and mocap bodies have further state.
         if getattr(model, "na", 1) or getattr(model, "nmocap", 1) or not self.observations.names:
             return False
         if not callable(getattr(bare, "_get_obs", None)) or bare.observation_space != self.env.observation_space:
@@ -133,5 +133,5 @@ class World:
             return False
 
 
-def _told(value: Any) -> str:
+def _described(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__

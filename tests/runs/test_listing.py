@@ -1,0 +1,88 @@
+"""`jepawm runs`: which runs there are, how far they came, and how they are removed."""
+
+from pathlib import Path
+
+import pytest
+
+from jepawm.cli.main import main
+from jepawm.config import RunConfig, home
+from jepawm.errors import ConfigError
+from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir
+from jepawm.runs.listing import find_run, list_runs
+
+
+@pytest.fixture
+def unfinished() -> Path:
+    folder, _ = prepare_run_dir(RunConfig(seed=3), "demo")
+    (Path(folder) / "checkpoints" / "step-00000500").mkdir(parents=True)
+    return Path(folder)
+
+
+def test_a_run_is_found_by_name_and_by_folder(unfinished: Path, tmp_path: Path) -> None:
+    (Path(home()) / "datasets").mkdir()
+    (run,) = list_runs()
+    assert run == find_run(unfinished.name) == find_run(str(unfinished))
+    assert (run.name, run.recipe, run.env_id) == (unfinished.name, "demo", "envs:envs/Wall-v1")
+    assert (run.checkpoints, run.headline) == ((500,), "500/3000 train steps")
+    with pytest.raises(ConfigError, match="there is no run 'demmo'"):
+        find_run("demmo")
+    with pytest.raises(ConfigError, match="there is no run"):
+        find_run(str(tmp_path))
+
+
+def test_a_run_is_unfinished_running_or_finished(unfinished: Path) -> None:
+    assert find_run(unfinished.name).state == "unfinished"
+    with lock_run(str(unfinished)):
+        assert find_run(unfinished.name).state == "running"
+    (unfinished / FINISHED).touch()
+    assert find_run(unfinished.name).state == "finished"
+
+
+def test_the_commands(unfinished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs"]) == 0
+    assert unfinished.name in capsys.readouterr().out
+    assert main(["runs", "show", unfinished.name]) == 0
+    shown = capsys.readouterr().out
+    assert f"go on        jepawm train --recipe {unfinished}/config.yaml --run-dir {unfinished}" in shown
+    assert main(["runs", "rm", unfinished.name]) == 2
+    assert "pass --yes" in capsys.readouterr().err
+    with lock_run(str(unfinished)):
+        assert main(["runs", "rm", unfinished.name, "--yes"]) != 0
+        assert "in use by another process" in capsys.readouterr().err
+    assert main(["runs", "rm", unfinished.name, "--yes"]) == 0
+    assert not unfinished.exists()
+    assert main(["runs", "list"]) == 0
+    assert "no runs in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe", "stem"),
+    [
+        (RunConfig(), "demo", "demo"),
+        (RunConfig(name="wide"), "demo", "wide"),
+        ("envs:envs/PointMaze-v1", "demo", "pointmaze-v1"),
+        ("my_package.arm:Arm", "demo", "arm"),
+        ("none", "demo", "demo"),
+    ],
+)
+def test_a_run_is_named_after_what_it_is(config: RunConfig | str, recipe: str, stem: str) -> None:
+    if isinstance(config, str):
+        from jepawm.config import DataConfig, EnvConfig
+
+        config = RunConfig(env=EnvConfig(id=config), data=DataConfig(source="dataset", path="x"))
+    folder, _ = prepare_run_dir(config, recipe)
+    assert Path(folder).name.startswith(f"{stem}-")
+
+
+def test_the_configuration_of_a_run_is_a_recipe_of_the_same_name(unfinished: Path) -> None:
+    folder, continued = prepare_run_dir(RunConfig(seed=4), str(unfinished / "config.yaml"))
+    assert not continued
+    assert Path(folder).name.startswith("demo-")
+
+
+def test_only_a_run_that_did_nothing_is_discarded(unfinished: Path) -> None:
+    discard_new_run(str(unfinished))
+    assert unfinished.exists()
+    folder, _ = prepare_run_dir(RunConfig(seed=5), "demo")
+    discard_new_run(folder)
+    assert not Path(folder).exists()
