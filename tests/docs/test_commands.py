@@ -45,9 +45,15 @@ def reader(surroundings, repo, monkeypatch, tmp_path):
         if name:
             (surroundings.folder / name[1]).write_text(block.text)
     shutil.copy(repo / "cluster.yaml", surroundings.folder)
+    for name, text in doc_pages.saved_files().items():
+        (surroundings.folder / name).write_text(text)
     monkeypatch.chdir(surroundings.folder)
+    # Python finds the modules of the folder it runs in.
+    monkeypatch.syspath_prepend(surroundings.folder)
     monkeypatch.setenv("JEPAWM_HOME", str(surroundings.folder / "runs"))
-    return surroundings
+    yield surroundings
+    for name in doc_pages.saved_files():
+        sys.modules.pop(name.removesuffix(".py"), None)
 
 
 @pytest.fixture
@@ -75,6 +81,9 @@ def parses_as_jepawm(words: list[str], repo) -> None:
 
 
 def parses_as_python(words: list[str], repo) -> None:
+    if words[:2] == ["-m", "pytest"]:
+        assert all((repo / path).exists() for path in words[2:])
+        return
     script = repo / words[0]
     assert script.is_file()
     if script.parent.name == "ray_jobs":
