@@ -182,14 +182,14 @@ class RobosuiteSimulator(ForgettingSimulator):
         """Puts the simulator into a state `[S]`."""
         model, data = self.model, self.data
         ends = np.cumsum([1, model.nq, model.nv, self._gripper_width, self._posture_width, model.nv])
-        time, qpos, qvel, told, posture, warmstart, placement = np.split(state, ends)
+        time, qpos, qvel, gripper_command, posture, warmstart, placement = np.split(state, ends)
         self._mujoco.mj_resetData(model, data)
         placement = placement.reshape(-1, 7)
         model.body_pos[self._moved], model.body_quat[self._moved] = placement[:, :3], placement[:, 3:]
         data.time = time[0]
         data.qpos[:], data.qvel[:], data.qacc_warmstart[:] = qpos, qvel, warmstart
         self._look()
-        self._gripper.current_action = told.copy()
+        self._gripper.current_action = gripper_command.copy()
         for controller in self._robot.part_controllers.values():
             # Otherwise the first physics step would use the controller's view of the state before.
             controller.new_update = True
@@ -203,14 +203,14 @@ class RobosuiteSimulator(ForgettingSimulator):
 
     def advance(self, action: np.ndarray) -> None:
         """One env_step with an action `[7]` of the arm (-1 to 1, clipped by robosuite); all other joints get zero."""
-        told = np.zeros(self.action_width)
+        gripper_command = np.zeros(self.action_width)
         split = self._robot.composite_controller._action_split_indexes
-        told[slice(*split[self.arm])] = action[:-1]
-        told[slice(*split[self._gripper_part])] = action[-1]
+        gripper_command[slice(*split[self.arm])] = action[:-1]
+        gripper_command[slice(*split[self._gripper_part])] = action[-1]
         # A robot on wheels would apply its action in the frame of its base one physics step ago, which is not in the
         # state.
         self._robot.composite_controller.update_state()
-        self.env.step(told)
+        self.env.step(gripper_command)
         self._look()
 
     def hand(self) -> tuple[np.ndarray, np.ndarray]:

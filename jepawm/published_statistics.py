@@ -12,8 +12,8 @@ from jepawm.types import Statistics
 def _statistics(
     action_mean: list[float], action_std: list[float], proprio_mean: list[float], proprio_std: list[float]
 ) -> Statistics:
-    as_array = lambda values: np.asarray(values, dtype=np.float32)  # noqa: E731
-    return Statistics(as_array(action_mean), as_array(action_std), as_array(proprio_mean), as_array(proprio_std))
+    columns = (action_mean, action_std, proprio_mean, proprio_std)
+    return Statistics(*(np.asarray(values, dtype=np.float32) for values in columns))
 
 
 PUBLISHED_STATISTICS: dict[str, Statistics] = {

@@ -213,7 +213,10 @@ class WorldModel(nn.Module):
             Predicted latents `[B,N,H]`.
         """
         B, N = chunks_BNHA.shape[:2]
-        spread = lambda x: x[:, None].expand(B, N, *x.shape[1:]).flatten(0, 1)  # noqa: E731
+
+        def spread(x: Tensor) -> Tensor:
+            return x[:, None].expand(B, N, *x.shape[1:]).flatten(0, 1)
+
         past = None if past_actions_BLA is None else spread(past_actions_BLA)
         unrolled = self.unroll(context.map(spread), chunks_BNHA.flatten(0, 1), past)
         return unrolled.map(lambda part: part.unflatten(0, (B, N)))

@@ -91,11 +91,15 @@ class PictureOnly(Slider):
 
 
 class Restless(Slider):
-    """Its seed does not fix its episodes."""
+    """Its seed does not determine its episodes: each starts a little to the right of the one before."""
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.x += float(np.random.default_rng().uniform(0.01, 0.02))
-        return super().step(action)
+    resets: ClassVar[int] = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        Restless.resets += 1
+        self.x += 0.05 * (Restless.resets % 5)
+        return self.observe(), {}
 
 
 class Unseen(Slider):

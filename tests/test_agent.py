@@ -189,9 +189,10 @@ def test_a_folders_backbone_may_have_moved_but_not_changed(tmp_path: Path) -> No
     expected = Agent(model, spec).encode(now).visual
     save_world_model(str(tmp_path / "model"), model, spec)
     (tmp_path / "first.safetensors").rename(tmp_path / "moved.safetensors")
-    load = lambda name: jepawm.load(  # noqa: E731
-        tmp_path / "model", device="cpu", encoder_weights=name and str(tmp_path / name)
-    )
+
+    def load(name: str | None) -> Agent:
+        return jepawm.load(tmp_path / "model", device="cpu", encoder_weights=name and str(tmp_path / name))
+
     with pytest.raises(CheckpointError, match=r"weight file not found: .*first\.safetensors"):
         load(None).encode(now)
     assert torch.equal(load("moved.safetensors").encode(now).visual, expected)

@@ -61,12 +61,12 @@ class ModelSpec:
 
     @property
     def planner(self) -> PlannerConfig:
-        """How the model plans unless told otherwise."""
+        """How the model plans unless the caller says otherwise."""
         return from_dict(PlannerConfig, self.run.get("planner", {}))
 
     @property
     def objective(self) -> ObjectiveConfig:
-        """What its plans minimise unless told otherwise."""
+        """What its plans minimise unless the caller says otherwise."""
         return from_dict(ObjectiveConfig, self.run.get("objective", {}))
 
     def with_encoder_weights(self, source: str | None) -> "ModelSpec":

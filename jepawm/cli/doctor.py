@@ -92,12 +92,12 @@ def _version(package: str) -> str | None:
 def _packages() -> Iterator[Line]:
     found = {package: _version(package) for package in CORE}
     missing = [package for package, version in found.items() if version is None]
-    told = ", ".join(f"{package} {version}" for package, version in found.items() if version)
+    versions = ", ".join(f"{package} {version}" for package, version in found.items() if version)
     if missing:
         how = f"{', '.join(missing)} not installed; run: pip install {' '.join(missing)}"
-        yield Line("FAIL", "packages", f"{how} (found: {told or 'none of them'})", found)
+        yield Line("FAIL", "packages", f"{how} (found: {versions or 'none of them'})", found)
     else:
-        yield Line("ok", "packages", told, found)
+        yield Line("ok", "packages", versions, found)
 
 
 def _device() -> Line:

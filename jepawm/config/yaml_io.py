@@ -286,7 +286,7 @@ def resolve(cls: type[T], layers: list[tuple[str, dict[str, Any]]]) -> tuple[T, 
         The configuration, and for each dotted key that a layer set the name of that layer.
 
     Raises:
-        ConfigError: A wrong key or value, told with the layer that holds it.
+        ConfigError: A wrong key or value; the message names the layer that holds it.
     """
     plain, origins = to_dict(cls()), dict[str, str]()
     for name, data in layers:

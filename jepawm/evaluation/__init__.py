@@ -1,1 +1,1 @@
-"""Judging a world model: which episodes and goals, what happened, with which interval, told in which report."""
+"""Judging a world model: which episodes and goals, what happened, with which interval, and the report."""

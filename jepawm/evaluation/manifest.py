@@ -36,17 +36,18 @@ def hardware() -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """The commit of the source tree and whether it was changed since; None outside a git checkout."""
-    folder = os.path.dirname(os.path.abspath(__file__))
-    ask = lambda *words: subprocess.run(  # noqa: E731
-        ["git", "-C", folder, *words], capture_output=True, text=True, check=False
-    )
     try:
-        head = ask("rev-parse", "HEAD")
+        head = _git("rev-parse", "HEAD")
         if head.returncode:
             return None
-        return head.stdout.strip() + ("-dirty" if ask("status", "--porcelain").stdout.strip() else "")
+        return head.stdout.strip() + ("-dirty" if _git("status", "--porcelain").stdout.strip() else "")
     except FileNotFoundError:
         return None
+
+
+def _git(*words: str) -> "subprocess.CompletedProcess[str]":
+    folder = os.path.dirname(os.path.abspath(__file__))
+    return subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=False)
 
 
 def manifest(**facts: Any) -> dict[str, Any]:

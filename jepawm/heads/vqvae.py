@@ -202,7 +202,7 @@ class VQVAEDecoder(nn.Module):
 def load_vqvae_decoder(head: VQVAEDecoder, source: str, *, part: str = "decoder") -> None:
     """Loads a file that holds the published decoder's tensors under one key.
 
-    DINO-WM's own checkpoints are pickled modules; whoever has collected their tensors calls `vqvae_from_published`.
+    DINO-WM's own checkpoints are pickled modules; `vqvae_from_published` takes the tensors that were read from them.
 
     Args:
         head: Changed in place.

@@ -110,10 +110,10 @@ def fit(
     meter, watch = _Meter(), _LossWatch(device)
     began = time.perf_counter() - state.seconds
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as reader:
-        coming = reader.submit(next, batches, None)
+        next_batch = reader.submit(next, batches, None)
         while state.train_step < train.num_train_steps:
             waited = time.perf_counter()
-            batch = coming.result()
+            batch = next_batch.result()
             meter.wait_s += time.perf_counter() - waited
             if batch is None:
                 raise TrainingError(
@@ -121,7 +121,7 @@ def fit(
                     "go on from epoch to epoch"
                 )
             if state.train_step + 1 < train.num_train_steps:
-                coming = reader.submit(next, batches, None)
+                next_batch = reader.submit(next, batches, None)
             rate = learning_rate(optim, state.train_step, train.num_train_steps)
             terms = update(compute, state, batch, rate, optim.grad_clip_norm, train.precision, device)
             watch.see(terms["loss"], state.train_step)

@@ -16,7 +16,7 @@ from jepawm.config import EncoderConfig, ModelConfig, PlannerConfig, PredictorCo
 from jepawm.config.command_line import parse
 from jepawm.types import ActionSpec, Statistics
 
-PAGES = {"planner": "my_search", "encoder": "my_encoder"}
+PAGES = {"docs/extend/planner.md": "my_search", "docs/extend/encoder.md": "my_encoder"}
 ZEROS, ONES = np.zeros(2, np.float32), np.ones(2, np.float32)
 ACTION = ActionSpec(2, (-1.0, -1.0), (1.0, 1.0))
 
@@ -25,7 +25,7 @@ ACTION = ActionSpec(2, (-1.0, -1.0), (1.0, 1.0))
 def saved(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the modules of both pages, from which they can be imported."""
     for page, module in PAGES.items():
-        text = (repo / "docs" / "extend" / f"{page}.md").read_text("utf-8")
+        text = (repo / page).read_text("utf-8")
         blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
         assert f"`{module}.py`" in text
         (tmp_path / f"{module}.py").write_text(blocks[0], encoding="utf-8")
@@ -60,7 +60,7 @@ def test_the_planner_plans(saved: Path) -> None:
 def test_the_encoder_is_trained_from_the_command_line_and_comes_back_from_its_folder(
     repo: Path, saved: Path, tmp_path: Path
 ) -> None:
-    text = (repo / "docs" / "extend" / "encoder.md").read_text("utf-8")
+    text = (repo / "docs/extend/encoder.md").read_text("utf-8")
     (line,) = re.findall(r"^jepawm train (.*)$", text, flags=re.MULTILINE)
     config, _ = parse(line.split())
     assert type(config.model.encoder).__name__ == "GridEncoderConfig"
@@ -76,8 +76,8 @@ def test_the_encoder_is_trained_from_the_command_line_and_comes_back_from_its_fo
 
 def test_the_lists_the_pages_name_are_there(repo: Path) -> None:
     for page, (test, name) in {
-        "planner": ("tests/planning/test_planner_contract.py", "PLANNERS"),
-        "encoder": ("tests/encoders/test_encoder_contract.py", "ENCODERS"),
+        "docs/extend/planner.md": ("tests/planning/test_planner_contract.py", "PLANNERS"),
+        "docs/extend/encoder.md": ("tests/encoders/test_encoder_contract.py", "ENCODERS"),
     }.items():
-        assert f"`{name}` in `{test}`" in (repo / "docs" / "extend" / f"{page}.md").read_text("utf-8")
+        assert f"`{name}` in `{test}`" in (repo / page).read_text("utf-8")
         assert f"\n{name}: dict[str, Case] = {{" in (repo / test).read_text("utf-8")

@@ -279,7 +279,7 @@ def test_the_usual_distance_sets_the_success_distance() -> None:
         adapted("Still").success_distance  # noqa: B018
 
 
-def test_an_environment_that_its_seed_does_not_fix_is_found_out() -> None:
+def test_an_environment_whose_seed_does_not_determine_its_episodes_is_named() -> None:
     env = adapted("Restless")
     _, goal = env.sample_start_goal(0)
     with pytest.raises(EnvironmentFault, match=r"reset\(seed=0\) and \d+ env_steps led to another state than before"):

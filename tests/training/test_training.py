@@ -137,11 +137,11 @@ def test_a_resumed_run_ends_at_the_same_bits(kind: str, wall_dataset: EpisodeDat
         for name, value in moments.items():
             assert torch.equal(value, resumed.optimizer.state_dict()["state"][key][name]), (key, name)
     assert [record["train_step"] for record in records["resumed"]] == [15, 20]
-    numbers = lambda record: {  # noqa: E731
-        key: value
-        for key, value in record.items()
-        if key not in ("train/windows_per_s", "train/seconds", "train/data_wait_fraction")
-    }
+
+    def numbers(record: dict[str, Any]) -> dict[str, Any]:
+        timings = ("train/windows_per_s", "train/seconds", "train/data_wait_fraction")
+        return {key: value for key, value in record.items() if key not in timings}
+
     assert list(map(numbers, records["resumed"])) == list(map(numbers, records["whole"][2:]))
     assert resumed.seconds > 0
 

@@ -55,7 +55,7 @@ _ELEMENTS = 1 << 40
 
 
 class Counter(Protocol):
-    """Whoever walks the pickle, and counts the work."""
+    """The reader that walks the pickle and counts the work."""
 
     def spend(self, amount: int) -> None:
         """Counts opcodes and copied elements."""

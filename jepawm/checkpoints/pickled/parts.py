@@ -1,4 +1,4 @@
-"""What a pickle is taken apart into: names, records, storages and views; and how they are told in errors."""
+"""What a pickle is taken apart into: names, records, storages and views, and how errors name them."""
 
 from dataclasses import dataclass, field
 from typing import Any

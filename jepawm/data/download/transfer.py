@@ -199,14 +199,14 @@ def _attempt(
             _drop(part)
             raise _Broken("the server's file is shorter than what was downloaded of it", 0.0)
         if answer.status_code == 206:
-            told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
-            if told is None or int(told[1]) != start:
+            range_sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            if range_sent is None or int(range_sent[1]) != start:
                 _drop(part)
                 raise _Broken(f"the server sent another part than bytes {start}- of the file", 0.0)
             if version is not None and _version(answer) not in (None, version):
                 _drop(part)
                 raise _Broken("the file has changed on the server; starting anew", 0.0)
-            total = None if told[3] == "*" else int(told[3])
+            total = None if range_sent[3] == "*" else int(range_sent[3])
         else:
             # The server sends the whole file: at the first request, after a change, or because it knows no ranges.
             start, length = 0, answer.headers.get("Content-Length")

@@ -38,7 +38,7 @@ def contact_sheet(
 
     Each action dimension is drawn to its own scale, which the legend names. Up to six are curves around zero, and the
     number is the largest that is reached in what is shown. More are lanes around the dataset's mean, red above it and
-    blue below; the numbers are the mean and how far they go from it, for many robots are told joint angles that are
+    blue below; the numbers are the mean and how far they go from it, for many robots are given joint angles that are
     never near zero.
 
     Args:
@@ -182,8 +182,8 @@ def _curves(actions: np.ndarray, names: Sequence[str], marks: list[float], width
         y = middle - scaled[:, i] * (middle - 2)
         points = np.stack([x, y], axis=1).round().astype(np.int32).reshape(-1, 1, 2)
         cv2.polylines(strip, [points], False, COLOURS[i], 1, cv2.LINE_AA)
-    told = [f"{name} {number:.3g}" for name, number in zip(names, top, strict=True)]
-    return np.concatenate([strip, _legend(told, width, COLOURS)])
+    labels = [f"{name} {number:.3g}" for name, number in zip(names, top, strict=True)]
+    return np.concatenate([strip, _legend(labels, width, COLOURS)])
 
 
 def _lanes(actions: np.ndarray, mean: np.ndarray, names: Sequence[str], marks: list[float], width: int) -> np.ndarray:
@@ -202,8 +202,8 @@ def _lanes(actions: np.ndarray, mean: np.ndarray, names: Sequence[str], marks: l
     strip = np.repeat(lanes, LANE_PX, axis=0)
     strip[::LANE_PX] = (strip[::LANE_PX] * 0.93).astype(np.uint8)
     _draw_marks(strip, marks)
-    told = [f"{name} {middle:.3g} +-{number:.2g}" for name, middle, number in zip(names, mean, top, strict=True)]
-    return np.concatenate([strip, _legend(told, width, [_GREY])])
+    labels = [f"{name} {middle:.3g} +-{number:.2g}" for name, middle, number in zip(names, mean, top, strict=True)]
+    return np.concatenate([strip, _legend(labels, width, [_GREY])])
 
 
 def _draw_marks(strip: np.ndarray, marks: list[float]) -> None:
@@ -213,20 +213,20 @@ def _draw_marks(strip: np.ndarray, marks: list[float]) -> None:
         strip[::2, min(round(mark * (width - 1)), width - 1)] = 150
 
 
-def _legend(told: Sequence[str], width: int, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+def _legend(labels: Sequence[str], width: int, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
     """`[lines*LEGEND_PX,width,3]` uint8: a word for each dimension, over as many lines as it takes."""
     import cv2
 
     placed: list[tuple[int, int]] = []
     line, x = 0, 4
-    for text in told:
+    for text in labels:
         (wide, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.34, 1)
         if x + wide > width and x > 4:
             line, x = line + 1, 4
         placed.append((line, x))
         x += wide + 12
     box = np.full(((line + 1) * LEGEND_PX, width, 3), 255, dtype=np.uint8)
-    for i, (text, (at_line, at_x)) in enumerate(zip(told, placed, strict=True)):
+    for i, (text, (at_line, at_x)) in enumerate(zip(labels, placed, strict=True)):
         _write(box, text, at_x, at_line * LEGEND_PX + LEGEND_PX - 4, 0.34, colours[i % len(colours)])
     return box
 
