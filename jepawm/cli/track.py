@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tyro.conf import Positional
 
@@ -16,17 +17,20 @@ class Sync:
     run_dir: Positional[str]
     """Directory of the run."""
     uri: str | None = None
-    """Address of the tracker; by default the one in the run's configuration."""
+    """Address of the tracker; by default the one that knows the run, or the one in its configuration."""
 
     def run(self) -> int:
         """Prints how many records were sent."""
         from jepawm.config import RunConfig
         from jepawm.config.yaml_io import load_yaml
         from jepawm.runs.tracking import mlflow_sink
+        from jepawm.tracking.mlflow_sink import URI_FILE
 
         config = load_yaml(RunConfig, os.path.join(self.run_dir, "config.yaml"))
-        if self.uri is not None:
-            config = replace(config, tracking=replace(config.tracking, mlflow_uri=self.uri))
+        known = Path(self.run_dir, URI_FILE)
+        uri = self.uri or (known.read_text().strip() if known.is_file() else None)
+        if uri is not None:
+            config = replace(config, tracking=replace(config.tracking, mlflow_uri=uri))
         sink = mlflow_sink(config, self.run_dir)
         sink.start()
         print(f"{sink.sync()} records sent to {sink.uri}")

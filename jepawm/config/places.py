@@ -1,6 +1,8 @@
 """Where things are kept: one root for runs, datasets, evaluations and the tracker's database."""
 
 import os
+from pathlib import Path
+from urllib.parse import quote
 
 
 def home() -> str:
@@ -26,5 +28,10 @@ def evaluations_dir() -> str:
 
 
 def default_tracking_uri() -> str:
-    """Address of the MLflow database beside the runs."""
-    return f"sqlite:///{os.path.join(home(), 'mlflow.db')}"
+    """Address of the MLflow database beside the runs; characters that mean something in an address are quoted."""
+    return f"sqlite:///{quote(os.path.join(home(), 'mlflow.db'))}"
+
+
+def default_artifacts_uri() -> str:
+    """Where that database keeps the files of its runs: beside the runs too, whatever the current folder is."""
+    return Path(home(), "mlartifacts").as_uri()

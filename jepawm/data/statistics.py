@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jepawm.errors import DataError
-from jepawm.types import Statistics
+from jepawm.types import ActionSpec, Statistics
 
 if TYPE_CHECKING:
-    from jepawm.data.episodes import EpisodeDataset
+    from jepawm.data.episodes import DatasetSpec, EpisodeDataset
 
 # A spread below the resolution of float32 at the mean is rounding, not motion.
 _CONSTANT = float(np.finfo(np.float32).eps)
+# A deviation below this share of the width between an action's bounds is noise: divided by it, a single real motion
+# would become a number of thousands. Without bounds the unit itself is the width.
+HARDLY_MOVING = 1e-4
+HARDLY_MOVING_UNBOUNDED = 1e-6
 
 
 class RunningMoments:
@@ -47,34 +51,46 @@ class RunningMoments:
         return self.mean.copy(), std
 
 
-def statistics_of(actions: RunningMoments, proprio: RunningMoments, where: str) -> Statistics:
-    """Turns moments into `Statistics`; a constant dimension gets std 1, so that normalising leaves it at 0.
+def statistics_of(actions: RunningMoments, proprio: RunningMoments, spec: "DatasetSpec", where: str) -> Statistics:
+    """Turns moments into `Statistics`.
+
+    A dimension that never changes, or hardly, gets std 1: normalising leaves it near 0, whatever it does later.
 
     Args:
         actions: Moments of the raw actions.
         proprio: Moments of proprio.
+        spec: Names and bounds of the dimensions.
         where: Name of the dataset in the warning.
 
     Warns:
-        UserWarning: Names each constant dimension.
+        UserWarning: Names each such dimension.
 
     Raises:
         DataError: No values.
     """
     parts: dict[str, np.ndarray] = {}
+    floors = {"action": _action_floor(spec.action), "proprio": np.full(spec.proprio.dim, HARDLY_MOVING_UNBOUNDED)}
+    names = {"action": spec.action.names, "proprio": spec.proprio.names}
     for name, moments in (("action", actions), ("proprio", proprio)):
         if moments.count == 0:
             raise DataError(f"{where}: there are no {name} values to take statistics of")
         mean, std = moments.mean_std()
-        constant = np.flatnonzero(std == 0)
+        constant = np.flatnonzero(std <= floors[name])
         if len(constant):
+            labels = [f"{number} ({names[name][number]})" if names[name] else str(number) for number in constant]
             warnings.warn(
-                f"{where}: {name} dimension(s) {constant.tolist()} never change; their std is set to 1",
+                f"{where}: {name} dimension(s) {', '.join(labels)} never change, or hardly (deviation "
+                f"{', '.join(f'{std[number]:.2g}' for number in constant)}); their std is set to 1",
                 stacklevel=3,
             )
             std[constant] = 1.0
         parts[f"{name}_mean"], parts[f"{name}_std"] = mean.astype(np.float32), std.astype(np.float32)
     return Statistics(**parts)
+
+
+def _action_floor(action: ActionSpec) -> np.ndarray:
+    width = np.subtract(action.high, action.low)
+    return np.where(np.isfinite(width), HARDLY_MOVING * width, HARDLY_MOVING_UNBOUNDED)
 
 
 def compute_statistics(dataset: "EpisodeDataset", episode_ids: Sequence[int] | np.ndarray | None = None) -> Statistics:
@@ -86,7 +102,7 @@ def compute_statistics(dataset: "EpisodeDataset", episode_ids: Sequence[int] | n
         episode_ids: Which episodes; all by default.
 
     Warns:
-        UserWarning: A dimension is constant; its std is set to 1.
+        UserWarning: A dimension never changes, or hardly; its std is set to 1.
 
     Raises:
         DataError: A value is NaN or infinite (names file and row), or there is nothing to take statistics of.
@@ -100,4 +116,4 @@ def compute_statistics(dataset: "EpisodeDataset", episode_ids: Sequence[int] | n
                     f"{shard.path}: row {chunk.row} (episode {chunk.episode_id}): '{name}' holds NaN or infinity"
                 )
             running.update(values)
-    return statistics_of(moments["actions"], moments["proprio"], str(dataset.path))
+    return statistics_of(moments["actions"], moments["proprio"], dataset.spec, str(dataset.path))

@@ -426,7 +426,7 @@ class EpisodeWriter:
         statistics = None
         if status == "complete":
             moments = self._moments
-            statistics = statistics_of(moments["actions"], moments["proprio"], str(self.path)).to_dict()
+            statistics = statistics_of(moments["actions"], moments["proprio"], self.spec, str(self.path)).to_dict()
         meta = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

@@ -1,5 +1,7 @@
 """What a run prints when it ends."""
 
+import shlex
+
 from jepawm.console import Console
 from jepawm.evaluation.metrics import SuccessRate
 from jepawm.evaluation.result import EvaluationResult, Played
@@ -32,7 +34,8 @@ def print_result(result: EvaluationResult, console: Console, *, num_parts: int =
     console.say(f"wall time   {wall_times}{f' (sums of {num_parts} parts)' if num_parts > 1 else ''}")
     console.say(f"report      {result.report}")
     if result.mlflow_uri:
-        console.say(f"MLflow      mlflow ui --backend-store-uri {result.mlflow_uri}")
+        command = shlex.join(["mlflow", "ui", "--backend-store-uri", result.mlflow_uri])
+        console.say(f"MLflow      {command}")
 
 
 def _print_played(played: Played, console: Console) -> None:

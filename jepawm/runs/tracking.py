@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 
 from jepawm.config import RunConfig, home, to_dict
-from jepawm.config.places import default_tracking_uri
+from jepawm.config.places import default_artifacts_uri, default_tracking_uri
 from jepawm.config.yaml_io import flatten
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.tracking import MLflowSink, Record
@@ -24,6 +24,7 @@ def mlflow_sink(config: RunConfig, run_dir: str) -> MLflowSink:
         run_dir,
         uri=tracking_uri(config),
         experiment=config.tracking.experiment,
+        artifacts_uri=None if config.tracking.mlflow_uri else default_artifacts_uri(),
         params=flatten(to_dict(replace(config, run_dir=run_dir))),
     )
 

@@ -12,6 +12,8 @@ from jepawm.tracking.metrics import METRICS_FILE, Record, read_metrics
 
 _RUN_ID_FILE = "mlflow_run_id"
 _SENT_FILE = "mlflow_sent"
+# Address of the tracker that knows a run, so that `jepawm track sync` finds it from elsewhere.
+URI_FILE = "mlflow_uri"
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -24,13 +26,17 @@ class MLflowSink:
         uri: Tracking URI, e.g. `sqlite:////path/mlflow.db`.
         experiment: Experiment name.
         params: Flat configuration.
+        artifacts_uri: Where a new experiment keeps files; None: the tracker's own place.
     """
 
-    def __init__(self, run_dir: str, *, uri: str, experiment: str, params: dict[str, Any]) -> None:
+    def __init__(
+        self, run_dir: str, *, uri: str, experiment: str, params: dict[str, Any], artifacts_uri: str | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.uri = uri
         self.experiment = experiment
         self.params = params
+        self.artifacts_uri = artifacts_uri
         self._client: Any = None
         self._run_id = ""
 
@@ -50,13 +56,18 @@ class MLflowSink:
             self._client.update_run(self._run_id, status="RUNNING")
             return
         found = self._client.get_experiment_by_name(self.experiment)
-        experiment_id = found.experiment_id if found else self._client.create_experiment(self.experiment)
+        experiment_id = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(self.experiment, artifact_location=self.artifacts_uri)
+        )
         name = os.path.basename(os.path.normpath(self.run_dir))
         self._run_id = self._client.create_run(experiment_id, run_name=name).info.run_id
         params = [Param(key, str(value)[:6000]) for key, value in self.params.items()]
         for at in range(0, len(params), 100):
             self._client.log_batch(self._run_id, params=params[at : at + 100])
         known.write_text(self._run_id)
+        Path(self.run_dir, URI_FILE).write_text(self.uri)
 
     def sync(self) -> int:
         """Sends the records of `metrics.jsonl` that were not sent yet.

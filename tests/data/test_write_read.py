@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,9 @@ from jepawm.data import (
     finish_dataset,
 )
 from jepawm.data.codecs import CODECS, FrameError, decode_frames, encode_frames
+from jepawm.data.statistics import statistics_of
 from jepawm.errors import DataError
-from jepawm.types import ActionSpec, Episode
+from jepawm.types import ActionSpec, Episode, VectorSpec
 
 REPOSITORY = Path(jepawm.__file__).parents[1]
 
@@ -152,7 +154,7 @@ def test_a_constant_dimension_is_named_and_gets_std_1(tmp_path, spec, make_episo
         episode = make_episode(number, 12, spec)
         episode.actions[:, 1] = 0.1
         writer.write(episode)
-    with pytest.warns(UserWarning, match=r"action dimension\(s\) \[1\] never change"):
+    with pytest.warns(UserWarning, match=r"action dimension\(s\) 1.* never change"):
         writer.close()
     assert EpisodeDataset(tmp_path / "d").statistics.action_std[1] == 1.0
 
@@ -387,3 +389,26 @@ def test_dataset_travels_to_workers(write):
 
 def test_spec_round_trip(spec):
     assert DatasetSpec.from_meta(json.loads(json.dumps(spec.to_meta()))) == spec
+
+
+@pytest.mark.parametrize(("high", "spread", "counts"), [(1.0, 1e-3, True), (1.0, 1e-5, False), (np.inf, 1e-5, True)])
+def test_a_dimension_that_hardly_moves_is_not_divided_by_its_noise(high: float, spread: float, counts: bool) -> None:
+    spec = DatasetSpec(
+        name="arm",
+        control_hz=10.0,
+        pixels=PixelSpec(8, 8, 3),
+        action=ActionSpec(2, (-high, -1.0), (high, 1.0), names=("slide", "lift")),
+        proprio=VectorSpec(1, ("x",)),
+    )
+    random = np.random.default_rng(0)
+    actions, proprio = RunningMoments(2), RunningMoments(1)
+    actions.update(np.stack([spread * random.normal(size=99), random.uniform(-1, 1, 99)], axis=1))
+    proprio.update(random.normal(size=(99, 1)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        statistics = statistics_of(actions, proprio, spec, "mine")
+    assert (statistics.action_std[0] < 0.1) == counts
+    assert statistics.action_std[0] == 1.0 or counts
+    assert (
+        [str(each.message) for each in caught] == [] if counts else "0 (slide) never change" in str(caught[0].message)
+    )
