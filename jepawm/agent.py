@@ -205,6 +205,7 @@ class Agent:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _plan_one(self, observation: Observation, goal: Observation, seed: int) -> ActionPlan:
         self.reset(self.observations([observation]), self.observations([goal]))
         plan = self._search([torch.Generator().manual_seed(seed)])
@@ -246,8 +247,8 @@ class Agent:
     def _search(self, generators: Sequence[torch.Generator]) -> Plan:
         return self._mpc.plan(self._unroll, self._goal_objective(), generators)
 
-    @torch.no_grad()
     def _unroll(self, chunks_BNHA: Tensor) -> Latent:
+        """Latents of candidates; records a graph where a planner enables gradients."""
         context = self._begun()
         with autocast(self.precision, self.device):
             return self.model.unroll_candidates(context.latents, chunks_BNHA, context.actions_BLA)

@@ -6,6 +6,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.wall import WallEnv
+
 
 class Slider(gymnasium.Env[np.ndarray, np.ndarray]):
     """A cart on a rail, pushed left and right; ends when it leaves the rail. Its picture is wider than high."""
@@ -168,3 +170,26 @@ def make_slow_wall(image_size: int) -> gymnasium.Env:
 
 
 not_an_env = 3
+
+
+class ReusingWall(WallEnv):
+    """Wall, but every step writes into the arrays that the step before handed out."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def _into_the_same(self, seen: dict[str, Any], info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        given = {**seen, "sim_state": info["sim_state"]}
+        for name, value in given.items():
+            np.copyto(self._arrays.setdefault(name, np.array(value)), value)
+        kept = {name: self._arrays[name] for name in seen}
+        return kept, {**info, "sim_state": self._arrays["sim_state"]}
+
+    def reset(self, **arguments: Any) -> Any:
+        return self._into_the_same(*super().reset(**arguments))
+
+    def step(self, action: np.ndarray) -> Any:
+        seen, reward, terminated, truncated, info = super().step(action)
+        seen, info = self._into_the_same(seen, info)
+        return seen, reward, terminated, truncated, info

@@ -76,7 +76,7 @@ def test_wrong_use_is_named(spec: ModelSpec) -> None:
     agent.reset(seen([0], 1, 0), seen([0], 1, 1))
     with pytest.raises(PlanningError, match=r"Agent\.observe shows what came of Agent\.act"):
         agent.observe(seen([0], 1, 2))
-    with pytest.raises(ConfigError, match="an observation is a mapping with 'pixels'.* found ndarray"):
+    with pytest.raises(ConfigError, match=r"an observation is a mapping with 'pixels'.* found ndarray"):
         agent.plan(np.zeros((SIDE, SIDE, 3), np.uint8), {})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"planner\.name: unknown 'cme' \(did you mean 'cem'\?\)"):
         agent.plan({}, {}, name="cme")

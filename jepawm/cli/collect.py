@@ -47,6 +47,9 @@ def expand(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """Reads the command line and prepares the dataset."""
     config, _ = parse(expand(argv), COLLECT)
+    from jepawm.runs.early import check_names
+
+    check_names(config)
     from jepawm.console import Console
     from jepawm.runs.pipeline import collect_run
 

@@ -30,7 +30,7 @@ class FrameError(DataError):
 
 
 def check_codec(codec: str, channels: int) -> None:
-    """Refuses an unknown codec, or one that cannot hold this number of channels.
+    """Refuses an unknown codec, or a codec that cannot hold this number of channels.
 
     Raises:
         DataError: Unknown codec, or an image codec with neither 1 nor 3 channels.

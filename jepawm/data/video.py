@@ -56,7 +56,7 @@ def video_info(source: VideoSource, *, what: str) -> VideoInfo:
     with _open(source, what) as (container, stream):
         context = stream.codec_context
         rate = stream.average_rate or stream.guessed_rate
-        # The last packet of a stream is empty: it tells the decoder to give what it still holds.
+        # The last packet of a stream is empty; it makes the decoder return its remaining frames.
         num_frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
         if not num_frames or not rate:
             raise DataError(f"{what}: a video without frames, or without a frame rate")

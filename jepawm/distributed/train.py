@@ -92,12 +92,26 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
         JepawmError: A worker raised it.
         TrainingError: Workers died more often than `scaling.max_train_failures`, or a worker raised another error.
     """
+    for attempt in range(config.scaling.max_train_failures + 1):
+        try:
+            return _fit(config, dataset_path, run_dir)
+        except ray.train.TrainingFailedError as error:
+            cause = _cause(error)
+            if isinstance(cause, JepawmError):
+                raise cause from error
+            # An error of the code comes again at the same train step; only a lost process is worth another attempt.
+            if not _lost_a_process(error) or attempt == config.scaling.max_train_failures:
+                raise TrainingError(f"training failed on a worker: {cause!r}") from error
+    raise AssertionError("every attempt returns or raises")
+
+
+def _fit(config: RunConfig, dataset_path: str, run_dir: str) -> str:
+    """One attempt, from the newest checkpoint in `run_dir`; returns the folder of the last checkpoint."""
     scaling = config.scaling
     dataset = EpisodeDataset(dataset_path)
     stream = choose_loader(config.data, dataset, local=False) == "stream"
     use_gpu = ray.cluster_resources().get("GPU", 0) >= scaling.num_workers and config.device in ("auto", "cuda")
     cpus = scaling.cpus_per_worker or max(1, int(ray.cluster_resources().get("CPU", 1)) // scaling.num_workers)
-    resume_step = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
     job: dict[str, Any] = {
         "config": to_dict(config),
         "dataset_path": os.path.abspath(dataset_path),
@@ -107,6 +121,7 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
     }
     windows = None
     if stream:
+        resume_step = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
         windows = window_stream(config.training_plan(), job["dataset_path"], start_step=resume_step)
     trainer = TorchTrainer(
         train_on_worker,
@@ -120,7 +135,8 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
         run_config=RayRunConfig(
             name="checkpoints",
             storage_path=os.path.abspath(run_dir),
-            failure_config=FailureConfig(max_failures=scaling.max_train_failures),
+            # Ray Train would repeat every error; `ray_train` repeats what is worth it.
+            failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
         datasets=None if windows is None else {"windows": windows},
@@ -130,20 +146,31 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
     except SystemExit as stop:
         # Ray Train turns Ctrl-C into SystemExit; the command line has a message for KeyboardInterrupt.
         raise KeyboardInterrupt from stop
-    except ray.train.TrainingFailedError as error:
-        cause = _cause(error)
-        if isinstance(cause, JepawmError):
-            raise cause from error
-        raise TrainingError(f"training failed on a worker: {cause!r}") from error
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
     return str(result.checkpoint.path)
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The error that the first failed worker raised; the given error if Ray names no worker."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        first = failures[min(failures)]
-        return getattr(first, "cause", None) or first
-    return error
+    """The error that explains a failure: one of ours, else one that a worker's code raised, else the first there is."""
+    failures = _failures(error)
+    ours = [failure for failure in failures if isinstance(failure, JepawmError)]
+    raised = [failure for failure in failures if not _is_rays(failure)]
+    return next(iter([*ours, *raised, *failures]), error)
+
+
+def _lost_a_process(error: BaseException) -> bool:
+    """Whether a worker died, so that what its neighbours raised may only be that they missed it."""
+    failures = _failures(error)
+    return not failures or any(_is_rays(failure) for failure in failures)
+
+
+def _is_rays(failure: BaseException) -> bool:
+    """Whether Ray says that a process or node is gone, rather than that its code raised something."""
+    return type(failure).__module__.startswith("ray.")
+
+
+def _failures(error: BaseException) -> list[BaseException]:
+    """What went wrong on each worker that Ray names, by rank."""
+    failures = getattr(error, "worker_failures", None) or {}
+    return [failures[rank] for rank in sorted(failures)]

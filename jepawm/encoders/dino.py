@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from jepawm.config.encoder import DINOv2EncoderConfig, DINOv3EncoderConfig
 from jepawm.encoders.base import FrameEncoder, Widths, patch_grid, widths_of
 from jepawm.errors import CheckpointError, ConfigError, require
-from jepawm.nn.weights import load_strict, locate, only_tensors, read_tensors
+from jepawm.nn.weights import load_strict, locate, read_tensors
+from jepawm.nn.wrapped import network_tensors
 
 DINOV2_SIZES = {
     "small": Widths(384, 12, 6),
@@ -113,7 +114,7 @@ class DINOv2Encoder(_DINOEncoder):
         official = f"dinov2_vit{size[0]}14{registers.removesuffix('4')}"
         get = f"get {official} of torch.hub's facebookresearch/dinov2, or {on_hub}"
         path = locate(on_hub if config.weights == "timm" else str(config.weights), hint=get)
-        tensors = timm_names_of_dinov2(only_tensors(read_tensors(path), path), path)
+        tensors = timm_names_of_dinov2(network_tensors(read_tensors(path), path), path)
         cause = f"expected DINOv2, size {size}, {self.num_registers} registers"
         load_strict(self.backbone, tensors, path, ignored=_TRAINING_ONLY, cause=cause)
 
@@ -203,7 +204,7 @@ class DINOv3Encoder(_DINOEncoder):
         on_hub = f"hf://timm/vit_{size}_patch16_dinov3_qkvb.lvd1689m/model.safetensors"
         get = f"ask for the file on Meta's DINOv3 page and accept its licence (facebookresearch/dinov3), or {on_hub}"
         path = locate(on_hub if config.weights == "timm" else str(config.weights), hint=get)
-        tensors = timm_names_of_dinov3(only_tensors(read_tensors(path), path), path)
+        tensors = timm_names_of_dinov3(network_tensors(read_tensors(path), path), path)
         periods = tensors.pop("periods", self.periods)
         if periods.shape != self.periods.shape or not torch.allclose(
             periods.float(), self.periods, rtol=_V3_PERIOD_TOLERANCE, atol=0

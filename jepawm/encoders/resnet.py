@@ -10,6 +10,7 @@ from jepawm.config.encoder import R3MEncoderConfig, ResNet18EncoderConfig
 from jepawm.encoders.base import FrameEncoder
 from jepawm.errors import CheckpointError, ConfigError, require
 from jepawm.nn.weights import load_strict, locate, only_tensors, read_tensors
+from jepawm.nn.wrapped import network_tensors
 
 _LATENT_DIM = 512
 _HUB_FILE = "hf://timm/resnet18.tv_in1k/model.safetensors"
@@ -48,7 +49,7 @@ class ResNetEncoder(FrameEncoder):
             raise ConfigError(f"model.encoder.weights 'timm': timm does not have R3M; give a file: {_HINTS['r3m']}")
         path = locate(_HUB_FILE if source == "timm" else source, hint=f"get {_HINTS[name]}")
         found = read_tensors(path)
-        tensors = _convnet_of_r3m(found, path) if name == "r3m" else only_tensors(found, path)
+        tensors = _convnet_of_r3m(found, path) if name == "r3m" else network_tensors(found, path)
         if not any(key.endswith(".num_batches_tracked") for key in tensors):
             # Files from before this counter existed; with a fixed momentum nothing reads it.
             expected = self.backbone.state_dict()

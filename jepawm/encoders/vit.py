@@ -8,7 +8,8 @@ from jepawm.config.encoder import ViTEncoderConfig
 from jepawm.encoders.base import FrameEncoder, Widths, patch_grid, widths_of
 from jepawm.errors import ConfigError
 from jepawm.nn.transformer import Block
-from jepawm.nn.weights import load_strict, locate, only_tensors, read_tensors
+from jepawm.nn.weights import load_strict, locate, read_tensors
+from jepawm.nn.wrapped import network_tensors
 
 SIZES = {
     "tiny": Widths(192, 12, 3),
@@ -73,7 +74,7 @@ class ViTEncoder(FrameEncoder):
                 "a file of this encoder's own tensors, or take dinov2 or dinov3"
             )
         path = locate(source)
-        load_strict(self, only_tensors(read_tensors(path), path), path, cause="not this size of encoder 'vit'")
+        load_strict(self, network_tensors(read_tensors(path), path), path, cause="not this size of encoder 'vit'")
 
     def tokens(self, images_NCYX: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N P D"]:
         patches = patch_grid(images_NCYX.shape[-2], images_NCYX.shape[-1], self.patch_size)

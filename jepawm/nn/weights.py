@@ -197,8 +197,14 @@ def load_strict(
         if name in given:
             problems.append(f"{key} and another tensor both stand for {name}")
         given[name] = value
-    problems += [f"missing {key}" for key in expected if key not in given]
-    problems += [f"unexpected {key}" for key in given if key not in expected and key not in ignored]
+    missing = [f"missing {key}" for key in expected if key not in given]
+    unexpected = [f"unexpected {key}" for key in given if key not in expected and key not in ignored]
+    if missing and unexpected:
+        # Both halves are shown: names that differ by a prefix are only recognised side by side.
+        half = _SHOWN // 2
+        missing = missing[:half] + unexpected[:half] + missing[half:]
+        unexpected = unexpected[half:]
+    problems += missing + unexpected
     for key, value in expected.items():
         if key in given and given[key].shape != value.shape:
             problems.append(f"{key} has shape {list(given[key].shape)}, expected {list(value.shape)}")

@@ -170,7 +170,7 @@ class EnvHost:
             if task.variation is not None:
                 options["variation"] = task.variation
             seen, info = env.reset(seed=task.seed, options=options)
-            observed.append(Observed(seen["pixels"], seen["proprio"], info["sim_state"]))
+            observed.append(Observed(*_copied(seen, info)))
         return observed
 
     def execute(
@@ -205,14 +205,14 @@ class EnvHost:
                     wanted = step == len(chunk) - 1 and number >= first
                     if wanted or episode_id in record or advance is None:
                         seen, _, _, _, info = env.step(action)
-                        state = info["sim_state"]
+                        pixels, felt, state = _copied(seen, info)
                         if wanted:
-                            frames.append(seen["pixels"])
-                            proprio.append(np.asarray(seen["proprio"], np.float32))
+                            frames.append(pixels)
+                            proprio.append(np.asarray(felt, np.float32))
                         if episode_id in record:
-                            recorded.append(seen["pixels"])
+                            recorded.append(pixels)
                     else:
-                        state = advance(action)
+                        state = np.array(advance(action))
                     states.append(state)
                     solved.append(bool(bare.success(state, task.goal)))
             shown = np.stack(recorded) if recorded else None
@@ -253,17 +253,16 @@ class EnvHost:
         episode_info = {"seed": plan.seed, "policy": policy}
         if info.get("variation"):
             episode_info["variation"] = info["variation"]
-        frames, proprio, states, actions = [seen["pixels"]], [seen["proprio"]], [info["sim_state"]], []
+        columns, actions = [_copied(seen, info)], []
         for _ in range(plan.env_steps):
             action = np.asarray(act(info["sim_state"]), dtype=np.float32)
             seen, _, terminated, truncated, info = env.step(action)
             actions.append(action)
-            frames.append(seen["pixels"])
-            proprio.append(seen["proprio"])
-            states.append(info["sim_state"])
+            columns.append(_copied(seen, info))
             if terminated or truncated:
                 # The episode is kept although it is short: dropping such episodes would bias the dataset.
                 break
+        frames, proprio, states = zip(*columns, strict=True)
         return Episode(
             episode_id=episode_id,
             pixels=np.stack(frames),
@@ -278,6 +277,11 @@ class EnvHost:
         self.finish()
         while self._idle:
             self._idle.pop().close()
+
+
+def _copied(seen: dict[str, Any], info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, proprio and sim_state of one moment; copies, for an environment may reuse its arrays at the next step."""
+    return np.array(seen["pixels"]), np.array(seen["proprio"]), np.array(info["sim_state"])
 
 
 def _is_unwrapped(env: Any) -> bool:

@@ -119,12 +119,18 @@ def _average_of_two_halves(config, dataset):
     return {name: value.numpy() for name, value in state.objective.model.state_dict().items()}, losses, gradient_norms
 
 
-def test_a_loss_that_is_not_finite_reaches_the_user_as_itself(ray_local, wall_dataset, tmp_path):
-    from jepawm.distributed.train import ray_train
+def test_a_loss_that_is_not_finite_reaches_the_user_as_itself_and_is_not_tried_again(
+    ray_local, wall_dataset, tmp_path, monkeypatch
+):
+    from jepawm.distributed import train
 
-    config = _config(optim=OptimConfig(learning_rate=1e30, grad_clip_norm=None))
+    attempts, fit = [], train._fit
+    monkeypatch.setattr(train, "_fit", lambda *arguments: attempts.append(1) or fit(*arguments))
+    scaling = ScalingConfig(num_workers=1, cpus_per_worker=1, max_train_failures=3)
+    config = _config(optim=OptimConfig(learning_rate=1e30, grad_clip_norm=None), scaling=scaling)
     with pytest.raises(TrainingError, match=r"the loss at train step \d+ is not finite"):
-        ray_train(config, str(wall_dataset.path), str(tmp_path))
+        train.ray_train(config, str(wall_dataset.path), str(tmp_path))
+    assert attempts == [1]
 
 
 def test_the_stream_brings_each_window_once_per_epoch(ray_local, wall_dataset):

@@ -86,6 +86,15 @@ def commands() -> list[Command]:
     return found
 
 
+def saved_files() -> dict[str, str]:
+    """Files that a page asks its reader to save: the Python block that follows "Save it as `NAME.py`"."""
+    pattern = r"Save (?:it|this) as `(\w+\.py)`[^`]*?```python\n(.*?)^```"
+    found = {}
+    for page in PAGES:
+        found.update(re.findall(pattern, page.read_text(), flags=re.DOTALL | re.MULTILINE))
+    return found
+
+
 def links() -> list[tuple[str, str]]:
     """Page and target of every relative link and picture."""
     found = []

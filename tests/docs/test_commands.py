@@ -44,15 +44,16 @@ def reader(surroundings, repo, monkeypatch, tmp_path):
         name = re.match(r"# (\w+\.yaml)\n", block.text)
         if name:
             (surroundings.folder / name[1]).write_text(block.text)
-    for page in ("docs/extend/planner.md", "docs/extend/encoder.md"):
-        text = (repo / page).read_text()
-        (name,) = re.findall(r"Save it as `(\w+\.py)`", text)
-        (surroundings.folder / name).write_text(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0])
-    monkeypatch.syspath_prepend(str(surroundings.folder))
     shutil.copy(repo / "cluster.yaml", surroundings.folder)
+    for name, text in doc_pages.saved_files().items():
+        (surroundings.folder / name).write_text(text)
     monkeypatch.chdir(surroundings.folder)
+    # Python finds the modules of the folder it runs in.
+    monkeypatch.syspath_prepend(surroundings.folder)
     monkeypatch.setenv("JEPAWM_HOME", str(surroundings.folder / "runs"))
-    return surroundings
+    yield surroundings
+    for name in doc_pages.saved_files():
+        sys.modules.pop(name.removesuffix(".py"), None)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def parses_as_jepawm(words: list[str], repo) -> None:
 
 def parses_as_python(words: list[str], repo) -> None:
     if words[:2] == ["-m", "pytest"]:
-        assert all((repo / word).exists() for word in words[2:])
+        assert all((repo / path).exists() for path in words[2:])
         return
     script = repo / words[0]
     assert script.is_file()

@@ -11,6 +11,7 @@ from tiny_encoders import MEAN, STD, frames, make, stir
 from torch import Tensor, nn
 
 from jepawm.errors import CheckpointError, ConfigError
+from jepawm.nn.wrapped import network_tensors
 
 
 def official_dinov2(backbone: Any, *, gated: bool) -> dict[str, Tensor]:
@@ -228,3 +229,31 @@ def test_r3m_takes_the_image_network_and_leaves_the_language_heads(tmp_path: Pat
     torch.save(source.backbone.state_dict(), path)
     with pytest.raises(CheckpointError, match="is not an R3M checkpoint"):
         make("r3m", weights=str(path))
+
+
+# -- files that something else wrapped -------------------------------------------------------------------------------
+
+
+def test_wrappers_around_a_network_are_taken_off() -> None:
+    plain = {"patch.weight": torch.ones(2), "norm.bias": torch.zeros(1)}
+    wrapped: list[dict[str, Any]] = [
+        {prefix + name: value for name, value in plain.items()}
+        for prefix in ("module.", "_orig_mod.", "backbone.", "module._orig_mod.", "module.backbone.")
+    ]
+    wrapped += [
+        {"model": plain},
+        {"state_dict": plain, "epoch": 3},
+        {"teacher": wrapped[2] | {"head.w": torch.ones(1)}},
+    ]
+    for held in [plain, *wrapped]:
+        assert network_tensors(held, "file").keys() == plain.keys()
+
+
+def test_what_is_no_wrapper_is_told_apart() -> None:
+    with pytest.raises(CheckpointError, match=r"file: its names are those of transformers \(embeddings\.cls_token"):
+        network_tensors({"embeddings.cls_token": torch.ones(1), "layer.0.norm1.weight": torch.ones(1)}, "file")
+    with pytest.raises(CheckpointError, match=r"file holds 2 networks \(model, teacher\)"):
+        network_tensors({"model": {}, "teacher": {}}, "file")
+    # A prefix that some names have and others have not is part of the names.
+    mixed = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    assert network_tensors(mixed, "file").keys() == mixed.keys()

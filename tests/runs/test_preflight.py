@@ -1,6 +1,7 @@
 """Wrong input is refused before Ray starts, says what is wrong, and leaves nothing behind."""
 
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -192,3 +193,21 @@ def test_a_disk_that_is_too_small_is_refused_with_the_sums(tmp_path: Path) -> No
     check_disk({"shards": (str(tmp_path / "d"), 1.0)})
     with pytest.raises(ConfigError, match=r"the run needs about 3072.0 GiB \(shards 1024.0 \+ checkpoints 2048.0\)"):
         check_disk({"shards": (str(tmp_path / "d"), 2.0**40), "checkpoints": (str(tmp_path / "r"), 2.0**41)})
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--env.id", "envs:envs/Wal-v1"], "Wal-v1"),
+        (["--env.id", "no_such_module:Dot"], "no_such_module"),
+        (["--data.source", "dataset", "--data.path", "/no/where", "--env.id", "none"], "/no/where"),
+        (["--recipe", "pusht_human", "--data.path", "/no/where"], "/no/where"),
+    ],
+)
+def test_a_typing_error_is_answered_without_torch(words: list[str], named: str) -> None:
+    code = f"import sys; from jepawm.cli.main import main\ncode = main(['train', *{words!r}])\n"
+    code += "assert code, code\nassert not {'torch', 'ray', 'mlflow'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stderr.startswith("error: ")
+    assert named in done.stderr
+    assert not done.stdout

@@ -2,7 +2,7 @@
 
 ```
 $JEPAWM_HOME/downloads/NAME/
-  downloads.json      what lies here: address, bytes, SHA-256, and who vouches for it
+  downloads.json      address, bytes and SHA-256 of each file, and the origin of its checksum
   FILE                as published
   FILE.part           what has arrived of it so far
   FOLDER/             what an archive was unpacked into
@@ -36,7 +36,7 @@ class Reporter:
 
     Attributes:
         say: Takes a line.
-        progress: Gives, for a line about what begins, the callable that hears about its bytes.
+        progress: Takes a line about a task that begins; returns a callable that receives its bytes.
     """
 
     say: Callable[[str], None] = lambda text: None
@@ -58,9 +58,9 @@ def get_source(
     keep_archives: bool = True,
     report: Reporter | None = None,
 ) -> Path:
-    """Downloads a source, or what is missing of it, and unpacks its archives.
+    """Downloads the missing files of a source, and unpacks its archives.
 
-    A second process that wants the same folder waits for the first and then uses what is there.
+    A second process that wants the same folder waits for the first and then uses its files.
 
     Args:
         source: What to download.
@@ -207,7 +207,7 @@ def _locked(folder: Path, report: Reporter) -> Iterator[None]:
 
 
 def _expand(source: PublicSource, ledger: Ledger, report: Reporter) -> list[SourceFile]:
-    """Every file of a source; asks the hub what is in a folder, once."""
+    """Every file of a source; the hub lists a folder once."""
     ledger.source = ledger.source or source.name
     if ledger.source != source.name:
         raise DataError(

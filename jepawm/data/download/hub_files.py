@@ -101,7 +101,7 @@ def _list_with_client(where: HubPath) -> tuple[str, Listing]:
     import huggingface_hub
 
     api = huggingface_hub.HfApi(endpoint=hub_address(), token=token())
-    with _told(where.address):
+    with _one_line_errors(where.address):
         commit = api.dataset_info(where.repository, revision=where.revision).sha
         if commit is None:
             raise DataError(f"{where.address}: the hub names no commit")
@@ -168,7 +168,7 @@ def fetch_file(
         )
     # The client keeps a partial file below this folder and resumes from it.
     stage = path.with_name(f".{path.name}.hub")
-    with _told(file.address):
+    with _one_line_errors(file.address):
         arrived = Path(
             huggingface_hub.hf_hub_download(
                 where.repository,
@@ -215,7 +215,7 @@ def _bars(progress: Progress | None) -> dict[str, Any]:
     return {"tqdm_class": Reporting}
 
 
-class _told:
+class _one_line_errors:
     """Turns errors of huggingface_hub into a `DataError` of one line."""
 
     def __init__(self, address: str) -> None:

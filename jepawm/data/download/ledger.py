@@ -22,7 +22,7 @@ class Entry:
         address: Where it came from.
         bytes: Its size.
         sha256: Its checksum.
-        vouched_by: `manifest`, `hub`, or `first use`: nobody, it is the first download's.
+        vouched_by: Origin of the checksum: `manifest`, `hub`, or `first use` (the first download).
         unpacked: Folder that it was unpacked into, None where it was not.
         kept: False where the archive was deleted after it was unpacked.
     """
@@ -39,7 +39,7 @@ class Ledger:
     """`downloads.json` of a folder.
 
     Args:
-        folder: The folder; it need not have one yet.
+        folder: The folder; the ledger may not exist yet.
 
     Raises:
         DataError: The file cannot be read.

@@ -28,7 +28,7 @@ def channels_last(shape: tuple[int, ...], what: str) -> bool:
 def as_frames(values: np.ndarray, what: str, first_row: int = 0) -> np.ndarray:
     """Frames `[T,Y,X,C]` uint8 of what was recorded as uint8, or as numbers from 0 to 255.
 
-    Numbers that all lie between 0 and 1 are refused: whether they are dark or of another scale cannot be told.
+    Numbers that all lie between 0 and 1 are refused: the frames may be dark, or scaled to 0-1.
 
     Args:
         values: `[T,Y,X,C]` or `[T,C,Y,X]`.

@@ -168,6 +168,8 @@ def conversion_lines(source: dict[str, Any]) -> list[str]:
     if source.get("left_out"):
         lines.append("left out " + ", ".join(source["left_out"]))
     lines += [f"assumed: {sentence}" for sentence in source.get("assumed", ())]
+    if source.get("absent_episodes"):
+        lines.append(f"not in this copy: {source['absent_episodes']['count']} episode(s) that the source's index lists")
     for sentence, where in source.get(NOTES, {}).items():
         shown = _some(where["first"], where["episodes"])
         lines.append(f"noted in {where['episodes']} episode(s): {sentence} ({shown})")
@@ -217,7 +219,7 @@ def _refused_or_bad(source: EpisodeSource, number: int, error: DataError) -> Bad
 def _checked(
     source: EpisodeSource, spec: DatasetSpec, reader: Reader, numbers: Sequence[int]
 ) -> Iterator[EncodedEpisode | BadEpisode]:
-    """The episodes of a reader; one that breaks the contract of the format is bad as well."""
+    """The episodes of a reader; an episode that breaks the contract of the format is bad as well."""
     for item in reader(source, spec.pixels.codec, numbers):
         if isinstance(item, BadEpisode):
             yield item

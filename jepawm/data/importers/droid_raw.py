@@ -182,7 +182,7 @@ class DroidRaw(EpisodeSource):
         key = f"{self._camera}{_CAMERA_KEY}"
         if not isinstance(facts.get(key), str):
             raise DataError(f"{folder}: the metadata has no '{key}'")
-        # The path is one below the folder of the lab; what counts here is what follows the folder of videos.
+        # The recorded path starts at the folder of the lab; the part after the folder of videos is kept.
         name = facts[key].replace("\\", "/").rsplit(f"{_VIDEOS}/", 1)[-1]
         return inside(folder / _VIDEOS, name, f"{folder}: '{key}'")
 

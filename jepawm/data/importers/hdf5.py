@@ -40,7 +40,7 @@ def entry(group: Any, key: str, path: Path) -> Any:
         path: The opened file.
 
     Raises:
-        DataError: It is missing (names what is there), a group, or kept in another file.
+        DataError: It is missing (the message lists the entries), is a group, or lies in another file.
     """
     if key not in group or not hasattr(group[key], "shape"):
         parent = group
@@ -48,7 +48,7 @@ def entry(group: Any, key: str, path: Path) -> Any:
             if part not in parent or not hasattr(parent[part], "keys"):
                 break
             parent = parent[part]
-        there = ", ".join(sorted(parent)) or "nothing"
+        there = ", ".join(sorted(map(str, parent))) or "nothing"
         raise DataError(f"{path}: the dataset '{key}' is missing ('{parent.name}' holds: {there})")
     item = group[key]
     if Path(item.file.filename) != path or item.external or item.is_virtual:

@@ -215,7 +215,11 @@ class LeRobot(EpisodeSource):
             yield frame
 
     def _stored_image(self, item: Any, where: str) -> np.ndarray:
-        where, value = f"{where}, '{self._index.camera}'", item.as_py()
+        where = f"{where}, '{self._index.camera}'"
+        try:
+            value = item.as_py()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}: a text cannot be read: {error}; copy the file again") from error
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None and isinstance(value, dict) and value.get("path"):
             file = inside(self.path, str(value["path"]), where)

@@ -1,4 +1,4 @@
-"""What a LeRobot folder says about itself: features, rate, and where each episode is."""
+"""The index of a LeRobot folder: features, rate, and the place of each episode."""
 
 import itertools
 import json
@@ -274,7 +274,7 @@ def _with_next(entries: list[Entry]) -> list[Entry]:
 
 
 def _is_camera(feature: Any) -> bool:
-    """Whether a feature is a picture in colours; a picture of depth has one channel, or says what it is."""
+    """Whether a feature is a colour picture; a depth picture has one channel, or `info.json` marks it."""
     if not isinstance(feature, dict) or feature.get("dtype") not in ("video", "image"):
         return False
     shape = feature.get("shape")

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from jepawm.errors import DataError
 
-# Columns that a table may lack; the ending is that of a column for each camera.
+# Columns that a table may lack; each camera has a column with the ending.
 _OPTIONAL, _OPTIONAL_ENDING = ("tasks", "timestamp", "task_index"), "/to_timestamp"
 
 
@@ -94,5 +94,5 @@ class EpisodeTable:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the table cannot be read: {error}; copy it again") from error

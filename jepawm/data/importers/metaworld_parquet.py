@@ -223,9 +223,9 @@ class MetaworldParquet(EpisodeSource):
 def _open(file: Path) -> pq.ParquetFile:
     try:
         opened = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+        names = opened.schema_arrow.names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not a Parquet file, or a truncated one: {error}; copy it again") from error
-    names = opened.schema_arrow.names
     missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise DataError(f"{file}: column '{missing[0]}' is missing; expected {', '.join(COLUMNS)}, found {names}")

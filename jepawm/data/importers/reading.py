@@ -1,4 +1,4 @@
-"""What several importers need: files below a folder, numbers that are what they should be, frames one by one."""
+"""Tools of several importers: files below a folder, checked numbers, frames one by one."""
 
 import csv
 import json

@@ -254,7 +254,7 @@ class Rlds(EpisodeSource):
         known = [name for name in _TASKS if name in texts]
         if known:
             return known[0]
-        # A dataset with one text a step calls it what it likes.
+        # A single text in a step is the instruction, whatever its name is.
         return texts[0] if len(texts) == 1 else None
 
     def _find_shards(self, info: dict[str, Any], info_path: Path) -> tuple[list[Path], np.ndarray]:

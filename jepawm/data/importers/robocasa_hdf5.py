@@ -106,7 +106,7 @@ class RoboCasaHdf5(EpisodeSource):
         return DatasetSpec(
             name=self._environment.lower(),
             control_hz=self._control_hz,
-            # Rendered, and yet with textures and noise that an exact codec hardly makes smaller.
+            # Rendered frames with textures and noise, which an exact codec hardly makes smaller.
             pixels=PixelSpec(side, side, 3, self.options.codec or "jpeg"),
             action=ActionSpec(
                 dim=ARM_ACTIONS,

@@ -1,4 +1,4 @@
-"""The ways in which stable-worldmodel keeps an episode dataset, each as named columns of one row an env_step.
+"""The stores of stable-worldmodel. Each gives named columns with a row for every env_step.
 
 | store | numbers | frames | episodes |
 |---|---|---|---|
@@ -105,7 +105,7 @@ def open_store(path: Path) -> Store:
     """The store at a path: itself, or the only one in a folder.
 
     Raises:
-        DataError: None, more than one, or one that is damaged.
+        DataError: There is no store, more than one, or a damaged one.
         MissingDependencyError: The package that reads it is not installed.
     """
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Videos without actions, for heads and pretraining: a folder of them, or a list as K400, SSv2 and HowTo100M use it.
+"""Videos without actions, for heads and pretraining: a folder of videos, or a list in the form of K400 and SSv2.
 
 A list has a path and a label a line, separated by a space, a comma or a tab; the label may be missing. In a folder, the
 folder of a video is its label, as in K400. Frames are resampled to about 4 a second, as published: every `n`-th is
@@ -31,8 +31,8 @@ class VideoFolder(EpisodeSource):
     """Videos below a folder, or those that a list names.
 
     Raises:
-        DataError: No videos, one that is listed and missing, a path that leaves the folder of the list, or a video that
-            cannot be decoded: names it.
+        DataError: There are no videos, a listed video is missing, a path leaves the folder of the list, or a video
+            cannot be decoded; the message names it.
         MissingDependencyError: The package `av` is not installed.
     """
 

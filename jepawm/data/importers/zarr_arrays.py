@@ -54,7 +54,7 @@ class ZarrArrays:
                 raise DataError(f"{self.path}: array '{name}' is missing; there are: {', '.join(self.names)}")
 
     def array(self, name: str) -> Any:
-        """One of them, not yet read.
+        """An array, opened and not yet read.
 
         Raises:
             DataError: It cannot be opened.
@@ -76,7 +76,7 @@ class ZarrArrays:
         return array
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows of one of them. In version 3, rows of a chunk that is not stored hold the fill value, see `unstored`.
+        """Rows of an array. In version 3, rows of a chunk that is not stored hold the fill value, see `unstored`.
 
         Raises:
             DataError: The array cannot be opened, a chunk is damaged, or a chunk is missing (in version 2).
@@ -210,7 +210,7 @@ def _arrays_in_zip(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                # Nothing is extracted, yet a path that climbs out means that the archive is not what it claims to be.
+                # Nothing is extracted, but a path that leaves the archive is a sign of a manipulated archive.
                 if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
                     raise DataError(f"{path}: the entry '{name}' points outside the archive; refusing to read it")
             files = [PurePosixPath(name) for name in archive.namelist()]
@@ -221,5 +221,5 @@ def _arrays_in_zip(path: Path) -> list[str]:
 
 
 def _is_array(name: str, content: bytes) -> bool:
-    """Whether metadata is that of an array; version 3 has the same name for groups."""
+    """Whether metadata describe an array; in version 3 a file of the same name describes a group."""
     return name == ".zarray" or b'"array"' in content

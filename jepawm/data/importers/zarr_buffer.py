@@ -49,7 +49,7 @@ class ZarrBuffer(EpisodeSource):
     """A zarr, or a folder or zip around one.
 
     Raises:
-        DataError: A missing or damaged array, ragged arrays, NaN, frames whose scale cannot be told, a codec that zarr
+        DataError: A missing or damaged array, ragged arrays, NaN, frames of an unknown scale, a codec that zarr
             does not know, or a zip with paths that lead out of it; names array and row.
         MissingDependencyError: The package `zarr` is not installed.
     """

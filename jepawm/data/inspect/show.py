@@ -34,12 +34,12 @@ def contact_sheet(
     window: int | None = None,
     frameskip: int = 1,
 ) -> Path:
-    """Draws a few episodes, one a row: frames, and under them the actions over time.
+    """Draws a few episodes, each in a row: frames, and under them the actions over time.
 
-    Each action dimension is drawn to its own scale, which the legend names. Up to six are curves around zero, and the
-    number is the largest that is reached in what is shown. More are lanes around the dataset's mean, red above it and
-    blue below; the numbers are the mean and how far they go from it, for many robots are given joint angles that are
-    never near zero.
+    Each action dimension has its own scale, which the legend names. Up to six dimensions are curves around zero; the
+    legend gives the largest magnitude in the picture. More than six are lanes around the dataset's mean, red above it
+    and blue below, since commanded joint angles are rarely near zero; the legend gives the mean and the largest
+    distance from it.
 
     Args:
         path: The dataset.

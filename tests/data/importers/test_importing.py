@@ -221,7 +221,12 @@ def test_ray_reads_what_one_process_reads(tmp_path):
         assert import_episodes(open_source(tmp_path / "pusht_noise"), tmp_path / name, **options) == len(PUSHT_LENGTHS)
     same(tmp_path / "serial", tmp_path / "ray")
     dino_wm_wall(tmp_path / "wall_single", lambda c: c["obses/episode_001.pth"].__setitem__((3, 0, 0, 0), np.nan))
-    with pytest.raises(DataError, match=r"episode_001\.pth: frame 3 holds NaN"):
+    with pytest.raises(DataError, match=r"episode_001\.pth: frame 3 holds NaN.* --leave-out-bad"):
         import_episodes(open_source(tmp_path / "wall_single"), tmp_path / "wall", reader=read_on_ray)
     assert not (tmp_path / "wall").exists()
     assert not (tmp_path / ".wall.importing").exists()
+    options = ImportOptions(leave_out_bad=True)
+    source = open_source(tmp_path / "wall_single", options=options)
+    assert import_episodes(source, tmp_path / "wall", reader=read_on_ray) == 1
+    (left_out,) = EpisodeDataset(tmp_path / "wall").spec.source["left_out_episodes"]
+    assert (left_out["episode"], "frame 3 holds NaN" in left_out["reason"]) == (1, True)

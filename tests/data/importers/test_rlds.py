@@ -283,6 +283,6 @@ def test_the_real_robot(tmp_path):
     for axis in range(3):
         assert np.corrcoef(actions[:, axis], moved[:, axis])[0, 1] > 0.7
     assert 60 < np.mean([episode.pixels.mean() for episode in episodes]) < 200
-    # The camera that nobody filled.
+    # This camera was not recorded.
     assert open_source(REAL, "rlds", ImportOptions(camera="image_3")).num_episodes == 25
-    refused(REAL, tmp_path / "e", "frames of 'steps/observation/image_3' are empty", "rlds", camera="image_3")
+    refused(REAL, tmp_path / "e", "episode 0: all 10 frames show one colour", "rlds", camera="image_3")
