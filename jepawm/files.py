@@ -14,8 +14,9 @@ from typing import Any
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to fill, which takes the given name when the block ends without an error.
 
-    An older folder of that name is replaced; it is moved aside first, so that a kill never destroys the older folder
-    before the new one is whole. After an error the older folder is as it was, and nothing else is left behind.
+    An older folder of that name is replaced. It is moved aside to `PATH.tmp-old-PID` and removed after the new folder
+    has its name, so a kill between the two leaves both folders whole, though none under `path`. After an error the
+    older folder is under its name again, and nothing else is left behind.
 
     Args:
         path: Of the folder.
@@ -29,7 +30,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             older = Path(f"{os.fspath(path)}.tmp-old-{os.getpid()}")
             shutil.rmtree(older, ignore_errors=True)
             os.replace(path, older)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(older, path)
+                raise
             shutil.rmtree(older, ignore_errors=True)
         else:
             os.replace(temporary, path)

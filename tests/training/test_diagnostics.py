@@ -106,8 +106,8 @@ def test_collapsed_latents_are_seen_and_break_nothing() -> None:
 
 
 def test_without_simulator_states_there_is_no_probe() -> None:
-    told = latent_diagnostics(Known(), windows(sim_state=False), (), CPU)
-    assert set(told) == {"diagnostics/latent_std_mean", "diagnostics/latent_std_min", "diagnostics/effective_rank"}
+    metrics = latent_diagnostics(Known(), windows(sim_state=False), (), CPU)
+    assert set(metrics) == {"diagnostics/latent_std_mean", "diagnostics/latent_std_min", "diagnostics/effective_rank"}
 
 
 # -- prediction ------------------------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ def test_what_somebody_else_wrote_into_the_source_of_a_dataset_is_no_environment
     for env in ("Push-T", None, ["envs/PushT-v1"]):
         written.spec = replace(written.spec, source={"env": env})
         check_frames(written, EnvConfig())
+    # The same field in our form is read, so the three above were accepted for their form.
+    written.spec = replace(written.spec, source={"env": {"id": "envs/PushT-v1"}})
+    with pytest.raises(ConfigError, match=r"was recorded in envs/PushT-v1"):
+        check_frames(written, EnvConfig())
 
 
 def test_episodes_without_actions_train_no_world_model(wall_dataset):
@@ -82,7 +86,7 @@ def test_models_that_cannot_be_built_are_refused_before_any_work(model, message)
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_the_model_of_every_recipe_can_be_built(recipe):
     config = load_recipe(recipe)
-    check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
+    assert check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip) > 0
 
 
 def test_poses_can_be_built_without_knowing_the_episodes():
@@ -90,7 +94,10 @@ def test_poses_can_be_built_without_knowing_the_episodes():
         predictor=PredictorConfig(name="vjepa2_ac", num_heads=4),
         proprio=ProprioConfig("token", update="integrate_pose"),
     )
-    check_buildable(pose, image_size=64, frameskip=1)
+    assert check_buildable(pose, image_size=64, frameskip=1) > 0
+    # Without the episodes the pose counts as seven numbers, which fit no chunk of two actions.
+    with pytest.raises(ConfigError, match=r"action chunks of 7 numbers .*, found 7 and 14"):
+        check_buildable(pose, image_size=64, frameskip=2)
 
 
 def test_an_unknown_policy_is_one_clear_error():
@@ -126,12 +133,12 @@ def test_evaluate_has_help_and_names_a_missing_model(repo, tmp_path):
         command = [sys.executable, str(repo / "ray_jobs" / "evaluate.py"), *words]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
-    told = job("--help")
-    assert told.returncode == 0
-    assert "--model" in told.stdout
-    told = job("--model", "nowhere/model")
-    assert told.returncode == 1
+    answer = job("--help")
+    assert answer.returncode == 0
+    assert "--model" in answer.stdout
+    answer = job("--model", "nowhere/model")
+    assert answer.returncode == 1
     assert (
-        told.stderr.strip()
+        answer.stderr.strip()
         == "error: nowhere/model is no model folder: it has no config.yaml; pass --model RUN or RUN/model"
     )
