@@ -6,9 +6,12 @@ and `fast` on Mesa's software renderer.
 """
 
 import atexit
+import contextlib
+import importlib.util
 import os
 import sys
 import weakref
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -25,12 +28,14 @@ _SOFTWARE = ("llvmpipe", "softpipe", "swiftshader", "software")
 def prepare_backend() -> str:
     """Chooses how MuJoCo draws without a screen, unless `$MUJOCO_GL` is set. Call it before MuJoCo is imported.
 
+    An empty variable counts as not set: some launchers export every variable that they know.
+
     Returns:
         `egl`, `osmesa`, `glfw`, or `cgl` and the like on systems without a choice.
     """
-    if "MUJOCO_GL" not in os.environ and sys.platform.startswith("linux") and "mujoco" not in sys.modules:
+    if not os.environ.get("MUJOCO_GL") and sys.platform.startswith("linux") and "mujoco" not in sys.modules:
         os.environ["MUJOCO_GL"] = "egl"
-    return os.environ.get("MUJOCO_GL", "default")
+    return os.environ.get("MUJOCO_GL") or "default"
 
 
 def import_mujoco(extra: str) -> Any:
@@ -38,9 +43,28 @@ def import_mujoco(extra: str) -> Any:
 
     Raises:
         ImportError: It is not installed.
+        ValueError: `$MUJOCO_GL` is no way to draw that MuJoCo knows, or its library is absent.
     """
     prepare_backend()
-    return checks.require("mujoco", f"jepawm[{extra}]")
+    if importlib.util.find_spec("mujoco") is None:
+        return checks.require("mujoco", f"jepawm[{extra}]")
+    with _naming_the_backend():
+        return checks.require("mujoco", f"jepawm[{extra}]")
+
+
+@contextlib.contextmanager
+def _naming_the_backend() -> Iterator[None]:
+    """Names the value of `$MUJOCO_GL` when the window system fails; the window system's own errors do not."""
+    try:
+        yield
+    # What a driver raises is not declared anywhere: PyOpenGL alone raises AttributeError, OpenGL.error.Error and
+    # ctypes' errors.
+    except Exception as error:
+        value = os.environ.get("MUJOCO_GL", "")
+        raise ValueError(
+            f"MuJoCo cannot draw with MUJOCO_GL='{value}' ({type(error).__name__}: {error}); "
+            "jepawm doctor says which values work on this machine"
+        ) from error
 
 
 class MujocoPictures:
@@ -59,7 +83,7 @@ class MujocoPictures:
         hidden_geom_groups: Groups of geoms that are not drawn, e.g. those used for collisions only.
 
     Raises:
-        ValueError: An unknown quality; at the first picture: an unknown camera.
+        ValueError: An unknown quality; at the first picture: an unknown camera, or a `$MUJOCO_GL` that cannot draw.
     """
 
     def __init__(
@@ -133,9 +157,10 @@ class _Screen:
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, image_size)
         model.vis.global_.offheight = max(model.vis.global_.offheight, image_size)
         try:
-            self._gl = mujoco.GLContext(image_size, image_size)
-            self._gl.make_current()
-            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+            with _naming_the_backend():
+                self._gl = mujoco.GLContext(image_size, image_size)
+                self._gl.make_current()
+                self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         finally:
             if kept is not None:
                 quality.offsamples, quality.shadowsize = kept
@@ -224,9 +249,11 @@ def draws_in_software() -> bool:
 def gl_renderer() -> str:
     """The name of the OpenGL renderer, e.g. `llvmpipe (LLVM 15.0.6, 256 bits)`."""
     import mujoco
-    from OpenGL import GL
 
-    context = mujoco.GLContext(16, 16)
+    with _naming_the_backend():
+        from OpenGL import GL
+
+        context = mujoco.GLContext(16, 16)
     try:
         context.make_current()
         name = GL.glGetString(GL.GL_RENDERER)

@@ -20,6 +20,8 @@ Level = Literal["ok", "note", "FAIL"]
 CORE = ("torch", "numpy", "pyarrow", "gymnasium", "ray", "mlflow")
 NOT_FOR_USERS = ("test", "lint")
 SMALL_SHM_GIB = 1.0
+# Words for MUJOCO_GL that mean a window on a screen.
+WITH_A_SCREEN = ("glfw", "glx")
 # Slower than this, collecting waits for pictures; see `quality` of the MuJoCo environments.
 SLOW_PICTURE_MS = 50.0
 
@@ -191,10 +193,14 @@ def _rendering() -> Iterator[Line]:
     if _version("mujoco") is None:
         yield Line("note", "rendering", 'mujoco is not installed; run: pip install "jepawm[mujoco]"')
         return
-    chosen = os.environ.get("MUJOCO_GL", "")
+    # MuJoCo reads the variable without regard to case and to blanks around it.
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     wish = f"MUJOCO_GL={chosen}" if chosen else "MUJOCO_GL is not set: jepawm takes egl"
     gpu = os.environ.get("MUJOCO_EGL_DEVICE_ID")
-    yield Line("ok", "rendering", f"{wish}; MUJOCO_EGL_DEVICE_ID={'not set: the first GPU' if gpu is None else gpu}")
+    known = ("", *BACKENDS, *WITH_A_SCREEN)
+    device = "" if chosen not in known else f"; MUJOCO_EGL_DEVICE_ID={'not set: the first GPU' if gpu is None else gpu}"
+    fault = "" if chosen in known else f", which is no way to draw; expected one of {', '.join(known[1:])}, or unset it"
+    yield Line("FAIL" if fault else "ok", "rendering", f"{wish}{fault}{device}")
     found = {backend: examine(backend) for backend in BACKENDS}
     works = [backend for backend in BACKENDS if found[backend]["works"]]
     for backend in BACKENDS:
@@ -202,11 +208,11 @@ def _rendering() -> Iterator[Line]:
         needed = backend == chosen or not works or bool(found[backend].get("problems"))
         yield _backend_line(backend, found[backend], needed=needed)
     screen = os.environ.get("DISPLAY")
-    without = chosen == "glfw" and not screen
+    without = chosen in WITH_A_SCREEN and not screen
     use = "unset MUJOCO_GL" if without else "nothing here uses it"
     level: Level = "FAIL" if without else "note"
     yield Line(level, "glfw", f"needs a screen; DISPLAY is {screen or 'not set'}; {use}")
-    if works and (chosen or "egl") not in (*works, "glfw"):
+    if works and (chosen or "egl") not in (*works, *WITH_A_SCREEN):
         yield Line("note", "rendering", f"set MUJOCO_GL={works[0]}, which works")
 
 

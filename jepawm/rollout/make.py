@@ -95,7 +95,8 @@ def find_env(env_id: str) -> EnvFactory:
             raise EnvironmentFault(f"cannot make env.id '{env_id}': {name} is registered without an entry point")
         entry: Any = spec.entry_point if callable(spec.entry_point) else load_env_creator(spec.entry_point)
         return EnvFactory(env_id, entry, name)
-    except (gymnasium.error.Error, ImportError, AttributeError, ValueError) as error:
+    # A RuntimeError is what MuJoCo raises on import where MUJOCO_GL is not a word it knows.
+    except (gymnasium.error.Error, ImportError, AttributeError, ValueError, RuntimeError) as error:
         entry = getattr(module, name, None)
         if callable(entry):
             return EnvFactory(env_id, entry, None)

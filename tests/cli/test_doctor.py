@@ -128,6 +128,17 @@ def test_the_way_that_was_asked_for_must_work(monkeypatch: pytest.MonkeyPatch) -
     assert rendering_lines(monkeypatch, WORKS, ABSENT)["glfw"].level == "FAIL"
 
 
+@pytest.mark.parametrize("value", ["nonsense", "disabled", "0"])
+def test_a_word_that_draws_nothing_is_a_failure(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MUJOCO_GL", value)
+    line = rendering_lines(monkeypatch, WORKS, ABSENT)["rendering"]
+    assert line.level == "FAIL"
+    assert f"MUJOCO_GL={value}, which is no way to draw; expected one of egl, osmesa" in line.text
+    monkeypatch.setenv("MUJOCO_GL", "")
+    line = rendering_lines(monkeypatch, WORKS, ABSENT)["rendering"]
+    assert (line.level, "is not set" in line.text) == ("ok", True)
+
+
 def test_wrong_pictures_are_a_failure_even_where_another_way_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     wrong = WORKS | {"works": False, "problems": ["fast: it is upside down"], "missing": []}

@@ -144,3 +144,35 @@ def test_a_process_that_closes_nothing_ends_quietly() -> None:
 def test_backend() -> None:
     assert os.environ.get("MUJOCO_GL", "default") == BACKEND
     assert gl_renderer()
+
+
+def draw_in_a_process(value: str) -> tuple[str, str]:
+    """What `MUJOCO_GL=value` draws with in a process of its own, and the error it ends with."""
+    code = (
+        "import os\n"
+        "from envs.mujoco_rendering import import_mujoco, gl_renderer\n"
+        "try:\n"
+        "    import_mujoco('mujoco')\n"
+        "    gl_renderer()\n"
+        "    print(os.environ['MUJOCO_GL'], end='')\n"
+        "except ValueError as error:\n"
+        "    print(f'|{error}', end='')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": ":".join(["", *sys.path]), "MUJOCO_GL": value}
+    environment.pop("PYOPENGL_PLATFORM", None)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    backend, _, error = done.stdout.partition("|")
+    return backend, error or done.stderr
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    backend, error = draw_in_a_process("")
+    assert (backend, error) == ("egl", "") or "MUJOCO_GL='egl'" in error
+
+
+@pytest.mark.parametrize("value", ["nonsense", "disabled"])
+def test_a_variable_that_cannot_draw_is_named(value: str) -> None:
+    backend, error = draw_in_a_process(value)
+    assert backend == ""
+    assert error.startswith(f"MuJoCo cannot draw with MUJOCO_GL='{value}'")
+    assert "jepawm doctor" in error
