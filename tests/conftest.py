@@ -135,6 +135,12 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, common_folder: Path, m
     monkeypatch.setenv("JEPAWM_CACHE", str(common_folder / "frame_cache"))
 
 
+@pytest.fixture(autouse=True)
+def own_seed() -> None:
+    """First weights do not depend on which tests ran before in the same process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def wall_env() -> EnvConfig:
     """Wall at the size of the small dataset."""

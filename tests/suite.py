@@ -23,7 +23,7 @@ BUDGETS_S = {
     "config": 20,
     "data": 120,
     "distributed": 160,
-    "docs": 50,
+    "docs": 70,
     "encoders": 60,
     "env_check": 20,
     "envs": 110,

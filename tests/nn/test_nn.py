@@ -1,6 +1,7 @@
 """Building blocks: attention over frames, rotary positions, adaptive blocks, poses and position tables."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,20 @@ def stir(module: nn.Module) -> Any:
     return module
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Modules and inputs of a test in float64, where two orders of the same sums differ far less than a mistake does."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def same_with_gradients(found: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert found.dtype == expected.dtype == torch.float64
+    torch.testing.assert_close(found, expected)
     pull = draw(*found.shape, seed=9)
     ours, theirs = (torch.autograd.grad(out, leaves, pull, retain_graph=True) for out in (found, expected))
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, theirs)
 
 
 class Largest(TorchDispatchMode):
@@ -71,6 +81,7 @@ def frame_mask(L: int, S: int | None) -> Tensor:
 @pytest.mark.parametrize("S", [1, 4])
 @pytest.mark.parametrize("frames_asked", [None, 1, 2])
 @pytest.mark.parametrize("width", [8, 25])
+@pytest.mark.usefixtures("float64")
 def test_frame_causal_attention_is_masked_attention(T: int, S: int, frames_asked: int | None, width: int) -> None:
     L = T * S
     M = S * min(frames_asked or T, T)
@@ -93,6 +104,7 @@ def plain_attention(attention: Attention, x: Tensor, S: int | None, turns: Rotar
 @pytest.mark.parametrize("S", [None, 1, 4])
 @pytest.mark.parametrize("frames_asked", [None, 1, 2])
 @pytest.mark.parametrize(("head_dim", "turned", "bias"), [(None, False, True), (25, True, False), (24, True, True)])
+@pytest.mark.usefixtures("float64")
 def test_attention_is_the_plain_equation(
     S: int | None, frames_asked: int | None, head_dim: int | None, turned: bool, bias: bool
 ) -> None:
@@ -156,6 +168,7 @@ def plain_adaptive_block(block: AdaptiveBlock, x: Tensor, condition: Tensor, tur
 
 @pytest.mark.parametrize(("T", "S"), [(1, 4), (3, 1), (3, 4)])
 @pytest.mark.parametrize("condition_dim", [None, 5])
+@pytest.mark.usefixtures("float64")
 def test_the_adaptive_block_is_its_equations(T: int, S: int, condition_dim: int | None) -> None:
     block = stir(AdaptiveBlock(16, 2, 20, condition_dim=condition_dim))
     x, condition = draw(2, T, S, 16, grad=True), draw(2, T, condition_dim or 16, seed=1, grad=True)
