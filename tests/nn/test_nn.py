@@ -40,7 +40,7 @@ def stir(module: nn.Module) -> Any:
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Modules and inputs of a test in float64, where two orders of the same sums differ far less than a mistake does."""
+    """Modules and inputs of a test in float64, where two orders of the same sums hardly differ."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
