@@ -70,9 +70,16 @@ context = ray.init(
 )
 client = JobSubmissionClient("http://" + context.dashboard_url)
 entrypoint, working_dir, variables = sys.argv[1:]
-job = client.submit_job(
-    entrypoint=entrypoint, runtime_env={"working_dir": working_dir, "env_vars": json.loads(variables)}
-)
+runtime_env = {"working_dir": working_dir, "env_vars": json.loads(variables)}
+job = None
+while job is None:
+    try:
+        job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+    except RuntimeError as error:
+        # The agent that takes jobs starts after the dashboard; on a busy machine much later.
+        if "No available agent" not in str(error):
+            raise
+        time.sleep(0.5)
 while client.get_job_status(job) not in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
     time.sleep(0.5)
 print(client.get_job_logs(job))
