@@ -16,8 +16,8 @@ class ObjectiveConfig:
     section: ClassVar[str] = "objective"
 
     distance: Distance = "l2"
-    """Between two tokens, averaged over tokens: `l2` mean squared difference, `l1` mean absolute difference, `cosine`
-    1 - cosine."""
+    """Between two latents: `l2` mean squared difference, `l1` mean absolute difference, `cosine` 1 - cosine
+    of all tokens as one vector."""
     weighting: Weighting = "last"
     """`last`: of the last predicted latent; `sum`: over all predicted latents. A protocol may say otherwise
     (`evaluation.<protocol>.cost`)."""

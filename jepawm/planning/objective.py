@@ -20,7 +20,7 @@ def _l1(part: Tensor, goal: Tensor) -> Tensor:
 
 
 def _cosine(part: Tensor, goal: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(part, goal.expand_as(part), dim=-1).mean(dim=-1)
+    return 1 - F.cosine_similarity(part.flatten(-2), goal.expand_as(part).flatten(-2), dim=-1)
 
 
 _DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {"l2": _l2, "l1": _l1, "cosine": _cosine}
