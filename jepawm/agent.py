@@ -84,6 +84,7 @@ class Agent:
         self.spec = spec
         self.planner = planner or spec.planner
         self.objective = objective or spec.objective
+        self._asked_precision = precision
         search = self.planner
         if isinstance(search, PlannerConfig):
             self.precision = precision or search.precision
@@ -127,7 +128,15 @@ class Agent:
         Args:
             observations: `[B,T]` what the agents see, the present last; `T` is 1 at an episode's start.
             goals: `[B,1]` what they should see at the end.
+
+        Raises:
+            PlanningError: Another number of goals than of observations.
         """
+        if len(goals.pixels) != len(observations.pixels):
+            raise PlanningError(
+                f"Agent.reset needs a goal for each episode: found {len(goals.pixels)} goals and observations of "
+                f"{len(observations.pixels)} episodes"
+            )
         self._context = _Context(self.model.context_window, self.encode(observations))
         self._goals = self.encode(goals)[:, 0]
         self._executed_BnA = None
@@ -138,41 +147,61 @@ class Agent:
 
         Args:
             generators: One per episode: all that is random in its plan.
-            num_chunks: Chunks wanted, at most the horizon; None: `replan_every`.
+            num_chunks: Chunks to execute, 1 to the horizon; None: `replan_every`.
 
         Returns:
             `[B,n,A]` raw chunks, inside the bounds.
 
         Raises:
-            PlanningError: Costs that no plan can be chosen from, or `reset` was not called.
+            PlanningError: Costs that no plan can be chosen from, `reset` was not called, another number of generators
+                than of episodes, or a `num_chunks` that no plan has.
         """
-        plan = self._search(generators)
-        self._executed_BnA = plan.chunks_BHA[:, : num_chunks or self._mpc.replan_every]
+        episodes = self._begun().latents.lead[0]
+        if len(generators) != episodes:
+            raise PlanningError(
+                f"Agent.act needs a generator for each episode: found {len(generators)} for {episodes} episodes"
+            )
+        plan = self._search(generators, num_chunks)
+        self._executed_BnA = plan.chunks_BHA[:, : self._mpc.replan_every if num_chunks is None else num_chunks]
         return self._executed_BnA
 
     def observe(self, observations: Observations) -> None:
         """Shows what was seen after the chunks that `act` returned were executed.
 
         Args:
-            observations: `[B,m]` what was seen after each of the last `m` chunks; the model looks back at most
-                `context_window` model steps.
+            observations: `[B,m]` what was seen after each of the last `m` chunks. The model looks back
+                `context_window` model steps, so `m` is at least that many or all of the `n` chunks.
+
+        Raises:
+            PlanningError: `reset` or `act` was not called before, or observations of other episodes or chunks.
         """
         context = self._begun()
         if self._executed_BnA is None:
             raise PlanningError("Agent.observe shows what came of Agent.act, which was not called before it")
+        (episodes, seen), executed = observations.pixels.shape[:2], self._executed_BnA.shape[1]
+        fewest = min(executed, context.window)
+        if episodes != len(self._executed_BnA) or not fewest <= seen <= executed:
+            span = str(executed) if fewest == executed else f"{fewest} to {executed}"
+            raise PlanningError(
+                f"Agent.observe needs what was seen after each of the last {span} chunks of {len(self._executed_BnA)} "
+                f"episodes, found {seen} frames of {episodes} episodes"
+            )
         context.append(self.encode(observations), self._executed_BnA)
         self._executed_BnA = None
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with the given rows of the batch alone; the other episodes have ended."""
+        """Goes on with the given rows of the batch alone, before or after `observe`; the other episodes have ended."""
         context = self._begun()
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
         context.select(index)
         self._goals = None if self._goals is None else self._goals[index]
+        self._executed_BnA = None if self._executed_BnA is None else self._executed_BnA[index]
         self._mpc.keep(rows)
 
     def plan(self, observation: Observation, goal: Observation, *, seed: int = 0, **settings: Any) -> ActionPlan:
         """Searches the actions whose predicted end is nearest to the goal: one episode, one plan.
+
+        A batch that was begun with `reset` is left as it is.
 
         Args:
             observation: The present.
@@ -185,8 +214,7 @@ class Agent:
             ConfigError: A wrong observation, or a setting that does not exist.
             PlanningError: Costs that no plan can be chosen from.
         """
-        agent = self._with(settings) if settings else self
-        return agent._plan_one(observation, goal, seed)
+        return self._with(settings)._plan_one(observation, goal, seed)
 
     def observations(self, frames: Sequence[Observation]) -> Observations:
         """Single observations that follow each other a model step apart, as a batch of one.
@@ -218,7 +246,10 @@ class Agent:
         )
 
     def _with(self, settings: Mapping[str, Any]) -> "Agent":
-        """The same model with some settings of planner and objective changed."""
+        """An agent of the same model with some settings of planner and objective changed, and no batch begun."""
+        precision = None if "precision" in settings else self._asked_precision
+        if not settings:
+            return Agent(self.model, self.spec, self.planner, self.objective, precision=precision)
         if not (isinstance(self.planner, PlannerConfig) and isinstance(self.objective, ObjectiveConfig)):
             raise ConfigError(
                 f"agent.plan: {', '.join(settings)} cannot be changed, for the agent was made with a planner or an "
@@ -232,6 +263,7 @@ class Agent:
             self.spec,
             override(self.planner, planner, "agent.plan"),
             override(self.objective, objective, "agent.plan"),
+            precision=precision,
         )
 
     def _search_space(self, planner: PlannerConfig) -> ActionSearchSpace:
@@ -244,8 +276,8 @@ class Agent:
         )
 
     @torch.no_grad()
-    def _search(self, generators: Sequence[torch.Generator]) -> Plan:
-        return self._mpc.plan(self._unroll, self._goal_objective(), generators)
+    def _search(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Plan:
+        return self._mpc.plan(self._unroll, self._goal_objective(), generators, num_chunks)
 
     def _unroll(self, chunks_BNHA: Tensor) -> Latent:
         """Latents of candidates; records a graph where a planner enables gradients."""

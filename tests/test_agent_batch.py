@@ -82,6 +82,66 @@ def test_wrong_use_is_named(spec: ModelSpec) -> None:
         agent.plan({}, {}, name="cme")
 
 
+def test_batches_that_do_not_fit_together_are_refused(spec: ModelSpec) -> None:
+    agent = make(spec, replan_every=3)
+    with pytest.raises(PlanningError, match="a goal for each episode: found 1 goals and observations of 2 episodes"):
+        agent.reset(seen([0, 1], 1, 0), seen([0], 1, 1))
+    agent.reset(seen([0, 1], 1, 0), seen([0, 1], 1, 1))
+    with pytest.raises(PlanningError, match="a generator for each episode: found 1 for 2 episodes"):
+        agent.act(noise([0], 0))
+    for count in (0, 4):
+        with pytest.raises(PlanningError, match=f"1 to 3 chunks to execute, found num_chunks {count}"):
+            agent.act(noise([0, 1], 0), count)
+    agent.act(noise([0, 1], 0))
+    # The model looks back two model steps: one frame after three chunks would stand beside the wrong chunk.
+    for rows, times in (([0, 1], 1), ([0, 1], 4), ([0], 3)):
+        found = rf"the last 2 to 3 chunks of 2 episodes, found {times} frames of {len(rows)} episodes"
+        with pytest.raises(PlanningError, match=found):
+            agent.observe(seen(rows, times, 2))
+    agent.observe(seen([0, 1], 2, 2))
+
+
+def test_an_episode_may_end_before_the_others_are_observed(spec: ModelSpec) -> None:
+    early, late = make(spec), make(spec)
+    for agent in (early, late):
+        agent.reset(seen([0, 1], 1, 0), seen([0, 1], 1, 1))
+        agent.act(noise([0, 1], 0))
+    early.keep([1])
+    early.observe(seen([1], 1, 2))
+    late.observe(seen([0, 1], 1, 2))
+    late.keep([1])
+    torch.testing.assert_close(early.act(noise([1], 1)), late.act(noise([1], 1)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_warm_start_is_the_rest_after_the_chunks_that_were_executed(spec: ModelSpec) -> None:
+    fixed, asked = make(spec, replan_every=2), make(spec, replan_every=1)
+    plans = []
+    for agent, num_chunks in ((fixed, None), (asked, 2)):
+        agent.reset(seen([0], 1, 0), seen([0], 1, 1))
+        agent.act(noise([0], 0), num_chunks)
+        agent.observe(seen([0], 2, 2))
+        plans.append(agent.act(noise([0], 1), 2))
+    assert torch.equal(*plans)
+
+
+def test_one_plan_leaves_the_batch_and_the_precision_as_they_are(spec: ModelSpec) -> None:
+    now, goal = ({"pixels": np.full((SIDE, SIDE, 3), level, np.uint8), "proprio": np.ones(2)} for level in (0, 200))
+    disturbed, quiet = make(spec), make(spec)
+    for agent in (disturbed, quiet):
+        agent.reset(seen([0, 1], 1, 0), seen([0, 1], 1, 1))
+        agent.act(noise([0, 1], 0))
+    disturbed.plan(now, goal)
+    for agent in (disturbed, quiet):
+        agent.observe(seen([0, 1], 1, 2))
+    assert torch.equal(disturbed.act(noise([0, 1], 1)), quiet.act(noise([0, 1], 1)))
+    # The planner's own precision is float32 here; the precision that an agent is made with holds for all its plans.
+    coarse = make(spec, precision="bfloat16")
+    coarse.model.float()
+    plan = coarse.plan(now, goal, seed=3)
+    np.testing.assert_array_equal(coarse.plan(now, goal, seed=3, num_samples=16).actions, plan.actions)
+    assert not np.array_equal(coarse.plan(now, goal, seed=3, precision="float32").actions, plan.actions)
+
+
 class Descent:
     """One step down the gradient of the cost, through the unroll."""
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from jepawm.errors import PlanningError
 from jepawm.planning.base import Objective, Plan, Planner, Unroll
 
 
@@ -32,22 +33,35 @@ class MPC:
         if self._rest_BHd is not None:
             self._rest_BHd = self._rest_BHd[torch.as_tensor(rows, dtype=torch.int64, device=self._rest_BHd.device)]
 
-    def plan(self, unroll: Unroll, objective: Objective, generators: Sequence[torch.Generator]) -> Plan:
+    def plan(
+        self,
+        unroll: Unroll,
+        objective: Objective,
+        generators: Sequence[torch.Generator],
+        num_chunks: int | None = None,
+    ) -> Plan:
         """Plans from the present.
 
         Args:
             unroll: Raw chunks `[B,N,H,A]` to latents, from each episode's present.
             objective: Latents to cost `[B,N]`.
             generators: One per episode.
+            num_chunks: Chunks of this plan that are executed; None: `replan_every`.
 
         Returns:
             One plan per episode.
+
+        Raises:
+            PlanningError: `num_chunks` is not between 1 and the chunks of a plan.
         """
         start_BHd = self._rest_BHd if self.warm_start else None
         plan = self.planner.plan(unroll, objective, generators=generators, warm_start_BHd=start_BHd)
-        done = self.replan_every
+        horizon = plan.search_BHd.shape[1]
+        if num_chunks is not None and not 1 <= num_chunks <= horizon:
+            raise PlanningError(f"a plan has 1 to {horizon} chunks to execute, found num_chunks {num_chunks}")
+        done = self.replan_every if num_chunks is None else num_chunks
         self._rest_BHd = None
-        if done is not None and done < plan.search_BHd.shape[1]:
+        if done is not None and done < horizon:
             # Past the plan's end its last action is the best guess there is.
             repeated_BHd = plan.search_BHd[:, -1:].expand(-1, done, -1)
             self._rest_BHd = torch.cat([plan.search_BHd[:, done:], repeated_BHd], dim=1)
