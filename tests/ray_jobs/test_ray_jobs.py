@@ -61,34 +61,53 @@ def test_the_main_job_on_ray_then_its_model_evaluated_again(repo, tmp_path):
 
 
 SUBMIT = """
-import json, sys, time
+import json, os, shutil, socket, subprocess, sys, tempfile, time
+from pathlib import Path
 from ray.job_submission import JobSubmissionClient, JobStatus
 import ray
-from ray._private.parameter import RayParams
 
-# The agent that takes jobs wants one fixed port, which another Ray on this machine may hold; `ray start` has a flag for
-# it and `ray.init` has none. 0: any free port.
-init = RayParams.__init__
-RayParams.__init__ = lambda self, *args, **options: init(self, *args, dashboard_agent_listen_port=0, **options)
-context = ray.init(
-    address="local", include_dashboard=True, dashboard_port=0, num_cpus=4, object_store_memory=300 * 2**20
-)
-client = JobSubmissionClient("http://" + context.dashboard_url)
 entrypoint, working_dir, variables = sys.argv[1:]
-runtime_env = {"working_dir": working_dir, "env_vars": json.loads(variables)}
-job = None
-while job is None:
-    try:
-        job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
-    except RuntimeError as error:
-        # The agent that takes jobs starts after the dashboard; on a busy machine much later.
-        if "No available agent" not in str(error):
-            raise
+# A job joins the cluster that `ray start` wrote down last in the temporary folder of its node, so this cluster has a
+# folder of its own: another Ray of this machine is not joined. The name is short because a socket's path has 107
+# characters at most. Port 0: any free port; the port of Ray Client cannot be 0.
+with socket.create_server(("", 0)) as server:
+    free_port = server.getsockname()[1]
+folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+cluster = subprocess.Popen(
+    [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--temp-dir", str(folder)]
+    + ["--port", "0", "--dashboard-port", "0", "--dashboard-agent-listen-port", "0"]
+    + ["--ray-client-server-port", str(free_port), "--num-cpus", "4", "--object-store-memory", str(300 * 2**20)],
+    # No work is left when it is stopped.
+    env={**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+)
+try:
+    address = folder / "ray_current_cluster"
+    while not address.exists():
+        if cluster.poll() is not None:
+            sys.exit(f"ray start ended with {cluster.returncode}")
+        time.sleep(0.2)
+    context = ray.init(address=address.read_text().strip())
+    client = JobSubmissionClient("http://" + context.dashboard_url)
+    runtime_env = {"working_dir": working_dir, "env_vars": json.loads(variables)}
+    job = None
+    while job is None:
+        try:
+            job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+        except RuntimeError as error:
+            # The agent that takes jobs starts after the dashboard; on a busy machine much later.
+            if "No available agent" not in str(error):
+                raise
+            time.sleep(0.5)
+    while client.get_job_status(job) not in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
         time.sleep(0.5)
-while client.get_job_status(job) not in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
-    time.sleep(0.5)
-print(client.get_job_logs(job))
-sys.exit(0 if client.get_job_status(job) == JobStatus.SUCCEEDED else 1)
+    print(client.get_job_logs(job))
+    status = client.get_job_status(job)
+finally:
+    ray.shutdown()
+    cluster.terminate()
+    cluster.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+sys.exit(0 if status == JobStatus.SUCCEEDED else 1)
 """
 
 
