@@ -30,6 +30,10 @@ from jepawm.world_model import WorldModel
 Observation = Mapping[str, Any]
 """`pixels` `[Y,X,C]` uint8 and, for models that read it, `proprio` `[R]` in raw units; what an environment returns."""
 
+Starts = Callable[[Latent, Latent], Tensor]
+"""Observed latents `[B,T]` (the present last) and goals `[B]` to raw chunks `[B,M,H,A]` of plans to start from: of a
+policy, or of the recorded windows whose latents are nearest."""
+
 
 @dataclass(frozen=True)
 class ActionPlan:
@@ -58,7 +62,8 @@ class Agent:
         objective: The cost of a candidate, as a configuration or a callable that makes an objective of goal latents
             `[B]`; None: the model's own.
         replan_every: Chunks that are executed of a plan; None: all of it.
-        warm_start: Start a replan from the unexecuted rest of the last plan.
+        warm_start: Start a replan from the unexecuted rest of the last plan; a callable gives further plans to start
+            from, before every plan, and the search starts from the cheapest.
         precision: Number format of encoding and unrolling; None: the planner's, float32 for one that is built already.
 
     Attributes:
@@ -77,7 +82,7 @@ class Agent:
         objective: ObjectiveConfig | Callable[[Latent], Objective] | None = None,
         *,
         replan_every: int | None = None,
-        warm_start: bool = True,
+        warm_start: bool | Starts = True,
         precision: Precision | None = None,
     ) -> None:
         self.model = model
@@ -91,7 +96,8 @@ class Agent:
             search = build_planner(search, self._search_space(search))
         else:
             self.precision = precision or "float32"
-        self._mpc = MPC(search, replan_every=replan_every, warm_start=warm_start)
+        self._starts = None if isinstance(warm_start, bool) else warm_start
+        self._mpc = MPC(search, replan_every=replan_every, warm_start=bool(warm_start))
         self._context: _Context | None = None
         self._goals: Latent | None = None
         self._executed_BnA: Tensor | None = None
@@ -272,12 +278,18 @@ class Agent:
             self.spec.statistics,
             frameskip=self.model.frameskip,
             hold=planner.hold_actions,
+            limits=planner.action_limits,
             device=self.device,
         )
 
     @torch.no_grad()
     def _search(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Plan:
-        return self._mpc.plan(self._unroll, self._goal_objective(), generators, num_chunks)
+        starts_BMHA = None
+        if self._starts is not None and self._goals is not None:
+            starts_BMHA = self._starts(self._begun().latents, self._goals)
+        return self._mpc.plan(
+            self._unroll, self._goal_objective(), generators, num_chunks, starts_BMHA=starts_BMHA
+        )
 
     def _unroll(self, chunks_BNHA: Tensor) -> Latent:
         """Latents of candidates; records a graph where a planner enables gradients."""

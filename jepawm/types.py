@@ -44,7 +44,7 @@ class ActionSpec:
     Attributes:
         dim: Number of raw action dimensions `a`.
         low: Lower bound of each dimension, raw units; `-inf` where there is none.
-        high: Upper bound of each dimension.
+        high: Upper bound of each dimension; equal to `low` where the action is fixed.
         max_norm: Largest Euclidean norm of one action, or None. A bound for planners and policies; the environment
             itself need not enforce it.
         names: One name a dimension.
@@ -63,8 +63,10 @@ class ActionSpec:
             raise ConfigError(
                 f"ActionSpec: low and high need {self.dim} numbers each, found {len(self.low)} and {len(self.high)}"
             )
-        if any(not lo < hi for lo, hi in zip(self.low, self.high, strict=True)):
-            raise ConfigError(f"ActionSpec: low must lie below high in every dimension, found {self.low}, {self.high}")
+        if any(not lo <= hi for lo, hi in zip(self.low, self.high, strict=True)):
+            raise ConfigError(
+                f"ActionSpec: low must not lie above high in any dimension, found {self.low}, {self.high}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON (infinite bounds become None)."""

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from jepawm.config.model import ModelConfig
 from jepawm.encoders import build_encoder
@@ -193,7 +194,7 @@ class WorldModel(nn.Module):
         for now in range(T - 1, T - 1 + actions_BHA.shape[1]):
             oldest = max(0, now + 1 - self.context_window)
             window = stack(frames[oldest:], axis=1)
-            frames.append(self._step(window, actions[:, oldest : now + 1], last_only=True)[:, 0])
+            frames.append(self._model_step(window, actions[:, oldest : now + 1])[:, 0])
         return stack(frames[T:], axis=1)
 
     def unroll_candidates(
@@ -220,6 +221,17 @@ class WorldModel(nn.Module):
         past = None if past_actions_BLA is None else spread(past_actions_BLA)
         unrolled = self.unroll(context.map(spread), chunks_BNHA.flatten(0, 1), past)
         return unrolled.map(lambda part: part.unflatten(0, (B, N)))
+
+    def _model_step(self, window: Latent, actions_BTA: Tensor) -> Latent:
+        """The successor of a window's last frame.
+
+        A planner that differentiates through the unroll of a trained model keeps only the latents of each step: what a
+        step computes on the way is computed again for its gradient. Memory then grows with one step, not with the plan.
+        """
+        if self.training or not (torch.is_grad_enabled() and actions_BTA.requires_grad):
+            return self._step(window, actions_BTA, last_only=True)
+        found: Latent = checkpoint(self._step, window, actions_BTA, last_only=True, use_reentrant=False, preserve_rng_state=False)
+        return found
 
     def _step(self, window: Latent, actions_BTA: Tensor, *, last_only: bool) -> Latent:
         visual, proprio = self.predictor(window.visual, actions_BTA, window.proprio, last_only=last_only)

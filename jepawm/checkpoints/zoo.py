@@ -19,7 +19,7 @@ from jepawm.config.encoder import (
 from jepawm.config.evaluation import ProtocolConfig
 from jepawm.config.model import ModelConfig, ProprioConfig
 from jepawm.config.objective import ObjectiveConfig
-from jepawm.config.planner import CEMConfig, PlannerConfig
+from jepawm.config.planner import PlannerConfig
 from jepawm.config.predictor import (
     AdaLNPredictorConfig,
     FeaturePredictorConfig,
@@ -60,11 +60,6 @@ class PublishedEnv:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
 
-def _planner(**settings: Any) -> PlannerConfig:
-    # All of them search every environment step's action, without a floor under the spread.
-    return CEMConfig(num_samples=300, num_elites=10, hold_actions=False, min_std=0.0, **settings)
-
-
 def _protocol(replan_every: int, max_chunks: int) -> ProtocolConfig:
     return ProtocolConfig(replan_every, max_chunks, success_at="plan_end")
 
@@ -77,7 +72,7 @@ ENVS: dict[str, PublishedEnv] = {
         PUBLISHED_STATISTICS["metaworld"],
         ActionSpec(4, (-1.0,) * 4, (1.0,) * 4, names=("x", "y", "z", "gripper")),
         5,
-        _planner(horizon=6, num_iterations=15, num_iterations_warm=15),
+        PlannerConfig.preset("jepa_wms_metaworld"),
         _protocol(3, 20),
     ),
     "pusht": PublishedEnv(
@@ -85,7 +80,7 @@ ENVS: dict[str, PublishedEnv] = {
         PUBLISHED_STATISTICS["pusht"],
         ActionSpec(2, (-5.12, -5.12), (5.12, 5.12), names=("target_x", "target_y"), units="100 px"),
         5,
-        _planner(horizon=6, num_iterations=30, num_iterations_warm=30),
+        PlannerConfig.preset("jepa_wms"),
         _protocol(6, 6),
     ),
     "pointmaze": PublishedEnv(
@@ -93,7 +88,7 @@ ENVS: dict[str, PublishedEnv] = {
         PUBLISHED_STATISTICS["pointmaze"],
         ActionSpec(2, (-1.0, -1.0), (1.0, 1.0), names=("x", "y")),
         5,
-        _planner(horizon=6, num_iterations=30, num_iterations_warm=30),
+        PlannerConfig.preset("jepa_wms"),
         _protocol(6, 6),
     ),
     "wall": PublishedEnv(
@@ -101,7 +96,7 @@ ENVS: dict[str, PublishedEnv] = {
         PUBLISHED_STATISTICS["wall"],
         ActionSpec(2, (-28.0, -28.0), (28.0, 28.0), names=("x", "y"), units="2 px"),
         5,
-        _planner(horizon=6, num_iterations=30, num_iterations_warm=30),
+        PlannerConfig.preset("jepa_wms"),
         _protocol(6, 6),
     ),
     "droid": PublishedEnv(
@@ -109,7 +104,7 @@ ENVS: dict[str, PublishedEnv] = {
         PUBLISHED_STATISTICS["droid"],
         ActionSpec(7, (-0.1,) * 6 + (-0.75,), (0.1,) * 6 + (0.75,), names=_POSE, units="m, rad, closure"),
         1,
-        _planner(horizon=3, num_iterations=15, num_iterations_warm=15, init_std=0.1),
+        PlannerConfig.preset("jepa_wms_droid"),
         _protocol(3, 3),
         ObjectiveConfig(proprio_weight=0.0),
     ),

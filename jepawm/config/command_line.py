@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from jepawm.config.run import RunConfig
-from jepawm.config.tagged import TaggedConfig
+from jepawm.config.tagged import PRESET_KEY, TaggedConfig
 from jepawm.config.yaml_io import (
     describe,
     field_types,
@@ -99,7 +99,7 @@ def parse(
     if show_all:
         tyro.cli(RunConfig, args=["--help"], default=below, prog=command.prog, description=_about(command, recipe))
     if "-h" in words or "--help" in words:
-        chosen = {key.removesuffix(".name") for key in kinds}
+        chosen = {key.rpartition(".")[0] for key in kinds}
         common = _common_flags(below, {*command.common, *chosen})
         tyro.cli(type(common), args=["--help"], default=common, prog=command.prog, description=_about(command, recipe))
     config = tyro.cli(RunConfig, args=words, default=below, prog=command.prog)
@@ -140,12 +140,18 @@ def take_switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
 
 
 def _take_kinds(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Flags such as `--planner.name`, which decide what other flags there are, as dotted keys; and the other words."""
+    """Flags that decide what other flags there are (`--planner.name`, `--planner.preset`), as dotted keys; and the rest.
+
+    A preset is read like a kind: its settings come first, and single flags change them.
+    """
     kinds: dict[str, str] = {}
     for section, union in tagged_sections(RunConfig).items():
-        value, words = take_value(words, f"--{section}.name", f"one of {', '.join(union.kinds)}")
-        if value is not None:
-            kinds[f"{section}.name"] = value
+        for key, choices in (("name", union.kinds), (PRESET_KEY, union.presets)):
+            if not choices:
+                continue
+            value, words = take_value(words, f"--{section}.{key}", f"one of {', '.join(choices)}")
+            if value is not None:
+                kinds[f"{section}.{key}"] = value
     return kinds, words
 
 
@@ -198,6 +204,12 @@ def _about(command: Command, recipe: str) -> str:
         "--help-all shows every flag; --print-config shows every setting and where its value comes from.",
         "A switch is written --key, --section.no-key, or --key True and --key False.",
     ]
+    for section, union in tagged_sections(RunConfig).items():
+        if union.presets:
+            lines.append(
+                f"--{section}.preset NAME: published settings under one word ({', '.join(union.presets)}); further "
+                f"--{section} flags change them, --print-config shows them."
+            )
     return "\n\n".join(lines)
 
 

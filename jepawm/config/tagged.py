@@ -7,9 +7,14 @@ table of its base class, or by `module:Class` where it stands in somebody else's
 
 import dataclasses
 import importlib
+import os
+import sys
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from jepawm.errors import ConfigError, did_you_mean
+
+PRESET_KEY = "preset"
 
 
 class TaggedConfig:
@@ -22,12 +27,15 @@ class TaggedConfig:
         section: Dotted key of the section.
         kinds: Name of each kind to the `module:Class` of its dataclass.
         default_kind: The kind without a `name`.
+        presets: Settings that go together under one word, each with the `name` of its kind. `preset: WORD` stands for
+            them in YAML, on the command line and in Python; the configuration holds the settings, not the word.
         implementation: `module:Class` of what is built from a kind.
     """
 
     section: ClassVar[str]
     kinds: ClassVar[dict[str, str]]
     default_kind: ClassVar[str]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     implementation: ClassVar[str]
 
     def __new__(cls, *_: Any, **fields: Any) -> Self:
@@ -65,6 +73,44 @@ class TaggedConfig:
         return found
 
     @classmethod
+    def with_preset(cls, data: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
+        """Settings with those that their `preset` stands for; what stands beside the preset comes before it.
+
+        Args:
+            data: Settings of this section, with or without `preset`.
+            where: Named in errors.
+
+        Raises:
+            ConfigError: An unknown preset, or one of another kind than `name` says.
+        """
+        own = {key: value for key, value in data.items() if key != PRESET_KEY}
+        if len(own) == len(data):
+            return own
+        word = data[PRESET_KEY]
+        if not isinstance(word, str) or word not in cls.presets:
+            raise ConfigError(f"{where}: {cls.section}.preset: unknown '{word}'{did_you_mean(str(word), cls.presets)}")
+        settings = cls.presets[word]
+        if own.get("name", settings["name"]) != settings["name"]:
+            raise ConfigError(
+                f"{where}: {cls.section}.preset '{word}' is settings of {cls.section}.name '{settings['name']}', "
+                f"found '{own['name']}'"
+            )
+        return {**settings, **own}
+
+    @classmethod
+    def preset(cls, word: str, **changes: Any) -> Self:
+        """The configuration that a preset stands for.
+
+        Args:
+            word: A key of `presets`.
+            **changes: Settings in place of the preset's.
+
+        Raises:
+            ConfigError: An unknown preset, or a wrong setting.
+        """
+        return cls(**cls.with_preset({PRESET_KEY: word, **changes}))
+
+    @classmethod
     def shared_fields(cls) -> set[str]:
         """Fields that every kind of the section has."""
         base = next(each for each in cls.__mro__ if "kinds" in vars(each))
@@ -84,5 +130,19 @@ def import_object(place: str, where: str) -> Any:
     module, _, attribute = place.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            # The module is there; what it imports is not.
+            raise ConfigError(f"{where}: cannot import {place}: {error}") from error
+        raise ConfigError(
+            f"{where}: cannot import {place}: {error}. Python looks in {_search_path()}; put the folder that holds "
+            f"{error.name} on its path: export PYTHONPATH=FOLDER (PYTHONPATH=. for the current folder)"
+        ) from error
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{where}: cannot import {place}: {error}") from error
+
+
+def _search_path() -> str:
+    """The first folders of Python's path, for a message."""
+    folders = [folder or os.curdir for folder in sys.path if not folder.endswith(".zip")]
+    return ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")

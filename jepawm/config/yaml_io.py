@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import yaml
 
 from jepawm.config.migrate import VERSION, VERSION_KEY, migrate
-from jepawm.config.tagged import TaggedConfig
+from jepawm.config.tagged import PRESET_KEY, TaggedConfig
 from jepawm.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -134,8 +134,40 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
     Raises:
         ConfigError: An unknown key (with the closest known one), or a value of the wrong type.
     """
-    result: T = _build(cls, data, where, "", None)
+    result: T = _build(cls, expand_presets(cls, data, where)[0], where, "", None)
     return result
+
+
+def expand_presets(cls: Any, data: Any, where: str, prefix: str = "") -> tuple[Any, dict[str, str]]:
+    """Plain data in which the settings stand that a section's `preset` stands for.
+
+    Args:
+        cls: The configuration, or a section of it.
+        data: Nested plain data.
+        where: Named in errors.
+        prefix: Dotted key of the section, with a dot at its end.
+
+    Returns:
+        The data without any `preset`, and for each dotted key that came from one its word.
+
+    Raises:
+        ConfigError: An unknown preset, or one of another kind than `name` says.
+    """
+    if not isinstance(data, dict):
+        return data, {}
+    chosen: dict[str, str] = {}
+    if issubclass(cls, TaggedConfig):
+        if cls.presets and PRESET_KEY in data:
+            full = cls.with_preset(data, where)
+            chosen = {f"{prefix}{key}": data[PRESET_KEY] for key in full if key not in data}
+            return full, chosen
+        return data, chosen
+    expanded = dict(data)
+    for key, kind in field_types(cls).items():
+        if is_section(kind) and key in data:
+            expanded[key], inside = expand_presets(kind, data[key], where, f"{prefix}{key}.")
+            chosen.update(inside)
+    return expanded, chosen
 
 
 def _build(cls: Any, data: Any, where: str, prefix: str, default: Any) -> Any:
@@ -289,9 +321,10 @@ def resolve(cls: type[T], layers: list[tuple[str, dict[str, Any]]]) -> tuple[T, 
         ConfigError: A wrong key or value; the message names the layer that holds it.
     """
     plain, origins = to_dict(cls()), dict[str, str]()
-    for name, data in layers:
+    for name, layer in layers:
+        data, presets = expand_presets(cls, layer, name)
         plain = _over(cls, plain, data, name, "", origins)
-        origins.update(dict.fromkeys(flatten(data), name))
+        origins.update({key: f"{name}, preset {presets[key]}" if key in presets else name for key in flatten(data)})
     # Built once, from the whole: a layer may mend what would be wrong with the layers below it alone.
     return from_dict(cls, plain, layers[-1][0] if layers else "config"), origins
 
@@ -301,7 +334,7 @@ def override(config: T, changes: dict[str, Any], where: str) -> T:
 
     Args:
         config: A section, or a whole configuration.
-        changes: Nested plain data.
+        changes: Nested plain data; `preset` stands for the settings of a preset.
         where: Named in errors.
 
     Raises:
@@ -310,6 +343,7 @@ def override(config: T, changes: dict[str, Any], where: str) -> T:
     cls: Any = type(config)
     if isinstance(config, TaggedConfig):
         cls = next(each for each in cls.__mro__ if "kinds" in vars(each))
+    changes, _ = expand_presets(cls, changes, where)
     result: T = from_dict(cls, _over(cls, to_dict(config), changes, where, "", {}), where)
     return result
 

@@ -90,7 +90,7 @@ def statistics_of(actions: RunningMoments, proprio: RunningMoments, spec: "Datas
 
 def _action_floor(action: ActionSpec) -> np.ndarray:
     width = np.subtract(action.high, action.low)
-    return np.where(np.isfinite(width), HARDLY_MOVING * width, HARDLY_MOVING_UNBOUNDED)
+    return np.where(np.isfinite(width) & (width > 0), HARDLY_MOVING * width, HARDLY_MOVING_UNBOUNDED)
 
 
 def compute_statistics(dataset: "EpisodeDataset", episode_ids: Sequence[int] | np.ndarray | None = None) -> Statistics:

@@ -20,8 +20,8 @@ def _action_space(trial: Trial) -> Iterator[Answer]:
         yield fail(f"{expected} and dtype float32, found {space.dtype}; plans are float32")
     elif not np.isfinite(space.low).all() or not np.isfinite(space.high).all():
         yield fail(f"expected bounds in every dimension, found low {space.low.tolist()}, high {space.high.tolist()}")
-    elif not (space.low < space.high).all():
-        yield fail(f"low must lie below high, found {space.low.tolist()} and {space.high.tolist()}")
+    elif not (space.low <= space.high).all() or (space.low == space.high).all():
+        yield fail(f"low must not lie above high, and below it in some dimension, found {space.low.tolist()} and {space.high.tolist()}")
     else:
         names = tuple(getattr(trial.bare, "action_names", ()))
         if names and len(names) != space.shape[0]:

@@ -8,10 +8,12 @@ from jepawm.planning.mpc import MPC
 from jepawm.planning.objective import GoalDistance
 from jepawm.planning.registry import build_objective, build_planner
 from jepawm.planning.search_space import ActionSearchSpace
+from jepawm.planning.trace import CandidateLog
 
 __all__ = [
     "MPC",
     "ActionSearchSpace",
+    "CandidateLog",
     "GoalDistance",
     "Objective",
     "Plan",

@@ -17,22 +17,33 @@ Unroll = Callable[[Tensor], Any]
 Objective = Callable[[Any], Tensor]
 """Predicted latents `[B,N,H]` to cost `[B,N]`, lower is better."""
 
+# Candidates that differ by less, in standard deviations of the data's actions, may well cost the same: the search has
+# converged, or is pressed into a corner of the bounds.
+CONVERGED = 1e-3
+
 
 @dataclass
 class Plan:
     """What a planner chose.
 
+    An iteration is one round of candidates that are scored together. Its costs are those of the candidates, not of the
+    plan: a planner may execute a mean that was never scored. For planners that follow gradients, row 0 is of the
+    starts and row `i` of what they became after `i` updates.
+
     Attributes:
         chunks_BHA: `[B,H,A]` raw action chunks, inside the bounds.
         search_BHd: `[B,H,d]` the same in search units, for a warm start.
-        best_cost_IB: `[I,B]` lowest candidate cost of each iteration.
-        mean_elite_cost_IB: `[I,B]` mean cost of each iteration's elites.
+        best_cost_IB: `[I,B]` lowest candidate cost of each iteration; NaN where nothing was scored.
+        mean_elite_cost_IB: `[I,B]` mean cost of each iteration's elites; of all candidates where there are no elites.
+        elites_BKHd: `[B,K,H,d]` plans in search units that the next search should begin with beside the warm start;
+            None: none. `MPC` shifts them and hands them back as `elites_BKHd`.
     """
 
     chunks_BHA: Tensor
     search_BHd: Tensor
     best_cost_IB: Tensor
     mean_elite_cost_IB: Tensor
+    elites_BKHd: Tensor | None = None
 
 
 @runtime_checkable
@@ -47,7 +58,18 @@ class Planner(Protocol):
         generators: Sequence[torch.Generator],
         warm_start_BHd: Tensor | None = None,
     ) -> Plan:
-        """Returns one plan per generator; an episode's plan depends on its own generator only."""
+        """Returns one plan per generator; an episode's plan depends on its own generator only.
+
+        A planner whose plans have `elites_BKHd` takes them as a keyword of that name as well.
+
+        Args:
+            unroll: Raw chunks `[B,N,H,A]` to latents `[B,N,H]`.
+            objective: Latents to cost `[B,N]`.
+            generators: One per episode: all that is random in its plan.
+            warm_start_BHd: `[B,H,d]` plans in search units to start from, perhaps outside the bounds; they are
+                candidates, so no search ends with a plan whose measured cost is higher. None: start at 0, the data's
+                mean action.
+        """
         ...
 
 
@@ -98,6 +120,20 @@ def score(
     size = max_candidates_per_forward or search_BNHd.shape[1]
     parts = [objective(unroll(space.to_chunks(part))) for part in search_BNHd.split(size, dim=1)]
     cost_BN = torch.cat(parts, dim=1).float()
+    check_costs(cost_BN, search_BNHd)
+    return cost_BN
+
+
+def check_costs(cost_BN: Float[Tensor, "B N"], search_BNHd: Float[Tensor, "B N H d"]) -> None:
+    """Refuses costs that no plan can be chosen from.
+
+    Args:
+        cost_BN: `[B,N]` costs.
+        search_BNHd: `[B,N,H,d]` what they are costs of.
+
+    Raises:
+        PlanningError: A cost that is not finite, or different candidates of an episode that all cost the same.
+    """
     bad = ~torch.isfinite(cost_BN)
     if bool(bad.any()):
         row, column = (int(value) for value in bad.nonzero()[0])
@@ -108,8 +144,9 @@ def score(
     if cost_BN.shape[1] > 1:
         flat = cost_BN.amax(dim=1) == cost_BN.amin(dim=1)
         if bool(flat.any()):
+            flat &= (search_BNHd.amax(dim=1) - search_BNHd.amin(dim=1)).flatten(1).amax(dim=1) > CONVERGED
+        if bool(flat.any()):
             raise PlanningError(
                 f"all {cost_BN.shape[1]} candidates of episode {int(flat.nonzero()[0])} in the batch cost the same; "
                 "the latents have collapsed or ignore the actions: look at diagnostics/ in the metrics"
             )
-    return cost_BN

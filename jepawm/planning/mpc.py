@@ -1,12 +1,15 @@
 """Model-predictive control: plan, hand out the first chunks, shift the plan, and plan again."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from jepawm.errors import PlanningError
 from jepawm.planning.base import Objective, Plan, Planner, Unroll
+from jepawm.planning.starts import cheapest_start
 
 
 class MPC:
@@ -23,15 +26,16 @@ class MPC:
         self.replan_every = replan_every
         self.warm_start = warm_start
         self._rest_BHd: Tensor | None = None
+        self._elites_BKHd: Tensor | None = None
 
     def reset(self) -> None:
         """Forgets the last plans: the next ones are for new episodes."""
-        self._rest_BHd = None
+        self._rest_BHd = self._elites_BKHd = None
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with the given rows of the batch alone."""
-        if self._rest_BHd is not None:
-            self._rest_BHd = self._rest_BHd[torch.as_tensor(rows, dtype=torch.int64, device=self._rest_BHd.device)]
+        self._rest_BHd = _rows_of(self._rest_BHd, rows)
+        self._elites_BKHd = _rows_of(self._elites_BKHd, rows)
 
     def plan(
         self,
@@ -39,6 +43,8 @@ class MPC:
         objective: Objective,
         generators: Sequence[torch.Generator],
         num_chunks: int | None = None,
+        *,
+        starts_BMHA: Tensor | None = None,
     ) -> Plan:
         """Plans from the present.
 
@@ -47,22 +53,38 @@ class MPC:
             objective: Latents to cost `[B,N]`.
             generators: One per episode.
             num_chunks: Chunks of this plan that are executed; None: `replan_every`.
+            starts_BMHA: `[B,M,H,A]` raw chunks of plans to start from besides the rest of the last plan, e.g. of a
+                policy; the search starts from the cheapest of all these. None: no further starts.
 
         Returns:
             One plan per episode.
 
         Raises:
-            PlanningError: `num_chunks` is not between 1 and the chunks of a plan.
+            PlanningError: `num_chunks` is not between 1 and the chunks of a plan, or starts that are no plans.
         """
         start_BHd = self._rest_BHd if self.warm_start else None
-        plan = self.planner.plan(unroll, objective, generators=generators, warm_start_BHd=start_BHd)
+        if starts_BMHA is not None:
+            start_BHd = cheapest_start(unroll, objective, self.planner, starts_BMHA, start_BHd)
+        # Planners whose plans have no elites take no such keyword.
+        carried: dict[str, Any] = {} if self._elites_BKHd is None else {"elites_BKHd": self._elites_BKHd}
+        plan = self.planner.plan(unroll, objective, generators=generators, warm_start_BHd=start_BHd, **carried)
         horizon = plan.search_BHd.shape[1]
         if num_chunks is not None and not 1 <= num_chunks <= horizon:
             raise PlanningError(f"a plan has 1 to {horizon} chunks to execute, found num_chunks {num_chunks}")
         done = self.replan_every if num_chunks is None else num_chunks
-        self._rest_BHd = None
+        self._rest_BHd = self._elites_BKHd = None
         if done is not None and done < horizon:
-            # Past the plan's end its last action is the best guess there is.
-            repeated_BHd = plan.search_BHd[:, -1:].expand(-1, done, -1)
-            self._rest_BHd = torch.cat([plan.search_BHd[:, done:], repeated_BHd], dim=1)
+            self._rest_BHd = shifted(plan.search_BHd, done)
+            if self.warm_start and plan.elites_BKHd is not None:
+                self._elites_BKHd = shifted(plan.elites_BKHd, done)
         return plan
+
+
+def shifted(plans: Float[Tensor, "*batch H d"], num_chunks: int) -> Float[Tensor, "*batch H d"]:
+    """Plans whose first chunks are executed; past its end a plan's last action is the best guess there is."""
+    repeated = plans[..., -1:, :].expand(*plans.shape[:-2], num_chunks, plans.shape[-1])
+    return torch.cat([plans[..., num_chunks:, :], repeated], dim=-2)
+
+
+def _rows_of(plans: Tensor | None, rows: Sequence[int]) -> Tensor | None:
+    return None if plans is None else plans[torch.as_tensor(rows, dtype=torch.int64, device=plans.device)]

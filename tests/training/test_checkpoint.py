@@ -234,7 +234,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
 
 def test_action_specs_survive_json() -> None:
     assert ActionSpec.from_dict(json.loads(json.dumps(SPEC.action.to_dict()))) == SPEC.action
-    with pytest.raises(ConfigError, match="low must lie below high"):
-        ActionSpec(1, (1.0,), (1.0,))
+    with pytest.raises(ConfigError, match="low must not lie above high"):
+        ActionSpec(1, (1.5,), (1.0,))
     with pytest.raises(ConfigError, match="need 2 numbers each, found 1 and 2"):
         ActionSpec(2, (1.0,), (1.0, 2.0))

@@ -51,9 +51,9 @@ class Actions:
                 )
             if bound is not None:
                 low, high = np.where(no_low, -bound, low), np.where(no_high, bound, high)
-            if not (low < high).all():
+            if not (low <= high).all():
                 raise EnvironmentFault(
-                    f"env.id '{env_id}': low must lie below high in every dimension of its action space, found "
+                    f"env.id '{env_id}': low must not lie above high in any dimension of its action space, found "
                     f"{low.tolist()} and {high.tolist()}"
                 )
         elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):

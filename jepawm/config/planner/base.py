@@ -1,9 +1,10 @@
-"""The section `planner`: one dataclass for each kind of planner."""
+"""What every kind of planner has, and the kind that searches nothing."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from jepawm.config.checks import not_negative, positive
+from jepawm.config.checks import positive
+from jepawm.config.planner.presets import PRESETS
 from jepawm.config.tagged import TaggedConfig
 from jepawm.errors import ConfigError
 
@@ -18,19 +19,32 @@ class PlannerConfig(TaggedConfig):
     default_kind: ClassVar[str] = "cem"
     kinds: ClassVar[dict[str, str]] = {
         "cem": "jepawm.config.planner:CEMConfig",
+        "icem": "jepawm.config.planner:ICEMConfig",
+        "mppi": "jepawm.config.planner:MPPIConfig",
+        "predictive_sampling": "jepawm.config.planner:PredictiveSamplingConfig",
         "random_shooting": "jepawm.config.planner:RandomShootingConfig",
+        "gradient": "jepawm.config.planner:GradientConfig",
+        "cem_gradient": "jepawm.config.planner:CEMGradientConfig",
+        "nevergrad": "jepawm.config.planner:NevergradConfig",
         "random": "jepawm.config.planner:RandomPlansConfig",
     }
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     name: str = ""
-    """`cem`: the cross-entropy method; `random_shooting`: the best of many random plans; `random`: one random plan, the
-    baseline that no model is asked for; `module:Class`: a dataclass of your own."""
+    """`cem`: the cross-entropy method; `icem`: its variant with coloured noise and kept elites; `mppi`: model-predictive
+    path integrals; `predictive_sampling`: the best of many plans around the last one; `random_shooting`: the best of
+    many random plans; `gradient`: a torch optimiser with many restarts; `cem_gradient`: cem, refined by gradients;
+    `nevergrad`: an optimiser of that library; `random`: one random plan, the baseline that no model is asked for;
+    `module:Class`: a dataclass of your own."""
     horizon: int = 6
     """Action chunks in a plan."""
     init_std: float = 1.0
     """Standard deviation of the first candidates, in standard deviations of the data's actions."""
     hold_actions: bool = True
     """Search one action per chunk and hold it for the whole chunk; off: search every environment step's action."""
+    action_limits: tuple[float, ...] | None = None
+    """Largest magnitude of each dimension of one environment step's action in plans, raw units, inside the
+    environment's bounds; 0 fixes a dimension at 0; None: the environment's bounds alone."""
     precision: Precision = "auto"
     """`auto`: bfloat16 autocast where the device computes it natively, else float32."""
     max_candidates_per_forward: int | None = None
@@ -38,50 +52,8 @@ class PlannerConfig(TaggedConfig):
 
     def __post_init__(self) -> None:
         positive(self, "horizon", "init_std", "max_candidates_per_forward")
-
-
-@dataclass(frozen=True)
-class CEMConfig(PlannerConfig):
-    """The cross-entropy method."""
-
-    implementation: ClassVar[str] = "jepawm.planning.cem:CEM"
-
-    name: str = "cem"
-    num_samples: int = 300
-    """Candidate plans per iteration and episode."""
-    num_elites: int = 30
-    """Best candidates that the next iteration's distribution is fitted to."""
-    num_iterations: int = 10
-    """Iterations of a first plan."""
-    num_iterations_warm: int = 4
-    """Iterations of a replan that starts from the shifted last plan."""
-    min_std: float = 0.05
-    """Floor of the search distribution's standard deviation."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm")
-        not_negative(self, "min_std")
-        if not 2 <= self.num_elites <= self.num_samples:
-            raise ConfigError(
-                f"planner.num_elites must lie between 2 and planner.num_samples ({self.num_samples}), "
-                f"found {self.num_elites}"
-            )
-
-
-@dataclass(frozen=True)
-class RandomShootingConfig(PlannerConfig):
-    """The best of many random plans."""
-
-    implementation: ClassVar[str] = "jepawm.planning.random_plans:RandomShooting"
-
-    name: str = "random_shooting"
-    num_samples: int = 300
-    """Candidate plans per episode."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "num_samples")
+        if any(not limit >= 0 for limit in self.action_limits or ()):
+            raise ConfigError(f"planner.action_limits must not be negative, found {list(self.action_limits or ())}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,26 @@
+"""The section `planner`: one dataclass for each kind of planner, and presets named after papers."""
+
+from jepawm.config.planner.base import PlannerConfig, Precision, RandomPlansConfig
+from jepawm.config.planner.gradient import CEMGradientConfig, GradientConfig
+from jepawm.config.planner.library import NevergradConfig
+from jepawm.config.planner.sampling import (
+    CEMConfig,
+    ICEMConfig,
+    MPPIConfig,
+    PredictiveSamplingConfig,
+    RandomShootingConfig,
+)
+
+__all__ = [
+    "CEMConfig",
+    "CEMGradientConfig",
+    "GradientConfig",
+    "ICEMConfig",
+    "MPPIConfig",
+    "NevergradConfig",
+    "PlannerConfig",
+    "Precision",
+    "PredictiveSamplingConfig",
+    "RandomPlansConfig",
+    "RandomShootingConfig",
+]

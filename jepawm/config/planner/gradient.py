@@ -1,0 +1,106 @@
+"""Planners that differentiate the cost through the unroll."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from jepawm.config.checks import not_negative, positive
+from jepawm.config.planner.base import PlannerConfig
+from jepawm.config.planner.sampling import CEMConfig
+from jepawm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TorchOptimizer:
+    """How plans follow the gradient of their cost."""
+
+    optimizer: str = "Adam"
+    """A class of `torch.optim` that updates each number by itself: `Adam`, `SGD`, `RMSprop`, ..."""
+    learning_rate: float = 0.1
+    """In standard deviations of the data's actions."""
+    optimizer_options: tuple[str, ...] = ()
+    """Further arguments of the optimiser as KEY=VALUE, the value in YAML: `betas=[0.9, 0.995]`, `momentum=0.9`."""
+    max_gradient_norm: float | None = None
+    """Largest norm of one plan's gradient; a longer one is scaled down. None: any."""
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the optimiser.
+
+        Raises:
+            ConfigError: An option that is not KEY=VALUE, is not YAML, or says again what has a setting of its own.
+        """
+        import yaml
+
+        arguments: dict[str, Any] = {"lr": self.learning_rate}
+        for option in self.optimizer_options:
+            key, equals, text = option.partition("=")
+            if not equals or not key.isidentifier():
+                raise ConfigError(f"planner.optimizer_options: expected KEY=VALUE, found {option!r}")
+            if key in arguments:
+                raise ConfigError(
+                    f"planner.optimizer_options: '{key}' is given twice, or is a setting of its own "
+                    "(lr is planner.learning_rate)"
+                )
+            try:
+                arguments[key] = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ConfigError(
+                    f"planner.optimizer_options: the value of {option!r} is not YAML: {error}"
+                ) from error
+        return arguments
+
+
+def _check_optimizer(config: "GradientConfig | CEMGradientConfig") -> None:
+    positive(config, "learning_rate", "max_gradient_norm")
+    config.optimizer_arguments()
+
+
+@dataclass(frozen=True)
+class GradientConfig(TorchOptimizer, PlannerConfig):
+    """Gradient descent on plans, from many starts at once."""
+
+    implementation: ClassVar[str] = "jepawm.planning.gradient:GradientPlanner"
+
+    name: str = "gradient"
+    num_samples: int = 32
+    """Plans per episode that are improved side by side, each from a start of its own."""
+    num_iterations: int = 60
+    """Updates of a first plan."""
+    num_iterations_warm: int = 20
+    """Updates of a replan that starts from the shifted last plan."""
+    keep_mean: bool = True
+    """Start 0 is the warm start, or the data's mean action; off: all starts are drawn around it."""
+    update_noise: float = 0.0
+    """Standard deviation of noise that is added after each update."""
+    execute: Literal["best", "last"] = "best"
+    """The plan: the cheapest one after any update, or the cheapest one after the last."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_samples", "num_iterations", "num_iterations_warm")
+        not_negative(self, "update_noise")
+        _check_optimizer(self)
+
+
+@dataclass(frozen=True)
+class CEMGradientConfig(TorchOptimizer, CEMConfig):
+    """The cross-entropy method, whose mean and best candidates then follow the gradient."""
+
+    implementation: ClassVar[str] = "jepawm.planning.gradient:CEMGradient"
+
+    name: str = "cem_gradient"
+    execute: Literal["mean", "best"] = "best"
+    """The plan: the mean after its last update, or the cheapest of all plans that were measured."""
+    num_refined: int = 8
+    """Plans that follow the gradient: the mean and the best elites of the last iteration."""
+    num_gradient_steps: int = 20
+    """Updates of each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_refined", "num_gradient_steps")
+        _check_optimizer(self)
+        if self.num_refined > self.num_elites + 1:
+            raise ConfigError(
+                f"planner.num_refined must be at most planner.num_elites + 1 ({self.num_elites + 1}: the elites and "
+                f"the mean), found {self.num_refined}"
+            )

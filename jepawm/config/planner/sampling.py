@@ -1,0 +1,182 @@
+"""Planners that draw candidates and compare their costs."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jepawm.config.checks import fraction, not_negative, positive
+from jepawm.config.planner.base import PlannerConfig
+from jepawm.errors import ConfigError
+
+
+def _check_elites(config: "CEMConfig | ICEMConfig | MPPIConfig") -> None:
+    if not 2 <= config.num_elites <= config.num_samples:
+        raise ConfigError(
+            f"planner.num_elites must lie between 2 and planner.num_samples ({config.num_samples}), "
+            f"found {config.num_elites}"
+        )
+
+
+def _check_spread(config: "CEMConfig | ICEMConfig | MPPIConfig") -> None:
+    not_negative(config, "min_std")
+    positive(config, "max_std")
+    if config.max_std is not None and config.max_std < config.min_std:
+        raise ConfigError(
+            f"planner.max_std ({config.max_std}) must not be below planner.min_std ({config.min_std})"
+        )
+
+
+@dataclass(frozen=True)
+class CEMConfig(PlannerConfig):
+    """The cross-entropy method."""
+
+    implementation: ClassVar[str] = "jepawm.planning.cem:CEM"
+
+    name: str = "cem"
+    num_samples: int = 300
+    """Candidate plans per iteration and episode."""
+    num_elites: int = 30
+    """Best candidates that the next iteration's distribution is fitted to."""
+    num_iterations: int = 10
+    """Iterations of a first plan."""
+    num_iterations_warm: int = 4
+    """Iterations of a replan that starts from the shifted last plan."""
+    min_std: float = 0.05
+    """Floor of the search distribution's standard deviation."""
+    max_std: float | None = None
+    """Ceiling of the search distribution's standard deviation after an iteration; None: none."""
+    keep_mean: bool = True
+    """Candidate 0 is the distribution's mean; off: all candidates are drawn."""
+    unbiased_std: bool = True
+    """The elites' variance is divided by `num_elites - 1`; off: by `num_elites`."""
+    mean_momentum: float = 0.0
+    """Share of the old mean that each iteration keeps, in [0, 1)."""
+    std_momentum: float = 0.0
+    """Share of the old standard deviation that each iteration keeps, in [0, 1)."""
+    execute: Literal["mean", "best"] = "mean"
+    """The plan: the last mean, or the cheapest candidate of all iterations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm")
+        fraction(self, "mean_momentum", "std_momentum")
+        _check_spread(self)
+        _check_elites(self)
+
+
+@dataclass(frozen=True)
+class ICEMConfig(PlannerConfig):
+    """The improved cross-entropy method: coloured noise, kept elites, fewer candidates in later iterations."""
+
+    implementation: ClassVar[str] = "jepawm.planning.icem:ICEM"
+
+    name: str = "icem"
+    num_samples: int = 300
+    """Candidate plans that the first iteration draws per episode."""
+    num_elites: int = 30
+    """Best candidates that the next iteration's distribution is fitted to."""
+    num_iterations: int = 10
+    """Iterations of a first plan."""
+    num_iterations_warm: int = 4
+    """Iterations of a replan that starts from the shifted last plan."""
+    min_std: float = 0.05
+    """Floor of the search distribution's standard deviation."""
+    max_std: float | None = None
+    """Ceiling of the search distribution's standard deviation after an iteration; None: none."""
+    noise_exponent: float = 2.0
+    """Exponent b of the noise's power spectrum 1 / f^b along a plan: 0 is white noise, 2 changes slowly."""
+    sample_decay: float = 1.25
+    """Each iteration draws this many times fewer candidates than the one before, at least twice `num_elites`."""
+    kept_elites: float = 0.3
+    """Share of the elites that are candidates again in the next iteration and, shifted, in the next replan."""
+    momentum: float = 0.1
+    """Share of the old mean and standard deviation that each iteration keeps, in [0, 1)."""
+    execute: Literal["mean", "best"] = "best"
+    """The plan: the last mean, or the cheapest candidate of all iterations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm")
+        not_negative(self, "noise_exponent", "kept_elites")
+        fraction(self, "momentum")
+        _check_spread(self)
+        _check_elites(self)
+        if self.sample_decay < 1:
+            raise ConfigError(f"planner.sample_decay must be at least 1, found {self.sample_decay}")
+        if self.kept_elites > 1:
+            raise ConfigError(f"planner.kept_elites must lie between 0 and 1, found {self.kept_elites}")
+
+
+@dataclass(frozen=True)
+class MPPIConfig(PlannerConfig):
+    """Model-predictive path integrals: elites are averaged with weights that fall with their cost."""
+
+    implementation: ClassVar[str] = "jepawm.planning.mppi:MPPI"
+
+    name: str = "mppi"
+    num_samples: int = 300
+    """Candidate plans per iteration and episode."""
+    num_elites: int = 30
+    """Best candidates that are averaged; `num_samples`: all of them, as first published."""
+    num_iterations: int = 10
+    """Iterations of a first plan."""
+    num_iterations_warm: int = 4
+    """Iterations of a replan that starts from the shifted last plan."""
+    temperature: float = 0.5
+    """Cost difference, in the objective's units, at which a weight falls by the factor e: low values follow the best
+    candidate, high values weigh all elites alike."""
+    min_std: float = 0.05
+    """Floor of the search distribution's standard deviation."""
+    max_std: float | None = None
+    """Ceiling of the search distribution's standard deviation after an iteration; None: none."""
+    keep_mean: bool = True
+    """Candidate 0 is the distribution's mean; off: all candidates are drawn."""
+    execute: Literal["mean", "best", "sampled"] = "mean"
+    """The plan: the last mean, the cheapest candidate of all iterations, or one of the last elites, drawn with its
+    weight."""
+    exploration_noise: bool = False
+    """Add one draw of the last standard deviation to the plan, the same for all its chunks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm", "temperature")
+        _check_spread(self)
+        _check_elites(self)
+
+
+@dataclass(frozen=True)
+class PredictiveSamplingConfig(PlannerConfig):
+    """The best of many plans around the last one."""
+
+    implementation: ClassVar[str] = "jepawm.planning.random_plans:PredictiveSampling"
+
+    name: str = "predictive_sampling"
+    num_samples: int = 300
+    """Candidate plans per iteration and episode."""
+    num_iterations: int = 1
+    """Iterations of a first plan; each draws around the best candidate so far."""
+    num_iterations_warm: int = 1
+    """Iterations of a replan that starts from the shifted last plan."""
+    num_knots: int | None = None
+    """Moments of a plan at which noise is drawn; between them it is interpolated. None, or more than `horizon`: every
+    chunk."""
+    interpolation: Literal["zero", "linear"] = "linear"
+    """Between knots: hold the last one, or a straight line to the next."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_samples", "num_iterations", "num_iterations_warm", "num_knots")
+
+
+@dataclass(frozen=True)
+class RandomShootingConfig(PlannerConfig):
+    """The best of many random plans."""
+
+    implementation: ClassVar[str] = "jepawm.planning.random_plans:RandomShooting"
+
+    name: str = "random_shooting"
+    num_samples: int = 300
+    """Candidate plans per episode."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_samples")
