@@ -36,10 +36,14 @@ def names(page: str, header: str, column: int = 0) -> list[str]:
 def test_every_planner_is_listed_with_its_settings():
     kinds = {name: PlannerConfig.kind(name) for name in PlannerConfig.kinds}
     rows = {re.findall(r"`(\w+)`", row[0])[0]: row[2] for row in table("docs/planning.md", "`planner.name`")}
-    assert set(rows) == set(kinds)
+    assert set(rows) == set(kinds), "the table of docs/planning.md has a row for each of PlannerConfig.kinds"
     for name, settings in rows.items():
         own = set(field_types(kinds[name])) - set(PlannerConfig.shared_fields())
         assert set(re.findall(r"`(\w+)`", settings)) == own, name
+
+
+def test_every_preset_of_a_planner_is_listed():
+    assert names("docs/planning.md", "`planner.preset`") == list(PlannerConfig.presets)
 
 
 def test_every_format_is_listed():

@@ -1,5 +1,6 @@
 """What every planner promises. A new planner joins `PLANNERS` and gets all of it."""
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,20 +23,47 @@ class Case(NamedTuple):
     Attributes:
         settings: With which it should find a good plan.
         cost_left: The share of the mean action's cost that its plan of a quadratic has at most.
-        num_candidates: Candidates of an episode that it scores together.
+        num_candidates: Candidates of an episode that it scores together, in its first iteration.
+        rippled_left: The share of the way from the best plan's cost to the mean action's that its plan of a bounded
+            cost with many minima has at most.
+        package: What must be installed for it; None: nothing more.
     """
 
     settings: dict[str, Any]
     cost_left: float
     num_candidates: int
+    rippled_left: float
+    package: str | None = None
 
 
 # Every kind that searches. A new planner joins here and gets all of these tests.
 PLANNERS: dict[str, Case] = {
-    "cem": Case({"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10}, 0.01, 256),
-    "random_shooting": Case({"num_samples": 2048}, 0.5, 2048),
+    "cem": Case({"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10}, 0.01, 256, 0.1),
+    "icem": Case({"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10}, 0.01, 256, 0.1),
+    "mppi": Case(
+        {"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10, "temperature": 2.0},
+        *(0.01, 256, 0.1),
+    ),
+    "predictive_sampling": Case({"num_samples": 512, "num_iterations": 8}, 0.2, 512, 0.3),
+    "random_shooting": Case({"num_samples": 2048}, 0.5, 2048, 0.3),
+    "gradient": Case({"num_samples": 128, "num_iterations": 60}, 0.001, 128, 0.1),
+    "cem_gradient": Case(
+        {"num_samples": 256, "num_elites": 26, "num_iterations": 8, "num_iterations_warm": 4, "num_gradient_steps": 30},
+        *(0.01, 256, 0.1),
+    ),
+    "nevergrad": Case({"num_samples": 64, "num_iterations": 25}, 0.05, 64, 0.1, "nevergrad"),
 }
-BOTH = [*PLANNERS, "random"]
+SEARCHING = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            case.package is not None and importlib.util.find_spec(case.package) is None,
+            reason=f"{case.package} is not installed",
+        ),
+    )
+    for name, case in PLANNERS.items()
+]
+BOTH = [*SEARCHING, "random"]
 FRAMESKIP, HORIZON = 3, 4
 MEAN, STD = np.array([0.2, -0.1], np.float32), np.array([0.5, 2.0], np.float32)
 FREE = ActionSpec(2, (-np.inf, -np.inf), (np.inf, np.inf))
@@ -48,7 +76,7 @@ def make_space(spec: ActionSpec = FREE, *, hold: bool = True) -> ActionSearchSpa
 
 def make_planner(name: str, space: ActionSearchSpace, **changes: object) -> Planner:
     settings = PLANNERS[name].settings if name in PLANNERS else {}
-    return build_planner(PlannerConfig(name=name, horizon=HORIZON, **{**settings, **changes}), space)
+    return build_planner(PlannerConfig(**{"name": name, "horizon": HORIZON, **settings, **changes}), space)
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -85,13 +113,24 @@ def plan(name: str, space: ActionSearchSpace, target: Tensor, seeds: Sequence[in
 
 
 def test_every_kind_that_searches_is_put_to_the_test() -> None:
-    assert {*BOTH} == {*PlannerConfig.kinds}
+    kinds, tested = {*PlannerConfig.kinds}, {*PLANNERS, "random"}
+    assert kinds <= tested, (
+        f"add {', '.join(sorted(kinds - tested))} to PLANNERS in tests/planning/test_planner_contract.py, and a row to "
+        "the table of docs/planning.md"
+    )
+    assert tested <= kinds, f"PlannerConfig.kinds in jepawm/config/planner/base.py lacks {sorted(tested - kinds)}"
+
+
+@pytest.mark.parametrize("name", PlannerConfig.kinds)
+def test_a_kind_is_called_what_its_dataclass_says(name: str) -> None:
+    kind = PlannerConfig.kind(name)
+    assert kind.name == name, f"{kind.__name__}.name must be '{name}', its key in PlannerConfig.kinds"
 
 
 # -- it plans --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", SEARCHING)
 @pytest.mark.parametrize("hold", [True, False])
 def test_a_quadratic_is_solved(name: str, hold: bool) -> None:
     target, space = targets(0, hold=True), make_space(hold=hold)
@@ -108,7 +147,7 @@ def test_a_quadratic_is_solved(name: str, hold: bool) -> None:
     torch.testing.assert_close(space.to_chunks(found.search_BHd), found.chunks_BHA)
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", SEARCHING)
 def test_a_warm_start_makes_no_plan_worse(name: str) -> None:
     target, space = targets(0), make_space()
     first = plan(name, space, target, (1, 2, 3))
@@ -118,6 +157,60 @@ def test_a_warm_start_makes_no_plan_worse(name: str) -> None:
     # Candidate 0 is the plan it starts from, so the best one is at least that good.
     of_first = Quadratic(target)(unroll(first.chunks_BHA[:, None]))[:, 0]
     assert (again.best_cost_IB[0] <= of_first + 1e-6).all()
+
+
+class Rippled:
+    """A bowl with a ripple: many minima, the lowest of which may lie on the bound.
+
+    In standard deviations `u` from the data's mean, `cost = sum of (u - c)^2 + depth (1 - cos(wave (u - c)))` over the
+    numbers of a plan; each number counts by itself, so the lowest cost inside the bounds is found on a line.
+    """
+
+    DEPTH, WAVE = 0.4, 9.0
+
+    def __init__(self, centre_BHa: Tensor) -> None:
+        self.centre = centre_BHa
+
+    def of(self, away: Tensor) -> Tensor:
+        return away.square() + self.DEPTH * (1 - torch.cos(self.WAVE * away))
+
+    def __call__(self, latents_BNHPD: Tensor) -> Tensor:
+        actions = latents_BNHPD[:, :, :, 0, :2]
+        u = (actions - torch.from_numpy(MEAN)) / torch.from_numpy(STD)
+        return self.of(u - self.centre[:, None]).sum(dim=(-2, -1))
+
+    def lowest_B(self, bound: float) -> Tensor:
+        line = torch.linspace(-bound, bound, 4001)
+        return self.of(line - self.centre[..., None]).amin(dim=-1).sum(dim=(-2, -1))
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+def test_a_bounded_cost_with_many_minima_is_solved(name: str) -> None:
+    horizon, bound = 2, 1.2
+    edge = bound * STD.astype(np.float64)
+    space = make_space(ActionSpec(2, tuple(MEAN - edge), tuple(MEAN + edge)))
+    centre = 1.5 * torch.rand(3, horizon, 2, generator=torch.Generator().manual_seed(5)) * torch.tensor([1.0, -1.0])
+    assert (centre.abs() > bound).any(), "some of the lowest costs lie on the bound"
+    objective = Rippled(centre)
+    found = make_planner(name, space, horizon=horizon).plan(unroll, objective, generators=generators(1, 2, 3))
+    cost_B, of_mean_B = (
+        objective(unroll(space.to_chunks(plans)[:, None]))[:, 0]
+        for plans in (found.search_BHd, torch.zeros_like(found.search_BHd))
+    )
+    lowest_B = objective.lowest_B(bound)
+    assert (cost_B >= lowest_B - 1e-3).all()
+    assert ((cost_B - lowest_B) / (of_mean_B - lowest_B)).max() <= PLANNERS[name].rippled_left
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_plan_carries_no_graph_and_needs_no_outer_gradients(name: str) -> None:
+    target, space = targets(0), make_space(BALL)
+    before = plan(name, space, target, (1, 2, 3))
+    with torch.no_grad():
+        inside = plan(name, space, target, (1, 2, 3))
+    assert torch.equal(before.chunks_BHA, inside.chunks_BHA)
+    for found in (before.chunks_BHA, before.search_BHd, before.best_cost_IB, before.mean_elite_cost_IB):
+        assert not found.requires_grad
 
 
 @pytest.mark.parametrize("hold", [True, False])
@@ -160,6 +253,7 @@ class Inside:
 
 
 BOX = ActionSpec(2, (-0.3, -0.5), (0.4, np.inf))
+BOX_CLOSED = ActionSpec(2, (-0.3, -0.5), (0.4, 0.7))
 BALL = ActionSpec(2, (-np.inf, -np.inf), (np.inf, np.inf), max_norm=0.6)
 BOX_AND_BALL = ActionSpec(2, (-0.5, -0.5), (0.5, 0.5), max_norm=0.6)
 
@@ -181,6 +275,64 @@ def test_candidates_and_plan_stay_inside_the_bounds(name: str, hold: bool, spec:
     if name == "cem" and spec.max_norm is not None:
         norm = found.chunks_BHA.unflatten(-1, (FRAMESKIP, 2)).norm(dim=-1)
         assert norm.min() > 0.8 * spec.max_norm
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("spec", [ActionSpec(2, (0.3, -1.0), (0.3, 1.0)), ActionSpec(2, (0.3, -np.inf), (0.3, np.inf))])
+def test_a_dimension_whose_bounds_are_equal_is_fixed_and_the_other_is_searched(name: str, spec: ActionSpec) -> None:
+    """Its deviation in the data may be anything: all but 0 once made an error of 5e15."""
+    still = Statistics(MEAN, np.array([1e-9, STD[1]], np.float32), np.zeros(1, np.float32), np.ones(1, np.float32))
+    space = ActionSearchSpace(spec, still, frameskip=FRAMESKIP, hold=True)
+    target = targets(0)
+    found = plan(name, space, target, (1, 2, 3))
+    actions = found.chunks_BHA.unflatten(-1, (FRAMESKIP, 2))
+    assert (actions[..., 0] == np.float32(0.3)).all()
+    assert (found.search_BHd[..., 0] == 0).all()
+    if name != "random":
+        other = (actions[..., 1] - target.unflatten(-1, (FRAMESKIP, 2))[..., 1]).square().sum(dim=(-2, -1))
+        of_mean = (MEAN[1] - target.unflatten(-1, (FRAMESKIP, 2))[..., 1]).square().sum(dim=(-2, -1))
+        inside = target.unflatten(-1, (FRAMESKIP, 2))[..., 1].abs().amax(dim=(-2, -1)) < 1
+        if np.isinf(spec.high[1]):
+            inside |= True
+        assert inside.any()
+        assert (other <= PLANNERS[name].cost_left * of_mean)[inside].all()
+
+
+def test_bounds_that_fix_every_dimension_leave_nothing_to_plan() -> None:
+    with pytest.raises(PlanningError, match=r"nothing to plan: the bounds fix all 2 action dimensions at \[0\.5, 1\.0\]"):
+        make_space(ActionSpec(2, (0.5, 1.0), (0.5, 1.0)))
+
+
+def test_action_limits_narrow_the_bounds_and_fix_what_they_set_to_0() -> None:
+    def limited(*limits: float) -> ActionSearchSpace:
+        statistics = Statistics(MEAN, STD, np.zeros(1, np.float32), np.ones(1, np.float32))
+        return ActionSearchSpace(BOX, statistics, frameskip=FRAMESKIP, hold=True, limits=limits)
+
+    wide = 9.0 * torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    high, low = limited(0.35, 0.2).to_chunks(wide)[:, :2]
+    torch.testing.assert_close(high, torch.tensor([0.35, 0.2]))
+    torch.testing.assert_close(low, torch.tensor([-0.3, -0.2]))
+    fixed = limited(0.0, 0.2)
+    assert fixed.free_d.tolist() == [False, True]
+    assert (fixed.to_chunks(wide)[:, 0] == 0).all()
+    with pytest.raises(PlanningError, match=r"action_limits needs a number for each of the 2 action dimensions, found 1"):
+        limited(0.3)
+    with pytest.raises(PlanningError, match=r"leaves no action in dimension 1: its bounds are 1 to 2, its limit is 0\.5"):
+        ActionSearchSpace(
+            ActionSpec(2, (-1.0, 1.0), (1.0, 2.0)),
+            Statistics(MEAN, STD, np.zeros(1, np.float32), np.ones(1, np.float32)),
+            frameskip=1,
+            hold=True,
+            limits=(1.0, 0.5),
+        )
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_chunks_and_search_vectors_are_one_and_the_same(hold: bool) -> None:
+    space = make_space(BOX, hold=hold)
+    search = space.project(torch.randn(20, HORIZON, space.dim, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(space.from_chunks(space.to_chunks(search)), search, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(space.to_chunks(search, clip=False), space.to_chunks(search), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", [FREE, BOX, BALL, BOX_AND_BALL])
@@ -219,7 +371,7 @@ def test_statistics_of_another_width_are_refused() -> None:
 # -- what a plan may depend on ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", SEARCHING)
 @pytest.mark.parametrize("size", [7, 64, 300])
 def test_micro_batches_do_not_change_the_plan(name: str, size: int) -> None:
     target, space = targets(0), make_space()
@@ -260,14 +412,14 @@ def test_noise_of_an_episode_comes_from_its_own_generator() -> None:
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", SEARCHING)
 def test_a_warm_start_of_another_shape_is_refused(name: str) -> None:
     planner = make_planner(name, make_space())
     with pytest.raises(PlanningError, match=r"warm start: expected shape \[2, 4, 2\], found \[2, 3, 2\]"):
         planner.plan(unroll, Quadratic(targets(0, 2)), generators=generators(1, 2), warm_start_BHd=torch.zeros(2, 3, 2))
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", SEARCHING)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_costs_that_are_not_finite_are_an_error(name: str, value: float) -> None:
     def objective(latents: Tensor) -> Tensor:
@@ -279,7 +431,7 @@ def test_costs_that_are_not_finite_are_an_error(name: str, value: float) -> None
         make_planner(name, make_space()).plan(unroll, objective, generators=generators(1, 2))
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", SEARCHING)
 def test_costs_that_are_all_equal_are_an_error(name: str) -> None:
     def objective(latents: Tensor) -> Tensor:
         cost = latents.sum(dim=(2, 3, 4))
@@ -290,6 +442,14 @@ def test_costs_that_are_all_equal_are_an_error(name: str) -> None:
         PlanningError, match=rf"all {PLANNERS[name].num_candidates} candidates of episode 1 in the batch cost the same"
     ):
         make_planner(name, make_space()).plan(unroll, objective, generators=generators(1, 2))
+
+
+def test_candidates_that_all_lie_in_one_corner_may_cost_the_same() -> None:
+    """Without a floor the spread shrinks to nothing, and the best plan lies in a corner of the bounds."""
+    space = make_space(BOX_CLOSED)
+    far = torch.full((1, HORIZON, FRAMESKIP * 2), 99.0)
+    found = plan("cem", space, far, (1,), min_std=0.0, num_iterations=40)
+    torch.testing.assert_close(found.chunks_BHA[0, 0, :2], torch.tensor(BOX_CLOSED.high))
 
 
 # -- the objective ---------------------------------------------------------------------------------------------------
@@ -400,7 +560,7 @@ def test_the_planner_is_handed_the_objective() -> None:
     assert planner.objectives == [nothing]
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", SEARCHING)
 def test_planners_hand_on_whatever_the_world_predicts(name: str) -> None:
     """An unroll may return latents of any kind, if the objective reads them."""
     target, space = targets(0), make_space()
