@@ -287,9 +287,7 @@ class Agent:
         starts_BMHA = None
         if self._starts is not None and self._goals is not None:
             starts_BMHA = self._starts(self._begun().latents, self._goals)
-        return self._mpc.plan(
-            self._unroll, self._goal_objective(), generators, num_chunks, starts_BMHA=starts_BMHA
-        )
+        return self._mpc.plan(self._unroll, self._goal_objective(), generators, num_chunks, starts_BMHA=starts_BMHA)
 
     def _unroll(self, chunks_BNHA: Tensor) -> Latent:
         """Latents of candidates; records a graph where a planner enables gradients."""

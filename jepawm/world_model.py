@@ -230,7 +230,9 @@ class WorldModel(nn.Module):
         """
         if self.training or not (torch.is_grad_enabled() and actions_BTA.requires_grad):
             return self._step(window, actions_BTA, last_only=True)
-        found: Latent = checkpoint(self._step, window, actions_BTA, last_only=True, use_reentrant=False, preserve_rng_state=False)
+        found: Latent = checkpoint(
+            self._step, window, actions_BTA, last_only=True, use_reentrant=False, preserve_rng_state=False
+        )
         return found
 
     def _step(self, window: Latent, actions_BTA: Tensor, *, last_only: bool) -> Latent:

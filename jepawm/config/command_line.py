@@ -140,7 +140,7 @@ def take_switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
 
 
 def _take_kinds(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Flags that decide what other flags there are (`--planner.name`, `--planner.preset`), as dotted keys; and the rest.
+    """Flags that decide what other flags there are (`--planner.name`, `--planner.preset`) as dotted keys; and the rest.
 
     A preset is read like a kind: its settings come first, and single flags change them.
     """

@@ -21,7 +21,10 @@ def _action_space(trial: Trial) -> Iterator[Answer]:
     elif not np.isfinite(space.low).all() or not np.isfinite(space.high).all():
         yield fail(f"expected bounds in every dimension, found low {space.low.tolist()}, high {space.high.tolist()}")
     elif not (space.low <= space.high).all() or (space.low == space.high).all():
-        yield fail(f"low must not lie above high, and below it in some dimension, found {space.low.tolist()} and {space.high.tolist()}")
+        yield fail(
+            "low must not lie above high, and below it in some dimension, found "
+            f"{space.low.tolist()} and {space.high.tolist()}"
+        )
     else:
         names = tuple(getattr(trial.bare, "action_names", ()))
         if names and len(names) != space.shape[0]:

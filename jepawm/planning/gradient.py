@@ -225,8 +225,8 @@ def cost_and_gradient(
     if bool(bad.any()):
         row, column = (int(value) for value in bad.nonzero()[0])
         raise PlanningError(
-            f"the gradient of candidate {column} of episode {row} in the batch is not finite, though its cost is; lower "
-            "planner.learning_rate, or choose a planner that needs no gradients, such as planner.name 'cem'"
+            f"the gradient of candidate {column} of episode {row} in the batch is not finite, though its cost is; "
+            "lower planner.learning_rate, or choose a planner that needs no gradients, such as planner.name 'cem'"
         )
     return cost_BN, gradient_BNHd
 

@@ -38,8 +38,12 @@ class Case(NamedTuple):
 
 # Every kind that searches. A new planner joins here and gets all of these tests.
 PLANNERS: dict[str, Case] = {
-    "cem": Case({"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10}, 0.01, 256, 0.1),
-    "icem": Case({"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10}, 0.01, 256, 0.1),
+    "cem": Case(
+        {"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10}, 0.01, 256, 0.1
+    ),
+    "icem": Case(
+        {"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10}, 0.01, 256, 0.1
+    ),
     "mppi": Case(
         {"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10, "temperature": 2.0},
         *(0.01, 256, 0.1),
@@ -299,7 +303,9 @@ def test_a_dimension_whose_bounds_are_equal_is_fixed_and_the_other_is_searched(n
 
 
 def test_bounds_that_fix_every_dimension_leave_nothing_to_plan() -> None:
-    with pytest.raises(PlanningError, match=r"nothing to plan: the bounds fix all 2 action dimensions at \[0\.5, 1\.0\]"):
+    with pytest.raises(
+        PlanningError, match=r"nothing to plan: the bounds fix all 2 action dimensions at \[0\.5, 1\.0\]"
+    ):
         make_space(ActionSpec(2, (0.5, 1.0), (0.5, 1.0)))
 
 
@@ -315,9 +321,13 @@ def test_action_limits_narrow_the_bounds_and_fix_what_they_set_to_0() -> None:
     fixed = limited(0.0, 0.2)
     assert fixed.free_d.tolist() == [False, True]
     assert (fixed.to_chunks(wide)[:, 0] == 0).all()
-    with pytest.raises(PlanningError, match=r"action_limits needs a number for each of the 2 action dimensions, found 1"):
+    with pytest.raises(
+        PlanningError, match=r"action_limits needs a number for each of the 2 action dimensions, found 1"
+    ):
         limited(0.3)
-    with pytest.raises(PlanningError, match=r"leaves no action in dimension 1: its bounds are 1 to 2, its limit is 0\.5"):
+    with pytest.raises(
+        PlanningError, match=r"leaves no action in dimension 1: its bounds are 1 to 2, its limit is 0\.5"
+    ):
         ActionSearchSpace(
             ActionSpec(2, (-1.0, 1.0), (1.0, 2.0)),
             Statistics(MEAN, STD, np.zeros(1, np.float32), np.ones(1, np.float32)),

@@ -23,7 +23,16 @@ from jepawm.planning.rounds import Rounds, elites_of
 from jepawm.types import ActionSpec, Statistics
 
 CEM = [
-    *("cem_cos", "cem_default_norm_dims", "cem_droid", "cem_l1", "cem_momentum", "cem_robocasa", "cem_short", "cem_sim"),
+    *(
+        "cem_cos",
+        "cem_default_norm_dims",
+        "cem_droid",
+        "cem_l1",
+        "cem_momentum",
+        "cem_robocasa",
+        "cem_short",
+        "cem_sim",
+    ),
     *("cem_sum", "cem_two_plans", "variant_cem_biased_std", "variant_cem_mean_not_kept", "variant_cem_std_range"),
 ]
 MPPI = ["mppi", "mppi_below_min_std", "mppi_eval_mode", "mppi_sharp", "mppi_short", "variant_mppi_std_range"]
@@ -54,7 +63,9 @@ class Published:
         """The published clipping as bounds; dimensions in no group have the bound `elsewhere`."""
         width = self.options["action_dim"]
         high = np.full(width, elsewhere)
-        for limit, dims in zip(self.options.get("max_norms") or [], self.options.get("max_norm_dims") or [], strict=False):
+        for limit, dims in zip(
+            self.options.get("max_norms") or [], self.options.get("max_norm_dims") or [], strict=False
+        ):
             high[dims] = limit
         zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
         return ActionSearchSpace(
@@ -245,9 +256,7 @@ def gradient_draws(world: Published, expected: dict[str, Tensor]) -> list[Tensor
 
 
 @pytest.mark.parametrize("name", GRADIENT)
-def test_gradient_descent_finds_the_published_plans(
-    golden: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_gradient_descent_finds_the_published_plans(golden: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     world = case(golden, name)
     planner = build_planner(gradient_config(world), world.space())
     for expected in world.plans():
@@ -305,9 +314,7 @@ def test_adam_takes_the_steps_of_adam(golden: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", NEVERGRAD)
-def test_nevergrad_asks_for_the_published_candidates(
-    golden: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_nevergrad_asks_for_the_published_candidates(golden: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pytest.importorskip("nevergrad")
     world = case(golden, name)
     o = world.options

@@ -289,9 +289,8 @@ def test_a_plan_on_its_bound_can_leave_it_again() -> None:
     space = contract.make_space(contract.BOX_CLOSED)
     target = contract.targets(0)
     corner = torch.full((3, HORIZON, 2), 9.0)
-    found = search("gradient", num_samples=1, num_iterations_warm=60, learning_rate=0.05)
-    found.space = space
-    plan = found.plan(
+    config = PlannerConfig(name="gradient", horizon=HORIZON, num_samples=1, num_iterations_warm=60, learning_rate=0.05)
+    plan = build_planner(config, space).plan(
         contract.unroll,
         contract.Quadratic(target),
         generators=contract.generators(1, 2, 3),
@@ -361,7 +360,7 @@ def test_a_search_starts_from_the_cheapest_of_given_plans_and_the_rest() -> None
     # And the rest wins where proposals are farther still.
     mpc.plan(contract.unroll, objective, contract.generators(1, 2, 3), starts_BMHA=target[:, None] + 1e6)
     rest = torch.arange(3 * HORIZON * 2.0).view(3, HORIZON, 2) + 200
-    torch.testing.assert_close(planner.warm_starts[2], torch.cat([rest[:, 1:], rest[:, -1:]], dim=1))
+    torch.testing.assert_close(planner.warm_starts[2], torch.cat([rest[:, 1:], rest[:, -1:]], dim=1), rtol=1e-5, atol=0)
     with pytest.raises(PlanningError, match=r"expected raw chunks of width A = 6, found 5"):
         mpc.plan(contract.unroll, objective, contract.generators(1, 2, 3), starts_BMHA=starts[..., :5])
 

@@ -31,9 +31,9 @@ class PlannerConfig(TaggedConfig):
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     name: str = ""
-    """`cem`: the cross-entropy method; `icem`: its variant with coloured noise and kept elites; `mppi`: model-predictive
+    """`cem`: the cross-entropy method; `icem`: the same with coloured noise and kept elites; `mppi`: model-predictive
     path integrals; `predictive_sampling`: the best of many plans around the last one; `random_shooting`: the best of
-    many random plans; `gradient`: a torch optimiser with many restarts; `cem_gradient`: cem, refined by gradients;
+    many random plans; `gradient`: a torch optimiser from many starts; `cem_gradient`: cem, refined by gradients;
     `nevergrad`: an optimiser of that library; `random`: one random plan, the baseline that no model is asked for;
     `module:Class`: a dataclass of your own."""
     horizon: int = 6

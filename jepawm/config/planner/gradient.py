@@ -43,9 +43,7 @@ class TorchOptimizer:
             try:
                 arguments[key] = yaml.safe_load(text)
             except yaml.YAMLError as error:
-                raise ConfigError(
-                    f"planner.optimizer_options: the value of {option!r} is not YAML: {error}"
-                ) from error
+                raise ConfigError(f"planner.optimizer_options: the value of {option!r} is not YAML: {error}") from error
         return arguments
 
 

@@ -29,7 +29,9 @@ def _cem(horizon: int, num_elites: int, num_iterations: int, **changes: Any) -> 
     }
 
 
-def _gradient(horizon: int, num_iterations: int, optimizer: str, learning_rate: float, **changes: Any) -> dict[str, Any]:
+def _gradient(
+    horizon: int, num_iterations: int, optimizer: str, learning_rate: float, **changes: Any
+) -> dict[str, Any]:
     return {
         "name": "gradient",
         "horizon": horizon,

@@ -20,9 +20,7 @@ def _check_spread(config: "CEMConfig | ICEMConfig | MPPIConfig") -> None:
     not_negative(config, "min_std")
     positive(config, "max_std")
     if config.max_std is not None and config.max_std < config.min_std:
-        raise ConfigError(
-            f"planner.max_std ({config.max_std}) must not be below planner.min_std ({config.min_std})"
-        )
+        raise ConfigError(f"planner.max_std ({config.max_std}) must not be below planner.min_std ({config.min_std})")
 
 
 @dataclass(frozen=True)
