@@ -127,6 +127,7 @@ class CEMGradient:
         return rounds.plan(self.space, last_BNHd[:, 0] if cfg.execute == "mean" else rounds.best_BHd)
 
 
+@torch.no_grad()
 def descend(
     unroll: Unroll,
     objective: Objective,
@@ -208,9 +209,10 @@ def cost_and_gradient(
         plans = part.detach().requires_grad_()
         with torch.enable_grad():
             cost = objective(unroll(space.to_chunks(plans, clip=False))).float()
+            total = cost.sum()
         gradient = None
-        if cost.requires_grad:
-            (gradient,) = torch.autograd.grad(cost.sum(), plans, allow_unused=True)
+        if total.requires_grad:
+            (gradient,) = torch.autograd.grad(total, plans, allow_unused=True)
         if gradient is None:
             raise PlanningError(
                 "the cost lets no gradient pass to the actions, and this planner follows it; unroll and objective must "

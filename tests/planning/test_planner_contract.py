@@ -48,14 +48,15 @@ PLANNERS: dict[str, Case] = {
         {"num_samples": 256, "num_elites": 26, "num_iterations": 25, "num_iterations_warm": 10, "temperature": 2.0},
         *(0.01, 256, 0.1),
     ),
-    "predictive_sampling": Case({"num_samples": 512, "num_iterations": 8}, 0.2, 512, 0.3),
+    "predictive_sampling": Case({"num_samples": 512, "num_iterations": 8}, 0.5, 512, 0.3),
     "random_shooting": Case({"num_samples": 2048}, 0.5, 2048, 0.3),
-    "gradient": Case({"num_samples": 128, "num_iterations": 60}, 0.001, 128, 0.1),
+    "gradient": Case({"num_samples": 48, "num_iterations": 40, "learning_rate": 0.2}, 0.01, 48, 0.1),
     "cem_gradient": Case(
-        {"num_samples": 256, "num_elites": 26, "num_iterations": 8, "num_iterations_warm": 4, "num_gradient_steps": 30},
+        {"num_samples": 256, "num_elites": 26, "num_iterations": 8, "num_iterations_warm": 4, "num_gradient_steps": 15},
         *(0.01, 256, 0.1),
     ),
-    "nevergrad": Case({"num_samples": 64, "num_iterations": 25}, 0.05, 64, 0.1, "nevergrad"),
+    # An ask and a tell take a millisecond; what it finds in more of them is tested in test_search_details.py.
+    "nevergrad": Case({"num_samples": 16, "num_iterations": 8}, 0.7, 16, 0.7, "nevergrad"),
 }
 SEARCHING = [
     pytest.param(
@@ -282,7 +283,7 @@ def test_candidates_and_plan_stay_inside_the_bounds(name: str, hold: bool, spec:
 
 
 @pytest.mark.parametrize("name", BOTH)
-@pytest.mark.parametrize("spec", [ActionSpec(2, (0.3, -1.0), (0.3, 1.0)), ActionSpec(2, (0.3, -np.inf), (0.3, np.inf))])
+@pytest.mark.parametrize("spec", [ActionSpec(2, (0.3, -6.0), (0.3, 6.0)), ActionSpec(2, (0.3, -np.inf), (0.3, np.inf))])
 def test_a_dimension_whose_bounds_are_equal_is_fixed_and_the_other_is_searched(name: str, spec: ActionSpec) -> None:
     """Its deviation in the data may be anything: all but 0 once made an error of 5e15."""
     still = Statistics(MEAN, np.array([1e-9, STD[1]], np.float32), np.zeros(1, np.float32), np.ones(1, np.float32))
@@ -293,13 +294,10 @@ def test_a_dimension_whose_bounds_are_equal_is_fixed_and_the_other_is_searched(n
     assert (actions[..., 0] == np.float32(0.3)).all()
     assert (found.search_BHd[..., 0] == 0).all()
     if name != "random":
-        other = (actions[..., 1] - target.unflatten(-1, (FRAMESKIP, 2))[..., 1]).square().sum(dim=(-2, -1))
-        of_mean = (MEAN[1] - target.unflatten(-1, (FRAMESKIP, 2))[..., 1]).square().sum(dim=(-2, -1))
-        inside = target.unflatten(-1, (FRAMESKIP, 2))[..., 1].abs().amax(dim=(-2, -1)) < 1
-        if np.isinf(spec.high[1]):
-            inside |= True
-        assert inside.any()
-        assert (other <= PLANNERS[name].cost_left * of_mean)[inside].all()
+        second = target.unflatten(-1, (FRAMESKIP, 2))[..., 1]
+        other = (actions[..., 1] - second).square().sum(dim=(-2, -1))
+        of_mean = (MEAN[1] - second).square().sum(dim=(-2, -1))
+        assert (other <= PLANNERS[name].cost_left * of_mean).all()
 
 
 def test_bounds_that_fix_every_dimension_leave_nothing_to_plan() -> None:
