@@ -1,5 +1,7 @@
 """Benchmarks run by hand and rarely: what they import must not have moved away meanwhile."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -21,3 +23,22 @@ def test_a_benchmark_can_be_imported(name: str, repo: Path) -> None:
     if missing and missing[1] not in OURS:
         pytest.skip(f"{missing[1]} is not installed")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_gpu_script_is_rehearsed_on_a_cpu_with_little_but_torch(repo: Path, tmp_path: Path) -> None:
+    """Every section at toy size, as `run.sh` starts them."""
+    command = ["bash", "benchmarks/gpu/run.sh", "--toy", str(tmp_path)]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    script = (repo / "benchmarks" / "gpu" / "run.sh").read_text()
+    limits = {name: int(limit) for name, limit in re.findall(r"^section (\w+) (\d+)$", script, re.M)}
+    assert found.keys() == limits.keys()
+    assert sum(limits.values()) <= 9 * 60
+    assert found["planning"]["bfloat16"]["share_of_matmul_peak"] > 0
+    assert found["planning"]["float32"]["plain_over_ours"] > 0
+    assert found["batch"]["replans"] == 5
+    assert found["training"]["bfloat16"]["windows_per_s"] > 0
+    for heavy in ("ray", "gymnasium", "mlflow", "pyarrow", "cv2", "matplotlib"):
+        assert heavy not in found["machine"]["packages"]
