@@ -94,9 +94,9 @@ def in_micro_batches(
     if found is None:
         tried = f"{size}" if size == 1 else f"{size} and with {(size + 1) // 2}"
         raise PlanningError(
-            f"planning ran out of memory with {tried} candidates of {len(chunks_BNHA)} episodes in one forward pass: {why}. Lower "
-            "planner.max_candidates_per_forward, planner.horizon or the number of episodes that are planned together, "
-            "or plan in planner.precision bfloat16"
+            f"planning ran out of memory with {tried} candidates of {len(chunks_BNHA)} episodes in one forward pass: "
+            f"{why}. Lower planner.max_candidates_per_forward, planner.horizon or the number of episodes that are "
+            "planned together, or plan in planner.precision bfloat16"
         )
     return found
 

@@ -1,5 +1,8 @@
 """A transformer over frames whose normalisations the action modulates."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,7 +87,7 @@ class AdaLNPredictor(CausalPredictor):
 
     def encode_actions(self, actions_BTA: Tensor) -> ActionCodes:
         condition_BTD = F.silu(self.action(like_weights(actions_BTA, self.action)))
-        return tuple(block.modulate(condition_BTD) for block in self.blocks)
+        return tuple(block.modulate(condition_BTD) for block in cast("Sequence[AdaptiveBlock]", self.blocks))
 
     def extend(
         self,
@@ -114,7 +117,7 @@ class AdaLNPredictor(CausalPredictor):
             ).rows(slice(before * tokens, None))
         kept: list[KeyValue] = []
         last = len(self.blocks) - 1
-        for depth, block in enumerate(self.blocks):
+        for depth, block in enumerate(cast("Sequence[AdaptiveBlock]", self.blocks)):
             x_BTSD, keys_values = block.extend(
                 x_BTSD, actions[depth], known[depth], rotary=rotary, last_only=last_only and depth == last
             )

@@ -1,5 +1,8 @@
 """DINO-WM's predictor: proprio and action are features of every patch token."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +73,7 @@ class FeaturePredictor(CausalPredictor):
         x_BLD = x_BLD + self.positions[:, before * P : T * P]
         kept: list[KeyValue] = []
         last = len(self.blocks) - 1
-        for depth, block in enumerate(self.blocks):
+        for depth, block in enumerate(cast("Sequence[Block]", self.blocks)):
             queries = P if last_only and depth == last else None
             x_BLD, keys_values = block.extend(x_BLD, known[depth], tokens_per_frame=P, num_queries=queries)
             if keep:

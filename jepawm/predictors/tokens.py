@@ -1,5 +1,8 @@
 """V-JEPA 2-AC's predictor: action and pose are tokens in front of each frame, or features of its patches."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -82,7 +85,7 @@ class TokenPredictor(CausalPredictor):
         x_BLD = x_BTSD.flatten(1, 2)
         kept: list[KeyValue] = []
         last = len(self.blocks) - 1
-        for depth, block in enumerate(self.blocks):
+        for depth, block in enumerate(cast("Sequence[Block]", self.blocks)):
             queries = S if last_only and depth == last else None
             x_BLD, keys_values = block.extend(
                 x_BLD, known[depth], rotary=rotary, tokens_per_frame=S, num_queries=queries

@@ -77,7 +77,9 @@ def test_a_lone_key_has_all_the_weight() -> None:
     attention = Attention(8, 2).double()
     x = torch.randn(3, 1, 8, dtype=torch.float64)
     value = nn.functional.linear(x, attention.qkv.weight[16:], attention.qkv.bias[16:])
-    torch.testing.assert_close(attention(x), attention.proj(value), rtol=1e-12, atol=1e-12)
+    for with_gradients in (False, True):
+        with torch.set_grad_enabled(with_gradients):
+            torch.testing.assert_close(attention(x), attention.proj(value), rtol=1e-12, atol=1e-12)
 
 
 # -- micro-batches and memory ----------------------------------------------------------------------------------------
