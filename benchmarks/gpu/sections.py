@@ -113,8 +113,7 @@ def flops_per_candidate(planning: Planning, precision: str) -> float:
 
 def machine(setting: Setting) -> Result:
     """The machine, and what its matrix products reach."""
-    loaded = sorted({name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
-    found: Result = {"hardware": hardware(), "versions": versions(), "packages": loaded}
+    found: Result = {}
     if setting.device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
         found |= {"memory_bytes": total, "free_bytes": free, "cuda": torch.version.cuda}
@@ -305,6 +304,7 @@ def main() -> None:
         began = time.perf_counter()
         found = SECTIONS[name](setting)
         report = {"section": name, "toy": arguments.toy, "hardware": hardware(), "versions": versions(), **found}
+        report["packages"] = sorted({name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names)
         report["wall_s"] = time.perf_counter() - began
         (arguments.out / f"{name}.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         print(json.dumps({name: found}), flush=True)
