@@ -2,10 +2,9 @@
 
 python benchmarks/predictor.py [--quick]
 
-The other side shares our weights and writes the published equations down plainly: one boolean mask over all pairs of
-tokens, the action's modulation repeated for every token, every layer for every frame. Outputs are compared before
-anything is timed. Both take turns; ratios within one run count. Memory is the peak above what is held before the call,
-on a CPU in a process of its own. Sizes are those of the released JEPA-WM and DINO-WM of Push-T. Writes
+The other side (`plain.py`) shares our weights and writes the published equations down plainly. Outputs are compared
+before anything is timed. Both take turns; ratios within one run count. Memory is the peak above what is held before the
+call, on a CPU in a process of its own. Sizes are those of the released JEPA-WM and DINO-WM of Push-T. Writes
 results/predictor.json (on a GPU: results/predictor_gpu.json).
 """
 
@@ -14,25 +13,23 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 # The repository instead of this folder, where `envs` would be a benchmark.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.pairs import paired_ratio
+from benchmarks.plain import PlainPredictor
 from jepawm.checkpoints.zoo import ENVS, ZOO, model_config
 from jepawm.device import autocast
 from jepawm.evaluation.manifest import manifest
-from jepawm.nn.attention import Attention
-from jepawm.nn.rotary import RotaryTable, frame_rotary_table, rotate
-from jepawm.predictors import AdaLNPredictor, FeaturePredictor, build_predictor
+from jepawm.predictors import build_predictor
 from jepawm.types import LatentSpec
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -60,55 +57,6 @@ CASES = (
 )
 
 
-def dense_attention(attn: Attention, x_BLD: Tensor, mask_LL: Tensor, rotary: RotaryTable | None) -> Tensor:
-    q, k, v = attn.qkv(x_BLD).unflatten(-1, (3, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
-    if rotary is not None:
-        q, k = rotate(q, rotary), rotate(k, rotary)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_LL)
-    return attn.proj(out.transpose(1, 2).flatten(2))
-
-
-class Dense(nn.Module):
-    """The plain equations on our weights."""
-
-    def __init__(self, ours: AdaLNPredictor | FeaturePredictor) -> None:
-        super().__init__()
-        self.ours = ours
-        frame = torch.arange(CHUNKS_IN_TABLE * PATCHES) // PATCHES
-        self.register_buffer("mask", frame[:, None] >= frame[None, :])
-
-    def forward(self, visual: Tensor, actions: Tensor, proprio: Tensor, *, last_only: bool = False) -> Any:
-        plain = self.adaln if isinstance(self.ours, AdaLNPredictor) else self.feature
-        found = plain(visual, actions, proprio)
-        return tuple(part[:, -1:] for part in found) if last_only else found
-
-    def adaln(self, visual: Tensor, actions: Tensor, proprio: Tensor) -> tuple[Tensor, Tensor]:
-        net, T = self.ours, visual.shape[1]
-        x = torch.cat([net.embed(visual), proprio], dim=-1).flatten(1, 2)
-        mask = self.mask[: x.shape[1], : x.shape[1]]
-        rotary = frame_rotary_table(net.head_dim, T, GRID, 0, net.pairing, visual.device)
-        condition = F.silu(net.action(actions))
-        for block in net.blocks:
-            modulation = block.modulation(condition).repeat_interleave(PATCHES, dim=1)
-            shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-            x = x + gate1 * dense_attention(block.attn, block.norm1(x) * (1 + scale1) + shift1, mask, rotary)
-            x = x + gate2 * block.mlp(block.norm2(x) * (1 + scale2) + shift2)
-        x = net.norm(x).unflatten(1, (T, PATCHES))
-        return net.project(x[..., : net.embed_dim]).float(), x[..., net.embed_dim :].float()
-
-    def feature(self, visual: Tensor, actions: Tensor, proprio: Tensor) -> tuple[Tensor, Tensor]:
-        net, T = self.ours, visual.shape[1]
-        action = net.action(actions).repeat_interleave(PATCHES, dim=1).unflatten(1, (T, PATCHES))
-        x = torch.cat([visual, proprio, action], dim=-1).flatten(1, 2)
-        mask = self.mask[: x.shape[1], : x.shape[1]]
-        x = x + net.positions[:, : x.shape[1]]
-        for block in net.blocks:
-            x = x + dense_attention(block.attn, block.norm1(x), mask, None)
-            x = x + block.mlp(block.norm2(x))
-        x = net.norm(x).unflatten(1, (T, PATCHES)).float()
-        return x[..., : net.latents.dim], x[..., net.latents.dim : net.latents.dim + net.latents.proprio_dim]
-
-
 def make(kind: str, device: torch.device) -> tuple[nn.Module, nn.Module, int]:
     """Ours, the other side on the same weights, and the proprio latent's width."""
     torch.manual_seed(0)
@@ -119,7 +67,7 @@ def make(kind: str, device: torch.device) -> tuple[nn.Module, nn.Module, int]:
     ours = build_predictor(config.predictor, LatentSpec(GRID, LATENT_DIM, ACTION_DIM, "feature", proprio_dim))
     # Evaluation mode: the same function on both sides, without dropout.
     ours = ours.to(device).eval()
-    return ours, Dense(ours).to(device).eval(), proprio_dim
+    return ours, PlainPredictor(ours, CHUNKS_IN_TABLE).to(device).eval(), proprio_dim
 
 
 def work(case: Case, net: nn.Module, proprio_dim: int, precision: str, device: torch.device) -> Callable[[], Any]:
@@ -148,21 +96,6 @@ def compare(case: Case, ours: Callable[[], Any], theirs: Callable[[], Any], prec
     limit = 1e-4 if precision == "float32" else 2e-2
     assert apart < limit, f"{case.name}: outputs differ by {apart}"
     return apart
-
-
-def paired_ratio(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, Any]:
-    """Both take turns; which one goes first changes from round to round."""
-    times: dict[str, list[float]] = {"ours": [], "dense": []}
-    for turn in range(rounds):
-        order = [("ours", ours), ("dense", theirs)]
-        for name, run in order if turn % 2 else reversed(order):
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
-    ratios = torch.tensor([dense / own for own, dense in zip(times["ours"], times["dense"], strict=True)])
-    quartiles = torch.quantile(ratios, torch.tensor([0.25, 0.5, 0.75])).tolist()
-    medians = {f"{name}_ms": 1e3 * float(torch.tensor(values).median()) for name, values in times.items()}
-    return {**medians, "dense_over_ours": quartiles[1], "quartiles": [quartiles[0], quartiles[2]], "rounds": rounds}
 
 
 def peak_bytes(kind: str, index: int, side: str, precision: str) -> int:

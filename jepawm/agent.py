@@ -20,10 +20,13 @@ from jepawm.config.objective import ObjectiveConfig
 from jepawm.config.planner import PlannerConfig, Precision
 from jepawm.config.yaml_io import override
 from jepawm.device import autocast, pick_device
+from jepawm.engine import PlanningUnroll, UnrollSettings
+from jepawm.engine.cuda_graphs import CudaGraphs
 from jepawm.errors import ConfigError, PlanningError, did_you_mean
 from jepawm.hub import load_published_run
 from jepawm.latent import Latent, concatenate
 from jepawm.planning import MPC, ActionSearchSpace, Objective, Plan, Planner, build_objective, build_planner
+from jepawm.planning.base import CheckedAtTheEnd
 from jepawm.types import Observations
 from jepawm.world_model import WorldModel
 
@@ -65,6 +68,7 @@ class Agent:
         warm_start: Start a replan from the unexecuted rest of the last plan; a callable gives further plans to start
             from, before every plan, and the search starts from the cheapest.
         precision: Number format of encoding and unrolling; None: the planner's, float32 for one that is built already.
+        say: Told an estimate of the memory that planning takes, once, before the first search; None: nobody is.
 
     Attributes:
         model: The world model: `encode`, `predict`, `unroll`.
@@ -84,6 +88,7 @@ class Agent:
         replan_every: int | None = None,
         warm_start: bool | Starts = True,
         precision: Precision | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.model = model
         self.spec = spec
@@ -91,11 +96,14 @@ class Agent:
         self.objective = objective or spec.objective
         self._asked_precision = precision
         search = self.planner
+        compiled = graphs = False
         if isinstance(search, PlannerConfig):
             self.precision = precision or search.precision
+            compiled, graphs = search.compile, search.cuda_graphs
             search = build_planner(search, self._search_space(search))
         else:
             self.precision = precision or "float32"
+        self._unrolling = UnrollSettings(self.precision, compiled, CudaGraphs() if graphs else None, say)
         self._starts = None if isinstance(warm_start, bool) else warm_start
         self._mpc = MPC(search, replan_every=replan_every, warm_start=bool(warm_start))
         self._context: _Context | None = None
@@ -243,7 +251,7 @@ class Agent:
     def _plan_one(self, observation: Observation, goal: Observation, seed: int) -> ActionPlan:
         self.reset(self.observations([observation]), self.observations([goal]))
         plan = self._search([torch.Generator().manual_seed(seed)])
-        latents = self._unroll(plan.chunks_BHA[:, None])
+        latents = self._unroll()(plan.chunks_BHA[:, None])
         return ActionPlan(
             actions=plan.chunks_BHA[0].unflatten(-1, (self.model.frameskip, -1)).flatten(0, 1).cpu().numpy(),
             cost=float(self._goal_objective()(latents)),
@@ -287,13 +295,18 @@ class Agent:
         starts_BMHA = None
         if self._starts is not None and self._goals is not None:
             starts_BMHA = self._starts(self._begun().latents, self._goals)
-        return self._mpc.plan(self._unroll, self._goal_objective(), generators, num_chunks, starts_BMHA=starts_BMHA)
+        unroll, objective = self._unroll(), self._goal_objective()
+        if self.device.type != "cuda":
+            return self._mpc.plan(unroll, objective, generators, num_chunks, starts_BMHA=starts_BMHA)
+        checked = CheckedAtTheEnd(objective)
+        plan = self._mpc.plan(unroll, checked, generators, num_chunks, starts_BMHA=starts_BMHA)
+        checked.check()
+        return plan
 
-    def _unroll(self, chunks_BNHA: Tensor) -> Latent:
-        """Latents of candidates; records a graph where a planner enables gradients."""
+    def _unroll(self) -> PlanningUnroll:
+        """Latents of candidates from the present; records a graph where a planner enables gradients."""
         context = self._begun()
-        with autocast(self.precision, self.device):
-            return self.model.unroll_candidates(context.latents, chunks_BNHA, context.actions_BLA)
+        return PlanningUnroll(self.model, context.latents, context.actions_BLA, self._unrolling)
 
     def _goal_objective(self) -> Objective:
         self._begun()

@@ -1,6 +1,9 @@
 """Where a model computes, and in which number format."""
 
 import contextlib
+import os
+from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -26,18 +29,50 @@ def pick_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 autocast, or nothing.
+def resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The number format that `auto` stands for on a device.
 
     Args:
         precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies it natively.
         device: Where the model runs.
     """
     if precision == "auto":
-        precision = "bfloat16" if _native_bfloat16(device) else "float32"
-    if precision == "float32":
+        return "bfloat16" if _native_bfloat16(device) else "float32"
+    return "float32" if precision == "float32" else "bfloat16"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 autocast, or nothing; see `resolve_precision`."""
+    if resolve_precision(precision, device) == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that tensors on a device can still take.
+
+    On a GPU this is what the driver has left and what torch holds without using it. On the host it is what the kernel
+    can hand out without swapping, and no more than the container's limit leaves.
+
+    Args:
+        device: Where the tensors live.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    found = []
+    if (meminfo := Path("/proc/meminfo")).is_file():
+        available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
+        found.append(1024 * int(available.split()[1]))
+    else:
+        # Without Linux's own estimate, half of the machine's memory is taken to be free.
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        found.append(max(0, int(most) - int(used.read_text())))
+    return min(found)
 
 
 def _native_bfloat16(device: torch.device) -> bool:

@@ -13,8 +13,9 @@ from jepawm.errors import ConfigError
 from jepawm.latent import Latent, stack
 from jepawm.nn.pose import move_pose
 from jepawm.nn.precision import at_least_float32
-from jepawm.predictors import build_predictor
-from jepawm.predictors.base import over_patches
+from jepawm.predictors import CausalPredictor, build_predictor
+from jepawm.predictors.base import Predicted, over_patches
+from jepawm.predictors.causal import Prefix
 from jepawm.types import LatentSpec, Statistics
 
 _PROPRIO_FEATURES = 16
@@ -184,10 +185,7 @@ class WorldModel(nn.Module):
         Raises:
             ConfigError: The past actions do not fit the context, or a chunk has the wrong width.
         """
-        T = context.lead[1]
-        found = 0 if past_actions_BLA is None else past_actions_BLA.shape[1]
-        if found != T - 1:
-            raise ConfigError(f"unroll: {T} context frames need {T - 1} past action chunks between them, found {found}")
+        T = _checked_context(context, past_actions_BLA)
         actions = actions_BHA if past_actions_BLA is None else torch.cat([past_actions_BLA, actions_BHA], dim=1)
         actions = self.normalize_actions(actions)
         frames = [context[:, t] for t in range(T)]
@@ -218,8 +216,15 @@ class WorldModel(nn.Module):
         def spread(x: Tensor) -> Tensor:
             return x[:, None].expand(B, N, *x.shape[1:]).flatten(0, 1)
 
-        past = None if past_actions_BLA is None else spread(past_actions_BLA)
-        unrolled = self.unroll(context.map(spread), chunks_BNHA.flatten(0, 1), past)
+        chunks = chunks_BNHA.flatten(0, 1)
+        # While training, each window draws its own dropout; a planner that follows gradients keeps each step's inputs
+        # alone and computes the step again.
+        differentiated = torch.is_grad_enabled() and chunks_BNHA.requires_grad
+        if isinstance(self.predictor, CausalPredictor) and not self.training and not differentiated:
+            unrolled = self._unroll_growing(self.predictor, context, chunks, past_actions_BLA)
+        else:
+            past = None if past_actions_BLA is None else spread(past_actions_BLA)
+            unrolled = self.unroll(context.map(spread), chunks, past)
         return unrolled.map(lambda part: part.unflatten(0, (B, N)))
 
     def _model_step(self, window: Latent, actions_BTA: Tensor) -> Latent:
@@ -235,8 +240,71 @@ class WorldModel(nn.Module):
         )
         return found
 
+    def _unroll_growing(
+        self, predictor: CausalPredictor, context: Latent, chunks: Tensor, past_actions_BLA: Tensor | None
+    ) -> Latent:
+        """`unroll` of `B * N` candidates in which nothing is computed twice.
+
+        Each chunk is encoded once, though it takes part in several windows. Frames before the present are the same for
+        all candidates of an episode, so they are computed once per episode. While the window grows, each step computes
+        its new frame alone; a window that slides is computed anew, for every frame in it then stands elsewhere and has
+        lost its oldest neighbour.
+
+        Args:
+            predictor: This model's.
+            context: Observed latents `[B,T]`.
+            chunks: `[B*N,H,A]` raw chunks.
+            past_actions_BLA: `[B,T-1,A]` raw chunks between the context frames.
+
+        Returns:
+            Latents `[B*N,H]`.
+        """
+        predictor.check_shapes(context.visual, context.proprio)
+        W, H = self.context_window, chunks.shape[1]
+        T = min(W, _checked_context(context, past_actions_BLA))
+        context = context[:, context.lead[1] - T :]
+        N = len(chunks) // context.lead[0]
+
+        def repeat(x: Tensor) -> Tensor:
+            return x.repeat_interleave(N, 0)
+
+        actions = self.normalize_actions(chunks)
+        codes = predictor.encode_actions(actions)
+        frames = [context[:, t].map(repeat) for t in range(T)]
+        prefix: Prefix | None = None
+        if T > 1 and past_actions_BLA is not None:
+            past_actions = self.normalize_actions(past_actions_BLA[:, past_actions_BLA.shape[1] - (T - 1) :])
+            past_codes = predictor.encode_actions(past_actions)
+            before = context[:, :-1]
+            _, of_episodes = predictor.extend(
+                before.visual, past_codes, before.proprio, None, last_only=True, keep=True
+            )
+            prefix = None if of_episodes is None else of_episodes.repeat(N)
+            codes = tuple(torch.cat([repeat(past), code], dim=1) for past, code in zip(past_codes, codes, strict=True))
+            actions = torch.cat([repeat(past_actions), actions], dim=1)
+        for now in range(T - 1, T - 1 + H):
+            oldest = max(0, now + 1 - W)
+            # The prefix holds the frames before the present, counted from the first one of all.
+            new = now if oldest == 0 and prefix is not None else oldest
+            window, span = stack(frames[new:], axis=1), slice(new, now + 1)
+            predicted, prefix = predictor.extend(
+                window.visual,
+                tuple(code[:, span] for code in codes),
+                window.proprio,
+                prefix if oldest == 0 else None,
+                last_only=True,
+                keep=now + 1 < min(W, T - 1 + H),
+            )
+            frames.append(self._successor(predicted, window, actions[:, span], last_only=True)[:, 0])
+        return stack(frames[T:], axis=1)
+
     def _step(self, window: Latent, actions_BTA: Tensor, *, last_only: bool) -> Latent:
-        visual, proprio = self.predictor(window.visual, actions_BTA, window.proprio, last_only=last_only)
+        predicted = self.predictor(window.visual, actions_BTA, window.proprio, last_only=last_only)
+        return self._successor(predicted, window, actions_BTA, last_only=last_only)
+
+    def _successor(self, predicted: Predicted, window: Latent, actions_BTA: Tensor, *, last_only: bool) -> Latent:
+        """Latents of what a predictor said of a window: normalised tokens, and the pose where it is integrated."""
+        visual, proprio = predicted
         if self.integrates_pose and window.proprio is not None:
             pose, action = window.proprio, actions_BTA.unsqueeze(2)
             if last_only:
@@ -248,3 +316,16 @@ class WorldModel(nn.Module):
 
     def _normalized(self, visual: Tensor) -> Tensor:
         return F.layer_norm(visual, visual.shape[-1:]) if self.config.normalize_latents else visual
+
+
+def _checked_context(context: Latent, past_actions_BLA: Tensor | None) -> int:
+    """Frames `T` of a context.
+
+    Raises:
+        ConfigError: Another number of past actions than lie between them.
+    """
+    T = context.lead[1]
+    found = 0 if past_actions_BLA is None else past_actions_BLA.shape[1]
+    if found != T - 1:
+        raise ConfigError(f"unroll: {T} context frames need {T - 1} past action chunks between them, found {found}")
+    return T

@@ -25,6 +25,7 @@ BUDGETS_S = {
     "distributed": 160,
     "docs": 70,
     "encoders": 60,
+    "engine": 20,
     "env_check": 20,
     "envs": 110,
     "evaluation": 60,

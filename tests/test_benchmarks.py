@@ -1,8 +1,11 @@
 """Benchmarks run by hand and rarely: what they import must not have moved away meanwhile."""
 
+import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,30 @@ def test_a_benchmark_can_be_imported(name: str, repo: Path) -> None:
     if missing and missing[1] not in OURS:
         pytest.skip(f"{missing[1]} is not installed")
     assert done.returncode == 0, done.stderr
+
+
+# Distributions whose module has another name.
+IMPORTED_AS = {"opencv-python-headless": "cv2", "pillow": "PIL"}
+
+
+def test_the_gpu_script_is_rehearsed_on_a_cpu_with_little_but_torch(repo: Path, tmp_path: Path) -> None:
+    """Every section at toy size, as `run.sh` starts them."""
+    command = ["bash", "benchmarks/gpu/run.sh", "--toy", str(tmp_path)]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    script = (repo / "benchmarks" / "gpu" / "run.sh").read_text()
+    limits = {name: int(limit) for name, limit in re.findall(r"^section (\w+) (\d+)$", script, re.M)}
+    assert found.keys() == limits.keys()
+    assert sum(limits.values()) <= 9 * 60
+    assert found["planning"]["bfloat16"]["share_of_matmul_peak"] > 0
+    assert found["planning"]["float32"]["plain_over_ours"] > 0
+    assert found["batch"]["replans"] == 5
+    assert found["training"]["bfloat16"]["windows_per_s"] > 0
+    declared = set(tomllib.loads((repo / "pyproject.toml").read_text())["project"]["dependencies"])
+    names = {re.split(r"[\[>=<]", each)[0]: each for each in declared}
+    carried = re.findall(r"^(\w+)", (repo / "benchmarks" / "gpu" / "requirements.txt").read_text(), re.M)
+    imported = {IMPORTED_AS.get(name, name) for name in {*names} - {*carried, "torch"}}
+    # Everything else that jepawm depends on is not there on the GPU machine.
+    assert not imported & set(found["training"]["packages"])

@@ -127,7 +127,7 @@ def _play(
         if protocol.cost is not None:
             objective = replace(objective, weighting=protocol.cost)
         common: dict[str, Any] = {"seed": evaluation.seed, "measures_distance": bool(description.distance_name)}
-        agent = Agent(model, spec, plan.planner, objective, replan_every=protocol.replan_every)
+        agent = Agent(model, spec, plan.planner, objective, replan_every=protocol.replan_every, say=console.say)
         with console.bar(f"{name}: chunks", protocol.max_chunks) as advance:
             planned = run_protocol(
                 agent, protocol, pool, tasks, record=record if headline else (), on_progress=advance, **common

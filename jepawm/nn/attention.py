@@ -12,6 +12,9 @@ from jepawm.nn.rotary import RotaryTable, rotate
 _SCORES_AT_ONCE = 1 << 22
 _SCORES_KEPT = 1 << 26
 
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of tokens, `[B,heads,L,h]` each, keys already rotated."""
+
 
 class Attention(nn.Module):
     """Multi-head self-attention.
@@ -54,6 +57,29 @@ class Attention(nn.Module):
         Returns:
             `[B,M,D]` with `M = num_queries` or `L`.
         """
+        return self.extend(x_BLD, None, rotary=rotary, tokens_per_frame=tokens_per_frame, num_queries=num_queries)[0]
+
+    def extend(
+        self,
+        x_BLD: Float[Tensor, "B L D"],
+        past: KeyValue | None,
+        *,
+        rotary: RotaryTable | None = None,
+        tokens_per_frame: int | None = None,
+        num_queries: int | None = None,
+    ) -> tuple[Float[Tensor, "B M D"], KeyValue]:
+        """Attends to the given tokens and to those before them, whose keys and values are known already.
+
+        Args:
+            x_BLD: `[B,L,D]` tokens behind the past ones.
+            past: Keys and values of the tokens before; None: there are none.
+            rotary: Angles of the `L` tokens, or None.
+            tokens_per_frame: See `forward`.
+            num_queries: See `forward`.
+
+        Returns:
+            `[B,M,D]`, and the keys and values of all tokens so far.
+        """
         L = x_BLD.shape[1]
         M = L if num_queries is None else num_queries
         if M == L:
@@ -65,13 +91,15 @@ class Attention(nn.Module):
         if rotary is not None:
             q = rotate(q, rotary if M == L else rotary.rows(slice(L - M, L)))
             k = rotate(k, rotary)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         dropout = self.dropout if self.training else 0.0
         if tokens_per_frame is None:
             out = attend(q, k, v, dropout=dropout)
         else:
             out = frame_causal_attention(q, k, v, tokens_per_frame=tokens_per_frame, dropout=dropout)
         out = self.proj(out.transpose(1, 2).flatten(2))
-        return F.dropout(out, self.dropout, self.training) if self.dropout else out
+        return F.dropout(out, self.dropout, self.training) if self.dropout else out, (k, v)
 
     def _heads(self, x: Tensor, count: int) -> tuple[Tensor, ...]:
         return x.unflatten(-1, (count, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -100,6 +128,9 @@ def attend(
     B, heads, M, _ = q.shape
     scores = heads * M * k.shape[2]
     keeps = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if k.shape[2] == 1 and not dropout and not keeps:
+        # A single key has all the weight: the softmax is exactly 1.
+        return v.expand(-1, -1, M, -1)
     fused = (
         q.device.type != "cpu"
         or q.dtype != torch.bfloat16

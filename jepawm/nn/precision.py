@@ -1,6 +1,6 @@
 """Number formats between modules."""
 
-from torch import Tensor, float64
+from torch import Tensor, float64, nn
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -10,3 +10,12 @@ def at_least_float32(x: Tensor) -> Tensor:
     there, which is how tests compare two ways of computing the same numbers without rounding between them.
     """
     return x if x.dtype == float64 else x.float()
+
+
+def like_weights(x: Tensor, module: nn.Module) -> Tensor:
+    """The tensor in the number format of a module's weights.
+
+    A module whose weights were cast once takes its inputs in that format; under autocast weights stay in float32, and
+    so does the tensor.
+    """
+    return x.to(next(module.parameters()).dtype)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepawm.nn.attention import Attention
+from jepawm.nn.attention import Attention, KeyValue
 from jepawm.nn.rotary import RotaryTable
 
 
@@ -71,11 +71,23 @@ class Block(nn.Module):
         num_queries: int | None = None,
     ) -> Float[Tensor, "B M D"]:
         """One block; see `Attention.forward` for the arguments. Returns the last `num_queries` tokens, or all."""
-        attended = self.attn(
-            self.norm1(x_BLD), rotary=rotary, tokens_per_frame=tokens_per_frame, num_queries=num_queries
+        return self.extend(x_BLD, None, rotary=rotary, tokens_per_frame=tokens_per_frame, num_queries=num_queries)[0]
+
+    def extend(
+        self,
+        x_BLD: Float[Tensor, "B L D"],
+        past: KeyValue | None,
+        *,
+        rotary: RotaryTable | None = None,
+        tokens_per_frame: int | None = None,
+        num_queries: int | None = None,
+    ) -> tuple[Float[Tensor, "B M D"], KeyValue]:
+        """One block for tokens behind others; see `Attention.extend`."""
+        attended, known = self.attn.extend(
+            self.norm1(x_BLD), past, rotary=rotary, tokens_per_frame=tokens_per_frame, num_queries=num_queries
         )
         x = x_BLD[:, x_BLD.shape[1] - attended.shape[1] :] + attended
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x)), known
 
 
 class AdaptiveBlock(nn.Module):
@@ -136,25 +148,49 @@ class AdaptiveBlock(nn.Module):
         Returns:
             `[B,U,S,D]`, with `U = 1` if `last_only` else `T`.
         """
+        return self.extend(x_BTSD, self.modulate(condition_BTC), None, rotary=rotary, last_only=last_only)[0]
+
+    def extend(
+        self,
+        x_BTSD: Float[Tensor, "B T S D"],
+        modulation_BT6D: Float[Tensor, "B T 6 D"],
+        past: KeyValue | None,
+        *,
+        rotary: RotaryTable | None = None,
+        last_only: bool = False,
+    ) -> tuple[Float[Tensor, "B U S D"], KeyValue]:
+        """One block for frames behind others.
+
+        Args:
+            x_BTSD: `[B,T,S,D]` tokens of the frames behind the past ones.
+            modulation_BT6D: What `modulate` made of their conditions.
+            past: Keys and values of the frames before; None: there are none.
+            rotary: Angles of the `T * S` tokens, or None.
+            last_only: Compute the last frame alone.
+
+        Returns:
+            `[B,U,S,D]`, with `U = 1` if `last_only` else `T`, and the keys and values of all frames so far.
+        """
         T, S = x_BTSD.shape[1:3]
         U = 1 if last_only else T
-        attn_scale, attn_shift, attn_gate, mlp_scale, mlp_shift, mlp_gate = self._modulation(condition_BTC)
-        x = _modulated(x_BTSD, self.norm1, attn_scale, attn_shift)
-        attended = self.attn(x.flatten(1, 2), rotary=rotary, tokens_per_frame=S, num_queries=U * S)
-        x = torch.addcmul(x_BTSD[:, T - U :], attn_gate[:, T - U :], attended.unflatten(1, (U, S)))
-        hidden = self.mlp(_modulated(x, self.norm2, mlp_scale[:, T - U :], mlp_shift[:, T - U :]))
-        return torch.addcmul(x, mlp_gate[:, T - U :], hidden)
+        parts = modulation_BT6D.unsqueeze(3).unbind(2)
+        x = _modulated(x_BTSD, self.norm1, parts[0], parts[1])
+        attended, known = self.attn.extend(x.flatten(1, 2), past, rotary=rotary, tokens_per_frame=S, num_queries=U * S)
+        attn_gate, mlp_scale, mlp_shift, mlp_gate = (part[:, T - U :] for part in parts[2:])
+        x = torch.addcmul(x_BTSD[:, T - U :], attn_gate, attended.unflatten(1, (U, S)))
+        hidden = self.mlp(_modulated(x, self.norm2, mlp_scale, mlp_shift))
+        return torch.addcmul(x, mlp_gate, hidden), known
 
-    def _modulation(self, condition_BTC: Tensor) -> tuple[Tensor, ...]:
-        """Scale, shift and gate of attention and of the feed-forward, each `[B,T,1,D]`."""
-        parts = self.modulation(condition_BTC).unsqueeze(2).chunk(6, dim=-1)
+    def modulate(self, condition_BTC: Float[Tensor, "B T C"]) -> Float[Tensor, "B T 6 D"]:
+        """Scale, shift and gate of attention and then of the feed-forward, from each frame's condition alone.
+
+        Args:
+            condition_BTC: `[B,T,C]` condition of each frame, after its activation.
+        """
+        parts = self.modulation(condition_BTC).chunk(6, dim=-1)
         attn_shift, attn_scale, attn_gate, mlp_shift, mlp_scale, mlp_gate = parts
-        return (
-            *_folded(self.norm1, attn_scale, attn_shift),
-            attn_gate,
-            *_folded(self.norm2, mlp_scale, mlp_shift),
-            mlp_gate,
-        )
+        attn, mlp = _folded(self.norm1, attn_scale, attn_shift), _folded(self.norm2, mlp_scale, mlp_shift)
+        return torch.stack([*attn, attn_gate, *mlp, mlp_gate], dim=2)
 
 
 def _folded(norm: nn.LayerNorm, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jepawm.errors import PlanningError
+from jepawm.planning.micro_batches import in_micro_batches
 from jepawm.planning.search_space import ActionSearchSpace
 
 Unroll = Callable[[Tensor], Any]
@@ -91,7 +92,11 @@ def draw_normal(
     An episode's candidates then do not depend on which other episodes are planned beside it.
     """
     rows = [torch.randn(shape, generator=generator, device=generator.device) for generator in generators]
-    return torch.stack(rows).to(device)
+    noise = torch.stack(rows)
+    if device.type == "cuda" and noise.device.type == "cpu":
+        # From pinned memory the copy is queued behind the GPU's work, and the host goes on.
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)
 
 
 def score(
@@ -100,7 +105,7 @@ def score(
     space: ActionSearchSpace,
     search_BNHd: Float[Tensor, "B N H d"],
     *,
-    max_candidates_per_forward: int | None = None,
+    max_candidates_per_forward: int | Literal["auto"] | None = None,
 ) -> Float[Tensor, "B N"]:
     """Costs of candidates, in as many forward passes as memory asks for.
 
@@ -109,18 +114,23 @@ def score(
         objective: Latents to cost.
         space: Search vectors to raw chunks.
         search_BNHd: `[B,N,H,d]` candidates, inside the bounds.
-        max_candidates_per_forward: Candidates per episode in one pass; None: all.
+        max_candidates_per_forward: Candidates per episode in one pass; `auto`: as many as free memory holds, which an
+            unroll that is a `SizedUnroll` knows; None: all.
 
     Returns:
         `[B,N]` costs.
 
     Raises:
-        PlanningError: A cost that is not finite, or all costs of an episode equal.
+        PlanningError: A cost that is not finite, all costs of an episode equal, memory that does not suffice for half
+            the candidates either, or `auto` for an unroll that does not know its memory.
     """
-    size = max_candidates_per_forward or search_BNHd.shape[1]
-    parts = [objective(unroll(space.to_chunks(part))) for part in search_BNHd.split(size, dim=1)]
-    cost_BN = torch.cat(parts, dim=1).float()
-    check_costs(cost_BN, search_BNHd)
+    cost_BN = in_micro_batches(
+        unroll, objective, space.to_chunks(search_BNHd), max_candidates_per_forward=max_candidates_per_forward
+    ).float()
+    if isinstance(objective, CheckedAtTheEnd):
+        objective.see(cost_BN, search_BNHd)
+    else:
+        check_costs(cost_BN, search_BNHd)
     return cost_BN
 
 
@@ -150,3 +160,32 @@ def check_costs(cost_BN: Float[Tensor, "B N"], search_BNHd: Float[Tensor, "B N H
                 f"all {cost_BN.shape[1]} candidates of episode {int(flat.nonzero()[0])} in the batch cost the same; "
                 "the latents have collapsed or ignore the actions: look at diagnostics/ in the metrics"
             )
+
+
+class CheckedAtTheEnd:
+    """An objective whose costs are checked once, after the search.
+
+    On a GPU a look at a cost waits for all the work that is queued, and the queue runs empty meanwhile.
+
+    Args:
+        objective: Latents to cost.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, latents: Any) -> Tensor:
+        return self.objective(latents)
+
+    def see(self, cost_BN: Float[Tensor, "B N"], search_BNHd: Float[Tensor, "B N H d"]) -> None:
+        """Remembers costs, and what they are costs of, until `check`."""
+        self._seen.append((cost_BN, search_BNHd))
+
+    def check(self) -> None:
+        """Raises what `check_costs` raises, of the first costs that are bad; looks at the device once if none is."""
+        # A cost that is not finite makes the difference NaN, which is above nothing.
+        suspicious = [~(cost_BN.amax(dim=1) - cost_BN.amin(dim=1) > 0).all() for cost_BN, _ in self._seen]
+        if suspicious and bool(torch.stack(suspicious).any()):
+            for cost_BN, search_BNHd in self._seen:
+                check_costs(cost_BN, search_BNHd)

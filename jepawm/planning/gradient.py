@@ -1,6 +1,7 @@
 """Planners that follow the gradient of the cost through the unroll."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from jepawm.config.planner import CEMGradientConfig, GradientConfig
 from jepawm.errors import ConfigError, PlanningError, did_you_mean
 from jepawm.planning.base import Objective, Plan, Unroll, check_costs, draw_normal, score
 from jepawm.planning.cem import CEM
+from jepawm.planning.micro_batches import micro_batch_size
 from jepawm.planning.rounds import Rounds, elites_of, start_of
 from jepawm.planning.search_space import ActionSearchSpace
 
@@ -184,7 +186,7 @@ def cost_and_gradient(
     space: ActionSearchSpace,
     search_BNHd: Float[Tensor, "B N H d"],
     *,
-    max_candidates_per_forward: int | None = None,
+    max_candidates_per_forward: int | Literal["auto"] | None = None,
 ) -> tuple[Float[Tensor, "B N"], Float[Tensor, "B N H d"]]:
     """Costs of plans and their gradients, in as many passes as memory asks for.
 
@@ -196,7 +198,8 @@ def cost_and_gradient(
         objective: Latents to cost.
         space: Search vectors to raw chunks.
         search_BNHd: `[B,N,H,d]` plans inside the bounds.
-        max_candidates_per_forward: Plans per episode in one pass; None: all.
+        max_candidates_per_forward: Plans per episode in one pass; `auto`: as many as free memory holds with their
+            graph; None: all.
 
     Returns:
         `[B,N]` costs and `[B,N,H,d]` gradients.
@@ -205,7 +208,10 @@ def cost_and_gradient(
         PlanningError: A cost or gradient that is not finite, all costs of an episode equal, or no gradient at all.
     """
     costs, gradients = [], []
-    for part in search_BNHd.split(max_candidates_per_forward or search_BNHd.shape[1], dim=1):
+    with torch.enable_grad():
+        chunks_BNHA = space.to_chunks(search_BNHd.detach().requires_grad_(), clip=False)
+        size = micro_batch_size(unroll, objective, chunks_BNHA, max_candidates_per_forward)
+    for part in search_BNHd.split(size, dim=1):
         plans = part.detach().requires_grad_()
         with torch.enable_grad():
             cost = objective(unroll(space.to_chunks(plans, clip=False))).float()

@@ -4,6 +4,7 @@ from jepawm.config.predictor import PredictorConfig
 from jepawm.config.tagged import import_object
 from jepawm.predictors.adaln import AdaLNPredictor
 from jepawm.predictors.base import Predictor
+from jepawm.predictors.causal import CausalPredictor
 from jepawm.predictors.feature import FeaturePredictor
 from jepawm.predictors.mlp import MLPPredictor
 from jepawm.predictors.recurrent import RecurrentPredictor
@@ -12,6 +13,7 @@ from jepawm.types import LatentSpec
 
 __all__ = [
     "AdaLNPredictor",
+    "CausalPredictor",
     "FeaturePredictor",
     "MLPPredictor",
     "Predictor",

@@ -1,23 +1,28 @@
 """A transformer over frames whose normalisations the action modulates."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepawm.config.predictor import AdaLNPredictorConfig
 from jepawm.errors import ConfigError
-from jepawm.nn.precision import at_least_float32
+from jepawm.nn.attention import KeyValue
+from jepawm.nn.precision import at_least_float32, like_weights
 from jepawm.nn.projector import Projector
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import AdaptiveBlock, init_transformer_
-from jepawm.predictors.base import Predicted, Predictor, check_position_table, head_width
+from jepawm.predictors.base import Predicted, check_position_table, head_width
+from jepawm.predictors.causal import ActionCodes, CausalPredictor, Prefix, past_of
 from jepawm.types import LatentSpec
 
 # LeWM first maps a chunk to ten features, whatever its width.
 _ACTION_FEATURES = 10
 
 
-class AdaLNPredictor(Predictor):
+class AdaLNPredictor(CausalPredictor):
     """Frames attend to themselves and to those before them; each frame's action shifts, scales and gates its tokens.
 
     The prediction is the next latent itself, not a difference. A proprio feature rides on every patch token, a proprio
@@ -80,31 +85,49 @@ class AdaLNPredictor(Predictor):
         if self.positions is not None:
             nn.init.trunc_normal_(self.positions, std=0.02)
 
-    def successors(
-        self, visual_BTPD: Tensor, actions_BTA: Tensor, proprio_BTQE: Tensor | None, *, last_only: bool
-    ) -> Predicted:
-        T = visual_BTPD.shape[1]
-        x_BTSD = self.embed(visual_BTPD)
+    def encode_actions(self, actions_BTA: Tensor) -> ActionCodes:
+        condition_BTD = F.silu(self.action(like_weights(actions_BTA, self.action)))
+        return tuple(block.modulate(condition_BTD) for block in cast("Sequence[AdaptiveBlock]", self.blocks))
+
+    def extend(
+        self,
+        visual_BTPD: Tensor,
+        actions: ActionCodes,
+        proprio_BTQE: Tensor | None,
+        past: Prefix | None,
+        *,
+        last_only: bool,
+        keep: bool = False,
+    ) -> tuple[Predicted, Prefix | None]:
+        before, known = past_of(past, len(self.blocks))
+        T = before + visual_BTPD.shape[1]
+        x_BTSD = self.embed(like_weights(visual_BTPD, self.norm))
         if proprio_BTQE is not None:
             parts = [x_BTSD, proprio_BTQE.to(x_BTSD.dtype)]
             x_BTSD = torch.cat(parts, dim=-1) if self.proprio_is_feature else torch.cat(parts[::-1], dim=2)
         rotary = None
-        condition_tokens = x_BTSD.shape[2] - self.latents.num_patches
+        tokens = x_BTSD.shape[2]
+        condition_tokens = tokens - self.latents.num_patches
         if self.positions is not None:
             check_position_table(T, len(self.positions))
-            x_BTSD = x_BTSD + self.positions[:T]
+            x_BTSD = x_BTSD + self.positions[before:T]
         else:
             rotary = frame_rotary_table(
                 self.head_dim, T, self.latents.grid, condition_tokens, self.pairing, visual_BTPD.device
-            )
-        condition_BTD = F.silu(self.action(actions_BTA))
+            ).rows(slice(before * tokens, None))
+        kept: list[KeyValue] = []
         last = len(self.blocks) - 1
-        for depth, block in enumerate(self.blocks):
-            x_BTSD = block(x_BTSD, condition_BTD, rotary=rotary, last_only=last_only and depth == last)
+        for depth, block in enumerate(cast("Sequence[AdaptiveBlock]", self.blocks)):
+            x_BTSD, keys_values = block.extend(
+                x_BTSD, actions[depth], known[depth], rotary=rotary, last_only=last_only and depth == last
+            )
+            if keep:
+                kept.append(keys_values)
         x_BTSD = self.norm(x_BTSD)
         if self.proprio_is_feature:
             visual, proprio = x_BTSD.split([self.embed_dim, self.latents.proprio_dim], dim=-1)
         else:
             proprio, visual = x_BTSD.split([condition_tokens, self.latents.num_patches], dim=2)
         proprio = None if proprio_BTQE is None else at_least_float32(proprio)
-        return at_least_float32(self.project(visual)), proprio
+        predicted = at_least_float32(self.project(visual)), proprio
+        return predicted, Prefix(tuple(kept), T) if keep else None

@@ -1,7 +1,7 @@
 """What every predictor is to the world model."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,9 +27,13 @@ class Predictor(nn.Module, ABC):
         latents: Shapes of the latents and action chunks.
 
     Attributes:
+        casts_inputs: Whether the predictor takes inputs in another number format than its weights'. Planning in
+            bfloat16 then casts the weights once; else each forward pass runs under autocast.
         context_window: Frames that an unroll shows it at most.
         latents: Shapes of the latents and action chunks.
     """
+
+    casts_inputs: ClassVar[bool] = False
 
     def __init__(self, config: PredictorConfig, latents: LatentSpec) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ class Predictor(nn.Module, ABC):
             ConfigError: Tokens or proprio of another shape than the predictor was built for, or more frames than its
                 position table holds.
         """
-        self._check_shapes(visual_BTPD, proprio_BTQE)
+        self.check_shapes(visual_BTPD, proprio_BTQE)
         return self.successors(visual_BTPD, actions_BTA, proprio_BTQE, last_only=last_only)
 
     @abstractmethod
@@ -80,7 +84,12 @@ class Predictor(nn.Module, ABC):
     ) -> Predicted:
         """What `forward` returns, for inputs of the right shapes."""
 
-    def _check_shapes(self, visual_BTPD: Tensor, proprio_BTQE: Tensor | None) -> None:
+    def check_shapes(self, visual_BTPD: Tensor, proprio_BTQE: Tensor | None) -> None:
+        """Refuses latents of another shape than the predictor was built for.
+
+        Raises:
+            ConfigError: Names what was expected and found.
+        """
         expected = (self.latents.num_patches, self.latents.dim)
         found = tuple(visual_BTPD.shape[2:])
         if found != expected:

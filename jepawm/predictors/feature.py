@@ -1,16 +1,21 @@
 """DINO-WM's predictor: proprio and action are features of every patch token."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from jepawm.config.predictor import FeaturePredictorConfig
-from jepawm.nn.precision import at_least_float32
+from jepawm.nn.attention import KeyValue
+from jepawm.nn.precision import at_least_float32, like_weights
 from jepawm.nn.transformer import Block
-from jepawm.predictors.base import Predicted, Predictor, check_position_table, over_patches
+from jepawm.predictors.base import Predicted, check_position_table, over_patches
+from jepawm.predictors.causal import ActionCodes, CausalPredictor, Prefix, past_of
 from jepawm.types import LatentSpec
 
 
-class FeaturePredictor(Predictor):
+class FeaturePredictor(CausalPredictor):
     """A frame-causal transformer on `[visual | proprio | action]` features with a learned position table.
 
     The tokens that leave the last normalisation are the prediction: there is no output projection, and no difference is
@@ -44,20 +49,36 @@ class FeaturePredictor(Predictor):
         )
         self.norm = nn.LayerNorm(self.width)
 
-    def successors(
-        self, visual_BTPD: Tensor, actions_BTA: Tensor, proprio_BTQE: Tensor | None, *, last_only: bool
-    ) -> Predicted:
-        T, P = visual_BTPD.shape[1:3]
+    def encode_actions(self, actions_BTA: Tensor) -> ActionCodes:
+        return (self.action(like_weights(actions_BTA, self.action)),)
+
+    def extend(
+        self,
+        visual_BTPD: Tensor,
+        actions: ActionCodes,
+        proprio_BTQE: Tensor | None,
+        past: Prefix | None,
+        *,
+        last_only: bool,
+        keep: bool = False,
+    ) -> tuple[Predicted, Prefix | None]:
+        before, known = past_of(past, len(self.blocks))
+        P = visual_BTPD.shape[2]
+        T = before + visual_BTPD.shape[1]
         check_position_table(T, self.num_frames)
-        features = [visual_BTPD, over_patches(self.action(actions_BTA), P)]
+        features = [visual_BTPD, over_patches(actions[0], P)]
         if proprio_BTQE is not None:
             features.insert(1, proprio_BTQE)
         x_BLD = torch.cat([part.to(features[-1].dtype) for part in features], dim=-1).flatten(1, 2)
-        x_BLD = x_BLD + self.positions[:, : T * P]
+        x_BLD = x_BLD + self.positions[:, before * P : T * P]
+        kept: list[KeyValue] = []
         last = len(self.blocks) - 1
-        for depth, block in enumerate(self.blocks):
+        for depth, block in enumerate(cast("Sequence[Block]", self.blocks)):
             queries = P if last_only and depth == last else None
-            x_BLD = block(x_BLD, tokens_per_frame=P, num_queries=queries)
+            x_BLD, keys_values = block.extend(x_BLD, known[depth], tokens_per_frame=P, num_queries=queries)
+            if keep:
+                kept.append(keys_values)
         x_BTPD = at_least_float32(self.norm(x_BLD).unflatten(1, (-1, P)))
         visual, proprio, _ = x_BTPD.split([self.latents.dim, self.latents.proprio_dim, self.action_features], dim=-1)
-        return visual, None if proprio_BTQE is None else proprio
+        predicted = visual, None if proprio_BTQE is None else proprio
+        return predicted, Prefix(tuple(kept), T) if keep else None

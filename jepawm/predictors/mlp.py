@@ -5,7 +5,7 @@ from torch import Tensor
 
 from jepawm.config.predictor import MLPPredictorConfig
 from jepawm.nn.mlp import mlp
-from jepawm.nn.precision import at_least_float32
+from jepawm.nn.precision import at_least_float32, like_weights
 from jepawm.predictors.base import Predicted, Predictor
 from jepawm.types import LatentSpec
 
@@ -21,6 +21,8 @@ class MLPPredictor(Predictor):
         latents: Shapes of the latents and action chunks; all patches are read and predicted together, so `P` should be
             small.
     """
+
+    casts_inputs = True
 
     def __init__(self, config: MLPPredictorConfig, latents: LatentSpec) -> None:
         super().__init__(config, latents)
@@ -39,4 +41,5 @@ class MLPPredictor(Predictor):
             flat_BTF = torch.cat([padded[:, i : i + T] for i in range(self.context_window)], dim=-1)
         if last_only:
             flat_BTF, visual_BTPD = flat_BTF[:, -1:], visual_BTPD[:, -1:]
-        return visual_BTPD + at_least_float32(self.residual(flat_BTF)).view_as(visual_BTPD), None
+        residual_BTF = self.residual(like_weights(flat_BTF, self.residual))
+        return visual_BTPD + at_least_float32(residual_BTF).view_as(visual_BTPD), None

@@ -1,17 +1,22 @@
 """V-JEPA 2-AC's predictor: action and pose are tokens in front of each frame, or features of its patches."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from jepawm.config.predictor import VJEPA2ACPredictorConfig
-from jepawm.nn.precision import at_least_float32
+from jepawm.nn.attention import KeyValue
+from jepawm.nn.precision import at_least_float32, like_weights
 from jepawm.nn.rotary import frame_rotary_table
 from jepawm.nn.transformer import Block, init_transformer_
-from jepawm.predictors.base import Predicted, Predictor, head_width, over_patches
+from jepawm.predictors.base import Predicted, head_width, over_patches
+from jepawm.predictors.causal import ActionCodes, CausalPredictor, Prefix, past_of
 from jepawm.types import LatentSpec
 
 
-class TokenPredictor(Predictor):
+class TokenPredictor(CausalPredictor):
     """A frame-causal transformer with rotary positions over `[action, pose, patches]` of each frame.
 
     With `action_as` token, the pose enters raw and is encoded here; it is not predicted. With `action_as` feature, the
@@ -46,15 +51,27 @@ class TokenPredictor(Predictor):
         self.project = nn.Linear(self.embed_dim, latent_dim)
         init_transformer_(self, self.blocks)
 
-    def successors(
-        self, visual_BTPD: Tensor, actions_BTA: Tensor, proprio_BTQE: Tensor | None, *, last_only: bool
-    ) -> Predicted:
-        T, P = visual_BTPD.shape[1:3]
-        x_BTPD, action_BTE = self.embed(visual_BTPD), self.action(actions_BTA)
+    def encode_actions(self, actions_BTA: Tensor) -> ActionCodes:
+        return (self.action(like_weights(actions_BTA, self.action)),)
+
+    def extend(
+        self,
+        visual_BTPD: Tensor,
+        actions: ActionCodes,
+        proprio_BTQE: Tensor | None,
+        past: Prefix | None,
+        *,
+        last_only: bool,
+        keep: bool = False,
+    ) -> tuple[Predicted, Prefix | None]:
+        before, known = past_of(past, len(self.blocks))
+        P = visual_BTPD.shape[2]
+        T = before + visual_BTPD.shape[1]
+        x_BTPD, action_BTE = self.embed(like_weights(visual_BTPD, self.embed)), actions[0]
         if self.as_token:
             condition = [action_BTE.unsqueeze(2)]
             if self.pose is not None and proprio_BTQE is not None:
-                condition.append(self.pose(proprio_BTQE))
+                condition.append(self.pose(like_weights(proprio_BTQE, self.pose)))
             x_BTSD = torch.cat([*condition, x_BTPD], dim=2)
         else:
             features = [x_BTPD, over_patches(action_BTE, P)]
@@ -62,15 +79,23 @@ class TokenPredictor(Predictor):
                 features.insert(1, proprio_BTQE.to(x_BTPD.dtype))
             x_BTSD = torch.cat(features, dim=-1)
         S = x_BTSD.shape[2]
-        rotary = frame_rotary_table(self.head_dim, T, self.latents.grid, S - P, self.pairing, visual_BTPD.device)
+        rotary = frame_rotary_table(self.head_dim, T, self.latents.grid, S - P, self.pairing, visual_BTPD.device).rows(
+            slice(before * S, None)
+        )
         x_BLD = x_BTSD.flatten(1, 2)
+        kept: list[KeyValue] = []
         last = len(self.blocks) - 1
-        for depth, block in enumerate(self.blocks):
+        for depth, block in enumerate(cast("Sequence[Block]", self.blocks)):
             queries = S if last_only and depth == last else None
-            x_BLD = block(x_BLD, rotary=rotary, tokens_per_frame=S, num_queries=queries)
+            x_BLD, keys_values = block.extend(
+                x_BLD, known[depth], rotary=rotary, tokens_per_frame=S, num_queries=queries
+            )
+            if keep:
+                kept.append(keys_values)
         x_BTPD = self.norm(x_BLD).unflatten(1, (-1, S))[:, :, S - P :]
         proprio = None
         if not self.as_token and proprio_BTQE is not None:
             proprio = x_BTPD[..., self.embed_dim : self.embed_dim + self.latents.proprio_dim]
             proprio = at_least_float32(proprio)
-        return at_least_float32(self.project(x_BTPD[..., : self.embed_dim])), proprio
+        predicted = at_least_float32(self.project(x_BTPD[..., : self.embed_dim])), proprio
+        return predicted, Prefix(tuple(kept), T) if keep else None

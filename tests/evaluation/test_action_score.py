@@ -31,7 +31,7 @@ from jepawm.world_model import WorldModel
 SIZE, GREY_PER_M = 16, 250.0
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 UNIT = Statistics(np.zeros(7, np.float32), np.ones(7, np.float32), np.zeros(7, np.float32), np.ones(7, np.float32))
-QUICK = dataclasses.replace(PUBLISHED_PLANNER, num_samples=200, num_elites=10, num_iterations=8)
+QUICK = dataclasses.replace(PUBLISHED_PLANNER, num_samples=200, num_elites=10, num_iterations=8, precision="float32")
 
 
 def frame_of(poses: np.ndarray) -> np.ndarray:

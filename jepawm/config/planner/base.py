@@ -46,12 +46,20 @@ class PlannerConfig(TaggedConfig):
     """Largest magnitude of each dimension of one environment step's action in plans, raw units, inside the
     environment's bounds; 0 fixes a dimension at 0; None: the environment's bounds alone."""
     precision: Precision = "auto"
-    """`auto`: bfloat16 autocast where the device computes it natively, else float32."""
-    max_candidates_per_forward: int | None = None
-    """Candidates per forward pass and episode (micro-batching; the plan does not change); None: all at once."""
+    """`auto`: bfloat16 where the device computes it natively, else float32."""
+    max_candidates_per_forward: int | Literal["auto"] | None = None
+    """Candidates per forward pass and episode (micro-batching; the plan does not change); `auto`: as many as free
+    memory holds; None: all at once."""
+    compile: bool = False
+    """Compile the predictor's blocks (`torch.compile`): pays where a model plans often; the first plan waits for it."""
+    cuda_graphs: bool = False
+    """Record the unroll as a CUDA graph and replay it: pays on a GPU for small models, whose kernels are shorter than
+    the time it takes to start them."""
 
     def __post_init__(self) -> None:
-        positive(self, "horizon", "init_std", "max_candidates_per_forward")
+        positive(self, "horizon", "init_std")
+        if self.max_candidates_per_forward != "auto":
+            positive(self, "max_candidates_per_forward")
         if any(not limit >= 0 for limit in self.action_limits or ()):
             raise ConfigError(f"planner.action_limits must not be negative, found {list(self.action_limits or ())}")
 
