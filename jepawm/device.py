@@ -27,17 +27,17 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 autocast, or nothing.
+    """Autocast to a format of 16 bits, or nothing.
 
     Args:
-        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies it natively.
+        precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device multiplies it natively.
         device: Where the model runs.
     """
     if precision == "auto":
         precision = "bfloat16" if _native_bfloat16(device) else "float32"
     if precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def _native_bfloat16(device: torch.device) -> bool:

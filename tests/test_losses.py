@@ -194,7 +194,7 @@ def test_the_prediction_term_is_the_unroll_from_the_first_frame() -> None:
 
 @pytest.mark.parametrize("model", [ModelConfig(), *WITH_PROPRIO.values()])
 def test_teacher_forcing_predicts_each_frame_from_the_true_ones_before_it(model: ModelConfig) -> None:
-    made, unrolled = objective(LossConfig(supervision="teacher_forcing"), model), objective(LossConfig(), model)
+    made, unrolled = objective(LossConfig(name="teacher_forcing"), model), objective(LossConfig(), model)
     pixels, proprio, actions = windows()
     latents = made.model.encode(pixels, proprio)
     predicted = made.model.predict(latents[:, :-1], actions)
@@ -231,7 +231,7 @@ def test_moments_are_those_of_all_frames_together_or_of_each_frame() -> None:
 @pytest.mark.parametrize("supervision", ["unroll", "teacher_forcing"])
 @pytest.mark.parametrize("encoding", WITH_PROPRIO)
 def test_the_proprio_part_is_predicted_too(encoding: str, supervision: Any) -> None:
-    made = objective(LossConfig(supervision=supervision, proprio_prediction=0.3), WITH_PROPRIO[encoding])
+    made = objective(LossConfig(name=supervision, proprio_prediction=0.3), WITH_PROPRIO[encoding])
     pixels, proprio, actions = windows()
     latents = made.model.encode(pixels, proprio)
     if supervision == "unroll":
@@ -249,7 +249,7 @@ def test_the_proprio_part_is_predicted_too(encoding: str, supervision: Any) -> N
 
 
 def test_a_pose_that_is_integrated_is_not_a_prediction() -> None:
-    made = objective(LossConfig(supervision="teacher_forcing"), POSE)
+    made = objective(LossConfig(name="teacher_forcing"), POSE)
     assert "proprio_prediction" not in made(*windows(7, 7), 0)
     made(*windows(7, 7), 0)["loss"].backward()
     assert all(parameter.grad is not None for parameter in made.parameters())
@@ -258,7 +258,7 @@ def test_a_pose_that_is_integrated_is_not_a_prediction() -> None:
 @pytest.mark.parametrize("supervision", ["unroll", "teacher_forcing"])
 @pytest.mark.parametrize("kind", FROZEN)
 def test_a_frozen_encoder_has_no_anti_collapse_terms_and_no_inverse_dynamics(kind: str, supervision: Any) -> None:
-    everything = LossConfig(supervision=supervision, sigreg=1, temporal_variance=1)
+    everything = LossConfig(name=supervision, sigreg=1, temporal_variance=1)
     made = objective(everything, FROZEN[kind]).train()
     assert made.inverse_dynamics is None
     terms = made(*windows(), 0)

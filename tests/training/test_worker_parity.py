@@ -43,7 +43,7 @@ FAMILIES = {
     "lewm": (
         CLASS_TOKEN,
         LossConfig(
-            supervision="teacher_forcing",
+            name="teacher_forcing",
             sigreg=0.1,
             sigreg_num_projections=32,
             variance=0,
