@@ -9,7 +9,16 @@ import torch
 from scipy.integrate import trapezoid
 
 from jepawm.config import EncoderConfig, LossConfig, ModelConfig, PredictorConfig, ProprioConfig
-from jepawm.losses import prediction_loss, sigreg, temporal_variance, time_similarity, variance_covariance
+from jepawm.config.loss import DistanceConfig
+from jepawm.losses import (
+    latent_distance,
+    prediction_loss,
+    sigreg,
+    straightening,
+    temporal_variance,
+    time_similarity,
+    variance_covariance,
+)
 from jepawm.training.step import TrainingObjective
 from jepawm.types import Statistics
 from jepawm.world_model import WorldModel
@@ -68,6 +77,38 @@ def test_latents_that_stand_still_have_a_finite_gradient_and_those_that_move_cos
     value.backward()
     assert torch.isfinite(still.grad).all()
     assert float(temporal_variance(torch.tensor([0.0, 3.0, 0.0, 3.0]).view(1, 4, 1, 1))) == 0
+
+
+def test_distances_are_weighed_and_equal_numpy() -> None:
+    predicted, target = 2 * normal(3, 4, 2, 5), normal(3, 4, 2, 5, seed=1)
+    a, b = predicted.double().numpy(), target.double().numpy()
+    gap = np.abs(a - b)
+    assert (gap < 1).any()
+    assert (gap > 1).any()
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    kinds = {
+        "l2": (gap**2).mean(),
+        "l1": gap.mean(),
+        "cosine": -cosine.mean(),
+        "smooth_l1": np.where(gap < 1, gap**2 / 2, gap - 0.5).mean(),
+    }
+    off = dict.fromkeys(kinds, 0.0)
+    for name, expected in kinds.items():
+        found = latent_distance(predicted, target, DistanceConfig(**{**off, name: 1.0}))
+        assert float(found) == pytest.approx(expected, rel=1e-5), name
+    mixed = DistanceConfig(l2=0.5, l1=2.0, cosine=0.1, smooth_l1=3.0)
+    expected = sum(getattr(mixed, name) * value for name, value in kinds.items())
+    assert float(latent_distance(predicted, target, mixed)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_straight_paths_cost_nothing_and_turns_cost_one_minus_their_cosine() -> None:
+    steps = torch.tensor([1.0, 3.0, 4.5, 9.0])
+    straight = steps.view(1, 4, 1, 1) * normal(2, 1, 3, 5)
+    assert float(straightening(straight)) == pytest.approx(0, abs=1e-6)
+    corner = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]]).view(1, 3, 1, 2)
+    back = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]]).view(1, 3, 1, 2)
+    assert float(straightening(corner)) == pytest.approx(1)
+    assert float(straightening(back)) == pytest.approx(2)
 
 
 def test_the_target_of_prediction_gets_a_gradient_too() -> None:
@@ -160,9 +201,11 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
         covariance=4,
         temporal_variance=1.5,
         time_similarity=5,
+        straightening=0.3,
         sigreg=0.1,
     )
     names = {"prediction", "inverse_dynamics", "variance", "covariance", "temporal_variance", "time_similarity"}
+    names |= {"straightening"}
     for model, more in ((None, {"sigreg"}), (WITH_PROPRIO["feature"], {"sigreg", "proprio_prediction"})):
         terms = objective(config, model)(*windows(), 0)
         assert set(terms) == names | more | {"loss"}

@@ -89,9 +89,7 @@ def _needs(config: RunConfig, about: RecipeAbout, shown: ShowRecipe) -> list[str
         span = (data.num_frames_in_window - 1) * data.frameskip
         windows, whose = trained * max(0, data.env_steps_per_episode + 1 - span), "collected episodes"
     elif about.dataset.episodes:
-        windows = about.dataset.num_windows(
-            num_frames_in_window=data.num_frames_in_window, frameskip=data.frameskip
-        )
+        windows = about.dataset.num_windows(num_frames_in_window=data.num_frames_in_window, frameskip=data.frameskip)
         whose = f"{about.dataset.episodes:,} episodes of {about.dataset.name}"
         whose += "" if about.dataset.exact else ", estimated"
     lines = []

@@ -51,7 +51,7 @@ class RecipeDataset:
     def __post_init__(self) -> None:
         if (self.episodes > 0) != (self.frames > 0) or self.frames < self.episodes:
             raise ConfigError(
-                f"about.dataset: episodes {self.episodes} and frames {self.frames} do not go together; give both, or none"
+                f"about.dataset: {self.episodes} episodes and {self.frames} frames do not fit; give both, or none"
             )
 
     def num_windows(self, *, num_frames_in_window: int, frameskip: int) -> int | None:

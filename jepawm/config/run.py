@@ -92,9 +92,7 @@ class RunConfig:
     def _check_loss(self) -> None:
         """What the loss asks of encoder, windows and batch."""
         loss, encoder, frames = self.loss, self.model.encoder, self.data.num_frames_in_window
-        if encoder.trainable and not (
-            loss.variance or loss.sigreg or loss.inverse_dynamics or loss.detaches_targets
-        ):
+        if encoder.trainable and not (loss.variance or loss.sigreg or loss.inverse_dynamics or loss.detaches_targets):
             raise ConfigError(
                 "every anti-collapse term is off (loss.variance, loss.sigreg and loss.inverse_dynamics are all 0): an "
                 "encoder that trains collapses to a constant without one; give at least one a weight, or freeze it "

@@ -88,7 +88,9 @@ class TrainingEstimate:
         return self.num_windows * self.flops_per_window / (UTILISATION * peak) / 3600
 
 
-def estimate_training(plan: TrainingPlan, *, action_dim: int, proprio_dim: int, num_workers: int = 1) -> TrainingEstimate:
+def estimate_training(
+    plan: TrainingPlan, *, action_dim: int, proprio_dim: int, num_workers: int = 1
+) -> TrainingEstimate:
     """Counts what a training needs.
 
     Args:

@@ -185,7 +185,7 @@ def _sequential(
             window = concatenate([as_input(part) for part in history], axis=1)[:, oldest:]
             newest = model.predict(window, actions_BKA[:, oldest:at], last_only=True)
         if true_proprio:
-            newest = Latent(newest.visual, frame(targets, at).proprio)
+            newest = Latent(newest.visual, frame(given, at).proprio)
         steps.append(compare(newest, frame(targets, at)))
         history.append(newest)
     return steps

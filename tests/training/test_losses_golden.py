@@ -1,7 +1,6 @@
 """The published training step: losses, gradients, optimiser steps, schedules and parameter groups."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +103,8 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def groups(golden: Path) -> Iterator[dict[str, Group]]:
-    yield {name: Group(golden, name) for name in GROUPS}
+def groups(golden: Path) -> dict[str, Group]:
+    return {name: Group(golden, name) for name in GROUPS}
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in GROUPS.items() for case in cases])
@@ -194,7 +193,9 @@ def test_parameter_groups_are_the_published_ones(golden: Path) -> None:
     published = json.loads((golden / "losses" / "schedules" / "config.json").read_text())
     for name, expected in published["parameter_groups"].items():
         folder = golden / name
-        model = world_model_from_published(json.loads((folder / "config.json").read_text()), folder / "checkpoint.pth.tar")
+        model = world_model_from_published(
+            json.loads((folder / "config.json").read_text()), folder / "checkpoint.pth.tar"
+        )
         names = {parameter: key for key, parameter in model.requires_grad_(True).named_parameters()}
         built = build_optimizer(model, OptimConfig(decayed="matrices", weight_decay=0.1))
         for decayed in (True, False):
