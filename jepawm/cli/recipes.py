@@ -111,8 +111,8 @@ def _needs(config: RunConfig, about: RecipeAbout, shown: ShowRecipe) -> list[str
         f"parameters  {found.trained_parameters:,} trained{frozen}",
         f"memory      {found.memory_gib:.1f} GiB for each worker's share of the batch (counted, without short-lived "
         "tensors)",
-        f"arithmetic  {found.flops_per_window / 1e9:,.1f} GFLOP a window, forward and backward (counted)",
-        f"time        {found.hours(gpu):,.1f} hours on one {gpu.name} (estimated: {precision} at {UTILISATION:.0%} of "
+        f"arithmetic  {found.flops_per_window / 1e9:.3g} GFLOP a window, forward and backward (counted)",
+        f"time        {found.hours(gpu):.3g} hours on one {gpu.name} (estimated: {precision} at {UTILISATION:.0%} of "
         "its peak, no wait for data)",
     ]
 

@@ -130,11 +130,22 @@ def recipe_layers(name: str, *, small: bool = False) -> list[tuple[str, dict[str
         for each, data in family
     ]
     if small:
-        sizes = [(f"recipe {each}, small", data[SMALL_KEY]) for each, data in family if SMALL_KEY in data]
+        sizes: dict[str, Any] = {}
+        for _, data in family:
+            sizes = _over_small(sizes, data.get(SMALL_KEY, {}))
         if not sizes:
             raise ConfigError(f"recipe {name} states no small size ('{SMALL_KEY}'); leave --small out")
-        layers += sizes
+        layers.append((f"recipe {name}, small", sizes))
     return layers
+
+
+def _over_small(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One small size over its parent's; a section that names its kind is taken whole, for the parent's is another's."""
+    merged = dict(below)
+    for key, value in above.items():
+        deeper = isinstance(value, dict) and isinstance(below.get(key), dict) and "name" not in value
+        merged[key] = _over_small(below[key], value) if deeper else value
+    return merged
 
 
 def load_recipe(name: str, *, small: bool = False) -> "RunConfig":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,6 +25,8 @@ from jepawm.world_model import WorldModel
 _FLOAT32 = 4
 # Weights, gradients and AdamW's two moments.
 _COPIES = 4
+# Windows of the step that is walked through; batch normalisation and moments need more than one.
+_WINDOWS = 2
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ class TrainingEstimate:
     Attributes:
         trained_parameters: Parameters that train.
         frozen_parameters: Parameters of a frozen encoder.
-        flops_per_window: Operations of forward and backward pass, a multiplication and an addition counted as two.
+        flops_per_window: Operations of forward and backward pass, a multiplication and an addition counted as two; the
+            backward pass counts as twice the forward pass of what trains.
         kept_bytes_per_window: What the forward pass keeps for the backward pass.
-        fixed_bytes: Weights, gradients, moments and their average.
+        fixed_bytes: Weights, their copies in 16 bits, gradients, moments and their average.
         num_windows: Windows of the whole training.
         windows_at_once: Windows of one forward pass.
         half: Whether matrices are multiplied in a format of 16 bits.
@@ -103,18 +106,15 @@ def estimate_training(
         ConfigError: Parts of the model that do not go together.
     """
     half = plan.train.precision != "float32"
-    small, large = (_walk(plan, windows, (action_dim, proprio_dim), half) for windows in (2, 4))
-    per_window = (large.kept - small.kept) / 2
-    encoder_trains = plan.model.encoder.trainable
-    frozen = 0 if encoder_trains else small.encoder_parameters
-    trained = small.parameters - frozen
+    found = _walk(plan, (action_dim, proprio_dim), half)
+    trained = found.parameters - found.frozen
     copies = _COPIES + (plan.optim.ema_decay is not None)
     return TrainingEstimate(
         trained_parameters=trained,
-        frozen_parameters=frozen,
-        flops_per_window=(large.flops - small.flops) / 2,
-        kept_bytes_per_window=per_window,
-        fixed_bytes=_FLOAT32 * (copies * trained + frozen) + max(0.0, small.kept - 2 * per_window),
+        frozen_parameters=found.frozen,
+        flops_per_window=found.flops / _WINDOWS,
+        kept_bytes_per_window=found.kept / _WINDOWS,
+        fixed_bytes=_FLOAT32 * (copies * trained + found.frozen) + found.weight_copies,
         num_windows=plan.train.num_train_steps * plan.train.batch_size,
         windows_at_once=plan.train.windows_at_once(num_workers),
         half=half,
@@ -123,50 +123,77 @@ def estimate_training(
 
 @dataclass(frozen=True)
 class _Walk:
-    """Counts of one step: operations, bytes kept for the backward pass, parameters in all and of the encoder."""
+    """Counts of one step of `_WINDOWS` windows.
+
+    Attributes:
+        flops: Operations, the backward pass as twice the forward pass of what trains.
+        kept: Bytes kept for the backward pass, without weights.
+        weight_copies: Bytes of the copies of weights in 16 bits.
+        parameters: In all.
+        frozen: Of them in a frozen encoder.
+    """
 
     flops: float
     kept: float
+    weight_copies: float
     parameters: int
-    encoder_parameters: int
+    frozen: int
 
 
-def _walk(plan: TrainingPlan, windows: int, widths: tuple[int, int], half: bool) -> _Walk:
+def _walk(plan: TrainingPlan, widths: tuple[int, int], half: bool) -> _Walk:
     a, R = widths
     statistics = Statistics(*(np.ones(n, np.float32) for n in (a, a, R, R)))
-    train = replace(plan.train, compile=False)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.device("meta"):
         model = WorldModel(
             replace(plan.model, encoder=without_weights(plan.model.encoder)),
             image_size=plan.image_size,
             frameskip=plan.data.frameskip,
             statistics=statistics,
         )
-        prepare_compute_(model, train)
-        objective = TrainingObjective(model, plan.loss, seed=plan.seed).train()
-        T = plan.data.num_frames_in_window
-        pixels = torch.zeros(windows, T, 3, plan.image_size, plan.image_size, dtype=torch.uint8)
-        proprio, actions = torch.zeros(windows, T, R), torch.zeros(windows, T - 1, plan.data.frameskip * a)
-        weights = {_storage(parameter) for parameter in objective.parameters()}
+    prepare_compute_(model, replace(plan.train, compile=False))
+    objective = TrainingObjective(model, plan.loss, seed=plan.seed).train()
+    T, image = plan.data.num_frames_in_window, plan.image_size
+    encoding, rest = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        _make_fake_(objective)
+        pixels = torch.zeros(_WINDOWS, T, 3, image, image, dtype=torch.uint8)
+        proprio, actions = torch.zeros(_WINDOWS, T, R), torch.zeros(_WINDOWS, T - 1, plan.data.frameskip * a)
         kept: dict[int, tuple[Any, int]] = {}
 
         def keep(value: Tensor) -> Tensor:
             # The storage itself is remembered as well: its address stays its own while it lives.
-            storage = value.untyped_storage()
-            if _storage(value) not in weights:
-                kept[_storage(value)] = (storage, storage.nbytes())
+            kept[_storage(value)] = (value.untyped_storage(), value.untyped_storage().nbytes())
             return value
 
-        with FlopCounterMode(display=False) as counter:
-            with saved_tensors_hooks(keep, lambda value: value), torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = objective(pixels, proprio, actions, 0)["loss"]
-            loss.backward()
+        with saved_tensors_hooks(keep, lambda value: value):
+            with encoding:
+                latents = model.encode(pixels, proprio)
+            with rest:
+                objective.terms(latents, actions, 0)
+    parameters = list(objective.parameters())
+    matrices = sum(parameter.numel() for parameter in parameters if parameter.requires_grad and parameter.dim() > 1)
+    copies = 2.0 * matrices if half else 0.0
+    own = {_storage(parameter) for parameter in parameters}
+    trains = 3 if plan.model.encoder.trainable else 1
     return _Walk(
-        flops=float(counter.get_total_flops()),
-        kept=float(sum(size for _, size in kept.values())),
-        parameters=sum(parameter.numel() for parameter in objective.parameters()),
-        encoder_parameters=sum(parameter.numel() for parameter in model.encoder.parameters()),
+        flops=float(trains * encoding.get_total_flops() + 3 * rest.get_total_flops()),
+        kept=max(0.0, sum(size for key, (_, size) in kept.items() if key not in own) - copies),
+        weight_copies=copies,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        frozen=sum(parameter.numel() for parameter in parameters if not parameter.requires_grad),
     )
+
+
+def _make_fake_(module: nn.Module) -> None:
+    """Puts fake tensors, which say that they are on the CPU, in place of parameters and buffers."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+                part._parameters[name] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
 def _storage(value: Tensor) -> int:
