@@ -47,6 +47,8 @@ class ShowRecipe:
     """The recipe at the small size that it states."""
     gpu: Literal["h100", "a100", "rtx4090"] = "h100"
     """GPU that hours are estimated for."""
+    needs: bool = True
+    """Count memory, arithmetic and hours: seconds, for a large model some ten of them."""
 
     def run(self) -> int:
         """Prints the recipe's own words, its settings with the recipe that states each, and the estimate."""
@@ -80,9 +82,7 @@ def _origin(about: RecipeAbout) -> list[str]:
 
 def _needs(config: RunConfig, about: RecipeAbout, shown: ShowRecipe) -> list[str]:
     """Windows, steps, memory and hours, as lines."""
-    from jepawm.training.estimate import GPUS, UTILISATION, estimate_training
-
-    data, train, gpu = config.data, config.train, GPUS[shown.gpu]
+    data, train = config.data, config.train
     windows, whose = None, ""
     if data.source == "collect" and data.num_episodes:
         trained = round(data.num_episodes * (1 - data.held_out_fraction))
@@ -99,6 +99,12 @@ def _needs(config: RunConfig, about: RecipeAbout, shown: ShowRecipe) -> list[str
         lines.append(f"training    {train.num_train_steps:,} train steps = {train.num_train_steps / steps:,.1f} epochs")
     else:
         lines.append(f"training    {train.num_train_steps:,} train steps")
+    lines.append(f"batch       {train.arithmetic(config.scaling.num_workers)}")
+    if not shown.needs:
+        return lines
+    from jepawm.training.estimate import GPUS, UTILISATION, estimate_training
+
+    gpu = GPUS[shown.gpu]
     action, proprio = _WIDTHS.get(config.env.short_name, (2, 2))
     found = estimate_training(
         config.training_plan(), action_dim=action, proprio_dim=proprio, num_workers=config.scaling.num_workers
@@ -107,13 +113,12 @@ def _needs(config: RunConfig, about: RecipeAbout, shown: ShowRecipe) -> list[str
     precision = "16 bits" if found.half else "float32"
     return [
         *lines,
-        f"batch       {train.arithmetic(config.scaling.num_workers)}",
         f"parameters  {found.trained_parameters:,} trained{frozen}",
         f"memory      {found.memory_gib:.1f} GiB for each worker's share of the batch (counted, without short-lived "
         "tensors)",
         f"arithmetic  {found.flops_per_window / 1e9:.3g} GFLOP a window, forward and backward (counted)",
         f"time        {found.hours(gpu):.3g} hours on one {gpu.name} (estimated: {precision} at {UTILISATION:.0%} of "
-        "its peak, no wait for data)",
+        "its peak, no wait for data; narrow models reach less)",
     ]
 
 

@@ -339,4 +339,7 @@ def test_the_package_names_no_machine_and_no_registry() -> None:
         "https://www.di.ens.fr",
     }
     elsewhere = {(path, hit) for path, hit in found if path != "jepawm/data/download/public_sources.yaml"}
-    assert elsewhere == {("jepawm/checkpoints/zoo.py", "https://dl.fbaipublicfiles.com")}
+    assert elsewhere == {
+        (place, "https://dl.fbaipublicfiles.com")
+        for place in ("jepawm/checkpoints/zoo.py", "jepawm/recipes/vjepa2_ac/droid.yaml")
+    }
