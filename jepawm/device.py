@@ -29,23 +29,26 @@ def pick_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16"]:
+def resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
     """The number format that `auto` stands for on a device.
 
     Args:
-        precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the device multiplies it natively.
+        precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device multiplies it natively.
         device: Where the model runs.
     """
     if precision == "auto":
         return "bfloat16" if _native_bfloat16(device) else "float32"
+    if precision == "float16":
+        return "float16"
     return "float32" if precision == "float32" else "bfloat16"
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 autocast, or nothing; see `resolve_precision`."""
-    if resolve_precision(precision, device) == "float32":
+    """Autocast to a format of 16 bits, or nothing; see `resolve_precision`."""
+    found = resolve_precision(precision, device)
+    if found == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=getattr(torch, found))
 
 
 def free_memory_bytes(device: torch.device) -> int:

@@ -8,15 +8,45 @@ gradient of one worker with all of it.
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
+from jepawm.config.loss import DistanceConfig
 from jepawm.nn.collectives import num_workers, sum_over_workers
 
 
-def prediction_loss(
-    predicted_BTPD: Float[Tensor, "B T P D"], target_BTPD: Float[Tensor, "B T P D"]
-) -> Float[Tensor, ""]:
-    """Mean squared error over batch, time, patches and width. No stop-gradient: the target may move too."""
-    return (predicted_BTPD - target_BTPD).square().mean()
+def prediction_loss(predicted: Tensor, target: Tensor) -> Float[Tensor, ""]:
+    """Mean squared error over all numbers. No stop-gradient: the target may move too."""
+    return (predicted - target).square().mean()
+
+
+def latent_distance(predicted: Tensor, target: Tensor, weights: DistanceConfig) -> Float[Tensor, ""]:
+    """The weighted sum of distances between predicted and true latents.
+
+    Args:
+        predicted: `[...,D]` predicted tokens.
+        target: The true ones, of the same shape.
+        weights: Of mean squared, mean absolute and smooth-L1 difference over all numbers, and of minus the mean cosine
+            over tokens. A weight of 0 leaves one out.
+
+    Reference: Terver et al. 2025, JEPA-WMs, arXiv 2512.24497 (mean squared); Assran et al. 2025, V-JEPA 2,
+        arXiv 2506.09985 (mean absolute).
+    """
+    total = None
+    for weight, distance in (
+        (weights.l2, prediction_loss),
+        (weights.l1, functional.l1_loss),
+        (weights.cosine, _negative_cosine),
+        (weights.smooth_l1, functional.smooth_l1_loss),
+    ):
+        if weight:
+            part = weight * distance(predicted, target)
+            total = part if total is None else total + part
+    assert total is not None, "the configuration refuses weights that are all 0"
+    return total
+
+
+def _negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:
+    return -functional.cosine_similarity(predicted, target, dim=-1).mean()
 
 
 def variance_covariance(
@@ -59,6 +89,15 @@ def temporal_variance(latents_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, "
     Reference: Sobal et al. 2025, PLDM, arXiv 2502.14819, variance term over time.
     """
     return torch.relu(1 - (latents_BTPD.var(dim=1) + 1e-4).sqrt()).mean()
+
+
+def straightening(latents_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, ""]:
+    """Curvature of the latents' paths: 1 minus the mean cosine between successive differences of each token.
+
+    Reference: temporal straightening, arXiv 2603.12231.
+    """
+    differences = latents_BTPD[:, 1:] - latents_BTPD[:, :-1]
+    return 1 - functional.cosine_similarity(differences[:, 1:], differences[:, :-1], dim=-1).mean()
 
 
 def sigreg(

@@ -149,22 +149,23 @@ class WorldModel(nn.Module):
             )
         return (actions - self.action_mean) / self.action_std
 
-    def predict(self, latents: Latent, actions_BTA: Float[Tensor, "B T A"]) -> Latent:
+    def predict(self, latents: Latent, actions_BTA: Float[Tensor, "B T A"], *, last_only: bool = False) -> Latent:
         """Predicts the successor of every frame of a window in one pass, each from all frames up to it.
 
         Args:
             latents: Latents `[B,T]`.
             actions_BTA: `[B,T,A]` raw chunks; chunk `t` is executed from frame `t` on.
+            last_only: Predict the last frame's successor alone.
 
         Returns:
-            Latents `[B,T]`; entry `t` predicts frame `t + 1`.
+            Latents `[B,T]`; entry `t` predicts frame `t + 1`. `[B,1]` with `last_only`.
 
         Raises:
             ConfigError: Another number of chunks than frames, or chunks of a wrong width.
         """
         if actions_BTA.shape[1] != latents.lead[1]:
             raise ConfigError(f"predict: {latents.lead[1]} frames need as many chunks, found {actions_BTA.shape[1]}")
-        return self._step(latents, self.normalize_actions(actions_BTA), last_only=False)
+        return self._step(latents, self.normalize_actions(actions_BTA), last_only=last_only)
 
     def unroll(
         self,

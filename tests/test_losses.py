@@ -9,7 +9,16 @@ import torch
 from scipy.integrate import trapezoid
 
 from jepawm.config import EncoderConfig, LossConfig, ModelConfig, PredictorConfig, ProprioConfig
-from jepawm.losses import prediction_loss, sigreg, temporal_variance, time_similarity, variance_covariance
+from jepawm.config.loss import DistanceConfig
+from jepawm.losses import (
+    latent_distance,
+    prediction_loss,
+    sigreg,
+    straightening,
+    temporal_variance,
+    time_similarity,
+    variance_covariance,
+)
 from jepawm.training.step import TrainingObjective
 from jepawm.types import Statistics
 from jepawm.world_model import WorldModel
@@ -68,6 +77,38 @@ def test_latents_that_stand_still_have_a_finite_gradient_and_those_that_move_cos
     value.backward()
     assert torch.isfinite(still.grad).all()
     assert float(temporal_variance(torch.tensor([0.0, 3.0, 0.0, 3.0]).view(1, 4, 1, 1))) == 0
+
+
+def test_distances_are_weighed_and_equal_numpy() -> None:
+    predicted, target = 2 * normal(3, 4, 2, 5), normal(3, 4, 2, 5, seed=1)
+    a, b = predicted.double().numpy(), target.double().numpy()
+    gap = np.abs(a - b)
+    assert (gap < 1).any()
+    assert (gap > 1).any()
+    cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    kinds = {
+        "l2": (gap**2).mean(),
+        "l1": gap.mean(),
+        "cosine": -cosine.mean(),
+        "smooth_l1": np.where(gap < 1, gap**2 / 2, gap - 0.5).mean(),
+    }
+    off = dict.fromkeys(kinds, 0.0)
+    for name, expected in kinds.items():
+        found = latent_distance(predicted, target, DistanceConfig(**{**off, name: 1.0}))
+        assert float(found) == pytest.approx(expected, rel=1e-5), name
+    mixed = DistanceConfig(l2=0.5, l1=2.0, cosine=0.1, smooth_l1=3.0)
+    expected = sum(getattr(mixed, name) * value for name, value in kinds.items())
+    assert float(latent_distance(predicted, target, mixed)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_straight_paths_cost_nothing_and_turns_cost_one_minus_their_cosine() -> None:
+    steps = torch.tensor([1.0, 3.0, 4.5, 9.0])
+    straight = steps.view(1, 4, 1, 1) * normal(2, 1, 3, 5)
+    assert float(straightening(straight)) == pytest.approx(0, abs=1e-6)
+    corner = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]]).view(1, 3, 1, 2)
+    back = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]]).view(1, 3, 1, 2)
+    assert float(straightening(corner)) == pytest.approx(1)
+    assert float(straightening(back)) == pytest.approx(2)
 
 
 def test_the_target_of_prediction_gets_a_gradient_too() -> None:
@@ -160,9 +201,11 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
         covariance=4,
         temporal_variance=1.5,
         time_similarity=5,
+        straightening=0.3,
         sigreg=0.1,
     )
     names = {"prediction", "inverse_dynamics", "variance", "covariance", "temporal_variance", "time_similarity"}
+    names |= {"straightening"}
     for model, more in ((None, {"sigreg"}), (WITH_PROPRIO["feature"], {"sigreg", "proprio_prediction"})):
         terms = objective(config, model)(*windows(), 0)
         assert set(terms) == names | more | {"loss"}
@@ -194,7 +237,7 @@ def test_the_prediction_term_is_the_unroll_from_the_first_frame() -> None:
 
 @pytest.mark.parametrize("model", [ModelConfig(), *WITH_PROPRIO.values()])
 def test_teacher_forcing_predicts_each_frame_from_the_true_ones_before_it(model: ModelConfig) -> None:
-    made, unrolled = objective(LossConfig(supervision="teacher_forcing"), model), objective(LossConfig(), model)
+    made, unrolled = objective(LossConfig(name="teacher_forcing"), model), objective(LossConfig(), model)
     pixels, proprio, actions = windows()
     latents = made.model.encode(pixels, proprio)
     predicted = made.model.predict(latents[:, :-1], actions)
@@ -231,7 +274,7 @@ def test_moments_are_those_of_all_frames_together_or_of_each_frame() -> None:
 @pytest.mark.parametrize("supervision", ["unroll", "teacher_forcing"])
 @pytest.mark.parametrize("encoding", WITH_PROPRIO)
 def test_the_proprio_part_is_predicted_too(encoding: str, supervision: Any) -> None:
-    made = objective(LossConfig(supervision=supervision, proprio_prediction=0.3), WITH_PROPRIO[encoding])
+    made = objective(LossConfig(name=supervision, proprio_prediction=0.3), WITH_PROPRIO[encoding])
     pixels, proprio, actions = windows()
     latents = made.model.encode(pixels, proprio)
     if supervision == "unroll":
@@ -249,7 +292,7 @@ def test_the_proprio_part_is_predicted_too(encoding: str, supervision: Any) -> N
 
 
 def test_a_pose_that_is_integrated_is_not_a_prediction() -> None:
-    made = objective(LossConfig(supervision="teacher_forcing"), POSE)
+    made = objective(LossConfig(name="teacher_forcing"), POSE)
     assert "proprio_prediction" not in made(*windows(7, 7), 0)
     made(*windows(7, 7), 0)["loss"].backward()
     assert all(parameter.grad is not None for parameter in made.parameters())
@@ -258,7 +301,7 @@ def test_a_pose_that_is_integrated_is_not_a_prediction() -> None:
 @pytest.mark.parametrize("supervision", ["unroll", "teacher_forcing"])
 @pytest.mark.parametrize("kind", FROZEN)
 def test_a_frozen_encoder_has_no_anti_collapse_terms_and_no_inverse_dynamics(kind: str, supervision: Any) -> None:
-    everything = LossConfig(supervision=supervision, sigreg=1, temporal_variance=1)
+    everything = LossConfig(name=supervision, sigreg=1, temporal_variance=1)
     made = objective(everything, FROZEN[kind]).train()
     assert made.inverse_dynamics is None
     terms = made(*windows(), 0)

@@ -196,6 +196,12 @@ def _read(folder: str) -> tuple[ModelSpec, str | None]:
     return spec, fingerprint
 
 
+def model_dir(path: str) -> str:
+    """The model folder at a path: the folder itself, or the one in a run's folder."""
+    inside = os.path.join(path, "model")
+    return inside if os.path.isdir(inside) else path
+
+
 def load_weights(model: WorldModel, folder: str) -> None:
     """Puts a folder's weights into a model of its configuration, strictly.
 

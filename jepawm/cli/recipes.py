@@ -1,12 +1,25 @@
-"""`jepawm recipes`: which recipes there are, and what each states."""
+"""`jepawm recipes`: which recipes there are, what each states, and what it would take to train one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tyro.conf import Positional
 
 from jepawm.cli.group import run_group
-from jepawm.config.yaml_io import flatten, read_recipe_text, recipe_about, recipe_layers, recipe_names
+from jepawm.config.recipe import RecipeAbout, about_recipe
+from jepawm.config.run import RunConfig
+from jepawm.config.yaml_io import flatten, load_recipe, read_recipe_text, recipe_about, recipe_layers, recipe_names
+
+# Widths of action and proprio of the environments that recipes name; others are counted with 2 numbers each.
+_WIDTHS = {
+    "metaworld-v1": (4, 4),
+    "pusht-v1": (2, 4),
+    "pointmaze-v1": (2, 4),
+    "droid-v1": (7, 7),
+    "rope-v1": (4, 1),
+    "granular-v1": (4, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -15,31 +28,98 @@ class ListRecipes:
 
     def run(self) -> int:
         """Prints a line for each."""
+        width = max(map(len, recipe_names()))
         for name in recipe_names():
-            print(f"{name:<14} {read_recipe_text(name).splitlines()[0].removeprefix('# ')}")
+            print(f"{name:<{width}} {read_recipe_text(name).splitlines()[0].removeprefix('# ')}")
         return 0
 
 
 @dataclass(frozen=True)
 class ShowRecipe:
-    """Show what a recipe and its parents state; `jepawm train --recipe NAME --print-config` shows every setting."""
+    """Show what a recipe states, where it was published, and what it would take to train it.
+
+    `jepawm train --recipe NAME --print-config` shows every setting.
+    """
 
     name: Positional[str]
     """A recipe's name, or a YAML file."""
+    small: bool = False
+    """The recipe at the small size that it states."""
+    gpu: Literal["h100", "a100", "rtx4090"] = "h100"
+    """GPU that hours are estimated for."""
+    needs: bool = True
+    """Count memory, arithmetic and hours: seconds, for a large model some ten of them."""
 
     def run(self) -> int:
-        """Prints the recipe's own words, then its settings, each with the recipe that states it."""
-        layers = recipe_layers(self.name)
+        """Prints the recipe's own words, its settings with the recipe that states each, and the estimate."""
+        layers = recipe_layers(self.name, small=self.small)
         print(recipe_about(self.name))
-        if len(layers) > 1:
-            print(f"extends {' -> '.join(name.removeprefix('recipe ') for name, _ in layers[-2::-1])}")
+        parents = [name.removeprefix("recipe ") for name, _ in recipe_layers(self.name)][-2::-1]
+        if parents:
+            print(f"extends {' -> '.join(parents)}")
         stated: dict[str, tuple[object, str]] = {}
         for name, data in layers:
             stated |= {key: (value, name.removeprefix("recipe ")) for key, value in flatten(data).items()}
         width = max((len(key) for key in stated), default=0)
         for key, (value, name) in stated.items():
             print(f"{key:<{width}}  {value!s:<24}  {name}")
+        about = about_recipe(self.name)
+        print()
+        for line in [*_origin(about), *_needs(load_recipe(self.name, small=self.small), about, self)]:
+            print(line)
         return 0
+
+
+def _origin(about: RecipeAbout) -> list[str]:
+    """Paper, results and contradictions, as lines."""
+    lines = [f"paper       {about.paper}"] if about.paper else []
+    lines += [f"from        {about.table}"] if about.table else []
+    lines += [f"published   {result}" for result in about.published]
+    lines += [f"published   {about.published_time}"] if about.published_time else []
+    lines.append(f"ours        {about.ours or 'not trained at this size here'}")
+    return lines + [f"note        {note}" for note in about.notes]
+
+
+def _needs(config: RunConfig, about: RecipeAbout, shown: ShowRecipe) -> list[str]:
+    """Windows, steps, memory and hours, as lines."""
+    data, train = config.data, config.train
+    windows, whose = None, ""
+    if data.source == "collect" and data.num_episodes:
+        trained = round(data.num_episodes * (1 - data.held_out_fraction))
+        span = (data.num_frames_in_window - 1) * data.frameskip
+        windows, whose = trained * max(0, data.env_steps_per_episode + 1 - span), "collected episodes"
+    elif about.dataset.episodes:
+        windows = about.dataset.num_windows(num_frames_in_window=data.num_frames_in_window, frameskip=data.frameskip)
+        whose = f"{about.dataset.episodes:,} episodes of {about.dataset.name}"
+        whose += "" if about.dataset.exact else ", estimated"
+    lines = []
+    if windows:
+        steps = windows / train.batch_size
+        lines.append(f"epoch       {windows:,} windows ({whose}) = {steps:,.0f} train steps")
+        lines.append(f"training    {train.num_train_steps:,} train steps = {train.num_train_steps / steps:,.1f} epochs")
+    else:
+        lines.append(f"training    {train.num_train_steps:,} train steps")
+    lines.append(f"batch       {train.arithmetic(config.scaling.num_workers)}")
+    if not shown.needs:
+        return lines
+    from jepawm.training.estimate import GPUS, UTILISATION, estimate_training
+
+    gpu = GPUS[shown.gpu]
+    action, proprio = _WIDTHS.get(config.env.short_name, (2, 2))
+    found = estimate_training(
+        config.training_plan(), action_dim=action, proprio_dim=proprio, num_workers=config.scaling.num_workers
+    )
+    frozen = f", {found.frozen_parameters:,} frozen" if found.frozen_parameters else ""
+    precision = "16 bits" if found.half else "float32"
+    return [
+        *lines,
+        f"parameters  {found.trained_parameters:,} trained{frozen}",
+        f"memory      {found.memory_gib:.1f} GiB for each worker's share of the batch (counted, without short-lived "
+        "tensors)",
+        f"arithmetic  {found.flops_per_window / 1e9:.3g} GFLOP a window, forward and backward (counted)",
+        f"time        {found.hours(gpu):.3g} hours on one {gpu.name} (estimated: {precision} at {UTILISATION:.0%} of "
+        "its peak, no wait for data; narrow models reach less)",
+    ]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,15 +8,17 @@ from jepawm.config.data import DataConfig
 from jepawm.config.encoder import EncoderConfig
 from jepawm.config.env import EnvConfig
 from jepawm.config.evaluation import EvaluationConfig, ProtocolConfig
+from jepawm.config.loss import LossConfig
 from jepawm.config.model import ModelConfig, ProprioConfig
 from jepawm.config.objective import ObjectiveConfig
+from jepawm.config.optim import OptimConfig, ScheduleConfig
 from jepawm.config.places import home
 from jepawm.config.planner import CEMConfig, PlannerConfig, RandomPlansConfig
 from jepawm.config.predictor import PredictorConfig
 from jepawm.config.run import RunConfig
 from jepawm.config.scaling import ScalingConfig
 from jepawm.config.tracking import TrackingConfig
-from jepawm.config.training import LossConfig, OptimConfig, TrainConfig
+from jepawm.config.training import TrainConfig
 from jepawm.config.yaml_io import from_dict, to_dict
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "RandomPlansConfig",
     "RunConfig",
     "ScalingConfig",
+    "ScheduleConfig",
     "TrackingConfig",
     "TrainConfig",
     "from_dict",

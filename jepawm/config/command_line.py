@@ -25,8 +25,13 @@ from jepawm.errors import ConfigError
 
 DEFAULT_RECIPE = "demo"
 COMMAND_LINE = "command line"
-# Flags that have another name since format 2 of the configuration.
-MOVED = {"planner.proprio-weight": "objective.proprio-weight"}
+# Flags that have another name since an older format of the configuration.
+MOVED = {
+    "planner.proprio-weight": "objective.proprio-weight",
+    "loss.supervision": "loss.name",
+    "optim.warmup-fraction": "optim.schedule.warmup-fraction",
+    "optim.final-fraction": "optim.schedule.final-fraction",
+}
 
 Layers = list[tuple[str, dict[str, Any]]]
 
@@ -67,7 +72,7 @@ TRAIN = Command(
 def parse(
     argv: list[str] | None = None, command: Command = TRAIN, *, base: Layers | None = None
 ) -> tuple[RunConfig, str]:
-    """Reads `--recipe NAME`, then every other flag over that recipe; answers `--print-config` and `--help`.
+    """Reads `--recipe NAME` and `--small`, then every other flag over that; answers `--print-config` and `--help`.
 
     Args:
         argv: Command line without the program's name; None: `sys.argv[1:]`.
@@ -88,10 +93,11 @@ def parse(
     if base is None:
         given, words = take_value(words, "--recipe", f"a name (known: {', '.join(recipe_names())}) or a YAML file")
         recipe = given or DEFAULT_RECIPE
+    small, words = take_switch(words, "--small") if base is None else (False, words)
     print_config, words = take_switch(words, "--print-config")
     show_all, words = take_switch(words, "--help-all")
     _refuse_moved(words)
-    layers = recipe_layers(recipe) if base is None else base
+    layers = recipe_layers(recipe, small=small) if base is None else base
     kinds, words = _take_kinds(words)
     if kinds:
         layers = [*layers, (COMMAND_LINE, unflatten(kinds))]
@@ -200,6 +206,7 @@ def _about(command: Command, recipe: str) -> str:
         lines.append(
             f"--recipe NAME or FILE.yaml: where the settings come from ({', '.join(recipe_names())}); now: {recipe}."
         )
+        lines.append("--small: the recipe at the small size that it states, with the same structure.")
     lines += [
         "--help-all shows every flag; --print-config shows every setting and where its value comes from.",
         "A switch is written --key, --section.no-key, or --key True and --key False.",

@@ -9,6 +9,11 @@ Format 1 -> 2:
   another kind, which had to have their defaults, are dropped.
 * 0 stood for "the default" or "none" in the settings of `ZERO_WAS_NONE`; now None does.
 * `planner.proprio_weight` is `objective.proprio_weight`.
+
+Format 2 -> 3:
+
+* `loss.supervision` is `loss.name`: ways of supervising are kinds of their own.
+* `optim.warmup_fraction` and `optim.final_fraction` are in `optim.schedule`, of which there are several kinds.
 """
 
 import copy
@@ -16,7 +21,7 @@ from typing import Any
 
 from jepawm.errors import ConfigError
 
-VERSION = 2
+VERSION = 3
 VERSION_KEY = "config_version"
 
 ZERO_WAS_NONE = (
@@ -96,10 +101,12 @@ def migrate(data: dict[str, Any], where: str) -> dict[str, Any]:
     """
     data = copy.deepcopy(data)
     version = data.pop(VERSION_KEY, 1)
-    if version not in (1, VERSION):
+    if version not in (1, 2, VERSION):
         raise ConfigError(f"{where}: {VERSION_KEY} is {version!r}, this jepawm reads {VERSION}; install a newer jepawm")
     if version == 1:
         _to_2(data)
+    if version < VERSION:
+        _to_3(data)
     return data
 
 
@@ -124,6 +131,17 @@ def _to_2(data: dict[str, Any]) -> None:
         objective = data.setdefault("objective", {})
         if isinstance(objective, dict):
             objective.setdefault("proprio_weight", weight)
+
+
+def _to_3(data: dict[str, Any]) -> None:
+    loss, optim = _section(data, "loss"), _section(data, "optim")
+    if "supervision" in loss:
+        loss.setdefault("name", loss.pop("supervision"))
+    for key in ("warmup_fraction", "final_fraction"):
+        if key in optim:
+            schedule = optim.setdefault("schedule", {})
+            if isinstance(schedule, dict):
+                schedule.setdefault(key, optim.pop(key))
 
 
 def _drop_other_kinds(section: dict[str, Any], defaults: dict[str, Any], base: str) -> None:

@@ -7,12 +7,14 @@ from typing import Any, ClassVar, Literal
 from jepawm.config.data import DataConfig
 from jepawm.config.env import EnvConfig
 from jepawm.config.evaluation import EvaluationConfig, EvaluationPlan, ProtocolConfig
+from jepawm.config.loss import LossConfig, UnrollLossConfig
 from jepawm.config.model import ModelConfig
 from jepawm.config.objective import ObjectiveConfig
+from jepawm.config.optim import OptimConfig
 from jepawm.config.planner import PlannerConfig
 from jepawm.config.scaling import ScalingConfig
 from jepawm.config.tracking import TrackingConfig
-from jepawm.config.training import LossConfig, OptimConfig, TrainConfig, TrainingPlan
+from jepawm.config.training import TrainConfig, TrainingPlan
 from jepawm.config.yaml_io import to_dict
 from jepawm.errors import ConfigError
 
@@ -71,23 +73,8 @@ class RunConfig:
             )
         if self.data.source != "collect" and not self.data.path:
             raise ConfigError(f"data.path is needed when data.source is '{self.data.source}': pass --data.path PATH")
-        if self.train.batch_size % self.scaling.num_workers:
-            raise ConfigError(
-                f"train.batch_size is global and must be divisible by scaling.num_workers: found "
-                f"{self.train.batch_size} windows for {self.scaling.num_workers} workers"
-            )
-        if self.model.encoder.trainable and not (self.loss.variance or self.loss.sigreg or self.loss.inverse_dynamics):
-            raise ConfigError(
-                "every anti-collapse term is off (loss.variance, loss.sigreg and loss.inverse_dynamics are all 0): an "
-                "encoder that trains collapses to a constant without one; give at least one a weight, or freeze it "
-                "(model.encoder.trainable)"
-            )
-        longest, window = self.model.predictor.longest_window, self.data.num_frames_in_window - 1
-        if self.loss.supervision == "teacher_forcing" and longest is not None and longest < window:
-            raise ConfigError(
-                f"data.num_frames_in_window {window + 1} shows the predictor {window} frames at once, its learned "
-                f"position table holds {longest}; raise model.predictor.num_positions"
-            )
+        self.train.windows_at_once(self.scaling.num_workers)
+        self._check_loss()
         if self.local and self.data.loader == "stream":
             raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")
         if self.local and self.scaling.num_workers > 1:
@@ -101,6 +88,39 @@ class RunConfig:
                     f"evaluation.{name}.replan_every ({protocol.replan_every}) is longer than a plan: "
                     f"planner.horizon is {self.planner.horizon}"
                 )
+
+    def _check_loss(self) -> None:
+        """What the loss asks of encoder, windows and batch."""
+        loss, encoder, frames = self.loss, self.model.encoder, self.data.num_frames_in_window
+        if encoder.trainable and not (loss.variance or loss.sigreg or loss.inverse_dynamics or loss.detaches_targets):
+            raise ConfigError(
+                "every anti-collapse term is off (loss.variance, loss.sigreg and loss.inverse_dynamics are all 0): an "
+                "encoder that trains collapses to a constant without one; give at least one a weight, or freeze it "
+                "(model.encoder.trainable)"
+            )
+        if frames < loss.window_frames:
+            raise ConfigError(
+                f"data.num_frames_in_window must be at least {loss.window_frames} with loss.name '{loss.name}' "
+                f"(loss.rollout_steps + 1), found {frames}"
+            )
+        if loss.straightening and frames < 3:
+            raise ConfigError(
+                f"loss.straightening compares two successive differences, which takes data.num_frames_in_window of at "
+                f"least 3, found {frames}"
+            )
+        longest, window = self.model.predictor.longest_window, frames - 1
+        if not isinstance(loss, UnrollLossConfig) and longest is not None and longest < window:
+            raise ConfigError(
+                f"data.num_frames_in_window {window + 1} shows the predictor {window} frames at once, its learned "
+                f"position table holds {longest}; raise model.predictor.num_positions"
+            )
+        statistics = encoder.trainable and (loss.has_batch_statistics or encoder.projector_dim is not None)
+        if self.train.micro_batches > 1 and (statistics or getattr(self.model.predictor, "projector_dim", None)):
+            raise ConfigError(
+                "train.micro_batches must be 1 here: variance, covariance, SIGReg and the batch normalisation of a "
+                "projector are statistics of the whole batch, which its parts cannot compute; save memory with "
+                "train.activation_checkpointing, or use more workers"
+            )
 
     def training_identity(self) -> dict[str, Any]:
         """The part of the configuration that fixes a trained model; runs that differ here are different runs."""

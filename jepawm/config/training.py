@@ -1,71 +1,15 @@
-"""The sections of training: `loss`, `optim` and `train`."""
+"""The section `train`, and the slice of a run that fixes a training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jepawm.config.checks import fraction, not_negative, positive
+from jepawm.config.checks import positive
 from jepawm.config.data import DataConfig
+from jepawm.config.loss import LossConfig
 from jepawm.config.model import ModelConfig
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the terms of the training loss; a weight of 0 leaves the term out."""
-
-    section: ClassVar[str] = "loss"
-
-    supervision: Literal["unroll", "teacher_forcing"] = "unroll"
-    """`unroll`: windows are unrolled from their first frame; `teacher_forcing`: each frame is predicted from the true
-    ones before it, in one pass."""
-    prediction: float = 1.0
-    """Mean squared error of the predicted visual latents against the encoded ones."""
-    proprio_prediction: float = 1.0
-    """The same for the proprio part of the latents, in models that have one."""
-    inverse_dynamics: float = 1.0
-    """Mean squared error of the action chunk read from two successive latents."""
-    variance: float = 16.0
-    """Hinge that keeps the standard deviation of each latent dimension above 1."""
-    covariance: float = 8.0
-    """Squared off-diagonal covariance of the latents."""
-    moments: Literal["all", "per_frame"] = "all"
-    """Variance and covariance over all frames of the batch together, or over the batch for each frame of the window."""
-    temporal_variance: float = 0.0
-    """Hinge that keeps the standard deviation over a window's frames above 1."""
-    time_similarity: float = 12.0
-    """Mean squared distance of successive latents."""
-    sigreg: float = 0.0
-    """Sketched isotropic Gaussian regularisation (LeWM's anti-collapse term)."""
-    sigreg_num_projections: int = 256
-    """Random directions a step that SIGReg tests."""
-
-    def __post_init__(self) -> None:
-        not_negative(self, "inverse_dynamics", "variance", "covariance", "time_similarity", "sigreg")
-        not_negative(self, "proprio_prediction", "temporal_variance")
-        positive(self, "prediction", "sigreg_num_projections")
-
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW with linear warm-up and cosine decay."""
-
-    section: ClassVar[str] = "optim"
-
-    learning_rate: float = 1e-3
-    """Peak learning rate."""
-    weight_decay: float = 1e-5
-    """Decoupled weight decay."""
-    grad_clip_norm: float | None = 2.0
-    """Largest gradient norm; None: gradients are not clipped."""
-    warmup_fraction: float = 0.05
-    """Share of the train steps over which the learning rate rises."""
-    final_fraction: float = 0.02
-    """Last learning rate as a share of the peak."""
-
-    def __post_init__(self) -> None:
-        positive(self, "learning_rate", "grad_clip_norm")
-        not_negative(self, "weight_decay")
-        fraction(self, "warmup_fraction", "final_fraction")
+from jepawm.config.optim import OptimConfig
+from jepawm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -78,8 +22,20 @@ class TrainConfig:
     """Updates in all."""
     batch_size: int = 128
     """Windows per update over ALL workers; each takes an equal share."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 autocast where the device computes it natively, else float32."""
+    micro_batches: int = 1
+    """Parts that each worker's share of a batch is computed in, one after the other; their gradients add up to the
+    batch's. More of them need less memory."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 autocast where the device computes it natively, else float32. `float16` scales the loss, so that
+    small gradients are not lost."""
+    activation_checkpointing: bool = False
+    """Compute the inside of each transformer block again in the backward pass instead of keeping it: less memory, about
+    a third more time, the same numbers."""
+    compile: bool = False
+    """Compile predictor and encoder with torch.compile: slower first steps, faster later ones."""
+    init_from: str | None = None
+    """A model folder or run whose weights (and statistics of actions and proprio) training begins with; None: a random
+    start."""
     checkpoint_every: int = 500
     """Train steps between checkpoints; one is always written at the end."""
     num_checkpoints_kept: int = 2
@@ -89,19 +45,54 @@ class TrainConfig:
     diagnostics_every: int = 500
     """Train steps between two measurements of collapse on held-out windows (variance, effective rank, linear probe)."""
     diagnostics_windows: int = 1024
-    """Held-out windows that a measurement uses."""
+    """Held-out windows that a measurement of collapse uses."""
+    prediction_windows: int = 128
+    """Held-out windows on which the error of 1, 2, ... predicted steps is measured beside it, with true and with
+    shuffled actions; 0: it is not measured."""
+
+    def windows_at_once(self, num_workers: int) -> int:
+        """Windows of one forward pass on one worker.
+
+        Raises:
+            ConfigError: The batch does not divide into equal parts.
+        """
+        parts = num_workers * self.micro_batches
+        if self.batch_size % parts:
+            lower = max(self.batch_size // parts, 1) * parts
+            by = f"{num_workers} workers" + (
+                f" x train.micro_batches {self.micro_batches}" if self.micro_batches > 1 else ""
+            )
+            raise ConfigError(
+                f"train.batch_size is global and must be divisible by scaling.num_workers times train.micro_batches: "
+                f"found {self.batch_size} windows for {by}; use {lower} or {lower + parts}"
+            )
+        return self.batch_size // parts
+
+    def arithmetic(self, num_workers: int) -> str:
+        """How a batch is made up, e.g. `256 windows = 4 workers x 2 micro-batches x 32 windows`."""
+        each = self.windows_at_once(num_workers)
+        return (
+            f"{self.batch_size} windows = {num_workers} worker{'s' * (num_workers > 1)} x {self.micro_batches} "
+            f"micro-batch{'es' * (self.micro_batches > 1)} x {each} windows"
+        )
 
     def __post_init__(self) -> None:
         positive(
             self,
             "num_train_steps",
             "batch_size",
+            "micro_batches",
             "checkpoint_every",
             "num_checkpoints_kept",
             "log_every",
             "diagnostics_every",
             "diagnostics_windows",
         )
+        if self.prediction_windows < 0 or self.prediction_windows == 1:
+            raise ConfigError(
+                f"train.prediction_windows must be 0 or at least 2 (actions are shuffled among windows), found "
+                f"{self.prediction_windows}"
+            )
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PARENT_KEY = "extends"
+ABOUT_KEY = "about"
+SMALL_KEY = "small"
 
 
 # -- recipes ---------------------------------------------------------------------------------------------------------
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package."""
-    folder = resources.files("jepawm") / "recipes"
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
+    """Names of the recipes that ship with the package: those in a folder have its name in front, `dino_wm/wall`."""
+
+    def inside(folder: Any, prefix: str) -> Iterator[str]:
+        for item in folder.iterdir():
+            if item.is_dir():
+                yield from inside(item, f"{prefix}{item.name}/")
+            elif item.name.endswith(".yaml"):
+                yield prefix + item.name.removesuffix(".yaml")
+
+    return sorted(inside(resources.files("jepawm") / "recipes", ""))
 
 
 def read_recipe_text(name: str) -> str:
@@ -35,14 +44,15 @@ def read_recipe_text(name: str) -> str:
     Raises:
         ConfigError: No such recipe or file.
     """
-    if name.endswith((".yaml", ".yml")) or os.sep in name:
-        if not os.path.isfile(name):
-            raise ConfigError(f"recipe file not found: {name}")
-        with open(name, encoding="utf-8") as file:
-            return file.read()
-    if name not in recipe_names():
-        raise ConfigError(f"unknown recipe '{name}'{did_you_mean(name, recipe_names())}")
-    return (resources.files("jepawm") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    names = recipe_names()
+    if name not in names:
+        if name.endswith((".yaml", ".yml")) or os.path.isfile(name):
+            if not os.path.isfile(name):
+                raise ConfigError(f"recipe file not found: {name}")
+            with open(name, encoding="utf-8") as file:
+                return file.read()
+        raise ConfigError(f"unknown recipe '{name}'{did_you_mean(name, names)}")
+    return resources.files("jepawm").joinpath("recipes", *f"{name}.yaml".split("/")).read_text(encoding="utf-8")
 
 
 def recipe_about(name: str) -> str:
@@ -76,13 +86,13 @@ def read_recipe(name: str) -> dict[str, Any]:
     return migrate(data, f"recipe {name}")
 
 
-def recipe_layers(name: str) -> list[tuple[str, dict[str, Any]]]:
-    """A recipe and its parents (`extends`), the oldest first, each with the name that errors and origins show.
+def recipe_family(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """A recipe and its parents (`extends`), the oldest first: each name with what it says itself.
 
     Raises:
         ConfigError: A recipe that cannot be read, or that extends itself.
     """
-    layers: list[tuple[str, dict[str, Any]]] = []
+    family: list[tuple[str, dict[str, Any]]] = []
     seen: list[str] = []
     child: str | None = name
     while child is not None:
@@ -91,21 +101,58 @@ def recipe_layers(name: str) -> list[tuple[str, dict[str, Any]]]:
         seen.append(child)
         data = dict(read_recipe(child))
         parent = data.pop(PARENT_KEY, None)
-        layers.insert(0, (f"recipe {child}", data))
+        for key in (ABOUT_KEY, SMALL_KEY):
+            if not isinstance(data.get(key, {}), dict):
+                raise ConfigError(f"recipe {child}: '{key}' must be a mapping, found {data[key]!r}")
+        family.insert(0, (child, data))
         if parent is not None and not isinstance(parent, str):
             raise ConfigError(f"recipe {child}: '{PARENT_KEY}' must be one recipe, found {parent!r}")
         if parent is not None and parent.endswith((".yaml", ".yml")) and not os.path.isabs(parent):
             # A parent's path is relative to the file that names it.
             parent = os.path.join(os.path.dirname(child) or os.curdir, parent)
         child = parent
+    return family
+
+
+def recipe_layers(name: str, *, small: bool = False) -> list[tuple[str, dict[str, Any]]]:
+    """The settings of a recipe and its parents, the oldest first, each with the name that errors and origins show.
+
+    Args:
+        name: A recipe's name, or the path of a YAML file.
+        small: Put the small size that recipe and parents state (`small`) over their settings.
+
+    Raises:
+        ConfigError: A recipe that cannot be read, that extends itself, or that states no small size.
+    """
+    family = recipe_family(name)
+    layers = [
+        (f"recipe {each}", {key: value for key, value in data.items() if key not in (ABOUT_KEY, SMALL_KEY)})
+        for each, data in family
+    ]
+    if small:
+        sizes: dict[str, Any] = {}
+        for _, data in family:
+            sizes = _over_small(sizes, data.get(SMALL_KEY, {}))
+        if not sizes:
+            raise ConfigError(f"recipe {name} states no small size ('{SMALL_KEY}'); leave --small out")
+        layers.append((f"recipe {name}, small", sizes))
     return layers
 
 
-def load_recipe(name: str) -> "RunConfig":
-    """The configuration of a recipe over its parents and the defaults."""
+def _over_small(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One small size over its parent's; a section that names its kind is taken whole, for the parent's is another's."""
+    merged = dict(below)
+    for key, value in above.items():
+        deeper = isinstance(value, dict) and isinstance(below.get(key), dict) and "name" not in value
+        merged[key] = _over_small(below[key], value) if deeper else value
+    return merged
+
+
+def load_recipe(name: str, *, small: bool = False) -> "RunConfig":
+    """The configuration of a recipe over its parents and the defaults; `small`: at the small size that it states."""
     from jepawm.config.run import RunConfig
 
-    return resolve(RunConfig, recipe_layers(name))[0]
+    return resolve(RunConfig, recipe_layers(name, small=small))[0]
 
 
 # -- plain data and dataclasses --------------------------------------------------------------------------------------

@@ -26,6 +26,16 @@ def num_workers() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def share_of_batch(num_samples: int) -> slice:
+    """Where this worker's samples lie in the global batch, for draws that must not depend on the number of workers.
+
+    Args:
+        num_samples: Samples on this worker, the same on each.
+    """
+    rank = dist.get_rank() if num_workers() > 1 else 0
+    return slice(rank * num_samples, (rank + 1) * num_samples)
+
+
 def sum_over_workers(local: Tensor) -> Tensor:
     """Sum of a tensor over all workers, differentiable.
 

@@ -108,6 +108,8 @@ def _recipe_stem(recipe: str) -> str:
     if os.path.basename(recipe) == "config.yaml" and beside.is_file():
         # A run's configuration is a recipe as well; its name is that of the recipe the run was made with.
         recipe = beside.read_text().strip()
+    if recipe in recipe_names():
+        return recipe.replace("/", "_")
     return os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
 
 

@@ -3,7 +3,7 @@
 ```
 FOLDER/
   ...                   the files of a model folder, see jepawm.checkpoints.model_folder
-  training_state.pt     optimizer, training-only head, train step
+  training_state.pt     optimizer, training-only head, train step, loss scale; the weights beside their average
 ```
 """
 
@@ -12,11 +12,12 @@ import pickle
 
 import torch
 
-from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, load_weights, write_model
+from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, load_weights, model_dir, write_model
 from jepawm.config.training import TrainingPlan
 from jepawm.errors import CheckpointError
 from jepawm.files import atomic_folder
 from jepawm.nn.weights import first_line
+from jepawm.training.compute import prepare_compute_
 from jepawm.training.loop import TrainingState
 from jepawm.training.step import TrainingObjective
 
@@ -33,16 +34,20 @@ def save_checkpoint(folder: str, state: TrainingState, spec: ModelSpec) -> None:
     """
     head = state.objective.inverse_dynamics
     with atomic_folder(folder) as temporary:
-        write_model(temporary, state.objective.model, spec)
-        torch.save(
-            {
-                "train_step": state.train_step,
-                "seconds": state.seconds,
-                "optimizer": state.optimizer.state_dict(),
-                "inverse_dynamics": None if head is None else head.state_dict(),
-            },
-            temporary / "training_state.pt",
-        )
+        with state.planning_weights():
+            write_model(temporary, state.objective.model, spec)
+        training_state = {
+            "train_step": state.train_step,
+            "seconds": state.seconds,
+            "optimizer": state.optimizer.state_dict(),
+            "inverse_dynamics": None if head is None else head.state_dict(),
+        }
+        if state.scaler.is_enabled():
+            training_state["scaler"] = state.scaler.state_dict()
+        if state.average is not None:
+            # The model folder holds the average, which plans; training goes on from the weights.
+            training_state["weights"] = state.objective.model.state_dict()
+        torch.save(training_state, temporary / "training_state.pt")
 
 
 def restore_training(folder: str, state: TrainingState) -> None:
@@ -62,6 +67,7 @@ def restore_training(folder: str, state: TrainingState) -> None:
         saved = torch.load(path, map_location=device, weights_only=True)
         head_weights, moments = saved["inverse_dynamics"], saved["optimizer"]
         train_step, seconds = int(saved["train_step"]), float(saved["seconds"])
+        scaler, weights = saved.get("scaler"), saved.get("weights")
     except _DAMAGE as error:
         raise CheckpointError(
             f"{path} is damaged or not one of ours ({first_line(error)}); remove this checkpoint to go on from an "
@@ -69,10 +75,18 @@ def restore_training(folder: str, state: TrainingState) -> None:
         ) from error
     if (head is None) != (head_weights is None):
         raise CheckpointError(f"{path}: the inverse-dynamics head is on in one of checkpoint and configuration only")
+    if (weights is None) != (state.average is None):
+        raise CheckpointError(f"{path}: optim.ema_decay is set in one of checkpoint and configuration only")
     try:
         if head is not None:
             head.load_state_dict(head_weights)
         state.optimizer.load_state_dict(moments)
+        if state.scaler.is_enabled() and scaler is not None:
+            state.scaler.load_state_dict(scaler)
+        if state.average is not None:
+            average = state.objective.model.state_dict()
+            state.average.weights = {name: value.detach().clone() for name, value in average.items()}
+            state.objective.model.load_state_dict(weights)
     except _DAMAGE as error:
         raise CheckpointError(f"{path} does not fit the model of its configuration: {first_line(error)}") from error
     state.train_step, state.seconds = train_step, seconds
@@ -102,8 +116,15 @@ def newest_checkpoint(folder: str) -> str | None:
 
 
 def fresh_state(plan: TrainingPlan, spec: ModelSpec, device: torch.device) -> TrainingState:
-    """A seeded, untrained state: the same weights for the same seed on every worker."""
+    """A seeded state before the first update: the same weights for the same seed on every worker.
+
+    Raises:
+        CheckpointError: The weights of `train.init_from` are missing, damaged, or of another model.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         objective = TrainingObjective(build_world_model(spec), plan.loss, seed=plan.seed)
-    return TrainingState.fresh(objective.to(device), plan.optim)
+    if plan.train.init_from is not None:
+        load_weights(objective.model, model_dir(plan.train.init_from))
+    prepare_compute_(objective.model, plan.train)
+    return TrainingState.fresh(objective.to(device), plan.optim, plan.train)

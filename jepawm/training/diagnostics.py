@@ -96,6 +96,27 @@ def prediction_errors(
     ]
 
 
+def validation(model: WorldModel, windows: WindowBatch, device: torch.device, *, seed: int) -> dict[str, float]:
+    """`prediction_errors` as metrics, each as a share of persistence: below 1, the model knows more than "no change".
+
+    Args:
+        model: A world model.
+        windows: Held-out windows of `K + 1` frames.
+        device: Where the model lives.
+        seed: Of the shuffle of actions.
+
+    Returns:
+        For k = 1 .. K `validation/error_<k>` (with the true actions) and `validation/error_shuffled_actions_<k>`. Where
+        the two are alike, the model does not listen to its actions.
+    """
+    metrics = {}
+    for row in prediction_errors(model, windows, device, seed=seed):
+        scale = max(row["persistence"], 1e-12)
+        metrics[f"validation/error_{row['model_steps']}"] = row["model"] / scale
+        metrics[f"validation/error_shuffled_actions_{row['model_steps']}"] = row["shuffled_actions"] / scale
+    return metrics
+
+
 def effective_rank(latents_SF: Float[Tensor, "S F"]) -> float:
     """Exponential of the entropy of the covariance's normalised eigenvalues: 1 (a line) to F (round).
 

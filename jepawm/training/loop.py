@@ -1,9 +1,9 @@
 """The training loop: the same on a laptop, in a Ray Train worker and in a test. It knows nothing of Ray."""
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from jepawm.config import OptimConfig, TrainConfig
-from jepawm.device import autocast
 from jepawm.errors import TrainingError
-from jepawm.seeding import stream_seed
-from jepawm.training.optim import build_optimizer, learning_rate
-from jepawm.training.step import TrainingObjective, to_device
+from jepawm.training.optim import WeightAverage, build_optimizer
+from jepawm.training.schedules import learning_rate
+from jepawm.training.step import TrainingObjective
+from jepawm.training.update import update
 from jepawm.types import WindowBatch
 
 Metrics = dict[str, Any]
@@ -30,6 +30,8 @@ class TrainingState:
     Attributes:
         objective: The world model with its training-only head.
         optimizer: AdamW and its moments.
+        scaler: Scales the loss under float16; off otherwise.
+        average: The moving average of the weights, which is the model that plans; None where there is none.
         train_step: Updates made.
         seconds: Training time spent, over all resumes.
     """
@@ -38,11 +40,25 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     train_step: int = 0
     seconds: float = 0.0
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler(enabled=False))
+    average: WeightAverage | None = None
 
     @classmethod
-    def fresh(cls, objective: TrainingObjective, config: OptimConfig) -> "TrainingState":
+    def fresh(cls, objective: TrainingObjective, optim: OptimConfig, train: TrainConfig) -> "TrainingState":
         """A state before the first update."""
-        return cls(objective, build_optimizer(objective, config))
+        device = next(objective.parameters()).device
+        return cls(
+            objective,
+            build_optimizer(objective, optim),
+            scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "float16"),
+            average=None if optim.ema_decay is None else WeightAverage(objective.model, optim.ema_decay),
+        )
+
+    @contextmanager
+    def planning_weights(self) -> Iterator[None]:
+        """The model has the weights that plan while the context lasts: their moving average, where there is one."""
+        with nullcontext() if self.average is None else self.average.instead(self.objective.model):
+            yield
 
 
 @dataclass
@@ -122,8 +138,7 @@ def fit(
                 )
             if state.train_step + 1 < train.num_train_steps:
                 next_batch = reader.submit(next, batches, None)
-            rate = learning_rate(optim, state.train_step, train.num_train_steps)
-            terms = update(compute, state, batch, rate, optim.grad_clip_norm, train.precision, device)
+            terms = update(compute, state, batch, train=train, optim=optim, device=device)
             watch.see(terms["loss"], state.train_step)
             meter.add(terms)
             state.train_step += 1
@@ -136,6 +151,7 @@ def fit(
             if not (log or measure or save):
                 continue
             watch.check()
+            rate = learning_rate(optim, state.train_step - 1, train.num_train_steps)
             record = _record(meter, state, batch_size=train.batch_size, rate=rate)
             if measure and hooks.diagnose is not None:
                 record.update(hooks.diagnose(state))
@@ -146,41 +162,6 @@ def fit(
                 hooks.on_checkpoint(state, record)
             meter = _Meter()
     return state
-
-
-def update(
-    compute: torch.nn.Module,
-    state: TrainingState,
-    batch: WindowBatch,
-    rate: float,
-    grad_clip_norm: float | None,
-    precision: str,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """One update: forward, backward, clip, step.
-
-    Returns:
-        The terms of the loss and the gradient norm, on the device.
-    """
-    pixels, proprio, actions = to_device(batch, device)
-    with _dropout_of(state, device), autocast(precision, device):
-        terms: dict[str, Tensor] = compute(pixels, proprio, actions, state.train_step)
-    state.optimizer.zero_grad(set_to_none=True)
-    terms["loss"].backward()
-    limit = float("inf") if grad_clip_norm is None else grad_clip_norm
-    terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(state.objective.parameters(), limit)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
-    return terms
-
-
-@contextlib.contextmanager
-def _dropout_of(state: TrainingState, device: torch.device) -> Iterator[None]:
-    """Dropout draws from (run seed, train step), so that a resumed run draws what an uninterrupted one does."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream_seed(state.objective.seed, "dropout", state.train_step))
-        yield
 
 
 class _LossWatch:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from jepawm.checkpoints.model_folder import ModelSpec
+from jepawm.checkpoints.model_folder import ModelSpec, model_dir, read_spec
 from jepawm.config.training import TrainingPlan
 from jepawm.data import EpisodeDataset, WindowSampler, compute_statistics
 from jepawm.data.loading.split import Split, held_out_windows, open_reader, sampled_batches, window_index
 from jepawm.device import pick_device
 from jepawm.errors import DataError
 from jepawm.training.checkpoint import fresh_state, restore_training
-from jepawm.training.diagnostics import COLLAPSED_STD, latent_diagnostics
+from jepawm.training.diagnostics import COLLAPSED_STD, latent_diagnostics, validation
 from jepawm.training.loop import Hooks, Metrics, TrainingState, fit
 from jepawm.types import Statistics, WindowBatch
 
@@ -21,8 +21,12 @@ def model_spec(plan: TrainingPlan, dataset: EpisodeDataset, split: Split) -> Mod
 
     Raises:
         DataError: Published constants are asked for and the dataset has none.
+        CheckpointError: `train.init_from` is no model folder.
     """
-    if plan.data.statistics == "train_split":
+    if plan.train.init_from is not None:
+        # The weights were trained on numbers that were normalised with these.
+        statistics = read_spec(model_dir(plan.train.init_from)).statistics
+    elif plan.data.statistics == "train_split":
         statistics = compute_statistics(dataset, split.train)
     else:
         published = dataset.spec.source.get("published_statistics")
@@ -103,9 +107,23 @@ def _diagnosis(
     if windows is None or len(windows) < 2:
         return None
     names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()
+    predicted = None
+    if plan.train.prediction_windows:
+        predicted = held_out_windows(
+            dataset,
+            split,
+            plan.data,
+            seed=plan.seed,
+            num_frames=plan.data.num_frames_in_window,
+            num_windows=plan.train.prediction_windows,
+        )
 
     def diagnose(state: TrainingState) -> Metrics:
-        metrics: Metrics = dict(latent_diagnostics(state.objective.model, windows, names, device))
+        model = state.objective.model
+        with state.planning_weights():
+            metrics: Metrics = dict(latent_diagnostics(model, windows, names, device))
+            if predicted is not None and len(predicted) > 1:
+                metrics.update(validation(model, predicted, device, seed=plan.seed))
         metrics["diagnostics/collapsed"] = float(metrics["diagnostics/latent_std_mean"] < COLLAPSED_STD)
         return metrics
 

@@ -123,8 +123,10 @@ def test_every_setting_has_a_text() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_are_shown_with_what_they_state(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = help_of("recipes", "show", name, capsys=capsys)
+    shown = help_of("recipes", "show", name, "--no-needs", capsys=capsys)
     assert re.search(r"train\.num_train_steps +\d+ +\w+", shown) or name == "pusht_human"
+    assert re.search(r"^training +[\d,]+ train steps", shown, re.MULTILINE)
+    assert re.search(r"^ours +\w", shown, re.MULTILINE)
     if name == "pldm_small":
         assert "extends lewm_small -> demo" in shown
         assert re.search(r"loss\.sigreg +0\.0 +pldm_small", shown)

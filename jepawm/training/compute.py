@@ -1,0 +1,35 @@
+"""How a model computes while it trains: with less memory, or compiled. The numbers stay the same."""
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from jepawm.config.training import TrainConfig
+from jepawm.nn.transformer import AdaptiveBlock, Block
+from jepawm.world_model import WorldModel
+
+
+def prepare_compute_(model: WorldModel, train: TrainConfig) -> None:
+    """Sets up activation checkpointing and compilation, as configured; parameters keep their names."""
+    if train.activation_checkpointing:
+        for module in model.modules():
+            if isinstance(module, Block | AdaptiveBlock) and any(part.requires_grad for part in module.parameters()):
+                # The module's own attribute: hooks, names and checkpoints do not notice.
+                module.forward = functools.partial(_recomputed, module.forward)  # type: ignore[method-assign]
+    if train.compile:
+        _compile_(model.predictor)
+        if model.config.encoder.trainable:
+            _compile_(model.encoder)
+
+
+def _recomputed(forward: Any, *inputs: Any, **settings: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **settings)
+    return checkpoint(forward, *inputs, use_reentrant=False, **settings)
+
+
+def _compile_(module: nn.Module) -> None:
+    module.compile()

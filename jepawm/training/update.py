@@ -1,0 +1,86 @@
+"""One update of the weights: forward, backward, clip, step."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from jepawm.config.optim import OptimConfig
+from jepawm.config.training import TrainConfig
+from jepawm.device import autocast
+from jepawm.seeding import stream_seed
+from jepawm.training.optim import schedule_
+from jepawm.training.step import to_device
+from jepawm.types import WindowBatch
+
+if TYPE_CHECKING:
+    from jepawm.training.loop import TrainingState
+
+
+def update(
+    compute: nn.Module,
+    state: "TrainingState",
+    batch: WindowBatch,
+    *,
+    train: TrainConfig,
+    optim: OptimConfig,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """One update of the state's weights.
+
+    Args:
+        compute: The state's objective, or what shares its gradients among workers.
+        state: Changed in place, except for its train step.
+        batch: This worker's share of the batch.
+        train: Precision, micro-batches, number of train steps.
+        optim: Optimizer and schedules.
+        device: Where the objective lives.
+
+    Returns:
+        The terms of the loss and the gradient norm, on the device. With a scaled loss also `skipped`:
+        1 where a gradient overflowed and no weight changed; the norm is 0 then.
+    """
+    schedule_(state.optimizer, optim, state.train_step, train.num_train_steps)
+    state.optimizer.zero_grad(set_to_none=True)
+    parts = zip(*(part.chunk(train.micro_batches) for part in to_device(batch, device)), strict=True)
+    means: dict[str, Tensor] = {}
+    with _dropout_of(state, device):
+        for number, part in enumerate(parts, start=1):
+            with _unshared(compute, train.micro_batches - number):
+                with autocast(train.precision, device):
+                    terms: dict[str, Tensor] = compute(*part, state.train_step)
+                state.scaler.scale(terms["loss"] / train.micro_batches).backward()
+            for name, value in terms.items():
+                share = value.detach() / train.micro_batches
+                means[name] = means[name] + share if name in means else share
+    state.scaler.unscale_(state.optimizer)
+    limit = float("inf") if optim.grad_clip_norm is None else optim.grad_clip_norm
+    norm = torch.nn.utils.clip_grad_norm_(state.objective.parameters(), limit)
+    if state.scaler.is_enabled():
+        finite = torch.isfinite(norm)
+        means["skipped"] = (~finite).float()
+        norm = torch.where(finite, norm, torch.zeros_like(norm))
+    means["gradient_norm"] = norm
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        state.average.update(state.objective.model)
+    return means
+
+
+def _unshared(compute: nn.Module, parts_to_come: int) -> contextlib.AbstractContextManager[None]:
+    """Workers share the gradients of a batch once, after its last part."""
+    if parts_to_come and isinstance(compute, DistributedDataParallel):
+        return compute.no_sync()
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _dropout_of(state: "TrainingState", device: torch.device) -> Iterator[None]:
+    """Dropout draws from (run seed, train step), so that a resumed run draws what an uninterrupted one does."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream_seed(state.objective.seed, "dropout", state.train_step))
+        yield
