@@ -88,6 +88,12 @@ class RunConfig:
                 f"data.num_frames_in_window {window + 1} shows the predictor {window} frames at once, its learned "
                 f"position table holds {longest}; raise model.predictor.num_positions"
             )
+        encoder = self.model.encoder
+        if (self.data.features == "stored") != encoder.reads_features and (encoder.trainable or encoder.reads_features):
+            raise ConfigError(
+                "data.features 'stored' is for frozen encoders (model.encoder.trainable off) and for model.encoder.name "
+                f"'compact', which needs it; found data.features '{self.data.features}' with '{encoder.name}'"
+            )
         if self.local and self.data.loader == "stream":
             raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")
         if self.local and self.scaling.num_workers > 1:

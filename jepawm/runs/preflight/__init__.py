@@ -177,7 +177,7 @@ def _check_source(config: RunConfig) -> EpisodeDataset | None:
 
 
 def _check_dataset(config: RunConfig, dataset: EpisodeDataset) -> None:
-    check_frames(dataset, config.env)
+    check_frames(dataset, config.env, config.data.frameskip)
     if config.data.statistics == "published" and dataset.spec.source.get("published_statistics") is None:
         raise ConfigError(
             f"data.statistics is 'published', no constants were published with the episodes in {dataset.path}; pass "
