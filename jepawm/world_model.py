@@ -95,11 +95,11 @@ class WorldModel(nn.Module):
             stay = torch.cat([torch.eye(self.proprio_dim), torch.zeros(self.action_dim + 1, self.proprio_dim)])
             self.register_buffer("proprio_map", stay)
 
-    def set_proprio_map(self, proprio_map: Float[Tensor, "R+A+1 R"]) -> None:
+    def set_proprio_map(self, proprio_map: Float[Tensor, "M R"]) -> None:
         """Fixes how proprio moves on, with `model.proprio.update` fit_linear.
 
         Args:
-            proprio_map: `[R+A+1,R]`: next proprio = [proprio, chunk, 1] @ map, all of them normalised.
+            proprio_map: `[M,R]`, `M = R+A+1`: next proprio = [proprio, chunk, 1] @ map, all of them normalised.
         """
         self.proprio_map.copy_(proprio_map)
 

@@ -1,6 +1,7 @@
 """Ray Data: a pool of actors encodes the shards of a dataset, each on a GPU where the cluster has some."""
 
 import logging
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,8 +33,13 @@ class ShardEncoder:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encodes a batch of one shard number; the features go to the store, their count back."""
-        numbers = [int(number) for number in batch["number"]]
-        return {"frames": np.array(list(encode_shards(self._store, self._encoder, numbers, self._device)))}
+        (number,) = batch["number"]
+        try:
+            (answer,) = encode_shards(self._store, self._encoder, [int(number)], self._device)
+        except (JepawmError, OSError) as error:
+            # The error travels as a value, because Ray would wrap a raised error in a long message of its own.
+            answer = error
+        return {"answer": np.array([pickle.dumps(answer)], dtype=object)}
 
 
 def encode_on_ray(job: EncodeJob) -> Iterator[int]:
@@ -70,14 +76,21 @@ def encode_on_ray(job: EncodeJob) -> Iterator[int]:
     encoded.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    try:
-        for row in encoded.iter_rows():
-            yield int(row["frames"])
-    except ray.exceptions.RayError as error:
-        cause = error.as_instanceof_cause() if isinstance(error, ray.exceptions.RayTaskError) else error
-        if isinstance(cause, JepawmError):
-            raise cause from error
-        raise ConnectionError(
-            f"encoding stopped ({type(cause).__name__}: {str(cause).splitlines()[0]}); the shards that are encoded "
-            "stay, and the same command goes on with the others"
-        ) from error
+    rows = iter(encoded.iter_rows())
+    while True:
+        try:
+            row = next(rows, None)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:
+            raise ConnectionError(
+                f"an encoding actor died {MAX_RETRIES + 1} times over one shard ({type(error).__name__}): too little "
+                "memory, or a file that crashes its decoder; shards that are encoded stay, and the same command goes "
+                "on with the others"
+            ) from error
+        if row is None:
+            return
+        answer = pickle.loads(row["answer"])
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer

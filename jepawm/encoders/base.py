@@ -41,16 +41,16 @@ class Encoder(nn.Module):
         """The part whose latents a feature store holds: all of it, unless only a part is frozen."""
         return self
 
-    def from_features(self, features_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, "B T P D"]:
+    def from_features(self, features_BTPF: Float[Tensor, "B T P F"]) -> Float[Tensor, "B T P F"]:
         """Latents from what `storable` makes of the frames.
 
         Args:
-            features_BTPD: `[B,T,P,D]` features of `storable`, float.
+            features_BTPF: `[B,T,P,F]` features of `storable`, float.
 
         Returns:
             What `forward` returns for the same frames, float32.
         """
-        return features_BTPD.float()
+        return at_least_float32(features_BTPF)
 
 
 class FrameEncoder(Encoder, ABC):

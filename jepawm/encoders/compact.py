@@ -74,9 +74,9 @@ class CompactEncoder(Encoder):
             features = self.base(pixels_BTCYX)
         return self.from_features(features)
 
-    def from_features(self, features_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, "B T 1 D"]:
+    def from_features(self, features_BTPF: Float[Tensor, "B T P F"]) -> Float[Tensor, "B T 1 D"]:
         """Latents of the base's features; see `Encoder.from_features`."""
-        flat_BTF = (features_BTPD.flatten(2).float() - self.feature_mean) / self.feature_std
+        flat_BTF = (at_least_float32(features_BTPF.flatten(2)) - self.feature_mean) / self.feature_std
         return at_least_float32(self.phi(flat_BTF)).unsqueeze(2)
 
 

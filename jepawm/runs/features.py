@@ -1,9 +1,7 @@
 """Encodes the frames of a run's episodes once, for training on stored features."""
 
-from dataclasses import replace
-
 from jepawm.config import RunConfig, to_dict
-from jepawm.config.compact import CompactEncoderConfig, frozen_encoder
+from jepawm.config.compact import CompactEncoderConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError
@@ -98,30 +96,3 @@ def encode_features(job: EncodeJob, runtime: Runtime, console: Console) -> str:
     store.finish()
     console.say(f"   {store.path}")
     return str(store.path)
-
-
-def base_run(config: RunConfig) -> RunConfig | None:
-    """The run that trains the encoder below a compact one; None where none is to be trained.
-
-    Raises:
-        ConfigError: Settings of the base's training that do not go together.
-    """
-    encoder = config.model.encoder
-    if not isinstance(encoder, CompactEncoderConfig) or not encoder.trains_base:
-        return None
-    stage = encoder.base_training
-    return replace(
-        config,
-        model=replace(config.model, encoder=frozen_encoder(encoder), predictor=stage.predictor),
-        data=replace(config.data, num_frames_in_window=stage.num_frames_in_window, features="encode"),
-        loss=stage.loss,
-        optim=stage.optim,
-        train=stage.train,
-    )
-
-
-def on_base(config: RunConfig, base_model: str) -> RunConfig:
-    """The run with the trained encoder that its compact one stands on."""
-    assert isinstance(config.model.encoder, CompactEncoderConfig)
-    encoder = replace(config.model.encoder, weights=base_model)
-    return replace(config, model=replace(config.model, encoder=encoder))

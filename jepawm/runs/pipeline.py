@@ -19,9 +19,10 @@ from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir
 from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report, evaluate_model, evaluate_run, score_actions
-from jepawm.runs.features import base_run, encode_features, encode_job, on_base
+from jepawm.runs.features import encode_features, encode_job
 from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run, tell_missing_capacity
 from jepawm.runs.runtime import Runtime, make_runtime
+from jepawm.runs.stages import base_run, on_base
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, summary_metrics
 from jepawm.runs.wall_times import WallTimes

@@ -53,17 +53,25 @@ class EpisodeLengths:
         return "raise data.env_steps_per_episode" if self.is_collected else "use longer episodes"
 
 
-def check_frames(dataset: EpisodeDataset, env: EnvConfig, frameskip: int) -> None:
-    """Refuses a dataset without actions, with frames of another size or too far apart, or of another environment.
+def check_frameskip(dataset: EpisodeDataset, frameskip: int) -> None:
+    """Refuses windows whose frames were not recorded.
 
     Raises:
-        ConfigError: Says what the dataset holds and which setting does not fit it.
+        ConfigError: Names the env_steps between two recorded frames.
     """
     if frameskip % dataset.spec.env_steps_per_frame:
         raise ConfigError(
             f"{dataset.path} holds a frame every {dataset.spec.env_steps_per_frame} env_steps; data.frameskip must be "
             f"a multiple of that, found {frameskip}"
         )
+
+
+def check_frames(dataset: EpisodeDataset, env: EnvConfig) -> None:
+    """Refuses a dataset without actions, with frames of another size, or of another environment.
+
+    Raises:
+        ConfigError: Says what the dataset holds and which setting does not fit it.
+    """
     if not dataset.spec.action.dim:
         raise ConfigError(
             f"{dataset.path} holds frames without actions (videos): a world model learns what actions do and cannot be "
