@@ -194,7 +194,7 @@ class WindowBatch:
 
     def __getitem__(self, rows: slice | np.ndarray) -> "WindowBatch":
         """Some of the windows."""
-        chosen = {name: None if part is None else part[rows] for name, part in vars(self).items()}
+        chosen: dict[str, Any] = {name: None if part is None else part[rows] for name, part in vars(self).items()}
         return WindowBatch(**chosen)
 
 

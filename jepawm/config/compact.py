@@ -1,4 +1,4 @@
-"""The kind `compact` of the section `model.encoder`: a small latent on a frozen encoder, and how that one is trained."""
+"""The kind `compact` of the section `model.encoder`: a small latent on a frozen encoder, and how that is trained."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -65,7 +65,9 @@ class CompactEncoderConfig(EncoderConfig):
         if isinstance(self.base, CompactEncoderConfig):
             raise ConfigError("model.encoder.base is 'compact' itself; a compact latent has one encoder below it")
         if self.base.weights_source is None and not self.base.trainable:
-            raise ConfigError("model.encoder.base.trainable is off, and the base has no pretrained weights: it is noise")
+            raise ConfigError(
+                "model.encoder.base.trainable is off, and the base has no pretrained weights: it is noise"
+            )
         if self.base.weights_source is not None and (self.base.trainable or self.weights is not None):
             raise ConfigError(
                 f"model.encoder.base '{self.base.name}' has pretrained weights; set model.encoder.base.trainable to "

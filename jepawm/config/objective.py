@@ -23,9 +23,9 @@ class ObjectiveConfig:
     """`last`: of the last predicted latent; `sum`: over all predicted latents. A protocol may say otherwise
     (`evaluation.<protocol>.cost`)."""
     proprio_dims: tuple[int, ...] = ()
-    """Numbers of the proprio part that are compared, counted from 0, e.g. the agent's place without its velocity; empty:
-    all of them. Only where the latent holds the proprio itself (`model.proprio.update` fit_linear or integrate_pose)
-    do they mean what proprio's names say."""
+    """Numbers of the proprio part that are compared, counted from 0, e.g. the agent's place without its velocity;
+    empty: all of them. They mean what proprio's names say only where the latent holds the proprio itself
+    (`model.proprio.update` fit_linear or integrate_pose)."""
     proprio_weight: float = 0.1
     """Weight of the proprio part of the cost beside the visual part, for models that see proprio."""
 

@@ -89,10 +89,11 @@ class RunConfig:
                 f"position table holds {longest}; raise model.predictor.num_positions"
             )
         encoder = self.model.encoder
-        if (self.data.features == "stored") != encoder.reads_features and (encoder.trainable or encoder.reads_features):
+        stored = self.data.features == "stored"
+        if (stored and encoder.trainable and not encoder.reads_features) or (encoder.reads_features and not stored):
             raise ConfigError(
-                "data.features 'stored' is for frozen encoders (model.encoder.trainable off) and for model.encoder.name "
-                f"'compact', which needs it; found data.features '{self.data.features}' with '{encoder.name}'"
+                "data.features 'stored' is for frozen encoders (model.encoder.trainable off), and needed by "
+                f"model.encoder.name 'compact'; found '{self.data.features}' with '{encoder.name}'"
             )
         if self.local and self.data.loader == "stream":
             raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")

@@ -35,6 +35,7 @@ class ShardEncoder:
         """Encodes a batch of one shard number; the features go to the store, their count back."""
         (number,) = batch["number"]
         try:
+            answer: int | Exception
             (answer,) = encode_shards(self._store, self._encoder, [int(number)], self._device)
         except (JepawmError, OSError) as error:
             # The error travels as a value, because Ray would wrap a raised error in a long message of its own.

@@ -93,7 +93,9 @@ def _load_base(base: Encoder, config: EncoderConfig, source: str) -> None:
         )
     path = os.path.join(folder, "model.safetensors")
     tensors = weights.read_tensors(path)
-    own = {key.removeprefix(_ENCODER_PREFIX): value for key, value in tensors.items() if key.startswith(_ENCODER_PREFIX)}
+    own = {
+        key.removeprefix(_ENCODER_PREFIX): value for key, value in tensors.items() if key.startswith(_ENCODER_PREFIX)
+    }
     if not own:
         raise CheckpointError(f"{path} holds no trained encoder, expected tensors named '{_ENCODER_PREFIX}...'")
     weights.load_strict(base, own, path)

@@ -71,7 +71,5 @@ class GoalDistance:
         if self.config.weighting == "last":
             latents = latents[:, :, -1:]
         compared, goals = compared_parts(latents, self.config), compared_parts(self.goal, self.config)
-        distance_BNH = sum(
-            self._weights[name] * self._distance(part, goals[name]) for name, part in compared.items()
-        )
+        distance_BNH = sum(self._weights[name] * self._distance(part, goals[name]) for name, part in compared.items())
         return torch.as_tensor(distance_BNH).sum(dim=-1)

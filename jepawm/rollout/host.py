@@ -256,7 +256,8 @@ class EnvHost:
         episode_info = {"seed": plan.seed, "policy": policy}
         if info.get("variation"):
             episode_info["variation"] = info["variation"]
-        columns, actions = [_copied(seen, info)], []
+        columns = [_copied(seen, info)]
+        actions: list[np.ndarray] = []
         state, ended = info["sim_state"], False
         advance = _advance_of(env)
         while len(actions) < plan.env_steps and not ended:

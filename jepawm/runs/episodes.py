@@ -110,9 +110,7 @@ def _fill(config: RunConfig, path: str, spec: DatasetSpec, pool: EnvPool, consol
         _check_same_kind(config, path)
         done = writer.finished_episode_ids
         missing = [episode_id for episode_id in range(wanted) if episode_id not in done]
-        plan = CollectPlan(
-            data.policy, config.seed, data.env_steps_per_episode, data.codec, data.env_steps_per_frame
-        )
+        plan = CollectPlan(data.policy, config.seed, data.env_steps_per_episode, data.codec, data.env_steps_per_frame)
         episodes = pool.collect(missing, plan, episodes_per_call=config.scaling.episodes_per_call)
         with console.bar("episodes", wanted) as advance:
             for count, episode in enumerate(episodes, start=wanted - len(missing) + 1):

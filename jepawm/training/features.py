@@ -55,9 +55,7 @@ class EncodeJob:
         return feature_store(encoder, config, EpisodeDataset(self.dataset_path), self.dtype), encoder
 
 
-def feature_store(
-    encoder: Encoder, config: EncoderConfig, dataset: EpisodeDataset, dtype: FeatureType
-) -> FeatureStore:
+def feature_store(encoder: Encoder, config: EncoderConfig, dataset: EpisodeDataset, dtype: FeatureType) -> FeatureStore:
     """The store of an encoder's features of a dataset, whether or not it is filled.
 
     Args:
@@ -96,9 +94,7 @@ def stored_features(
     return store
 
 
-def encode_shards(
-    store: FeatureStore, encoder: Encoder, numbers: Iterable[int], device: torch.device
-) -> Iterator[int]:
+def encode_shards(store: FeatureStore, encoder: Encoder, numbers: Iterable[int], device: torch.device) -> Iterator[int]:
     """Fills some shards of a store.
 
     Args:

@@ -62,9 +62,7 @@ def _set_mean_picture(encoder: Encoder, dataset: EpisodeDataset, train_ids: np.n
             part.preprocess.set_picture(torch.from_numpy(found.mean_picture).movedim(-1, 0), found.deviation)
 
 
-def fit_proprio_map(
-    model: WorldModel, dataset: EpisodeDataset, train_ids: np.ndarray
-) -> Float[np.ndarray, "R+A+1 R"]:
+def fit_proprio_map(model: WorldModel, dataset: EpisodeDataset, train_ids: np.ndarray) -> Float[np.ndarray, "R+A+1 R"]:
     """The linear map from proprio and chunk to the next proprio that fits the training episodes best.
 
     All three are normalised with the model's statistics. Computed in float64 from sums over all frames.

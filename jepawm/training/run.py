@@ -7,8 +7,8 @@ import torch
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config.training import TrainingPlan
 from jepawm.data import EpisodeDataset, WindowSampler, compute_statistics
-from jepawm.data.loading.split import Split, held_out_windows, open_reader, sampled_batches, window_index
 from jepawm.data.loading.feature_store import FeatureStore
+from jepawm.data.loading.split import Split, held_out_windows, open_reader, sampled_batches, window_index
 from jepawm.device import pick_device
 from jepawm.errors import DataError
 from jepawm.training.checkpoint import fresh_state, restore_training
@@ -106,9 +106,7 @@ def _diagnosis(
     plan: TrainingPlan, dataset: EpisodeDataset, split: Split, device: torch.device, store: FeatureStore | None
 ) -> Callable[[TrainingState], Metrics] | None:
     count = plan.train.diagnostics_windows
-    windows = held_out_windows(
-        dataset, split, plan.data, seed=plan.seed, num_frames=1, num_windows=count, store=store
-    )
+    windows = held_out_windows(dataset, split, plan.data, seed=plan.seed, num_frames=1, num_windows=count, store=store)
     if windows is None or len(windows) < 2:
         return None
     names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()

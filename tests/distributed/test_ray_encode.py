@@ -62,5 +62,5 @@ def test_an_actor_says_what_is_wrong_with_an_episode(ray_local, jobs):
     # Inside the frames, whose column is stored uncompressed; the footer at the end stays readable.
     content[len(content) // 3 : len(content) // 3 + 400] = bytes(400)
     path.write_bytes(content)
-    with pytest.raises(DataError, match="shard-00000.parquet"):
+    with pytest.raises(DataError, match=r"shard-00000\.parquet"):
         list(encode_on_ray(jobs["one"]))

@@ -9,7 +9,16 @@ import torch
 from configs import unit_spec
 
 from jepawm.checkpoints.model_folder import build_world_model, load_world_model, save_world_model
-from jepawm.config import EncoderConfig, ModelConfig, PredictorConfig, RunConfig, from_dict, to_dict
+from jepawm.config import (
+    DataConfig,
+    EncoderConfig,
+    EnvConfig,
+    ModelConfig,
+    PredictorConfig,
+    RunConfig,
+    from_dict,
+    to_dict,
+)
 from jepawm.config.compact import CompactEncoderConfig
 from jepawm.encoders import build_encoder
 from jepawm.errors import CheckpointError, ConfigError
@@ -33,8 +42,12 @@ def compact(**changes: object) -> CompactEncoderConfig:
 
 
 def spec_with(encoder: EncoderConfig):
-    config = RunConfig(model=ModelConfig(encoder, PredictorConfig(hidden_dim=8)))
-    config = replace(config, env=replace(config.env, image_size=SIDE), data=replace(config.data, frameskip=2))
+    features = "stored" if encoder.reads_features else "encode"
+    config = RunConfig(
+        env=EnvConfig(image_size=SIDE),
+        data=DataConfig(frameskip=2, features=features),
+        model=ModelConfig(encoder, PredictorConfig(hidden_dim=8)),
+    )
     return unit_spec(config, ACTION)
 
 
@@ -70,7 +83,7 @@ def test_a_map_begins_as_he_et_al_draw_it_and_needs_sides_that_divide():
     assert len(list(encoder.convolutions)) == 7, "ReLU between the four layers, none after the last"
     for layer in layers:
         fan_in = layer.weight[0].numel()
-        assert float(layer.weight.std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+        assert float(layer.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
         assert not layer.bias.any()
     with pytest.raises(ConfigError, match=r"divide a frame's side by 16; frames of 60 px leave a remainder"):
         build_encoder(config, 60)

@@ -55,7 +55,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory):
 def test_both_stages_leave_one_model(ran, tmp_path):
     run_dir, result = ran
     assert result.wall_s.keys() >= {"collect", "train base", "encode", "train", "evaluate"}
-    assert [read_metrics(str(folder / METRICS_FILE))[-1]["train_step"] for folder in (run_dir / "base", run_dir)] == [4, 4]
+    assert [read_metrics(str(folder / METRICS_FILE))[-1]["train_step"] for folder in (run_dir / "base", run_dir)] == [
+        4,
+        4,
+    ]
     # The exported model alone encodes, unrolls and plans.
     alone = shutil.copytree(run_dir / "model", tmp_path / "model")
     model, spec = load_world_model(str(alone))
@@ -122,7 +125,9 @@ def test_the_base_is_checked_before_anything_is_written(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"shorter than one training window: 9 frames, 5 env_steps apart, need 40"):
         train_run(toy(**late), "pusht", Console())
     many = {"model": {"encoder": {"base_training": {"train": {"batch_size": 512}}}}}
-    with pytest.raises(DataError, match=r"train.batch_size is 512; 6 training episodes of the episodes to collect hold 30"):
+    with pytest.raises(
+        DataError, match=r"train.batch_size is 512; 6 training episodes of the episodes to collect hold 30"
+    ):
         train_run(toy(**many), "pusht", Console())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match=r"base is not trained yet: jepawm train trains and encodes it"):
@@ -141,7 +146,12 @@ def test_the_recipe_states_the_measured_settings():
         assert {name: getattr(stage.loss, name) for name in shared} == shared
         assert (stage.optim.weight_decay, stage.optim.grad_clip_norm, stage.optim.final_fraction) == (1e-5, 2.0, 0.02)
     facts = [
-        (stage.data.num_frames_in_window, stage.train.batch_size, stage.train.num_train_steps, stage.optim.learning_rate)
+        (
+            stage.data.num_frames_in_window,
+            stage.train.batch_size,
+            stage.train.num_train_steps,
+            stage.optim.learning_rate,
+        )
         for stage in (base, config)
     ]
     assert facts == [(3, 96, 11400, 1.5e-3), (6, 256, 5800, 1e-3)]

@@ -1,6 +1,5 @@
 """Training on stored features is training on frames, less the encoding; and what a model takes from the episodes."""
 
-import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +9,20 @@ import torch
 from configs import split_of, trained_spec
 
 from jepawm.checkpoints.model_folder import build_world_model, save_world_model
-from jepawm.config import DataConfig, EncoderConfig, LossConfig, ModelConfig, PredictorConfig, ProprioConfig, RunConfig
-from jepawm.config import to_dict
-from jepawm.data import EpisodeDataset
+from jepawm.config import (
+    DataConfig,
+    EncoderConfig,
+    LossConfig,
+    ModelConfig,
+    PredictorConfig,
+    ProprioConfig,
+    RunConfig,
+    to_dict,
+)
+from jepawm.data import EpisodeDataset, EpisodeWriter
 from jepawm.data.statistics import picture_statistics
 from jepawm.errors import ConfigError, DataError
+from jepawm.training.checkpoint import save_checkpoint
 from jepawm.training.features import EncodeJob, encode_shards, stored_features
 from jepawm.training.fitted import fit_proprio_map, fit_to_episodes
 from jepawm.training.run import run_training
@@ -26,17 +34,19 @@ TRAIN = {"num_train_steps": 6, "batch_size": 8, "log_every": 1, "diagnostics_eve
 
 @pytest.fixture
 def dataset(wall_dataset: EpisodeDataset, tmp_path) -> EpisodeDataset:
-    """Wall's episodes in a folder of the test's own, for features lie beside them."""
-    shutil.copytree(wall_dataset.path, tmp_path / "wall", ignore=shutil.ignore_patterns("features"))
+    """Some of Wall's episodes, in several shards and in a folder of the test's own, for features lie beside them."""
+    with EpisodeWriter(tmp_path / "wall", wall_dataset.spec, shard_frames=200) as writer:
+        for episode_id in wall_dataset.episode_ids[:10]:
+            writer.write(wall_dataset.read_episode(int(episode_id)))
     return EpisodeDataset(tmp_path / "wall")
 
 
 def config_with(encoder: EncoderConfig, **data: Any) -> RunConfig:
-    config = RunConfig(model=ModelConfig(encoder, PredictorConfig(hidden_dim=16)), device="cpu")
-    return replace(
-        config,
-        data=replace(config.data, num_frames_in_window=3, features_dtype="float32", **data),
-        train=replace(config.train, **TRAIN),
+    return RunConfig(
+        device="cpu",
+        data=DataConfig(num_frames_in_window=3, features_dtype="float32", **data),
+        model=ModelConfig(encoder, PredictorConfig(hidden_dim=16)),
+        train=TrainConfig(**TRAIN),
     )
 
 
@@ -59,7 +69,9 @@ def base_model(dataset: EpisodeDataset, folder, seed: int = 0) -> str:
 def records_of(config: RunConfig, dataset: EpisodeDataset) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     run_training(config.training_plan(), str(dataset.path), on_metrics=records.append)
-    return [{k: v for k, v in record.items() if k.startswith(("train/loss", "train/grad", "diag"))} for record in records]
+    return [
+        {k: v for k, v in record.items() if k.startswith(("train/loss", "train/grad", "diag"))} for record in records
+    ]
 
 
 def test_a_frozen_encoder_gives_the_same_losses_from_stored_features(dataset):
@@ -102,9 +114,8 @@ def test_a_compact_model_trains_on_its_base_and_resumes_exactly(dataset, tmp_pat
         save_checkpoint(str(tmp_path / f"step-{state.train_step:08d}"), state, spec)
         states[state.train_step] = {k: v.clone() for k, v in state.objective.model.state_dict().items()}
 
-    from jepawm.training.checkpoint import save_checkpoint
+        config = replace(config, train=replace(config.train, checkpoint_every=3))
 
-    config = replace(config, train=replace(config.train, checkpoint_every=3))
     run_training(config.training_plan(), str(dataset.path), on_checkpoint=keep)
     whole = states.pop(6)
     before = store.path.stat().st_mtime_ns
@@ -200,7 +211,9 @@ def test_stated_numbers_take_the_place_of_statistics(dataset):
     config = replace(RunConfig(), data=DataConfig(action_mean=(0.0, 0.0), action_std=(0.2, 0.4)))
     spec = trained_spec(config, dataset)
     np.testing.assert_array_equal(spec.statistics.action_std, np.float32([0.2, 0.4]))
-    np.testing.assert_array_equal(spec.statistics.proprio_std, trained_spec(RunConfig(), dataset).statistics.proprio_std)
+    np.testing.assert_array_equal(
+        spec.statistics.proprio_std, trained_spec(RunConfig(), dataset).statistics.proprio_std
+    )
     wrong = replace(config, data=DataConfig(proprio_mean=(0.0,) * 5))
     with pytest.raises(DataError, match=r"data.proprio_mean states 5 numbers, the episodes in .* have 2 dimensions"):
         trained_spec(wrong, dataset)
@@ -212,4 +225,6 @@ def test_a_linear_map_goes_with_a_predictor_that_reads_proprio():
     with pytest.raises(ConfigError, match=r"'fit_linear' goes with a proprio token of model.predictor.name 'mlp'"):
         ModelConfig(predictor=PredictorConfig(), proprio=ProprioConfig("token"))
     with pytest.raises(ConfigError, match=r"'fit_linear' goes with"):
-        ModelConfig(predictor=PredictorConfig(name="adaln", num_heads=4), proprio=ProprioConfig("token", update="fit_linear"))
+        ModelConfig(
+            predictor=PredictorConfig(name="adaln", num_heads=4), proprio=ProprioConfig("token", update="fit_linear")
+        )

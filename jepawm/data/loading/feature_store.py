@@ -221,7 +221,9 @@ class FeatureStore:
 
     def _others(self) -> str:
         """Stores of other features that are there, for errors."""
-        names = sorted(path.parent.name for path in self.path.parent.glob(f"*/{STORE_FILE}") if path.parent != self.path)
+        names = sorted(
+            path.parent.name for path in self.path.parent.glob(f"*/{STORE_FILE}") if path.parent != self.path
+        )
         return f"; it holds {len(names)} of other weights or settings ({', '.join(names[:3])})" if names else ""
 
 

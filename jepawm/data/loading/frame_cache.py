@@ -5,7 +5,7 @@ ROOT/FINGERPRINT/            or FINGERPRINT-KEEP where only some episodes are ke
   cache.json                 name and fingerprint of the dataset
   episodes.npy               [E,3] int64: episode id, first row, number of frames
   pixels.npy                 [N,Y,X,C] uint8
-  actions.npy                [N,k*a] float32, `k` actions a frame (`env_steps_per_frame`); the row of an episode's last frame is zero and never read
+  actions.npy                [N,k*a] float32, the k actions up to the next frame; an episode's last row is never read
   proprio.npy sim_state.npy  [N,R] float32, [N,S] float64
 ```
 The folder is filled under a temporary name and then renamed, so a folder of the final name is whole. The name

@@ -17,7 +17,13 @@ from jepawm.rollout import EnvDescription
 from jepawm.runs.directory import check_run_dir
 from jepawm.runs.episodes import check_collected, dataset_path, find_complete, find_dataset, source_path
 from jepawm.runs.preflight.environment import check_environment, check_recordings, check_same_environment
-from jepawm.runs.preflight.episodes import EpisodeLengths, check_evaluation_lengths, check_frames, check_frameskip, check_windows
+from jepawm.runs.preflight.episodes import (
+    EpisodeLengths,
+    check_evaluation_lengths,
+    check_frames,
+    check_frameskip,
+    check_windows,
+)
 from jepawm.runs.preflight.machine import (
     BYTES_PER_PARAMETER,
     capacity_problem,
