@@ -19,9 +19,9 @@ CONV = EncoderConfig(name="conv_map", channels=(4, 6), kernel_sizes=(8, 4), stri
 
 @pytest.fixture
 def jobs(wall_dataset, tmp_path) -> dict[str, EncodeJob]:
-    """The same job on two copies of a dataset of several shards."""
+    """The same job on two copies of a dataset of two shards."""
     with EpisodeWriter(tmp_path / "one", wall_dataset.spec, shard_frames=200) as writer:
-        for episode_id in wall_dataset.episode_ids[:12]:
+        for episode_id in wall_dataset.episode_ids[:8]:
             writer.write(wall_dataset.read_episode(int(episode_id)))
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     config = RunConfig(model=ModelConfig(CONV, PredictorConfig(hidden_dim=8)))
@@ -55,8 +55,9 @@ def test_actors_encode_what_one_process_encodes(ray_local, jobs):
 def test_an_actor_says_what_is_wrong_with_an_episode(ray_local, jobs):
     from jepawm.distributed.encode import encode_on_ray
 
-    store, _ = jobs["one"].open()
+    store, encoder = jobs["one"].open()
     store.begin()
+    list(encode_shards(store, encoder, [1], torch.device("cpu")))
     path = EpisodeDataset(jobs["one"].dataset_path).shard_path(0)
     content = bytearray(path.read_bytes())
     # Inside the frames, whose column is stored uncompressed; the footer at the end stays readable.

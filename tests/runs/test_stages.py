@@ -41,15 +41,25 @@ def toy(**changes: Any) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory):
-    """A run of the toy recipe, and what it printed."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs and episodes of this file are."""
+    return tmp_path_factory.mktemp("stages")
+
+
+@pytest.fixture(autouse=True)
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JEPAWM_HOME", str(home))
+    monkeypatch.setenv("JEPAWM_CACHE", str(home / "cache"))
+
+
+@pytest.fixture(scope="module")
+def ran(home: Path):
+    """A run of the toy recipe: its directory, and what it found."""
     pytest.importorskip("pymunk")
-    home = tmp_path_factory.mktemp("stages")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JEPAWM_HOME", str(home))
         patch.setenv("JEPAWM_CACHE", str(home / "cache"))
-        result = train_run(toy(run_dir=str(home / "run")), "pusht", Console())
-        yield home / "run", result
+        return home / "run", train_run(toy(run_dir=str(home / "run")), "pusht", Console())
 
 
 def test_both_stages_leave_one_model(ran, tmp_path):

@@ -17,6 +17,7 @@ from jepawm.config import (
     PredictorConfig,
     ProprioConfig,
     RunConfig,
+    TrainConfig,
     to_dict,
 )
 from jepawm.data import EpisodeDataset, EpisodeWriter
@@ -29,7 +30,14 @@ from jepawm.training.run import run_training
 
 CPU = torch.device("cpu")
 CONV = EncoderConfig(name="conv_map", channels=(4, 6), kernel_sizes=(8, 4), strides=(8, 4), normalization="data")
-TRAIN = {"num_train_steps": 6, "batch_size": 8, "log_every": 1, "diagnostics_every": 3, "precision": "float32"}
+TRAIN = {
+    "num_train_steps": 6,
+    "batch_size": 8,
+    "log_every": 1,
+    "diagnostics_every": 3,
+    "precision": "float32",
+    "checkpoint_every": 3,
+}
 
 
 @pytest.fixture
@@ -113,8 +121,6 @@ def test_a_compact_model_trains_on_its_base_and_resumes_exactly(dataset, tmp_pat
     def keep(state, spec, record):
         save_checkpoint(str(tmp_path / f"step-{state.train_step:08d}"), state, spec)
         states[state.train_step] = {k: v.clone() for k, v in state.objective.model.state_dict().items()}
-
-        config = replace(config, train=replace(config.train, checkpoint_every=3))
 
     run_training(config.training_plan(), str(dataset.path), on_checkpoint=keep)
     whole = states.pop(6)
