@@ -94,6 +94,7 @@ STATED = {
     "lewm_small": "b9f9b74cb72e",
     "pldm": "78932b951b07",
     "pldm_small": "592512e8f5ad",
+    "pusht": "57f54e3c00e2",
     "pusht_human": "1d07120253e3",
 }
 
