@@ -138,10 +138,13 @@ class Statistics:
 class Episode:
     """One recorded trajectory of `F` frames and the `F - 1` actions between them.
 
+    Where only every `k`-th environment step's frame was kept, `k` actions lead from one frame to the next.
+
     Attributes:
         episode_id: Unique in its dataset; with the run seed it fixes everything random about the episode.
         pixels: `[F,Y,X,C]` uint8.
-        actions: `[F-1,a]` float32; `actions[t]` leads from frame `t` to frame `t + 1`.
+        actions: `[(F-1)*k,a]` float32, one row an environment step; with `k = 1`, `actions[t]` leads from frame `t` to
+            frame `t + 1`.
         proprio: `[F,R]` float32.
         sim_state: `[F,S]` float64 or None; simulator truth for resets and metrics, never a model input.
         info: Small JSON-able facts (seed, source file, ...).
@@ -166,11 +169,13 @@ class WindowBatch:
 
     Attributes:
         pixels: `[B,T,Y,X,C]` uint8, channels last as stored; `WorldModel.encode` takes `[B,T,C,Y,X]`, which is a view.
+            `[B,T,0,0,C]`, empty, where `features` stand for the frames.
         actions: `[B,T-1,A]` float32, raw units, `A = frameskip * a`; chunk `k` leads from frame `k` to frame `k + 1`.
         proprio: `[B,T,R]` float32, raw units.
         sim_state: `[B,T,S]` float64, or None where the dataset has none.
         episode_ids: `[B]` int64.
         starts: `[B]` int64, index of the first frame in its episode.
+        features: `[B,T,P,D]` float32 features of the frames from a feature store, or None.
     """
 
     pixels: np.ndarray
@@ -179,9 +184,20 @@ class WindowBatch:
     sim_state: np.ndarray | None
     episode_ids: np.ndarray
     starts: np.ndarray
+    features: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """What `WorldModel.encode` takes: the frames as `[B,T,C,Y,X]`, a view, or the features in their place."""
+        return np.moveaxis(self.pixels, -1, 2) if self.features is None else self.features
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "WindowBatch":
+        """Some of the windows."""
+        chosen: dict[str, Any] = {name: None if part is None else part[rows] for name, part in vars(self).items()}
+        return WindowBatch(**chosen)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class WorldModel(nn.Module):
     action_std: Tensor
     proprio_mean: Tensor
     proprio_std: Tensor
+    proprio_map: Tensor
 
     def __init__(self, config: ModelConfig, *, image_size: int, frameskip: int, statistics: Statistics) -> None:
         super().__init__()
@@ -62,13 +63,14 @@ class WorldModel(nn.Module):
         self.proprio_encoder: nn.Linear | None = None
         proprio_width = self.proprio_dim
         self.integrates_pose = self.uses_proprio and config.proprio.update == "integrate_pose"
+        self.fits_proprio = self.uses_proprio and config.proprio.update == "fit_linear"
         if self.integrates_pose:
             if (self.proprio_dim, self.action_dim) != (_POSE_DIM, _POSE_DIM):
                 raise ConfigError(
                     "model.proprio.update 'integrate_pose' needs poses and action chunks of 7 numbers (position, Euler "
                     f"angles, gripper), found {self.proprio_dim} and {self.action_dim}"
                 )
-        elif self.uses_proprio:
+        elif self.uses_proprio and not self.fits_proprio:
             token = config.proprio.encoding == "token"
             proprio_width = config.predictor.token_width(self.latent_dim)
             if not token:
@@ -90,14 +92,29 @@ class WorldModel(nn.Module):
         if self.uses_proprio:
             for name in ("proprio_mean", "proprio_std"):
                 self.register_buffer(name, torch.from_numpy(np.array(getattr(statistics, name), dtype=np.float32)))
+        if self.fits_proprio:
+            # Until it is fitted, proprio stays as it is.
+            stay = torch.cat([torch.eye(self.proprio_dim), torch.zeros(self.action_dim + 1, self.proprio_dim)])
+            self.register_buffer("proprio_map", stay)
+
+    def set_proprio_map(self, proprio_map: Float[Tensor, "M R"]) -> None:
+        """Fixes how proprio moves on, with `model.proprio.update` fit_linear.
+
+        Args:
+            proprio_map: `[M,R]`, `M = R+A+1`: next proprio = [proprio, chunk, 1] @ map, all of them normalised.
+        """
+        self.proprio_map.copy_(proprio_map)
 
     def encode(
-        self, pixels_BTCYX: UInt8[Tensor, "B T C Y X"], proprio_BTR: Float[Tensor, "B T R"] | None = None
+        self,
+        pixels_BTCYX: UInt8[Tensor, "B T C Y X"] | Float[Tensor, "B T P D"],
+        proprio_BTR: Float[Tensor, "B T R"] | None = None,
     ) -> Latent:
         """Encodes observations.
 
         Args:
-            pixels_BTCYX: `[B,T,C,Y,X]` uint8, 0 to 255.
+            pixels_BTCYX: `[B,T,C,Y,X]` uint8, 0 to 255; or, from a feature store, what the encoder's frozen part
+                (`Encoder.storable`) made of such frames: `[B,T,P,D]`, float.
             proprio_BTR: `[B,T,R]` raw proprio of the same moments; a model that sees pixels alone does not read it.
 
         Returns:
@@ -106,6 +123,8 @@ class WorldModel(nn.Module):
         Raises:
             ConfigError: Proprio that the model needs is missing or of another width.
         """
+        if pixels_BTCYX.is_floating_point() and pixels_BTCYX.ndim == 4:
+            return self.latent(self.encoder.from_features(pixels_BTCYX), proprio_BTR)
         return self.latent(self.encoder(pixels_BTCYX), proprio_BTR)
 
     def latent(
@@ -121,8 +140,8 @@ class WorldModel(nn.Module):
             proprio_BTR: `[B,T,R]` raw proprio.
 
         Returns:
-            `[B,T,Q,E]`: an encoding at each patch, one token, or the pose itself where it is integrated; None for a
-            model that sees pixels alone.
+            `[B,T,Q,E]`: an encoding at each patch, one token, or the normalised proprio itself where it is integrated
+            or moved on by a fitted map; None for a model that sees pixels alone.
 
         Raises:
             ConfigError: Proprio that the model needs is missing or of another width.
@@ -313,6 +332,14 @@ class WorldModel(nn.Module):
             # Poses are moved in raw units: an angle has no meaning after a division by its deviation.
             raw = move_pose(pose * self.proprio_std + self.proprio_mean, action * self.action_std + self.action_mean)
             proprio = (raw - self.proprio_mean) / self.proprio_std
+        if self.fits_proprio and window.proprio is not None:
+            now, action = window.proprio, actions_BTA.unsqueeze(2)
+            if last_only:
+                now, action = now[:, -1:], action[:, -1:]
+            read = torch.cat([now, action.to(now.dtype), torch.ones_like(now[..., :1])], dim=-1)
+            # Autocast would round a map that is exact.
+            with torch.autocast(read.device.type, enabled=False):
+                proprio = read @ self.proprio_map
         return Latent(self._normalized(visual), proprio)
 
     def _normalized(self, visual: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ POLICIES: dict[str, str] = {
     "wall_walk": "envs.policies.wall:WallWalk",
     "wall_mixed_walk": "envs.policies.wall:WallMixedWalk",
     "pusht_noisy_push": "envs.policies.pusht:PushTNoisyPush",
+    "pusht_mixed_push": "envs.policies.pusht:PushTMixedPush",
     "pointmaze_random": "envs.policies.pointmaze:PointMazeRandom",
     "pointmaze_waypoints": "envs.policies.pointmaze:PointMazeWaypoints",
     "metaworld_expert": "envs.policies.metaworld:MetaworldExpert",

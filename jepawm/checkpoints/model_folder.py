@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from jepawm.config.compact import frozen_encoder
 from jepawm.config.data import DataConfig
 from jepawm.config.encoder import with_weights, without_weights
 from jepawm.config.env import EnvConfig
@@ -96,10 +97,10 @@ def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> i
         ConfigError: Parts that do not go together.
         CheckpointError: Weights that are missing, damaged, or of another model.
     """
-    if model.encoder.weights_source is not None:
+    if any(part.weights_source is not None for part in (model.encoder, frozen_encoder(model.encoder))):
         built = build_encoder(model.encoder, image_size)
-        if isinstance(built, FrozenEncoder):
-            built.backbone()
+        if isinstance(built.storable, FrozenEncoder):
+            built.storable.backbone()
     # The widths of action and proprio are the episodes'; only poses are known to have seven numbers.
     width = 7 if model.proprio.update == "integrate_pose" else 2
     numbers = np.ones(width, np.float32)
@@ -123,10 +124,11 @@ def write_model(folder: Path, model: WorldModel, spec: ModelSpec) -> None:
         "data": {**spec.run.get("data", {}), "frameskip": spec.frameskip},
     }
     save_yaml(sections, folder / "config.yaml")
+    frozen = model.encoder.storable
     stats = {
         "statistics": spec.statistics.to_dict(),
         "action": spec.action.to_dict(),
-        "encoder_sha256": model.encoder.sha256() if isinstance(model.encoder, FrozenEncoder) else None,
+        "encoder_sha256": frozen.sha256() if isinstance(frozen, FrozenEncoder) else None,
     }
     (folder / "stats.json").write_text(json.dumps(stats, indent=2))
     save_file(
@@ -211,8 +213,8 @@ def load_weights(model: WorldModel, folder: str) -> None:
     fingerprint = encoder_sha256(folder)
     path = os.path.join(folder, "model.safetensors")
     weights.load_strict(model, weights.read_tensors(path), path)
-    if isinstance(model.encoder, FrozenEncoder):
-        model.encoder.expected_sha256 = fingerprint
+    if isinstance(model.encoder.storable, FrozenEncoder):
+        model.encoder.storable.expected_sha256 = fingerprint
 
 
 def load_world_model(

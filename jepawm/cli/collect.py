@@ -25,7 +25,8 @@ COLLECT = Command(
     common=(
         *("seed", "local"),
         *("env.id", "env.image_size", "env.vary", "env.options"),
-        *("data.policy", "data.num_episodes", "data.env_steps_per_episode", "data.path", "data.codec"),
+        *("data.policy", "data.num_episodes", "data.env_steps_per_episode", "data.env_steps_per_frame"),
+        *("data.path", "data.codec"),
         *("scaling.num_env_actors", "scaling.episodes_per_call"),
     ),
 )

@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> int:
         if {"-h", "--help", "--help-all"} & set(words):
             parse(words, EVALUATE, base=[])
         raise CheckpointError("pass --model RUN, a run or the `model` folder of one")
-    model_dir = _model_dir(model)
-    config, _ = parse(words, EVALUATE, base=_layers(model_dir, scores_actions))
+    model_dir = model_of(model)
+    config, _ = parse(words, EVALUATE, base=model_layers(model_dir, scores_actions=scores_actions))
     from jepawm.console import Console
     from jepawm.runs.pipeline import evaluate_run, score_actions
 
@@ -50,13 +50,18 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _model_dir(path: str) -> str:
+def model_of(path: str) -> str:
     """The model folder of a run, or the folder itself."""
     inside = os.path.join(path, "model")
     return inside if os.path.isdir(inside) else path
 
 
-def _layers(model_dir: str, scores_actions: bool) -> Layers:
+def model_layers(model_dir: str, *, scores_actions: bool = False) -> Layers:
+    """The configuration that a model was trained with, for commands that begin with it.
+
+    Raises:
+        CheckpointError: The folder holds no model.
+    """
     path = os.path.join(model_dir, "config.yaml")
     if not os.path.isfile(path):
         raise CheckpointError(f"{model_dir} is no model folder: it has no config.yaml; pass --model RUN or RUN/model")

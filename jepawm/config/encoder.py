@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from jepawm.config.checks import not_negative, positive
+from jepawm.config.checks import not_negative, positive, unread_by
 from jepawm.config.tagged import TaggedConfig
+from jepawm.config.yaml_io import to_dict
 from jepawm.errors import ConfigError, did_you_mean
 
 Tokenization = Literal["frame", "duplicated", "clip"]
@@ -19,6 +20,8 @@ class EncoderConfig(TaggedConfig):
     default_kind: ClassVar[str] = "conv"
     kinds: ClassVar[dict[str, str]] = {
         "conv": "jepawm.config.encoder:ConvEncoderConfig",
+        "conv_map": "jepawm.config.encoder:ConvMapEncoderConfig",
+        "compact": "jepawm.config.compact:CompactEncoderConfig",
         "vit": "jepawm.config.encoder:ViTEncoderConfig",
         "dinov2": "jepawm.config.encoder:DINOv2EncoderConfig",
         "dinov3": "jepawm.config.encoder:DINOv3EncoderConfig",
@@ -30,14 +33,17 @@ class EncoderConfig(TaggedConfig):
     }
 
     name: str = ""
-    """`conv`: a small convolutional encoder trained from pixels, one token per frame; `vit`: a vision transformer from
-    scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `resnet18`, `r3m`: the published backbones; `none`: latents are
-    given, there is nothing to encode pixels with; `module:Class`: a dataclass of your own."""
+    """`conv`: a small convolutional encoder trained from pixels, one token per frame; `conv_map`: convolutions alone,
+    one token per place of their last map; `compact`: a small latent on top of another encoder, which is frozen; `vit`:
+    a vision transformer from scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `resnet18`, `r3m`: the published
+    backbones; `none`: latents are given, there is nothing to encode pixels with; `module:Class`: a dataclass of your
+    own."""
     trainable: bool = True
     """Off: frozen, in evaluation mode, and never part of a gradient."""
-    normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric"] = "symmetric"
-    """Of pixels: to [-1, 1] (mean and deviation 0.5), by ImageNet's mean and deviation, or by those of pixels that are
-    in [-1, 1] already (what DINO-WM feeds its ResNets)."""
+    normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric", "data"] = "symmetric"
+    """Of pixels: to [-1, 1] (mean and deviation 0.5), by ImageNet's mean and deviation, by those of pixels that are in
+    [-1, 1] already (what DINO-WM feeds its ResNets), or by the mean picture of the training episodes and the deviation
+    from it (`data`: taken when training starts, kept with the weights)."""
     resize_to: int | None = None
     """Side the frames are resized to first, pixels; None: the frames keep their size."""
     resize: Literal["bilinear", "antialias"] = "bilinear"
@@ -53,12 +59,24 @@ class EncoderConfig(TaggedConfig):
         return source
 
     @property
+    def reads_features(self) -> bool:
+        """Whether it trains on stored features of a frozen part."""
+        return False
+
+    @property
     def frames_per_latent(self) -> int:
         """Frames that one latent stands for."""
         return 1
 
     def __post_init__(self) -> None:
         positive(self, "resize_to", "projector_dim")
+        if self.normalization == "data":
+            unread_by(self, "resize_to", "model.encoder.normalization 'data', whose mean picture has the frames' size")
+            if self.weights_source is not None:
+                raise ConfigError(
+                    "model.encoder.normalization 'data' is for encoders that begin at random; pretrained weights "
+                    "expect the normalisation that they were trained with"
+                )
         if self.projector_dim is not None and self.weights_source is not None and not self.trainable:
             raise ConfigError(
                 "model.encoder.projector_dim: a projector behind a frozen pretrained encoder never trains"
@@ -90,6 +108,34 @@ class ConvEncoderConfig(EncoderConfig):
             raise ConfigError(
                 "model.encoder.channels, kernel_sizes and strides must have one number a layer, found "
                 f"{len(self.channels)}, {len(self.kernel_sizes)} and {len(self.strides)}"
+            )
+
+
+@dataclass(frozen=True)
+class ConvMapEncoderConfig(EncoderConfig):
+    """Convolutions alone, trained from pixels: each place of the last map is a token."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.conv:ConvMapEncoder"
+
+    name: str = "conv_map"
+    channels: tuple[int, ...] = (32, 64, 64, 16)
+    """Output channels of each convolution; the last number is the latent width D."""
+    kernel_sizes: tuple[int, ...] = (6, 3, 3, 3)
+    """Kernel side of each convolution, at least its stride."""
+    strides: tuple[int, ...] = (4, 2, 1, 2)
+    """Stride of each convolution; their product divides the side of the frames, and the quotient is the map's side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= len(self.channels) == len(self.kernel_sizes) == len(self.strides):
+            raise ConfigError(
+                "model.encoder.channels, kernel_sizes and strides must have one number a layer, found "
+                f"{len(self.channels)}, {len(self.kernel_sizes)} and {len(self.strides)}"
+            )
+        if any(kernel < stride for kernel, stride in zip(self.kernel_sizes, self.strides, strict=True)):
+            raise ConfigError(
+                f"model.encoder.kernel_sizes {list(self.kernel_sizes)} must be at least model.encoder.strides "
+                f"{list(self.strides)}: a smaller kernel skips pixels"
             )
 
 
@@ -272,3 +318,8 @@ def with_weights(config: EncoderConfig, source: str | None) -> EncoderConfig:
 def without_weights(config: EncoderConfig) -> EncoderConfig:
     """The same encoder with a random start."""
     return with_weights(config, None)
+
+
+def shaping_settings(config: EncoderConfig) -> dict[str, Any]:
+    """Settings that decide what an encoder makes of a frame, besides its weights, as plain data."""
+    return {key: value for key, value in to_dict(config).items() if key not in ("weights", "trainable")}

@@ -20,9 +20,10 @@ class ProprioConfig:
     of its own in front of each frame."""
     dims: int | None = None
     """`feature`: features it is encoded to; None: 16."""
-    update: Literal["predict", "integrate_pose"] = "predict"
-    """How it moves on: predicted with the latent, or integrated from the actions as a pose (position, Euler angles,
-    gripper), as V-JEPA 2-AC does."""
+    update: Literal["predict", "integrate_pose", "fit_linear"] = "predict"
+    """How it moves on: predicted with the latent; integrated from the actions as a pose (position, Euler angles,
+    gripper), as V-JEPA 2-AC does; or by a linear map of proprio and chunk that is fitted to the training episodes by
+    least squares when training starts, and then kept. With the last two the latent holds the proprio itself."""
 
     def __post_init__(self) -> None:
         positive(self, "dims")
@@ -51,8 +52,15 @@ class ModelConfig:
                 + (f" and action_as '{action_as}'" if action_as is not None else "")
                 + f"; it takes {' or '.join(predictor.proprio_encodings)}"
             )
+        update, reads_raw = self.proprio.update, predictor.reads_raw_proprio and encoding == "token"
+        if reads_raw != (update == "fit_linear"):
+            raise ConfigError(
+                "model.proprio.update 'fit_linear' goes with a proprio token of model.predictor.name 'mlp', and only "
+                f"with that: this predictor reads proprio and does not predict it; found encoding '{encoding}', update "
+                f"'{update}', predictor '{predictor.name}'"
+            )
         raw = predictor.integrates_pose and encoding == "token"
-        if raw != (self.proprio.update == "integrate_pose"):
+        if raw != (update == "integrate_pose"):
             raise ConfigError(
                 "model.proprio.update 'integrate_pose' goes with a proprio token of model.predictor.name 'vjepa2_ac', "
                 "and only with that: there the latent holds the pose itself"

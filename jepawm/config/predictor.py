@@ -48,6 +48,11 @@ class PredictorConfig(TaggedConfig):
         """Whether a proprio token is the raw pose, which is integrated from the actions."""
         return False
 
+    @property
+    def reads_raw_proprio(self) -> bool:
+        """Whether a proprio token is the proprio itself, which is read here and moved on by a fitted linear map."""
+        return False
+
     def token_width(self, latent_dim: int) -> int:
         """Width of the tokens inside, for latents of a width."""
         return latent_dim
@@ -67,6 +72,16 @@ class MLPPredictorConfig(PredictorConfig):
     """Width of the hidden layers."""
     num_layers: int = 2
     """Number of hidden layers."""
+
+    @property
+    def proprio_encodings(self) -> tuple[ProprioEncoding, ...]:
+        """How proprio may enter (`model.proprio.encoding`)."""
+        return ("none", "token")
+
+    @property
+    def reads_raw_proprio(self) -> bool:
+        """A proprio token is read beside the latent and the chunk."""
+        return True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -75,6 +75,13 @@ class RunConfig:
             raise ConfigError(f"data.path is needed when data.source is '{self.data.source}': pass --data.path PATH")
         self.train.windows_at_once(self.scaling.num_workers)
         self._check_loss()
+        encoder = self.model.encoder
+        stored = self.data.features == "stored"
+        if (stored and encoder.trainable and not encoder.reads_features) or (encoder.reads_features and not stored):
+            raise ConfigError(
+                "data.features 'stored' is for frozen encoders (model.encoder.trainable off), and needed by "
+                f"model.encoder.name 'compact'; found '{self.data.features}' with '{encoder.name}'"
+            )
         if self.local and self.data.loader == "stream":
             raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")
         if self.local and self.scaling.num_workers > 1:

@@ -412,10 +412,18 @@ def _over(cls: Any, plain: dict[str, Any], data: Any, where: str, prefix: str, o
         if key not in types:
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'{did_you_mean(str(key), types)}")
         if is_section(types[key]):
-            merged[key] = _over(types[key], merged[key], value, where, f"{prefix}{key}.", origins)
+            # A kind that was just chosen begins with its own defaults of a section.
+            below = merged[key] if key in merged else _default_section(kind, key)
+            merged[key] = _over(types[key], below, value, where, f"{prefix}{key}.", origins)
         else:
             merged[key] = _validated(types[key], value, where, f"{prefix}{key}")
     return merged
+
+
+def _default_section(cls: Any, key: str) -> dict[str, Any]:
+    """A section of a kind as its defaults have it, as plain data."""
+    (made,) = (item.default_factory() for item in _with_factories(cls) if item.name == key)
+    return to_dict(made)
 
 
 def describe(config: Any, origins: dict[str, str]) -> str:

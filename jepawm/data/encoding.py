@@ -19,7 +19,7 @@ class EncodedEpisode:
         frames: `F` encoded frames.
         codec: Codec of the frames.
         pixels_shape: `(Y, X, C)` of a decoded frame.
-        actions: `[F-1,a]` float32.
+        actions: `[(F-1)*k,a]` float32; see `Episode`.
         proprio: `[F,R]` float32.
         sim_state: `[F,S]` float64 or None.
         info: Small JSON-able facts.

@@ -7,7 +7,9 @@ DATASET/
   shards/shard-00000.parquet   the data; whole episodes only, numbered from 0 without gaps
 ```
 
-An episode has `F >= 2` frames and `F - 1` actions: `actions[t]` leads from frame `t` to frame `t + 1`.
+An episode has `F >= 2` frames and `F - 1` actions: `actions[t]` leads from frame `t` to frame `t + 1`. A dataset may
+hold a frame every `k` environment steps instead (`env_steps_per_frame`); then `k` actions lead from one frame to the
+next, and `a` in the table of columns below is `k` times as wide.
 Everything is in raw units; normalisation belongs to training. Nothing in a dataset is pickled.
 
 `meta.json` (JSON, UTF-8):
@@ -26,6 +28,7 @@ Everything is in raw units; normalisation belongs to training. Nothing in a data
 | `sim_state` | the same, or null where there is no simulator |
 | `statistics` | `Statistics.to_dict()` over all episodes; null while writing |
 | `num_episodes`, `num_frames` | totals; 0 while writing |
+| `env_steps_per_frame` | only where it is above 1: environment steps between two recorded frames |
 | `source` | origin of the data, any JSON object; see `importers/conversion.py` for converted data |
 
 `shards/*.parquet`: a row is one chunk of one episode. The chunks of an episode are consecutive rows of one
@@ -283,8 +286,8 @@ class EpisodeDataset:
         """One vector column of one episode, without touching its images.
 
         Args:
-            name: `"actions"` `[F-1,a]` float32, `"proprio"` `[F,R]` float32, or `"sim_state"` `[F,S]`
-                float64.
+            name: `"actions"` `[(F-1)*k,a]` float32, one row an environment step (`k` is `env_steps_per_frame`),
+                `"proprio"` `[F,R]` float32, or `"sim_state"` `[F,S]` float64.
             episode_id: The episode.
 
         Raises:
@@ -294,7 +297,8 @@ class EpisodeDataset:
             raise DataError(f"unknown column '{name}'{did_you_mean(name, LOW_DIM)}")
         if name not in self.spec.widths:
             raise DataError(f"{self.path}: this dataset has no column '{name}'")
-        return np.concatenate([getattr(chunk, name) for chunk in self.chunks(episode_id, [name])])
+        values = np.concatenate([getattr(chunk, name) for chunk in self.chunks(episode_id, [name])])
+        return values.reshape(-1, self.spec.action.dim) if name == "actions" else values
 
     def read_episode(self, episode_id: int) -> Episode:
         """One whole episode, decoded.
@@ -313,4 +317,5 @@ class EpisodeDataset:
                 path = self.shard_path(self.location(episode_id)[0])
                 raise DataError(f"{path}: row {chunk.row} (episode {episode_id}): {error}") from error
         vectors = {name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in self.spec.widths}
+        vectors["actions"] = vectors["actions"].reshape(-1, self.spec.action.dim)
         return Episode(int(episode_id), np.concatenate(pixels), info=self.info(episode_id), **vectors)

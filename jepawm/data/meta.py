@@ -29,6 +29,8 @@ _META_TYPES: dict[str, tuple[type, ...]] = {
     "num_frames": (int,),
     "source": (dict,),
 }
+# Keys that are there only where a dataset needs them.
+_OPTIONAL_META_TYPES: dict[str, tuple[type, ...]] = {"env_steps_per_frame": (int,)}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class DatasetSpec:
         proprio: The robot's own readings.
         sim_state: Simulator truth, or None.
         source: Origin of the data, JSON-able.
+        env_steps_per_frame: Environment steps between two recorded frames; above 1, the frames between were not kept.
     """
 
     name: str
@@ -79,11 +82,16 @@ class DatasetSpec:
     proprio: VectorSpec
     sim_state: VectorSpec | None = None
     source: dict[str, Any] = field(default_factory=dict)
+    env_steps_per_frame: int = 1
+
+    def __post_init__(self) -> None:
+        if self.env_steps_per_frame < 1:
+            raise DataError(f"env_steps_per_frame must be 1 or more, found {self.env_steps_per_frame}")
 
     @property
     def widths(self) -> dict[str, int]:
-        """Width of each vector column."""
-        widths = {"actions": self.action.dim, "proprio": self.proprio.dim}
+        """Width of each vector column, per recorded frame; a row of actions holds all those up to the next frame."""
+        widths = {"actions": self.env_steps_per_frame * self.action.dim, "proprio": self.proprio.dim}
         if self.sim_state is not None:
             widths["sim_state"] = self.sim_state.dim
         return widths
@@ -104,6 +112,8 @@ class DatasetSpec:
             "proprio": self.proprio.to_dict(),
             "sim_state": None if self.sim_state is None else self.sim_state.to_dict(),
             "source": dict(self.source),
+            # Left out where every frame is recorded, as in all datasets from before the key.
+            **({"env_steps_per_frame": self.env_steps_per_frame} if self.env_steps_per_frame > 1 else {}),
         }
 
     @classmethod
@@ -117,7 +127,24 @@ class DatasetSpec:
             proprio=VectorSpec.from_dict(meta["proprio"]),
             sim_state=None if meta["sim_state"] is None else VectorSpec.from_dict(meta["sim_state"]),
             source=meta["source"],
+            env_steps_per_frame=meta.get("env_steps_per_frame", 1),
         )
+
+    def frames_per_chunk(self, frameskip: int) -> int:
+        """Recorded frames from one frame of a window to the next.
+
+        Args:
+            frameskip: Environment steps between them.
+
+        Raises:
+            DataError: The frames in between were not recorded.
+        """
+        if frameskip < 1 or frameskip % self.env_steps_per_frame:
+            raise DataError(
+                f"dataset '{self.name}' holds a frame every {self.env_steps_per_frame} env_steps; frameskip must be a "
+                f"multiple of that, found {frameskip}"
+            )
+        return frameskip // self.env_steps_per_frame
 
 
 def meta_problems(meta: Any) -> list[str]:
@@ -125,13 +152,15 @@ def meta_problems(meta: Any) -> list[str]:
     if not isinstance(meta, dict):
         return [f"expected a JSON object, found {type(meta).__name__}"]
     problems = []
-    for key, kinds in _META_TYPES.items():
+    known = {**_META_TYPES, **_OPTIONAL_META_TYPES}
+    for key, kinds in known.items():
         if key not in meta:
-            problems.append(f"key '{key}' is missing")
+            if key in _META_TYPES:
+                problems.append(f"key '{key}' is missing")
         elif not isinstance(meta[key], kinds) or (isinstance(meta[key], bool)):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             problems.append(f"key '{key}' is {meta[key]!r}, expected {expected}")
-    problems += [f"unknown key '{key}'{did_you_mean(key, _META_TYPES)}" for key in meta if key not in _META_TYPES]
+    problems += [f"unknown key '{key}'{did_you_mean(key, known)}" for key in meta if key not in known]
     if problems:
         return problems
     if meta["format"] != FORMAT:
@@ -142,6 +171,8 @@ def meta_problems(meta: Any) -> list[str]:
         problems.append(f"key 'status' is {meta['status']!r}, expected 'writing' or 'complete'")
     if not meta["control_hz"] > 0:
         problems.append(f"key 'control_hz' is {meta['control_hz']}, expected a number above 0")
+    if meta.get("env_steps_per_frame", 1) < 1:
+        problems.append(f"key 'env_steps_per_frame' is {meta['env_steps_per_frame']}, expected 1 or more")
     if meta["chunk_frames"] < 1:
         problems.append(f"key 'chunk_frames' is {meta['chunk_frames']}, expected 1 or more")
     readers: dict[str, Callable[[Any], Any]] = {

@@ -85,7 +85,8 @@ class Chunk:
         first_frame: Index of its first frame in the episode.
         num_frames: Its number of frames `n`.
         frames: `n` encoded frames.
-        actions: `[n,a]` float32; `[n-1,a]` in the last chunk of an episode.
+        actions: `[n,k*a]` float32, a row holds the actions up to the next frame; `[n-1,k*a]` in the last chunk of an
+            episode. `k` is `DatasetSpec.env_steps_per_frame`.
         proprio: `[n,R]` float32.
         sim_state: `[n,S]` float64.
     """
@@ -125,7 +126,7 @@ def chunk_table(episode: EncodedEpisode, chunk_frames: int) -> pa.Table:
         "first_frame": pa.array(starts),
         "num_frames": pa.array(np.diff(edges).astype(np.int32)),
         "frames": pa.ListArray.from_arrays(pa.array(edges, pa.int32()), pa.array(episode.frames, pa.binary())),
-        "actions": lists(episode.actions, pa.float32()),
+        "actions": lists(episode.actions.reshape(frames - 1, -1), pa.float32()),
         "proprio": lists(episode.proprio, pa.float32()),
     }
     if episode.sim_state is not None:

@@ -6,6 +6,7 @@ sample variances", 1979 (merging the moments of two sets).
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,15 +29,16 @@ class RunningMoments:
     """Count, mean and sum of squared deviations per dimension, float64."""
 
     def __init__(self, dim: int) -> None:
+        self.dim = dim
         self.count = 0
         self.mean = np.zeros(dim)
         self.squares = np.zeros(dim)
 
     def update(self, values: np.ndarray) -> None:
-        """Takes in `[n,dim]` values."""
+        """Takes in `[n,dim]` values, or rows that hold several such vectors one after the other."""
         if len(values) == 0:
             return
-        values = values.astype(np.float64)
+        values = values.reshape(-1, self.dim).astype(np.float64)
         mean = values.mean(axis=0)
         total = self.count + len(values)
         delta = mean - self.mean
@@ -49,6 +51,11 @@ class RunningMoments:
         std = np.sqrt(self.squares / max(self.count, 1))
         std[std <= _CONSTANT * np.abs(self.mean)] = 0.0
         return self.mean.copy(), std
+
+
+def moments_of(spec: "DatasetSpec") -> dict[str, RunningMoments]:
+    """Empty moments of the columns whose statistics a dataset states: one number a raw dimension."""
+    return {"actions": RunningMoments(spec.action.dim), "proprio": RunningMoments(spec.proprio.dim)}
 
 
 def statistics_of(actions: RunningMoments, proprio: RunningMoments, spec: "DatasetSpec", where: str) -> Statistics:
@@ -88,6 +95,51 @@ def statistics_of(actions: RunningMoments, proprio: RunningMoments, spec: "Datas
     return Statistics(**parts)
 
 
+@dataclass(frozen=True)
+class PictureStatistics:
+    """What frames are normalised by, where that is taken from the data.
+
+    Attributes:
+        mean_picture: `[Y,X,C]` float32 mean of the frames, 0 to 255.
+        deviation: Root mean square of the frames' differences from it, over all pixels and channels.
+        num_frames: Frames it was taken of.
+    """
+
+    mean_picture: np.ndarray
+    deviation: float
+    num_frames: int
+
+
+def picture_statistics(
+    dataset: "EpisodeDataset", episode_ids: Sequence[int] | np.ndarray, *, max_episodes: int = 200
+) -> PictureStatistics:
+    """Mean picture of some episodes and the deviation from it; sums are exact, so any order gives the same numbers.
+
+    Args:
+        dataset: The dataset.
+        episode_ids: Episodes that may be read; give the training split.
+        max_episodes: Read at most this many of them, evenly spaced.
+
+    Raises:
+        DataError: No episodes, a damaged frame, or frames that are all the same.
+    """
+    ids = np.sort(np.asarray(episode_ids, dtype=np.int64))
+    if not len(ids):
+        raise DataError(f"{dataset.path}: there are no episodes to take the mean picture of")
+    total = np.zeros(dataset.spec.pixels.shape, dtype=np.int64)
+    squares, frames = 0, 0
+    for episode_id in ids[:: -(-len(ids) // max_episodes)].tolist():
+        pixels = dataset.read_episode(episode_id).pixels
+        total += pixels.sum(axis=0, dtype=np.int64)
+        squares += int(np.square(pixels, dtype=np.int64).sum())
+        frames += len(pixels)
+    mean = total / frames
+    variance = squares / (frames * mean.size) - float(np.square(mean).mean())
+    if not variance > 0:
+        raise DataError(f"{dataset.path}: all {frames} frames are the same picture, which no model can learn from")
+    return PictureStatistics(mean.astype(np.float32), float(np.sqrt(variance)), frames)
+
+
 def _action_floor(action: ActionSpec) -> np.ndarray:
     width = np.subtract(action.high, action.low)
     return np.where(np.isfinite(width) & (width > 0), HARDLY_MOVING * width, HARDLY_MOVING_UNBOUNDED)
@@ -107,7 +159,7 @@ def compute_statistics(dataset: "EpisodeDataset", episode_ids: Sequence[int] | n
     Raises:
         DataError: A value is NaN or infinite (names file and row), or there is nothing to take statistics of.
     """
-    moments = {name: RunningMoments(dataset.spec.widths[name]) for name in ("actions", "proprio")}
+    moments = moments_of(dataset.spec)
     for shard, chunk in dataset.iter_chunks(["actions", "proprio"], episode_ids):
         for name, running in moments.items():
             values = getattr(chunk, name)

@@ -32,7 +32,7 @@ from jepawm.data.shards import (
     shard_name,
     shard_schema,
 )
-from jepawm.data.statistics import RunningMoments, statistics_of
+from jepawm.data.statistics import moments_of, statistics_of
 from jepawm.errors import DataError
 from jepawm.types import Episode
 
@@ -81,7 +81,7 @@ def validate_episode(episode: EncodedEpisode, spec: DatasetSpec) -> None:
     if episode.codec != spec.pixels.codec:
         fail("pixels", f"are encoded with '{episode.codec}', the dataset's codec is '{spec.pixels.codec}'")
     expected: dict[str, tuple[Any, type, tuple[int, ...]]] = {
-        "actions": (episode.actions, np.float32, (frames - 1, spec.action.dim)),
+        "actions": (episode.actions, np.float32, ((frames - 1) * spec.env_steps_per_frame, spec.action.dim)),
         "proprio": (episode.proprio, np.float32, (frames, spec.proprio.dim)),
     }
     if spec.sim_state is not None:
@@ -246,7 +246,7 @@ class EpisodeWriter:
         self._next_shard = 0
         self._index: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names}
         self._seen: set[int] = set()
-        self._moments = {name: RunningMoments(spec.widths[name]) for name in ("actions", "proprio")}
+        self._moments = moments_of(spec)
         self._state = "open"
         self._complete = False
         entries = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
@@ -375,10 +375,11 @@ class EpisodeWriter:
         meta = read_meta(self.path)
         wanted = {**self.spec.to_meta(), "chunk_frames": self.chunk_frames}
         # Name and source may change when a writer goes on; the meaning of the bytes may not.
-        for key in ("control_hz", "chunk_frames", "pixels", "action", "proprio", "sim_state"):
-            if json.loads(json.dumps(wanted[key])) != meta[key]:
+        for key in ("control_hz", "chunk_frames", "pixels", "action", "proprio", "sim_state", "env_steps_per_frame"):
+            here = json.loads(json.dumps(wanted.get(key)))
+            if here != meta.get(key):
                 raise DataError(
-                    f"{self.path / META_FILE}: cannot resume, '{key}' is {meta[key]} on disk and {wanted[key]} here"
+                    f"{self.path / META_FILE}: cannot resume, '{key}' is {meta.get(key)} on disk and {here} here"
                 )
         self._complete = meta["status"] == "complete" and (self.path / INDEX_FILE).is_file()
         for shard_path in sorted((self.path / SHARD_FOLDER).glob(_SHARDS)):

@@ -1,9 +1,12 @@
 """A run on Ray: environment actors, Ray Train workers, one session around both."""
 
+from collections.abc import Iterator
+
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader
 from jepawm.distributed.session import connect
 from jepawm.rollout import EnvPool
+from jepawm.training.features import EncodeJob
 
 
 class RayRuntime:
@@ -30,6 +33,11 @@ class RayRuntime:
         from jepawm.distributed.train import ray_train
 
         return ray_train(config, dataset_path, run_dir)
+
+    def encode(self, job: EncodeJob) -> Iterator[int]:
+        from jepawm.distributed.encode import encode_on_ray
+
+        return encode_on_ray(job)
 
     def describe(self) -> str:
         import ray

@@ -36,6 +36,22 @@ class Encoder(nn.Module):
         self.latent_dim = latent_dim
         self.frames_per_latent = frames_per_latent
 
+    @property
+    def storable(self) -> "Encoder":
+        """The part whose latents a feature store holds: all of it, unless only a part is frozen."""
+        return self
+
+    def from_features(self, features_BTPF: Float[Tensor, "B T P F"]) -> Float[Tensor, "B T P F"]:
+        """Latents from what `storable` makes of the frames.
+
+        Args:
+            features_BTPF: `[B,T,P,F]` features of `storable`, float.
+
+        Returns:
+            What `forward` returns for the same frames, float32.
+        """
+        return at_least_float32(features_BTPF)
+
 
 class FrameEncoder(Encoder, ABC):
     """An encoder that sees each frame by itself; a subclass says what `tokens` are.

@@ -55,7 +55,7 @@ class FrozenEncoder(Encoder):
             # Tensors made under inference mode could not be used in a later training step.
             with torch.inference_mode(False), torch.no_grad():
                 made = self._build(self.config, self.image_size).requires_grad_(False).eval()
-                found = _fingerprint(made)
+                found = fingerprint(made)
                 if self.expected_sha256 not in (None, found):
                     source = self.config.weights_source
                     raise CheckpointError(
@@ -84,7 +84,22 @@ class FrozenEncoder(Encoder):
             return torch.cat([backbone(part) for part in pixels_BTCYX.split(windows)])
 
 
-def _fingerprint(module: torch.nn.Module) -> str:
+def encoder_sha256(encoder: Encoder) -> str:
+    """Fingerprint of an encoder's weights, read first where they are read late.
+
+    Raises:
+        CheckpointError: See `FrozenEncoder.backbone`.
+    """
+    if not isinstance(encoder, FrozenEncoder):
+        return fingerprint(encoder)
+    encoder.backbone()
+    found = encoder.sha256()
+    assert found is not None, "backbone() reads the weights"
+    return found
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """SHA-256 of a module's state: names and values."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())

@@ -40,6 +40,8 @@ class Preprocess(nn.Module):
 
     scale: Tensor
     offset: Tensor
+    mean_picture: Tensor
+    deviation: Tensor
 
     def __init__(self, config: EncoderConfig, image_size: int) -> None:
         super().__init__()
@@ -51,6 +53,19 @@ class Preprocess(nn.Module):
         scale, offset = _scale_and_offset(config.normalization)
         self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
         self.register_buffer("offset", offset.view(3, 1, 1), persistent=False)
+        if self.normalization == "data":
+            self.register_buffer("mean_picture", torch.zeros(3, self.side, self.side))
+            self.register_buffer("deviation", torch.ones(()))
+
+    def set_picture(self, mean_picture_CYX: Tensor, deviation: float) -> None:
+        """Fixes what frames are normalised by, with `normalization` data.
+
+        Args:
+            mean_picture_CYX: `[3,side,side]` mean of the training frames, 0 to 255.
+            deviation: Root mean square of their differences from it, over all pixels; above 0.
+        """
+        self.mean_picture.copy_(mean_picture_CYX)
+        self.deviation.fill_(deviation)
 
     def forward(self, pixels_NCYX: Shaped[Tensor, "N C Y X"], dtype: torch.dtype) -> Float[Tensor, "N 3 side side"]:
         """Normalised images.
@@ -66,6 +81,9 @@ class Preprocess(nn.Module):
             ConfigError: Frames of another kind, number of channels or size.
         """
         self._check(pixels_NCYX)
+        if self.normalization == "data":
+            images = pixels_NCYX.to(dtype).contiguous(memory_format=torch.channels_last)
+            return images.sub_(self.mean_picture.to(dtype)).mul_((1 / self.deviation).to(dtype))
         resized = self.side != pixels_NCYX.shape[-1]
         if self.normalization == "symmetric" and not resized:
             # Converting before any permute keeps the memory order; frames stored channels-last stay so for the

@@ -179,14 +179,15 @@ def _tasks(
         [int(i) for i in split.held_out],
         seed=evaluation.seed,
         num_episodes=evaluation.num_episodes,
-        env_steps_to_goal=evaluation.goal_offset * plan.data.frameskip,
+        # Counted in recorded frames: a dataset may hold those at chunk boundaries alone.
+        env_steps_to_goal=evaluation.goal_offset * dataset.spec.frames_per_chunk(plan.data.frameskip),
     )
 
 
 def _check_prediction_horizon(plan: EvaluationPlan, dataset: EpisodeDataset, split: Split) -> None:
     """Before any episode is played: is there a held-out window to predict in?"""
     horizon = plan.evaluation.prediction_horizon
-    needed = horizon * plan.data.frameskip + 1
+    needed = horizon * dataset.spec.frames_per_chunk(plan.data.frameskip) + 1
     longest = max(dataset.num_frames(int(episode_id)) for episode_id in split.held_out)
     if longest < needed:
         raise DataError(

@@ -113,6 +113,18 @@ def _from_url(url: str, hint: str) -> str:
     return str(path)
 
 
+def model_folder(source: str) -> str:
+    """The model folder at a path: the folder itself, or the one inside a run.
+
+    Raises:
+        CheckpointError: Neither is there.
+    """
+    for folder in (source, os.path.join(source, "model")):
+        if os.path.isfile(os.path.join(folder, "model.safetensors")):
+            return folder
+    raise CheckpointError(f"{source} is neither a model folder nor a run with one: there is no model.safetensors")
+
+
 def read_tensors(path: str) -> dict[str, Any]:
     """Reads a `.safetensors` file, or a torch file with tensors and plain containers only.
 

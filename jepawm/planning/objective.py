@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jepawm.config.objective import Distance, ObjectiveConfig
+from jepawm.errors import PlanningError
 from jepawm.latent import Latent
 
 
@@ -24,6 +25,24 @@ def _cosine(part: Tensor, goal: Tensor) -> Tensor:
 
 
 _DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {"l2": _l2, "l1": _l1, "cosine": _cosine}
+
+
+def compared_parts(latent: Latent, config: ObjectiveConfig) -> dict[str, Tensor]:
+    """The parts of a latent that are compared, by name: of proprio, the numbers that `objective.proprio_dims` names.
+
+    Raises:
+        PlanningError: A number that proprio does not have.
+    """
+    parts = latent.parts()
+    if config.proprio_dims and "proprio" in parts:
+        width = parts["proprio"].shape[-1]
+        if max(config.proprio_dims) >= width:
+            raise PlanningError(
+                f"objective.proprio_dims names number {max(config.proprio_dims)}, the proprio part of the latents has "
+                f"numbers 0 to {width - 1}"
+            )
+        parts["proprio"] = parts["proprio"][..., list(config.proprio_dims)]
+    return parts
 
 
 class GoalDistance:
@@ -51,8 +70,6 @@ class GoalDistance:
         """Predicted latents `[B,N,H]` to `[B,N]` costs."""
         if self.config.weighting == "last":
             latents = latents[:, :, -1:]
-        goals = self.goal.parts()
-        distance_BNH = sum(
-            self._weights[name] * self._distance(part, goals[name]) for name, part in latents.parts().items()
-        )
+        compared, goals = compared_parts(latents, self.config), compared_parts(self.goal, self.config)
+        distance_BNH = sum(self._weights[name] * self._distance(part, goals[name]) for name, part in compared.items())
         return torch.as_tensor(distance_BNH).sum(dim=-1)

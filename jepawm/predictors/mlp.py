@@ -13,6 +13,8 @@ from jepawm.types import LatentSpec
 class MLPPredictor(Predictor):
     """`z[t+1] = z[t] + f(z[t-W+1 .. t], action[t-W+1 .. t])`, with `W` the context window.
 
+    A proprio token is read beside the latent at each of these frames; it is not predicted.
+
     Where fewer than `W` frames came before, the oldest is repeated and its action is zero (the data's mean action,
     for actions arrive normalised), which says: it has stood still.
 
@@ -26,14 +28,18 @@ class MLPPredictor(Predictor):
 
     def __init__(self, config: MLPPredictorConfig, latents: LatentSpec) -> None:
         super().__init__(config, latents)
-        width, action_dim = latents.num_patches * latents.dim, latents.chunk_dim
-        self.residual = mlp(self.context_window * (width + action_dim), config.hidden_dim, width, config.num_layers)
+        width = latents.num_patches * latents.dim
+        read = width + latents.num_proprio_tokens * latents.proprio_dim + latents.chunk_dim
+        self.residual = mlp(self.context_window * read, config.hidden_dim, width, config.num_layers)
 
     def successors(
         self, visual_BTPD: Tensor, actions_BTA: Tensor, proprio_BTQE: Tensor | None, *, last_only: bool
     ) -> Predicted:
         T = visual_BTPD.shape[1]
-        flat_BTF = torch.cat([visual_BTPD.flatten(2), actions_BTA.to(visual_BTPD.dtype)], dim=-1)
+        read = [visual_BTPD.flatten(2), actions_BTA.to(visual_BTPD.dtype)]
+        if proprio_BTQE is not None:
+            read.insert(1, proprio_BTQE.flatten(2).to(visual_BTPD.dtype))
+        flat_BTF = torch.cat(read, dim=-1)
         if self.context_window > 1:
             still = flat_BTF[:, :1].clone()
             still[..., -actions_BTA.shape[-1] :] = 0

@@ -196,8 +196,7 @@ class EnvHost:
                 raise EnvironmentFault(f"episode {episode_id} was not begun in this host")
             env, task = self._running[episode_id]
             bare = env.unwrapped
-            # Environments with `advance` step without drawing, which saves the frames that nobody asked for.
-            advance = getattr(bare, "advance", None) if _is_unwrapped(env) else None
+            advance = _advance_of(env)
             first = len(actions) - (last or len(actions))
             frames, proprio, states, solved, recorded = [], [], [], [], []
             for number, chunk in enumerate(actions):
@@ -232,9 +231,13 @@ class EnvHost:
             plan: The policy, the length of an episode and the codec of its frames.
 
         Returns:
-            Episodes of `plan.env_steps + 1` frames, fewer where the environment ended the episode. The host encodes
-            them, so that many hosts share that work. If all episodes take longer than `LONGEST_COLLECT_S`: only the
-            first ones, at least one.
+            Episodes of `plan.env_steps / plan.env_steps_per_frame + 1` frames, fewer where the environment ended the
+            episode (then the actions after the last kept frame are left out, too). The host encodes them, so that many
+            hosts share that work. If all episodes take longer than `LONGEST_COLLECT_S`: only the first ones, at least
+            one.
+
+        Raises:
+            EnvironmentFault: The environment ended an episode before its second kept frame.
         """
         env, began = self._first_idle, time.monotonic()
         episodes: list[EncodedEpisode] = []
@@ -253,15 +256,29 @@ class EnvHost:
         episode_info = {"seed": plan.seed, "policy": policy}
         if info.get("variation"):
             episode_info["variation"] = info["variation"]
-        columns, actions = [_copied(seen, info)], []
-        for _ in range(plan.env_steps):
-            action = np.asarray(act(info["sim_state"]), dtype=np.float32)
-            seen, _, terminated, truncated, info = env.step(action)
+        columns = [_copied(seen, info)]
+        actions: list[np.ndarray] = []
+        state, ended = info["sim_state"], False
+        advance = _advance_of(env)
+        while len(actions) < plan.env_steps and not ended:
+            action = np.asarray(act(state), dtype=np.float32)
             actions.append(action)
-            columns.append(_copied(seen, info))
-            if terminated or truncated:
-                # The episode is kept although it is short: dropping such episodes would bias the dataset.
-                break
+            is_kept = len(actions) % plan.env_steps_per_frame == 0
+            if advance is not None and not is_kept:
+                state = advance(action)
+                continue
+            seen, _, terminated, truncated, info = env.step(action)
+            state = info["sim_state"]
+            if is_kept:
+                columns.append(_copied(seen, info))
+            # The episode is kept although it is short: dropping such episodes would bias the dataset.
+            ended = terminated or truncated
+        if len(columns) < 2:
+            raise EnvironmentFault(
+                f"episode {episode_id} ended after {len(actions)} env_steps, before its second frame; lower "
+                "data.env_steps_per_frame"
+            )
+        actions = actions[: (len(columns) - 1) * plan.env_steps_per_frame]
         frames, proprio, states = zip(*columns, strict=True)
         return Episode(
             episode_id=episode_id,
@@ -282,6 +299,11 @@ class EnvHost:
 def _copied(seen: dict[str, Any], info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels, proprio and sim_state of one moment; copies, for an environment may reuse its arrays at the next step."""
     return np.array(seen["pixels"]), np.array(seen["proprio"]), np.array(info["sim_state"])
+
+
+def _advance_of(env: Any) -> Any:
+    """Steps without drawing, for frames that nobody asks for; None where the environment cannot, or is wrapped."""
+    return getattr(env.unwrapped, "advance", None) if _is_unwrapped(env) else None
 
 
 def _is_unwrapped(env: Any) -> bool:

@@ -92,9 +92,12 @@ class CollectPlan:
         seed: Seed of the run; with an episode's id it fixes everything random in the episode.
         env_steps: Actions in each episode; fewer where the environment ends the episode.
         codec: How frames are stored, one of `jepawm.data.codecs.CODECS`.
+        env_steps_per_frame: Environment steps from one kept frame to the next; those between are not drawn where the
+            environment can step without drawing. `env_steps` is a multiple of it.
     """
 
     policy: str
     seed: int
     env_steps: int
     codec: str
+    env_steps_per_frame: int = 1

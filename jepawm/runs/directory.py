@@ -6,6 +6,7 @@ RUN/
   recipe           name of the recipe              checkpoints/    resumable training states
   model/           the exported world model        eval.json       evaluation, machine-readable
   report.html      evaluation, for people          wall_s.json     wall time of each stage
+  base/            of a model with a compact encoder: the encoder below, trained first (checkpoints, metrics, model)
   finished         empty; there once all of the above is
 ```
 """

@@ -86,6 +86,7 @@ def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -
             proprio=description.proprio,
             sim_state=description.sim_state,
             source=_kind(config),
+            env_steps_per_frame=data.env_steps_per_frame,
         )
         is_new = not os.path.exists(path)
         try:
@@ -109,7 +110,7 @@ def _fill(config: RunConfig, path: str, spec: DatasetSpec, pool: EnvPool, consol
         _check_same_kind(config, path)
         done = writer.finished_episode_ids
         missing = [episode_id for episode_id in range(wanted) if episode_id not in done]
-        plan = CollectPlan(data.policy, config.seed, data.env_steps_per_episode, data.codec)
+        plan = CollectPlan(data.policy, config.seed, data.env_steps_per_episode, data.codec, data.env_steps_per_frame)
         episodes = pool.collect(missing, plan, episodes_per_call=config.scaling.episodes_per_call)
         with console.bar("episodes", wanted) as advance:
             for count, episode in enumerate(episodes, start=wanted - len(missing) + 1):
@@ -124,7 +125,14 @@ def _kind(config: RunConfig) -> dict[str, Any]:
         "policy": config.data.policy,
         "seed": config.seed,
         "env_steps": config.data.env_steps_per_episode,
+        **_kept_frames(config),
     }
+
+
+def _kept_frames(config: RunConfig) -> dict[str, int]:
+    """Which frames are kept, where it is not every one: what earlier datasets say nothing of."""
+    every = config.data.env_steps_per_frame
+    return {"env_steps_per_frame": every} if every > 1 else {}
 
 
 def _check_same_kind(config: RunConfig, path: str) -> None:
@@ -136,7 +144,8 @@ def _check_same_kind(config: RunConfig, path: str) -> None:
     if not os.path.isfile(os.path.join(path, META_FILE)):
         return
     recorded = read_meta(Path(path))["source"]
-    for key, wanted in json.loads(json.dumps(_kind(config))).items():
+    kind = {"env_steps_per_frame": None, **json.loads(json.dumps(_kind(config)))}
+    for key, wanted in kind.items():
         if recorded.get(key) != wanted:
             raise DataError(
                 f"{path}: its episodes were collected with {key} {recorded.get(key)!r}, these would be with "
@@ -171,6 +180,7 @@ def dataset_path(config: RunConfig) -> str:
         name = os.path.basename(source).split(".")[0]
         return os.path.join(folder, f"{name}-{_hash(stamp)}")
     facts = [to_dict(config.env), config.seed, data.policy, data.num_episodes, data.env_steps_per_episode, data.codec]
+    facts += [_kept_frames(config)] if data.env_steps_per_frame > 1 else []
     return os.path.join(folder, f"{config.env.short_name}-{data.policy}-{_hash(facts)}")
 
 

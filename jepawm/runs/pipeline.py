@@ -19,8 +19,10 @@ from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir
 from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report, evaluate_model, evaluate_run, score_actions
+from jepawm.runs.features import encode_features, encode_job
 from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run, tell_missing_capacity
 from jepawm.runs.runtime import Runtime, make_runtime
+from jepawm.runs.stages import base_run, on_base
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, summary_metrics
 from jepawm.runs.wall_times import WallTimes
@@ -107,7 +109,7 @@ def _train_and_evaluate(here: _Run, dataset: EpisodeDataset, times: WallTimes) -
     artifacts: list[str] = []
     status: Status = "KILLED"
     try:
-        checkpoint = _train(here, dataset, times)
+        checkpoint = _train_stages(here, dataset, times)
         job = EvaluationJob(config, here.recipe, model_dir=os.path.join(run_dir, "model"), folder=run_dir)
         copy_model(checkpoint, job.model_dir)
         result = evaluate_and_report(job, dataset, here.runtime, here.console, times)
@@ -125,7 +127,22 @@ def _train_and_evaluate(here: _Run, dataset: EpisodeDataset, times: WallTimes) -
     return result
 
 
-def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes) -> str:
+def _train_stages(here: _Run, dataset: EpisodeDataset, times: WallTimes) -> str:
+    """Trains the encoder below a compact one, encodes the episodes, and trains the model, as far as each is needed."""
+    config, folder = here.config, os.path.join(here.run_dir, "base")
+    base = base_run(config)
+    if base is not None:
+        model_dir = os.path.join(folder, "model")
+        os.makedirs(folder, exist_ok=True)
+        copy_model(_train(replace(here, config=base, run_dir=folder), dataset, times, stage="train base"), model_dir)
+        config = on_base(config, os.path.abspath(model_dir))
+    if config.data.features == "stored":
+        encode_features(encode_job(config, dataset, None), here.runtime, here.console)
+        times.save()
+    return _train(replace(here, config=config), dataset, times)
+
+
+def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "train") -> str:
     """Trains, or finds the model that was trained earlier; returns the folder of the last checkpoint."""
     config, run_dir, console = here.config, here.run_dir, here.console
     steps = config.train.num_train_steps
@@ -139,7 +156,7 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes) -> str:
         f"{steps} train steps, global batch {config.train.batch_size} = {config.scaling.num_workers} worker(s) x "
         f"{share}, loader {loader}"
     )
-    with console.stage("train", what), console.bar("train steps", steps) as advance:
+    with console.stage(stage, what), console.bar("train steps", steps) as advance:
 
         def show(record: Record) -> None:
             speed = record.get("train/windows_per_s", float("nan"))

@@ -5,12 +5,14 @@ import importlib.util
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader, read_serially
+from jepawm.device import pick_device
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import (
@@ -20,6 +22,7 @@ from jepawm.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from jepawm.training.features import EncodeJob, encode_shards
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
 
@@ -40,6 +43,14 @@ class Runtime(Protocol):
 
         Returns:
             The folder of the last checkpoint.
+        """
+        ...
+
+    def encode(self, job: EncodeJob) -> Iterator[int]:
+        """Fills the shards of a feature store that are missing.
+
+        Yields:
+            Frames of each shard that was kept.
         """
         ...
 
@@ -94,6 +105,10 @@ class LocalRuntime:
         last = newest_checkpoint(folder)
         assert last is not None, "training always ends with a checkpoint"
         return last
+
+    def encode(self, job: EncodeJob) -> Iterator[int]:
+        store, encoder = job.open()
+        yield from encode_shards(store, encoder, store.missing_shards, pick_device("auto"))
 
     def describe(self) -> str:
         return "one process, without Ray"

@@ -169,7 +169,7 @@ def _parts(count: int, size: int = 128) -> list[slice]:
 def _observations(
     windows: WindowBatch, part: slice, device: torch.device, num_frames: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    pixels = torch.from_numpy(windows.pixels[part, :num_frames]).to(device).movedim(-1, 2)
+    pixels = torch.from_numpy(windows.inputs[part, :num_frames]).to(device)
     return pixels, torch.from_numpy(windows.proprio[part, :num_frames]).to(device)
 
 

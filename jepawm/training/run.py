@@ -7,11 +7,14 @@ import torch
 from jepawm.checkpoints.model_folder import ModelSpec, model_dir, read_spec
 from jepawm.config.training import TrainingPlan
 from jepawm.data import EpisodeDataset, WindowSampler, compute_statistics
+from jepawm.data.loading.feature_store import FeatureStore
 from jepawm.data.loading.split import Split, held_out_windows, open_reader, sampled_batches, window_index
 from jepawm.device import pick_device
 from jepawm.errors import DataError
 from jepawm.training.checkpoint import fresh_state, restore_training
 from jepawm.training.diagnostics import COLLAPSED_STD, latent_diagnostics, validation
+from jepawm.training.features import stored_features
+from jepawm.training.fitted import fit_to_episodes, stated_statistics
 from jepawm.training.loop import Hooks, Metrics, TrainingState, fit
 from jepawm.types import Statistics, WindowBatch
 
@@ -35,6 +38,7 @@ def model_spec(plan: TrainingPlan, dataset: EpisodeDataset, split: Split) -> Mod
                 f"{dataset.path}: no constants were published with these episodes; use --data.statistics train_split"
             )
         statistics = Statistics.from_dict(published)
+    statistics = stated_statistics(statistics, plan.data, dataset)
     return ModelSpec(
         model=plan.model,
         image_size=plan.image_size,
@@ -82,28 +86,31 @@ def run_training(
     state = fresh_state(plan, spec, device)
     if restore_from is not None:
         restore_training(restore_from, state)
+    model = state.objective.model
+    store = stored_features(model.encoder, plan.model.encoder, dataset, plan.data)
+    if restore_from is None:
+        fit_to_episodes(model, dataset, split.train, plan.data, store)
     if stream is not None:
         batches = stream(state.train_step)
     else:
         index = window_index(dataset, split.train, plan.data, plan.data.num_frames_in_window)
-        reader = open_reader(plan.data, dataset)
+        reader = open_reader(plan.data, dataset, store)
         sampler = WindowSampler(len(index), plan.train.batch_size, seed=plan.seed, rank=rank, world_size=world_size)
         batches = sampled_batches(reader, index, sampler, state.train_step)
     hooks = Hooks()
     if rank == 0:
         hooks.on_metrics = on_metrics
-        hooks.diagnose = _diagnosis(plan, dataset, split, device)
+        hooks.diagnose = _diagnosis(plan, dataset, split, device, store)
     if on_checkpoint is not None:
         hooks.on_checkpoint = lambda now, record: on_checkpoint(now, spec, record)
     return fit(state, batches, plan.train, plan.optim, device=device, hooks=hooks)
 
 
 def _diagnosis(
-    plan: TrainingPlan, dataset: EpisodeDataset, split: Split, device: torch.device
+    plan: TrainingPlan, dataset: EpisodeDataset, split: Split, device: torch.device, store: FeatureStore | None
 ) -> Callable[[TrainingState], Metrics] | None:
-    windows = held_out_windows(
-        dataset, split, plan.data, seed=plan.seed, num_frames=1, num_windows=plan.train.diagnostics_windows
-    )
+    count = plan.train.diagnostics_windows
+    windows = held_out_windows(dataset, split, plan.data, seed=plan.seed, num_frames=1, num_windows=count, store=store)
     if windows is None or len(windows) < 2:
         return None
     names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()
@@ -116,6 +123,7 @@ def _diagnosis(
             seed=plan.seed,
             num_frames=plan.data.num_frames_in_window,
             num_windows=plan.train.prediction_windows,
+            store=store,
         )
 
     def diagnose(state: TrainingState) -> Metrics:

@@ -42,7 +42,7 @@ class TrainingObjective(nn.Module):
 
     def forward(
         self,
-        pixels_BTCYX: UInt8[Tensor, "B T C Y X"],
+        pixels_BTCYX: UInt8[Tensor, "B T C Y X"] | Float[Tensor, "B T P D"],
         proprio_BTR: Float[Tensor, "B T R"],
         actions_BKA: Float[Tensor, "B K A"],
         train_step: int,
@@ -50,7 +50,7 @@ class TrainingObjective(nn.Module):
         """Computes every term of the loss.
 
         Args:
-            pixels_BTCYX: `[B,T,C,Y,X]` uint8 frames, frameskip environment steps apart.
+            pixels_BTCYX: `[B,T,C,Y,X]` uint8 frames, frameskip environment steps apart, or their stored features.
             proprio_BTR: `[B,T,R]` raw proprio at the same moments.
             actions_BKA: `[B,T-1,A]` raw chunks between them.
             train_step: Fixes what is drawn: where unrolls begin, perturbations, SIGReg's directions.
@@ -139,11 +139,12 @@ def to_device(batch: WindowBatch, device: torch.device) -> tuple[Tensor, Tensor,
     """A batch of windows as tensors on a device.
 
     Returns:
-        `[B,T,C,Y,X]` uint8 frames (a channels-last view, as stored), `[B,T,R]` float32 raw proprio and `[B,T-1,A]`
-        float32 raw action chunks.
+        `[B,T,C,Y,X]` uint8 frames (a channels-last view, as stored) or their stored features `[B,T,P,D]` float32,
+        `[B,T,R]` float32 raw proprio and `[B,T-1,A]` float32 raw action chunks.
     """
-    parts = [torch.from_numpy(part) for part in (batch.pixels, batch.proprio, batch.actions)]
+    shown = batch.pixels if batch.features is None else batch.features
+    parts = [torch.from_numpy(part) for part in (shown, batch.proprio, batch.actions)]
     if device.type == "cuda":
         parts = [part.pin_memory() for part in parts]
     pixels, proprio, actions = (part.to(device, non_blocking=True) for part in parts)
-    return pixels.movedim(-1, 2), proprio, actions
+    return pixels.movedim(-1, 2) if batch.features is None else pixels, proprio, actions

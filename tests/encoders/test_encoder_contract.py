@@ -26,6 +26,7 @@ SMALL = {"latent_dim": 24, "depth": 1, "num_heads": 2}
 # Every kind that encodes. A new encoder joins here and gets all of these tests.
 ENCODERS: dict[str, Case] = {
     "conv": Case({"latent_dim": 12, "channels": (4, 8), "kernel_sizes": (5, 3), "strides": (4, 2)}, 32),
+    "conv_map": Case({"channels": (4, 8, 6), "kernel_sizes": (6, 3, 3), "strides": (4, 2, 1)}, 32),
     "vit": Case({**SMALL, "patch_size": 8}, 32),
     "dinov2": Case({**SMALL, "position_grid": 2}, 28, "timm"),
     "dinov3": Case(SMALL, 32, "timm"),
@@ -39,7 +40,8 @@ every = pytest.mark.parametrize("name", ENCODERS)
 
 
 def test_every_kind_that_encodes_is_put_to_the_test() -> None:
-    assert {*ENCODERS, "none"} == {*EncoderConfig.kinds}
+    # Of a compact encoder a part is always frozen; test_compact.py has what it promises.
+    assert {*ENCODERS, "none", "compact"} == {*EncoderConfig.kinds}
 
 
 def config_of(name: str, **changes: Any) -> EncoderConfig:

@@ -1,13 +1,21 @@
 """Policies: deterministic by seed, open-loop ones drawn at once, statistics as documented."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from envs.policies import POLICIES, OpenLoopPolicy, make_policy, policy_class
+from envs.pusht_shapes import make_block
 from envs.wall_physics import step_positions
 
 STATE = np.array([150.0, 200.0, 300.0, 300.0, 0.3, 0.0, 0.0])
 # Policies that need no simulator; those that do are tested beside their environments.
+NOISY_PUSH = [
+    [0.12474051862955093, 0.36863330006599426],
+    [0.0726269856095314, 0.26910147070884705],
+    [0.02426300197839737, 0.4064488410949707],
+]
 HERE = [name for name in sorted(POLICIES) if policy_class(name).env_id in ("envs/Wall-v1", "envs/PushT-v1")]
 OPEN_LOOP = [name for name in HERE if issubclass(policy_class(name), OpenLoopPolicy)]
 
@@ -101,3 +109,47 @@ def test_noisy_push_moves_the_block() -> None:
 def test_unknown_policy_suggests_the_closest() -> None:
     with pytest.raises(ValueError, match=r"policy: .*found 'wall_mixed_wolk' \(did you mean 'wall_mixed_walk'"):
         make_policy("wall_mixed_wolk")
+
+
+def test_noisy_push_draws_what_it_drew_before_it_had_a_sibling() -> None:
+    # Recorded when the policy was the only one of Push-T: datasets are found again by their policy's name.
+    policy = make_policy("pusht_noisy_push")
+    policy.reset((0, 3))
+    acted = np.stack([policy.act(STATE) for _ in range(3)])
+    np.testing.assert_allclose(acted, NOISY_PUSH, rtol=0, atol=1e-6)
+
+
+def test_mixed_push_mixes_speeds_noise_and_places() -> None:
+    policy = make_policy("pusht_mixed_push")
+    centre = np.array(make_block().centre_in_world(300.0, 300.0, 0.3))
+    random = np.random.default_rng(0)
+    walks = [policy._draw_walk(random, STATE) for _ in range(4000)]
+    pauses = np.array([walk.max_step == 0 for walk in walks])
+    # Three standard errors of a share of 4000 draws.
+    assert pauses.mean() == pytest.approx(0.10, abs=0.015)
+    assert {walk.env_steps_left for walk, pause in zip(walks, pauses, strict=True) if pause} == set(range(2, 8))
+    moving = [walk for walk, pause in zip(walks, pauses, strict=True) if not pause]
+    assert {walk.env_steps_left for walk in moving} == set(range(4, 20))
+    steps = np.array([walk.max_step for walk in moving])
+    assert 0.06 <= steps.min() < 0.08
+    assert 0.53 < steps.max() <= 0.55
+    places = np.stack([walk.place for walk in moving])
+    assert places.min() >= 30
+    assert places.max() <= 482
+    near = np.linalg.norm(places - centre, axis=1) <= 120 + 1e-6
+    # 75 of 90 around the block, and of those on the table as many as the disc's share of it.
+    share_of_table = np.pi * 120**2 / 512**2
+    assert near.mean() == pytest.approx((75 + 15 * share_of_table) / 90, abs=0.03)
+    for noise in (0.01, 0.05, 0.1):
+        assert np.mean([walk.noise_std == noise for walk in walks]) == pytest.approx(1 / 3, abs=0.025)
+
+
+def test_mixed_push_rests_in_a_pause() -> None:
+    policy = make_policy("pusht_mixed_push")
+    policy.reset(0)
+    policy._walk = replace(policy._walk, place=STATE[:2] + 40, env_steps_left=5, max_step=0.0, noise_std=0.0)
+    assert not policy.act(STATE).any()
+    # A place that is reached ends a walk, and no pause: the agent is at the place of its pause all along.
+    policy._walk = replace(policy._walk, place=STATE[:2].copy(), env_steps_left=5)
+    policy.act(STATE)
+    assert policy._walk.env_steps_left == 4

@@ -30,6 +30,7 @@ TOKENS = {"name": "vjepa2_ac", "depth": 2, "num_heads": 2}
 FEATURE_TOKENS = TOKENS | {"action_as": "feature", "action_dims": 4}
 CASES = {
     "mlp": Case({"name": "mlp", "hidden_dim": 16}),
+    "mlp-token": Case({"name": "mlp", "hidden_dim": 16}, "token", 3),
     "recurrent": Case({"name": "recurrent", "hidden_dim": 16}),
     "adaln": Case(ADALN),
     "adaln-narrow": Case(ADALN | {"embed_dim": 14, "mlp_dim": 20, "qkv_bias": False, "rotary_pairing": "corrected"}),
@@ -319,8 +320,7 @@ def pair(name: Any, encoding: Any, action_as: Any = "token", update: Any = "pred
 @pytest.mark.parametrize(
     ("name", "encoding", "action_as", "known"),
     [
-        ("mlp", "feature", "token", "none"),
-        ("mlp", "token", "token", "none"),
+        ("mlp", "feature", "token", "none or token"),
         ("recurrent", "feature", "token", "none"),
         ("recurrent", "token", "token", "none"),
         ("feature", "token", "token", "none or feature"),

@@ -12,7 +12,7 @@ from jepawm.data.codecs import FrameError, decode_frame
 from jepawm.data.episodes import INDEX_FILE, INDEX_SCHEMA, SHARD_FOLDER, read_index
 from jepawm.data.meta import FORMAT_VERSION, META_FILE, DatasetSpec, meta_problems
 from jepawm.data.shards import KEYS, TEMP_SUFFIX, ShardFile, binary_views, list_values, shard_name
-from jepawm.data.statistics import RunningMoments
+from jepawm.data.statistics import RunningMoments, moments_of
 from jepawm.errors import DataError
 from jepawm.types import Statistics
 
@@ -74,7 +74,7 @@ class _Checker:
             return
         self.spec = DatasetSpec.from_meta(meta)
         self.chunk_frames: int = meta["chunk_frames"]
-        self.moments = {name: RunningMoments(self.spec.widths[name]) for name in ("actions", "proprio")}
+        self.moments = moments_of(self.spec)
         shards = sorted((self.path / SHARD_FOLDER).glob("shard-*.parquet"))
         if not shards:
             self.add(SHARD_FOLDER, None, "there are no shards")

@@ -140,11 +140,12 @@ def _episode_row(dataset: EpisodeDataset, episode_id: int, times: list[int]) -> 
         how = cv2.INTER_AREA if tile_x < spec.pixels.width else cv2.INTER_NEAREST
         tile = cv2.resize(_as_rgb(frame), (tile_x, tile_y), interpolation=how)
         row[CAPTION_PX:, k * tile_x : (k + 1) * tile_x] = tile
-        time = f"t {t} ({t / spec.control_hz:.1f} s)"
+        time = f"t {t} ({t * spec.env_steps_per_frame / spec.control_hz:.1f} s)"
         caption = f"ep {episode_id}/{dataset.num_frames(episode_id)}, {time}" if k == 0 else time
         _write(row[:, k * tile_x : (k + 1) * tile_x], caption, 3, CAPTION_PX - 5, 0.36, (0, 0, 0))
     # The strip shows the actions from the first to the last frame; the marks are the frames.
-    actions = dataset.read_column("actions", episode_id)[times[0] : max(times[-1], times[0] + 1)]
+    first, last = (t * spec.env_steps_per_frame for t in (times[0], max(times[-1], times[0] + 1)))
+    actions = dataset.read_column("actions", episode_id)[first:last]
     marks = [(t - times[0]) / max(times[-1] - times[0], 1) for t in times]
     names = spec.action.names or tuple(str(i) for i in range(spec.action.dim))
     width = row.shape[1]

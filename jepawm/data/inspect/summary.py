@@ -95,6 +95,7 @@ class _Range:
 
     def update(self, values: np.ndarray) -> None:
         self.moments.update(values)
+        values = values.reshape(-1, len(self.low))
         if len(values):
             self.low = np.minimum(self.low, values.min(axis=0))
             self.high = np.maximum(self.high, values.max(axis=0))
@@ -142,7 +143,7 @@ def summarise(path: str | os.PathLike[str]) -> DatasetSummary:
         source=spec.source,
         episodes=len(dataset),
         frames=int(lengths.sum()),
-        hours=steps / spec.control_hz / 3600,
+        hours=steps * spec.env_steps_per_frame / spec.control_hz / 3600,
         control_hz=spec.control_hz,
         pixels=spec.pixels.shape,
         codec=spec.pixels.codec,

@@ -5,7 +5,7 @@ ROOT/FINGERPRINT/            or FINGERPRINT-KEEP where only some episodes are ke
   cache.json                 name and fingerprint of the dataset
   episodes.npy               [E,3] int64: episode id, first row, number of frames
   pixels.npy                 [N,Y,X,C] uint8
-  actions.npy                [N,a] float32; the row of an episode's last frame is zero and never read
+  actions.npy                [N,k*a] float32, the k actions up to the next frame; an episode's last row is never read
   proprio.npy sim_state.npy  [N,R] float32, [N,S] float64
 ```
 The folder is filled under a temporary name and then renamed, so a folder of the final name is whole. The name
@@ -58,7 +58,7 @@ class FrameCache:
     Attributes:
         path: The folder of this cache.
         pixels: `[N,Y,X,C]` uint8, memory-mapped and read-only, as are the next three.
-        actions: `[N,a]` float32.
+        actions: `[N,k*a]` float32; `k` is `DatasetSpec.env_steps_per_frame`.
         proprio: `[N,R]` float32.
         sim_state: `[N,S]` float64 or None.
         episode_ids: `[E]` int64, ascending.
@@ -138,8 +138,10 @@ class CacheReader:
         self.cache = cache
         self.frameskip = frameskip
         self.num_frames_in_window = num_frames_in_window
-        self._span = window_span(frameskip, num_frames_in_window)
-        self._frame_offsets = np.arange(num_frames_in_window) * frameskip
+        stride = cache.spec.frames_per_chunk(frameskip)
+        self._span = window_span(stride, num_frames_in_window)
+        self._frame_offsets = np.arange(num_frames_in_window) * stride
+        self._chunk_dim = stride * cache.spec.widths["actions"]
         self._action_offsets = np.arange(self._span - 1)
 
     def read(self, episode_ids: np.ndarray, starts: np.ndarray) -> WindowBatch:
@@ -162,10 +164,9 @@ class CacheReader:
         first = cache.first_row[position] + starts
         frames = first[:, None] + self._frame_offsets
         actions = cache.actions[first[:, None] + self._action_offsets]
-        width = self.frameskip * cache.actions.shape[1]
         return WindowBatch(
             pixels=cache.pixels[frames],
-            actions=actions.reshape(len(first), self.num_frames_in_window - 1, width),
+            actions=actions.reshape(len(first), self.num_frames_in_window - 1, self._chunk_dim),
             proprio=cache.proprio[frames],
             sim_state=None if cache.sim_state is None else cache.sim_state[frames],
             episode_ids=wanted,
@@ -185,7 +186,7 @@ def _fill(dataset: EpisodeDataset, chosen: np.ndarray, path: Path, num_threads: 
     total, spec = int(frames.sum()), dataset.spec
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "pixels": ((total, *spec.pixels.shape), np.uint8),
-        "actions": ((total, spec.action.dim), np.float32),
+        "actions": ((total, spec.widths["actions"]), np.float32),
         "proprio": ((total, spec.proprio.dim), np.float32),
     }
     if spec.sim_state is not None:

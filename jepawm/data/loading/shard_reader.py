@@ -67,7 +67,8 @@ class ShardReader:
         self.dataset = dataset
         self.frameskip = frameskip
         self.num_frames_in_window = num_frames_in_window
-        self._span = window_span(frameskip, num_frames_in_window)
+        self._stride = dataset.spec.frames_per_chunk(frameskip)
+        self._span = window_span(self._stride, num_frames_in_window)
         self._columns = ["frames", *dataset.spec.widths]
         self._cache_bytes = cache_bytes
         self._cached_bytes = 0
@@ -90,13 +91,13 @@ class ShardReader:
         positions = np.array([dataset.position(i) for i in np.asarray(episode_ids).tolist()], dtype=np.int64)
         frames_of = dataset.num_frames_each[positions]
         episode_ids, starts = window_arrays(episode_ids, starts, self._span, frames_of)
-        batch, frames, skip = len(starts), self.num_frames_in_window, self.frameskip
+        batch, frames, skip = len(starts), self.num_frames_in_window, self._stride
         sim_state = None
         if spec.sim_state is not None:
             sim_state = np.empty((batch, frames, spec.sim_state.dim), dtype=np.float64)
         out = WindowBatch(
             pixels=np.empty((batch, frames, *spec.pixels.shape), dtype=np.uint8),
-            actions=np.empty((batch, frames - 1, skip * spec.action.dim), dtype=np.float32),
+            actions=np.empty((batch, frames - 1, skip * spec.widths["actions"]), dtype=np.float32),
             proprio=np.empty((batch, frames, spec.proprio.dim), dtype=np.float32),
             sim_state=sim_state,
             episode_ids=episode_ids,
@@ -130,15 +131,15 @@ class ShardReader:
 
         stop = start + self._span
         out.actions[b] = column("actions")[start : stop - 1].reshape(out.actions.shape[1:])
-        out.proprio[b] = column("proprio")[start : stop : self.frameskip]
+        out.proprio[b] = column("proprio")[start : stop : self._stride]
         if out.sim_state is not None:
-            out.sim_state[b] = column("sim_state")[start : stop : self.frameskip]
+            out.sim_state[b] = column("sim_state")[start : stop : self._stride]
 
     def _decode(self, out: WindowBatch, jobs: list[tuple[int, int, list[Chunk]]]) -> None:
         codec, chunk_frames = self.dataset.spec.pixels.codec, self.dataset.chunk_frames
         for b, number, chunks in jobs:
             for t in range(self.num_frames_in_window):
-                frame = int(out.starts[b]) + t * self.frameskip
+                frame = int(out.starts[b]) + t * self._stride
                 chunk = chunks[(frame - chunks[0].first_frame) // chunk_frames]
                 assert chunk.frames is not None
                 try:

@@ -9,17 +9,20 @@ import numpy as np
 
 from jepawm.config.data import DataConfig
 from jepawm.data.episodes import EpisodeDataset
+from jepawm.data.loading.feature_store import FeatureReader, FeatureStore
 from jepawm.data.loading.frame_cache import CacheReader, FrameCache
 from jepawm.data.loading.shard_reader import ShardReader
 from jepawm.data.loading.windows import WindowIndex, WindowReader, WindowSampler, split_episodes
 from jepawm.types import WindowBatch
 
-Loader = Literal["cache", "shards", "stream"]
-"""`cache`, `shards` or `stream`; see `DataConfig.loader`."""
+Loader = Literal["cache", "shards", "stream", "features"]
+"""`cache`, `shards` or `stream`; see `DataConfig.loader`. `features`: stored ones, see `DataConfig.features`."""
 
 
 def choose_loader(config: DataConfig, dataset: EpisodeDataset, *, local: bool) -> Loader:
     """The loader for a dataset: `data.loader`, where `auto` caches a dataset that fits under `data.cache_limit_gib`."""
+    if config.features == "stored":
+        return "features"
     if config.loader != "auto":
         return config.loader
     frames = sum(dataset.num_frames(int(episode_id)) for episode_id in dataset.episode_ids)
@@ -49,11 +52,19 @@ class Split:
 def window_index(dataset: EpisodeDataset, episode_ids: np.ndarray, config: DataConfig, num_frames: int) -> WindowIndex:
     """All windows of some episodes."""
     lengths = [dataset.num_frames(int(episode_id)) for episode_id in episode_ids]
-    return WindowIndex(episode_ids, lengths, frameskip=config.frameskip, num_frames_in_window=num_frames)
+    stride = dataset.spec.frames_per_chunk(config.frameskip)
+    return WindowIndex(episode_ids, lengths, frameskip=stride, num_frames_in_window=num_frames)
 
 
 def held_out_windows(
-    dataset: EpisodeDataset, split: Split, config: DataConfig, *, seed: int, num_frames: int, num_windows: int
+    dataset: EpisodeDataset,
+    split: Split,
+    config: DataConfig,
+    *,
+    seed: int,
+    num_frames: int,
+    num_windows: int,
+    store: FeatureStore | None = None,
 ) -> WindowBatch | None:
     """A fixed random sample of held-out windows, or None where no episode is held out.
 
@@ -64,22 +75,21 @@ def held_out_windows(
         seed: Seed of the sample.
         num_frames: Frames in a window.
         num_windows: Largest number of windows.
+        store: Features that stand for the frames; None: the frames are read.
     """
     if not len(split.held_out):
         return None
     index = window_index(dataset, split.held_out, config, num_frames)
     rng = np.random.default_rng([seed, num_frames])
     chosen = rng.permutation(len(index))[:num_windows]
-    reader = ShardReader(dataset, frameskip=config.frameskip, num_frames_in_window=num_frames)
+    size: dict[str, Any] = {"frameskip": config.frameskip, "num_frames_in_window": num_frames}
+    reader: WindowReader = ShardReader(dataset, **size) if store is None else FeatureReader(store, **size)
     # Read in sorted order, so that each row group is read once, and then shuffled again: the probe splits the sample
     # into a part to fit and a part to test.
     ids, starts = index.locate(np.sort(chosen))
     batch = reader.read(ids, starts)
     order = rng.permutation(len(batch))
-    state = None if batch.sim_state is None else batch.sim_state[order]
-    return WindowBatch(
-        batch.pixels[order], batch.actions[order], batch.proprio[order], state, ids[order], starts[order]
-    )
+    return batch[order]
 
 
 def sampled_batches(
@@ -90,12 +100,15 @@ def sampled_batches(
         yield reader.read(*index.locate(sampler.ids(step)))
 
 
-def open_reader(config: DataConfig, dataset: EpisodeDataset) -> WindowReader:
-    """The reader of training windows in this process: the frame cache or the shards, as `choose_loader` says."""
+def open_reader(config: DataConfig, dataset: EpisodeDataset, store: FeatureStore | None = None) -> WindowReader:
+    """The reader of training windows in this process: the frame cache or the shards, as `choose_loader` says, or
+    stored features."""
     size: dict[str, Any] = {
         "frameskip": config.frameskip,
         "num_frames_in_window": config.num_frames_in_window,
     }
+    if store is not None:
+        return FeatureReader(store, **size)
     if choose_loader(config, dataset, local=True) == "cache":
         return CacheReader(FrameCache(dataset), **size)
     return ShardReader(dataset, **size)

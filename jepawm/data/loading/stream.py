@@ -61,7 +61,8 @@ def windows_of_shard(
     source = dataset if isinstance(dataset, EpisodeDataset) else EpisodeDataset(dataset)
     if not 0 <= shard < source.num_shards:
         raise DataError(f"{source.path}: there is no shard {shard}, the dataset has {source.num_shards}")
-    span = window_span(frameskip, num_frames_in_window)
+    stride = source.spec.frames_per_chunk(frameskip)
+    span = window_span(stride, num_frames_in_window)
     allowed = source.episodes_of_shard(shard)
     if episode_ids is not None:
         allowed = allowed[np.isin(allowed, np.asarray(episode_ids, dtype=np.int64))]
@@ -72,7 +73,7 @@ def windows_of_shard(
     episode_row, starts = _choose(allowed, frames_of - span + 1, windows_per_episode, seed)
     order = np.random.default_rng(np.random.SeedSequence([seed, shard])).permutation(len(starts))
     encoded, vectors, first_frame = _load(source, shard, allowed)
-    frame_offsets = np.arange(num_frames_in_window) * frameskip
+    frame_offsets = np.arange(num_frames_in_window) * stride
     action_offsets = np.arange(span - 1)
     for begin in range(0, len(order), batch_size):
         picked = order[begin : begin + batch_size]

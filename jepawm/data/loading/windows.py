@@ -1,7 +1,8 @@
 """Enumerates windows, samples batches of them, and defines the interface of their readers.
 
 A window is `T` frames, `frameskip` environment steps apart: frames `start, start + frameskip, ...`. It spans
-`(T - 1) * frameskip + 1` recorded frames of one episode.
+`(T - 1) * frameskip + 1` recorded frames of one episode. Where only every `k`-th frame was recorded, `frameskip / k`
+stands for `frameskip` in both (`DatasetSpec.frames_per_chunk`).
 """
 
 import hashlib
@@ -90,7 +91,7 @@ class WindowIndex:
     Args:
         episode_ids: `[E]` ids.
         num_frames: `[E]` frames of each episode.
-        frameskip: Environment steps between two frames of a window.
+        frameskip: Recorded frames from one frame of a window to the next.
         num_frames_in_window: `T`.
 
     Attributes:

@@ -17,7 +17,13 @@ from jepawm.rollout import EnvDescription
 from jepawm.runs.directory import check_run_dir
 from jepawm.runs.episodes import check_collected, dataset_path, find_complete, find_dataset, source_path
 from jepawm.runs.preflight.environment import check_environment, check_recordings, check_same_environment
-from jepawm.runs.preflight.episodes import EpisodeLengths, check_evaluation_lengths, check_frames, check_windows
+from jepawm.runs.preflight.episodes import (
+    EpisodeLengths,
+    check_evaluation_lengths,
+    check_frames,
+    check_frameskip,
+    check_windows,
+)
 from jepawm.runs.preflight.machine import (
     BYTES_PER_PARAMETER,
     capacity_problem,
@@ -28,6 +34,7 @@ from jepawm.runs.preflight.machine import (
     joins_a_cluster,
 )
 from jepawm.runs.runtime import Runtime
+from jepawm.runs.stages import base_run
 
 __all__ = [
     "check_as_trained",
@@ -61,11 +68,15 @@ def check_run(config: RunConfig) -> None:
             check_recordings(config, dataset, description)
     elif config.data.source == "collect":
         _check_lengths(config, EpisodeLengths.planned(config.data, config.seed))
-    num_parameters = check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
     if config.train.init_from is not None:
         read_spec(model_dir(config.train.init_from))
-    # While a checkpoint is written, the one it replaces is still there.
-    checkpoints = (config.train.num_checkpoints_kept + 1) * BYTES_PER_PARAMETER * num_parameters
+    checkpoints = 0
+    for stage in (config, base_run(config)):
+        if stage is None:
+            continue
+        size = check_buildable(stage.model, image_size=stage.env.image_size, frameskip=stage.data.frameskip)
+        # While a checkpoint is written, the one it replaces is still there.
+        checkpoints += (stage.train.num_checkpoints_kept + 1) * BYTES_PER_PARAMETER * size
     needs = {"checkpoints": (config.run_dir or home(), float(checkpoints))}
     if dataset is None and config.data.source == "collect":
         needs |= disk_needs_of_collection(config.data, config.env.image_size, dataset_path(config))
@@ -180,6 +191,7 @@ def _check_source(config: RunConfig) -> EpisodeDataset | None:
 
 def _check_dataset(config: RunConfig, dataset: EpisodeDataset) -> None:
     check_frames(dataset, config.env)
+    check_frameskip(dataset, config.data.frameskip)
     if config.data.statistics == "published" and dataset.spec.source.get("published_statistics") is None:
         raise ConfigError(
             f"data.statistics is 'published', no constants were published with the episodes in {dataset.path}; pass "
@@ -189,7 +201,9 @@ def _check_dataset(config: RunConfig, dataset: EpisodeDataset) -> None:
 
 
 def _check_lengths(config: RunConfig, lengths: EpisodeLengths) -> None:
-    check_windows(config.data, lengths, config.train.batch_size)
+    for stage in (config, base_run(config)):
+        if stage is not None:
+            check_windows(stage.data, lengths, stage.train.batch_size)
     _check_evaluation_lengths(config, lengths)
 
 

@@ -16,34 +16,54 @@ class EpisodeLengths:
 
     Attributes:
         subject: What errors call the episodes.
-        train: `[E]` frames of each training episode.
-        held_out: `[F]` frames of each held-out episode.
+        train: `[E]` length of each training episode: frames, with those that were not kept between two kept ones.
+        held_out: `[F]` length of each held-out episode.
         is_collected: Whether the run collects them itself, so that their length is a setting.
+        env_steps_per_frame: Environment steps from one kept frame to the next.
     """
 
     subject: str
     train: np.ndarray
     held_out: np.ndarray
     is_collected: bool
+    env_steps_per_frame: int = 1
 
     @classmethod
     def of_dataset(cls, dataset: EpisodeDataset, held_out_fraction: float, seed: int) -> "EpisodeLengths":
         """Lengths of a dataset's episodes, split as the run splits them."""
         parts = split_episodes(dataset.episode_ids, held_out_fraction, seed)
-        train, held_out = (np.array([dataset.num_frames(int(i)) for i in part], np.int64) for part in parts)
-        return cls(str(dataset.path), train, held_out, is_collected=False)
+        every = dataset.spec.env_steps_per_frame
+        train, held_out = (
+            np.array([(dataset.num_frames(int(i)) - 1) * every + 1 for i in part], np.int64) for part in parts
+        )
+        return cls(str(dataset.path), train, held_out, is_collected=False, env_steps_per_frame=every)
 
     @classmethod
     def planned(cls, data: DataConfig, seed: int) -> "EpisodeLengths":
         """Lengths of the episodes a run will collect; an environment may end some of them earlier."""
         parts = split_episodes(np.arange(data.num_episodes or 0), data.held_out_fraction, seed)
         train, held_out = (np.full(len(part), data.env_steps_per_episode + 1, np.int64) for part in parts)
-        return cls("the episodes to collect", train, held_out, is_collected=True)
+        return cls(
+            "the episodes to collect", train, held_out, is_collected=True, env_steps_per_frame=data.env_steps_per_frame
+        )
 
     @property
     def remedy(self) -> str:
         """How to get longer episodes."""
         return "raise data.env_steps_per_episode" if self.is_collected else "use longer episodes"
+
+
+def check_frameskip(dataset: EpisodeDataset, frameskip: int) -> None:
+    """Refuses windows whose frames were not recorded.
+
+    Raises:
+        ConfigError: Names the env_steps between two recorded frames.
+    """
+    if frameskip % dataset.spec.env_steps_per_frame:
+        raise ConfigError(
+            f"{dataset.path} holds a frame every {dataset.spec.env_steps_per_frame} env_steps; data.frameskip must be "
+            f"a multiple of that, found {frameskip}"
+        )
 
 
 def check_frames(dataset: EpisodeDataset, env: EnvConfig) -> None:
@@ -87,7 +107,7 @@ def check_windows(data: DataConfig, lengths: EpisodeLengths, batch_size: int) ->
             f"of {span} frames; of {lengths.subject} the longest training episode has {longest}; lower one of them, or "
             f"{lengths.remedy}"
         )
-    num_windows = int(np.maximum(lengths.train - span + 1, 0).sum())
+    num_windows = int(np.maximum((lengths.train - span) // lengths.env_steps_per_frame + 1, 0).sum())
     # A stream of windows draws its batches across epochs and takes any batch size.
     if num_windows < batch_size and data.loader != "stream":
         raise DataError(

@@ -103,7 +103,8 @@ def disk_needs_of_collection(data: DataConfig, image_size: int, path: str) -> di
         image_size: Side of the square frames, pixels.
         path: Dataset to collect into.
     """
-    frames = float(data.num_episodes or 0) * (data.env_steps_per_episode + 1) * image_size**2 * 3
+    kept = data.env_steps_per_episode // data.env_steps_per_frame + 1
+    frames = float(data.num_episodes or 0) * kept * image_size**2 * 3
     needs = {"shards": (path, SHARDS_OVER_FRAMES * frames)}
     if data.loader == "cache" or (data.loader == "auto" and frames <= data.cache_limit_gib * 2**30):
         needs["decoded frames"] = (str(default_cache_root()), frames)

@@ -1,0 +1,97 @@
+"""Ray Data: a pool of actors encodes the shards of a dataset, each on a GPU where the cluster has some."""
+
+import logging
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+
+from jepawm.device import pick_device
+from jepawm.errors import JepawmError
+from jepawm.training.features import EncodeJob, encode_shards
+
+# An actor that dies begins the shard that it was at again; a shard that kills its actor each time ends the job.
+MAX_RETRIES = 3
+
+
+class ShardEncoder:
+    """An actor of the pool: the encoder, opened once, and the store that it fills.
+
+    Args:
+        job: What is encoded.
+        num_threads: Threads that it computes with on a CPU.
+    """
+
+    def __init__(self, job: EncodeJob, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        self._store, self._encoder = job.open()
+        self._device = pick_device("auto")
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Encodes a batch of one shard number; the features go to the store, their count back."""
+        (number,) = batch["number"]
+        try:
+            answer: int | Exception
+            (answer,) = encode_shards(self._store, self._encoder, [int(number)], self._device)
+        except (JepawmError, OSError) as error:
+            # The error travels as a value, because Ray would wrap a raised error in a long message of its own.
+            answer = error
+        return {"answer": np.array([pickle.dumps(answer)], dtype=object)}
+
+
+def encode_on_ray(job: EncodeJob) -> Iterator[int]:
+    """Fills the shards of a feature store that are missing, on the cluster.
+
+    Args:
+        job: What is encoded; all nodes read the dataset, and write beside it.
+
+    Yields:
+        Frames of each shard that was kept.
+
+    Raises:
+        JepawmError: An actor found something wrong with the episodes or the encoder.
+        OSError: An actor died at each attempt at the same shard.
+    """
+    store, _ = job.open()
+    missing = store.missing_shards
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    actors = min(gpus or cpus, len(missing))
+    blocks = ray.data.from_items([{"number": number} for number in missing], override_num_blocks=len(missing))
+    encoded = blocks.map_batches(
+        ShardEncoder,
+        fn_constructor_args=(job, max(1, cpus // actors)),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        # Less than a CPU each, so that actors fit beside the environment actors of the same run, which are idle now.
+        num_cpus=0.5,
+        num_gpus=1 if gpus else 0,
+        max_restarts=MAX_RETRIES,
+        max_task_retries=MAX_RETRIES,
+    )
+    # The caller shows progress itself.
+    encoded.context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    rows = iter(encoded.iter_rows())
+    while True:
+        try:
+            row = next(rows, None)
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:
+            raise ConnectionError(
+                f"an encoding actor died {MAX_RETRIES + 1} times over one shard ({type(error).__name__}): too little "
+                "memory, or a file that crashes its decoder; shards that are encoded stay, and the same command goes "
+                "on with the others"
+            ) from error
+        if row is None:
+            return
+        answer = pickle.loads(row["answer"])
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
