@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jepawm.interrupts import kept_handlers
+
 # Ray reads these when it is imported: no telemetry, no token for a Ray that only this machine can reach, and workers
 # that use the driver's interpreter, also under `uv run`.
 _ENVIRONMENT = {
@@ -51,13 +53,16 @@ def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None 
         return False
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": verbose}
     if inside_job() or os.environ.get("RAY_ADDRESS"):
-        ray.init(**options)
+        with kept_handlers():
+            ray.init(**options)
         return False
     if num_cpus is not None:
         options["num_cpus"] = num_cpus
     if object_store_memory_mib:
         options["object_store_memory"] = object_store_memory_mib * 2**20
-    ray.init(address="local", include_dashboard=False, **options)
+    # Ray sets a handler for SIGTERM of its own, which would end the process without a word.
+    with kept_handlers():
+        ray.init(address="local", include_dashboard=False, **options)
     return True
 
 

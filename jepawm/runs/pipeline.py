@@ -16,6 +16,7 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
 from jepawm.errors import JepawmError
 from jepawm.evaluation.result import EvaluationResult
+from jepawm.interrupts import telling_how_to_go_on
 from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir
 from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report, evaluate_model, evaluate_run, score_actions
@@ -53,7 +54,8 @@ def train_run(config: RunConfig, recipe: str, console: Console) -> EvaluationRes
 def collect_run(config: RunConfig, console: Console) -> str:
     """Prepares the dataset of a run and nothing more; returns its path."""
     check_collection(config)
-    with _started_runtime(config, console) as runtime:
+    goes_on = "the same command goes on with the episodes that are missing"
+    with telling_how_to_go_on(lambda: goes_on), _started_runtime(config, console) as runtime:
         return prepare_dataset(config, runtime, console)
 
 
@@ -70,7 +72,7 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> E
         What `eval.json` holds.
     """
     run_dir, resumed = prepare_run_dir(config, recipe)
-    with lock_run(run_dir):
+    with lock_run(run_dir), telling_how_to_go_on(lambda: _how_to_go_on(config, run_dir)):
         # The directory is an argument from here on: a checkpoint whose configuration kept it would send a later
         # evaluation of its model into this run.
         here = _Run(replace(config, run_dir=None), recipe, run_dir, runtime, console)
@@ -162,6 +164,20 @@ def _tell_training_problems(records: list[Record], console: Console) -> None:
         )
     if any(record.get("diagnostics/collapsed") for record in records[-1:]):
         console.say("   WARNING: the latents have collapsed (diagnostics/latent_std_mean); plans will be worthless")
+
+
+def _how_to_go_on(config: RunConfig, run_dir: str) -> str:
+    """From which train step a run that was interrupted goes on, by the checkpoints on its disk."""
+    steps = config.train.num_train_steps
+    made = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
+    command = "the same command"
+    if config.resume == "never":
+        command = f"`jepawm train --recipe {run_dir}/config.yaml --run-dir {run_dir}`"
+    if made == steps:
+        return f"training is done (train step {steps}), and {command} goes on with the evaluation"
+    if made:
+        return f"{command} goes on from train step {made} of {steps}"
+    return f"there is no checkpoint yet, so {command} begins at train step 0 of {steps}; finished episodes are kept"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from jepawm.data.encoding import EncodedEpisode
 from jepawm.errors import EnvironmentFault
 from jepawm.rollout import CollectPlan, EnvHost, EnvPool, HostDied, SerialBackend, Task
 from jepawm.rollout import host as host_module
+from jepawm.rollout.backend import NodeLost
 from jepawm.rollout.calls import HostCall
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
@@ -26,6 +27,7 @@ class MortalBackend:
         num_hosts: Hosts.
         deaths: `(host, method, n)`: that host dies in its n-th call of that method, counted from 1 over restarts.
         newest_first: Whether the newest of several calls ends first, and not the oldest.
+        death: What a dying host raises.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class MortalBackend:
         deaths: Sequence[tuple[int, str, int]] = (),
         *,
         newest_first: bool = False,
+        death: type[HostDied] = HostDied,
     ) -> None:
+        self.death = death
         self.num_hosts = num_hosts
         self.make_host = make_host
         self.hosts: list[Any] = [make_host() for _ in range(num_hosts)]
@@ -61,7 +65,7 @@ class MortalBackend:
             if death in self.deaths:
                 self.died.append(death)
                 self.hosts[host] = None
-                raise HostDied("scripted")
+                raise self.death("scripted")
             return call.run(self.hosts[host])
 
         return handle, result
@@ -199,6 +203,17 @@ def test_a_host_that_dies_too_often_leaves_its_episodes_to_the_others(method: st
     asked = len(pool.backend.calls)
     assert_same(play(pool), undisturbed)
     assert {host for host, _ in pool.backend.calls[asked:]} == {0, 2}
+
+
+def test_the_loss_of_nodes_uses_up_no_restarts(undisturbed: dict[str, Any]) -> None:
+    deaths = [(0, "begin", 1), (0, "execute", 1), (0, "execute", 3), (1, "execute", 2)]
+    backend = MortalBackend(lambda: EnvHost(WALL), 2, deaths, death=NodeLost)
+    pool = EnvPool(backend, max_restarts=0)
+    assert_same(play(pool), undisturbed)
+    assert sorted(backend.died) == deaths
+    assert pool.restarts == [0, 0]
+    assert len(pool.log) == len(deaths)
+    assert all("was lost with its node (scripted)" in line for line in pool.log)
 
 
 def test_a_host_that_dies_while_it_begins_moved_episodes_brings_back_its_own_too(undisturbed: dict[str, Any]) -> None:
