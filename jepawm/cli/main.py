@@ -1,5 +1,6 @@
 """The `jepawm` command, and the way every command ends: one clear line for a user's error, a traceback for ours."""
 
+import errno
 import importlib
 import os
 import sys
@@ -39,6 +40,12 @@ def guarded(main: Callable[[], int | None]) -> int:
     except JepawmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}; free some space, then give the same command again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(interrupted(stop), file=sys.stderr)
         return interrupted(stop).exit_code

@@ -23,7 +23,7 @@ from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report, evaluate_
 from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run, tell_missing_capacity
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
-from jepawm.runs.tracking import mlflow_sink, summary_metrics
+from jepawm.runs.tracking import mlflow_sink, run_tags, summary_metrics
 from jepawm.runs.wall_times import WallTimes
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, read_metrics
 from jepawm.tracking.mlflow_sink import Status
@@ -104,14 +104,17 @@ def _train_and_evaluate(here: _Run, dataset: EpisodeDataset, times: WallTimes) -
     """Trains, evaluates and reports, and copies the run to the tracker."""
     config, run_dir = here.config, here.run_dir
     times.save()
-    tracker = BackgroundTracker(mlflow_sink(config, run_dir) if config.tracking.mlflow else None)
+    sink = mlflow_sink(config, run_dir, run_tags(config, here.recipe, dataset)) if config.tracking.mlflow else None
+    tracker = BackgroundTracker(sink)
     summary: Record | None = None
     artifacts: list[str] = []
     status: Status = "KILLED"
     try:
         checkpoint = _train(here, dataset, times)
         job = EvaluationJob(config, here.recipe, model_dir=os.path.join(run_dir, "model"), folder=run_dir)
-        copy_model(checkpoint, job.model_dir)
+        model_hash = copy_model(checkpoint, job.model_dir)
+        if sink is not None:
+            sink.tags["model_sha256"] = model_hash
         result = evaluate_and_report(job, dataset, here.runtime, here.console, times)
         summary = summary_metrics(result)
         artifacts = [os.path.join(run_dir, name) for name in ("eval.json", "report.html", "config.yaml")]
