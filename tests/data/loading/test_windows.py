@@ -23,7 +23,7 @@ from jepawm.data import (
     split_episodes,
     windows_of_shard,
 )
-from jepawm.data.loading.frame_cache import default_cache_root
+from jepawm.data.loading.cache_folder import default_cache_root
 from jepawm.errors import DataError
 from jepawm.types import WindowBatch
 
