@@ -30,8 +30,8 @@ def why_not_opened(uri: str, error: Exception) -> str:
             f"mlflow db upgrade '{uri}'"
         )
     return (
-        f"the tracker's database {path} is half-made ({said}): its making was cut short, and it holds no run. Delete it, "
-        "and a new one is made"
+        f"the tracker's database {path} is half-made ({said}): its making was cut short, and it holds no run. Delete "
+        "it, and a new one is made"
     )
 
 

@@ -49,8 +49,7 @@ class Cache:
 def _line(entry: "CacheEntry") -> str:
     from rich.filesize import decimal
 
-    from jepawm.data.loading.cache_folder import age_s
     from jepawm.runs.listing import age_text
 
-    use = "in use" if entry.in_use else f"used {age_text(age_s(entry))} ago"
+    use = "in use" if entry.in_use else f"used {age_text(entry.used_at_s)} ago"
     return f"{entry.path.name}  {entry.dataset or 'unfinished'}  {decimal(entry.nbytes)}  {use}"

@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,11 +215,6 @@ def _alone(path: Path) -> Iterator[bool]:
             yield False
             return
         yield True
-
-
-def age_s(entry: CacheEntry) -> float:
-    """Seconds since a copy was last opened."""
-    return max(0.0, time.time() - entry.used_at_s)
 
 
 def _gib(size: float) -> str:
