@@ -17,10 +17,11 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
 from jepawm.distributed.stopping import run_and_pass_on, start_stop_signal, worker_agreement
 from jepawm.distributed.window_stream import stream_batches, window_stream
-from jepawm.errors import JepawmError, TrainingError
+from jepawm.errors import CheckpointError, JepawmError, TrainingError
 from jepawm.interrupts import Interrupted, StopRequest, noted_signals
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import (
+    cannot_write,
     checkpoint_name,
     checkpoint_step,
     newest_checkpoint,
@@ -72,7 +73,11 @@ def train_on_worker(job: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(os.path.join(folder, name), state, spec)
             checkpoint = Checkpoint.from_directory(os.path.join(folder, name))
-            ray.train.report(record, checkpoint=checkpoint, checkpoint_dir_name=name)
+            try:
+                ray.train.report(record, checkpoint=checkpoint, checkpoint_dir_name=name)
+            except OSError as error:
+                place = os.path.join(job["run_dir"], "checkpoints", name)
+                raise CheckpointError(cannot_write(place, error)) from error
 
     if resume is None:
         train(None, None)

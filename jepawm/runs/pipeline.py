@@ -17,7 +17,7 @@ from jepawm.data.loading.split import choose_loader
 from jepawm.errors import JepawmError
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.interrupts import telling_how_to_go_on
-from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir
+from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir, sweep_leftovers
 from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report, evaluate_model, evaluate_run, score_actions
 from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run, tell_missing_capacity
@@ -73,6 +73,7 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> E
     """
     run_dir, resumed = prepare_run_dir(config, recipe)
     with lock_run(run_dir), telling_how_to_go_on(lambda: _how_to_go_on(config, run_dir)):
+        sweep_leftovers(run_dir)
         # The directory is an argument from here on: a checkpoint whose configuration kept it would send a later
         # evaluation of its model into this run.
         here = _Run(replace(config, run_dir=None), recipe, run_dir, runtime, console)

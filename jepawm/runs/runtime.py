@@ -5,7 +5,6 @@ import importlib.util
 import math
 import os
 import shutil
-from pathlib import Path
 from typing import Protocol
 
 from jepawm.checkpoints.model_folder import ModelSpec
@@ -83,8 +82,6 @@ class LocalRuntime:
 
     def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
         folder = os.path.join(run_dir, "checkpoints")
-        for leftover in Path(folder).glob("step-*.tmp-*"):
-            shutil.rmtree(leftover)
         newest = newest_checkpoint(folder)
         writer = MetricsWriter(os.path.join(run_dir, METRICS_FILE), resume_step=checkpoint_step(newest))
 

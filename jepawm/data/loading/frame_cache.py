@@ -9,8 +9,8 @@ ROOT/FINGERPRINT/            or FINGERPRINT-KEEP where only some episodes are ke
   proprio.npy sim_state.npy  [N,R] float32, [N,S] float64
 ```
 The folder is filled under a temporary name and then renamed, so a folder of the final name is whole. The name
-contains the fingerprint, so a changed dataset gets a new cache. `cache_folder` limits the size of all caches and removes
-those that nobody uses.
+contains the fingerprint, so a changed dataset gets a new cache. `cache_folder` limits the size of all caches
+and removes those that nobody uses.
 """
 
 import hashlib
