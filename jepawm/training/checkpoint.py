@@ -60,8 +60,8 @@ def cannot_write(folder: str, error: Exception) -> str:
         above = os.path.dirname(above)
     free = shutil.disk_usage(above).free
     return (
-        f"the checkpoint {folder} could not be written ({first_line(error)}); {free / 2**30:.2f} GiB are free there. Free "
-        "some space or lower train.num_checkpoints_kept, then the same command goes on from the checkpoint before it"
+        f"the checkpoint {folder} could not be written ({first_line(error)}); {free / 2**30:.2f} GiB are free there. "
+        "Free some space or lower train.num_checkpoints_kept, then the same command goes on from the one before"
     )
 
 

@@ -189,8 +189,8 @@ class _DiskEstimate:
         if left > free:
             raise OSError(
                 f"about {left / 2**30:.2f} GiB are still to be written, as the first {self._written} episodes take "
-                f"{self._nbytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free; free some space, or convert fewer "
-                "episodes (--max-episodes), smaller frames (--image-size) or onto another disk"
+                f"{self._nbytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free; free some space, or convert "
+                "fewer episodes (--max-episodes), smaller frames (--image-size) or onto another disk"
             )
 
 

@@ -145,8 +145,8 @@ def check_model_fits(spec: ModelSpec, description: EnvDescription, env_id: str, 
     if encoding != "none" and width != description.proprio.dim:
         raise ConfigError(
             f"{model_dir} reads proprio of {width} numbers (model.proprio.encoding '{encoding}'), {env_id} gives "
-            f"{description.proprio.dim} ({', '.join(description.proprio.names)}); env.id must be an environment with the "
-            "proprio of the training"
+            f"{description.proprio.dim} ({', '.join(description.proprio.names)}); env.id must be an environment with "
+            "the proprio of the training"
         )
 
 
