@@ -224,7 +224,7 @@ class EnvHost:
                     wanted = step == len(chunk) - 1 and number >= first
                     drawn = wanted or episode_id in record or advance is None
                     try:
-                        if drawn:
+                        if drawn or advance is None:
                             seen, _, _, _, info = env.step(action)
                         else:
                             state = np.array(advance(action))

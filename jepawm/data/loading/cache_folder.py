@@ -133,7 +133,8 @@ class CacheFolder:
         for name in names:
             if name not in known:
                 raise DataError(f"{self.root}: there is no copy {name}; `jepawm data cache list` names them")
-        gone, kept = [], []
+        gone: list[CacheEntry] = []
+        kept: list[CacheEntry] = []
         for entry in entries:
             if not names or entry.path.name in names:
                 (gone if self._remove(entry) else kept).append(entry)

@@ -242,7 +242,7 @@ def test_cache_checks_the_disk_first(write, tmp_path, monkeypatch):
 
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage)
-    with pytest.raises(DataError, match=r"needs 0.00 GiB, 0.00 GiB are free; set JEPAWM_CACHE to a larger"):
+    with pytest.raises(DataError, match=r"needs 0.00 GiB, 0.00 GiB are free and .*; set JEPAWM_CACHE to a larger"):
         FrameCache(write(), root=tmp_path / "c")
     assert [p.suffix for p in (tmp_path / "c").iterdir()] in ([], [".lock"])
 
@@ -381,7 +381,7 @@ def test_parts_of_a_stream_hold_each_window_once_an_epoch_and_a_restart_finds_it
     whole = sorted(zip(*(a.tolist() for a in index.locate(np.arange(len(index)))), strict=True))
     assert dataset.num_shards > 1
     sizes = sum(dataset.shard(s).nbytes_of(g) for s, g in groups_of(dataset, *range(dataset.num_shards)))
-    plan = StreamPlan(dataset, allowed, **options, seed=3, part_bytes=sizes // 7)
+    plan = StreamPlan(dataset, allowed, **options, seed=3, part_bytes=sizes // 20)
     assert plan.num_windows == len(index)
     reader = ShardReader(dataset, **options)
 
@@ -411,9 +411,9 @@ def test_parts_of_a_stream_hold_each_window_once_an_epoch_and_a_restart_finds_it
 
 
 def test_a_batch_of_a_part_mixes_as_many_episodes_as_one_of_the_whole_dataset(tmp_path, monkeypatch):
-    # 1,200 episodes of two rows in 38 shards; a part holds a sixth of them.
+    # 1,200 episodes of one row in 48 shards; a part holds a sixth of them.
     small_row_groups(monkeypatch)
-    dataset = write_small_episodes(tmp_path / "d", [16] * 1200)
+    dataset = write_small_episodes(tmp_path / "d", [8] * 1200)
     options = {"frameskip": 1, "num_frames_in_window": 2}
     groups = groups_of(dataset, *range(dataset.num_shards))
     sizes = sum(dataset.shard(s).nbytes_of(g) for s, g in groups)
@@ -424,7 +424,7 @@ def test_a_batch_of_a_part_mixes_as_many_episodes_as_one_of_the_whole_dataset(tm
     distinct = [len(np.unique(table["episode_id"].to_numpy())) for table in tables if table.num_rows == 128]
     # 128 windows drawn from 1,200 equal episodes.
     uniform = 1200 * (1 - (1 - 1 / 1200) ** 128)
-    assert len(distinct) > 20
+    assert len(distinct) == 10
     assert abs(np.median(distinct) / uniform - 1) < 0.05
 
 
