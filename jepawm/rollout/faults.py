@@ -5,7 +5,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from jepawm.errors import EnvironmentFault, JepawmError
@@ -33,6 +32,8 @@ def describe_error(error: BaseException) -> str:
     An error inside a library that the environment calls is located where the environment calls the library. The
     environment's own packages are those of the methods of environments in the traceback.
     """
+    import gymnasium
+
     frames = list(traceback.walk_tb(error.__traceback__))
     packages = {_package(frame) for frame, _ in frames if isinstance(frame.f_locals.get("self"), gymnasium.Env)}
     own = [(frame, number) for frame, number in frames if _package(frame) in packages - _BETWEEN] or frames
