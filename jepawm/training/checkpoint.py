@@ -10,6 +10,8 @@ FOLDER/
 import os
 import pickle
 import shutil
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -46,11 +48,17 @@ def save_checkpoint(folder: str, state: TrainingState, spec: ModelSpec) -> None:
     try:
         with atomic_folder(folder) as temporary:
             write_model(temporary, state.objective.model, spec)
-            # Through a file of Python's, which says why a write failed; torch's own only says that it failed.
-            with open(temporary / "training_state.pt", "wb") as file:
-                torch.save(kept, file)
+            _save_state(kept, temporary / "training_state.pt")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(cannot_write(folder, error)) from error
+
+
+def _save_state(kept: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(kept, path)
+    except RuntimeError as error:
+        # torch's writer says that a position is unexpected, whatever the system told it.
+        raise OSError(f"{path.name} was cut short while torch wrote it") from error
 
 
 def cannot_write(folder: str, error: Exception) -> str:
