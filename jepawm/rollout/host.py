@@ -12,7 +12,7 @@ from jepawm.data.encoding import EncodedEpisode, encode_episode
 from jepawm.errors import EnvironmentFault
 from jepawm.rollout.make import make_env
 from jepawm.rollout.policy import policy_for_episode
-from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Observed, Task
+from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Followed, Observed, Task
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 # After this time a host answers with the episodes it has collected so far. The time lies far below the one after which
@@ -195,9 +195,7 @@ class EnvHost:
             if episode_id not in self._running:
                 raise EnvironmentFault(f"episode {episode_id} was not begun in this host")
             env, task = self._running[episode_id]
-            bare = env.unwrapped
-            # Environments with `advance` step without drawing, which saves the frames that nobody asked for.
-            advance = getattr(bare, "advance", None) if _is_unwrapped(env) else None
+            bare, advance = env.unwrapped, _advance_of(env)
             first = len(actions) - (last or len(actions))
             frames, proprio, states, solved, recorded = [], [], [], [], []
             for number, chunk in enumerate(actions):
@@ -218,6 +216,37 @@ class EnvHost:
             shown = np.stack(recorded) if recorded else None
             results.append(Executed(np.stack(frames), np.stack(proprio), np.stack(states), np.array(solved), shown))
         return results
+
+    def follow_policy(self, tasks: Sequence[Task], policy: str, env_steps: int) -> list[Followed]:
+        """Plays a policy from the start of each task; running episodes do not change.
+
+        Args:
+            tasks: Their starts, seeds and variations count; their goals do not.
+            policy: See `CollectPlan.policy`.
+            env_steps: Actions in each episode; fewer where the environment ends it.
+
+        Raises:
+            EnvironmentFault: No policy has this name, or it was made for another environment.
+        """
+        env, followed = self._first_idle, []
+        advance = _advance_of(env)
+        for task in tasks:
+            name, act = policy_for_episode(env, policy, seed=task.seed, reset_seed=task.seed)
+            options: dict[str, Any] = {"sim_state": task.start}
+            if task.variation is not None:
+                options["variation"] = task.variation
+            _, info = env.reset(seed=task.seed, options=options)
+            states, actions, ended = [np.array(info["sim_state"])], [], False
+            while len(actions) < env_steps and not ended:
+                actions.append(np.asarray(act(states[-1]), dtype=np.float32))
+                if advance is None:
+                    _, _, terminated, truncated, info = env.step(actions[-1])
+                    states.append(np.array(info["sim_state"]))
+                    ended = terminated or truncated
+                else:
+                    states.append(np.array(advance(actions[-1])))
+            followed.append(Followed(np.stack(actions), np.stack(states), name))
+        return followed
 
     def finish(self) -> None:
         """Ends all running episodes; their environments are used again for later episodes."""
@@ -282,6 +311,11 @@ class EnvHost:
 def _copied(seen: dict[str, Any], info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels, proprio and sim_state of one moment; copies, for an environment may reuse its arrays at the next step."""
     return np.array(seen["pixels"]), np.array(seen["proprio"]), np.array(info["sim_state"])
+
+
+def _advance_of(env: Any) -> Any:
+    """The environment's own `advance`, which steps without drawing a frame that nobody asked for; None: it has none."""
+    return getattr(env.unwrapped, "advance", None) if _is_unwrapped(env) else None
 
 
 def _is_unwrapped(env: Any) -> bool:

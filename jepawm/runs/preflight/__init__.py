@@ -27,6 +27,7 @@ from jepawm.runs.preflight.machine import (
     disk_needs_of_collection,
     joins_a_cluster,
 )
+from jepawm.runs.preflight.tasks import check_tasks
 from jepawm.runs.runtime import Runtime
 
 __all__ = [
@@ -55,6 +56,7 @@ def check_run(config: RunConfig) -> None:
     _check_machine(config)
     description = check_environment(config.env)
     dataset = _check_source(config)
+    check_tasks(config, config, dataset, description)
     if dataset is not None:
         _check_dataset(config, dataset)
         if description is not None:
@@ -107,8 +109,9 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     if config.run_dir:
         check_writable(config.run_dir, "run_dir")
     _check_machine(config)
-    check_environment(config.env)
+    description = check_environment(config.env)
     dataset = find_dataset(trained)
+    check_tasks(config, trained, dataset, description)
     if dataset is not None:
         lengths = EpisodeLengths.of_dataset(dataset, trained.data.held_out_fraction, trained.seed)
         _check_evaluation_lengths(config, lengths)
@@ -140,6 +143,7 @@ def check_dataset_fits(config: RunConfig, dataset: EpisodeDataset, runtime: Runt
         DataError: Episodes that are too short.
     """
     _check_dataset(config, dataset)
+    check_tasks(config, config, dataset, check_environment(config.env))
     # Collected episodes come from the environment itself.
     if config.data.source != "collect" and config.env.id != "none":
         check_recordings(config, dataset, _describe(config, runtime))
