@@ -56,13 +56,13 @@ def check_run(config: RunConfig) -> None:
     _check_machine(config)
     description = check_environment(config.env)
     dataset = _check_source(config)
-    check_tasks(config, config, dataset, description)
     if dataset is not None:
         _check_dataset(config, dataset)
         if description is not None:
             check_recordings(config, dataset, description)
     elif config.data.source == "collect":
         _check_lengths(config, EpisodeLengths.planned(config.data, config.seed))
+    check_tasks(config, config, dataset, description)
     num_parameters = check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
     # While a checkpoint is written, the one it replaces is still there.
     checkpoints = (config.train.num_checkpoints_kept + 1) * BYTES_PER_PARAMETER * num_parameters
@@ -111,10 +111,10 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     _check_machine(config)
     description = check_environment(config.env)
     dataset = find_dataset(trained)
-    check_tasks(config, trained, dataset, description)
     if dataset is not None:
         lengths = EpisodeLengths.of_dataset(dataset, trained.data.held_out_fraction, trained.seed)
         _check_evaluation_lengths(config, lengths)
+    check_tasks(config, trained, dataset, description)
 
 
 def check_as_trained(config: RunConfig, trained: RunConfig, model_dir: str) -> None:
@@ -143,10 +143,10 @@ def check_dataset_fits(config: RunConfig, dataset: EpisodeDataset, runtime: Runt
         DataError: Episodes that are too short.
     """
     _check_dataset(config, dataset)
-    check_tasks(config, config, dataset, check_environment(config.env))
     # Collected episodes come from the environment itself.
     if config.data.source != "collect" and config.env.id != "none":
         check_recordings(config, dataset, _describe(config, runtime))
+    check_tasks(config, config, dataset, check_environment(config.env))
 
 
 def tell_missing_capacity(config: RunConfig, runtime: Runtime, console: Console) -> None:
