@@ -7,9 +7,12 @@ jepawm evaluate --model RUN --evaluation.episodes FILE
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+from tyro.conf import Positional
 
 from jepawm.config.command_line import Command, parse
-from jepawm.config.run import RunConfig
 from jepawm.errors import ConfigError
 
 MAKE = Command(
@@ -31,6 +34,29 @@ Files of starts and goals: an evaluation plays one with --evaluation.episodes FI
 """
 
 
+@dataclass(frozen=True)
+class ShowEpisodes:
+    """Show what an episode set holds."""
+
+    file: Positional[str]
+    """The episode set."""
+
+    def run(self) -> int:
+        """Prints it."""
+        from jepawm.evaluation.episodes import read_episodes
+
+        found = read_episodes(self.file)
+        offset = "" if found.goal_offset_env_steps is None else f", {found.goal_offset_env_steps} env_steps to the goal"
+        known = sum(task.actions is not None for task in found.tasks)
+        print(f"episodes     {len(found.tasks)}, {known} with the actions that lead to the goal")
+        print(f"environment  {found.env_id} {' '.join(found.env_options)}".rstrip())
+        print(f"goals        {found.goal_source}{offset}, seed {found.seed}")
+        print(f"solved       {found.solved_at_start} at the start")
+        print(f"recordings   {found.dataset_fingerprint or 'none'}")
+        print(f"sha256       {found.sha256}")
+        return 0
+
+
 def main(argv: Sequence[str]) -> int:
     """Makes or shows an episode set."""
     words = list(argv)
@@ -38,41 +64,23 @@ def main(argv: Sequence[str]) -> int:
         print(_USAGE, end="")
         return 0 if words else 2
     command, rest = words[0], words[1:]
-    if command not in ("make", "show"):
-        print(f"error: jepawm episodes has no command '{command}'; it has make and show", file=sys.stderr)
-        return 2
-    path = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if command == "make":
-        config, _ = parse(rest, MAKE)
-        return _make(config, _needed(path, command))
-    return _show(_needed(path, command))
+        return _make(rest)
+    if command == "show":
+        return tyro.cli(ShowEpisodes, args=rest, prog="jepawm episodes show").run()
+    print(f"error: jepawm episodes has no command '{command}'; it has make and show", file=sys.stderr)
+    return 2
 
 
-def _needed(path: str | None, command: str) -> str:
+def _make(words: list[str]) -> int:
+    # A file comes before the flags, which are those of a run.
+    path = words.pop(0) if words and not words[0].startswith("-") else None
+    config, _ = parse(words, MAKE)
     if path is None:
-        raise ConfigError(f"pass a file: jepawm episodes {command} FILE")
-    return path
-
-
-def _make(config: RunConfig, path: str) -> int:
+        raise ConfigError("pass a file: jepawm episodes make FILE")
     from jepawm.console import Console
     from jepawm.runs.episode_sets import make_episodes
 
     made = make_episodes(config, path, Console())
     print(f"written      {path}: {len(made.tasks)} episodes of {made.env_id}, sha256 {made.sha256[:16]}")
-    return 0
-
-
-def _show(path: str) -> int:
-    from jepawm.evaluation.episodes import read_episodes
-
-    found = read_episodes(path)
-    offset = "" if found.goal_offset_env_steps is None else f", {found.goal_offset_env_steps} env_steps to the goal"
-    known = sum(task.actions is not None for task in found.tasks)
-    print(f"episodes     {len(found.tasks)}, {known} with the actions that lead to the goal")
-    print(f"environment  {found.env_id} {' '.join(found.env_options)}".rstrip())
-    print(f"goals        {found.goal_source}{offset}, seed {found.seed}")
-    print(f"solved       {found.solved_at_start} at the start")
-    print(f"recordings   {found.dataset_fingerprint or 'none'}")
-    print(f"sha256       {found.sha256}")
     return 0

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from jepawm.errors import ConfigError, DataError, did_you_mean
-from jepawm.files import write_json
 from jepawm.rollout import EnvDescription, Task
 
 VERSION = 1
@@ -163,11 +162,6 @@ def read_episodes(path: str) -> EpisodeSet:
         raise DataError(f"evaluation.episodes: {path} must hold a mapping, found {type(data).__name__}")
     found = EpisodeSet.from_dict(data, path)
     return replace(found, file=os.path.abspath(path))
-
-
-def write_episodes(path: str, episodes: EpisodeSet) -> None:
-    """Writes an episode set."""
-    write_json(path, episodes.to_dict())
 
 
 def tasks_sha256(tasks: Sequence[Task]) -> str:

@@ -4,8 +4,9 @@ from jepawm.config import RunConfig
 from jepawm.console import Console
 from jepawm.data.loading.split import Split
 from jepawm.errors import ConfigError
-from jepawm.evaluation.episodes import EpisodeSet, write_episodes
+from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes, draw_episodes
+from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
 from jepawm.runs.preflight import check_collection
 from jepawm.runs.runtime import make_runtime
@@ -42,7 +43,7 @@ def make_episodes(config: RunConfig, path: str, console: Console) -> EpisodeSet:
         with console.stage("episodes", path), runtime.env_pool(config.env, config.scaling) as pool:
             offset = config.evaluation.goal_offset * config.data.frameskip
             episodes = draw_episodes(config.evaluation, config.env, pool, held_out, env_steps_to_goal=offset)
-        write_episodes(path, episodes)
+        write_json(path, episodes.to_dict())
         return episodes
     finally:
         runtime.close()

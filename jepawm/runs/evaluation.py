@@ -13,7 +13,6 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
 from jepawm.device import pick_device
 from jepawm.evaluation.action_score import action_score
-from jepawm.evaluation.episodes import write_episodes
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import EvaluationResult
@@ -213,7 +212,7 @@ def evaluate_and_report(
         )
         write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
         if found.episodes is not None:
-            write_episodes(os.path.join(job.folder, EPISODES_FILE), found.episodes)
+            write_json(os.path.join(job.folder, EPISODES_FILE), found.episodes.to_dict())
         write_report(report_path, result, read_metrics(os.path.join(job.folder, METRICS_FILE)), found.animations)
     return result
 

@@ -11,7 +11,8 @@ import pytest
 
 from jepawm.config import EnvConfig
 from jepawm.errors import ConfigError, DataError
-from jepawm.evaluation.episodes import EpisodeSet, read_episodes, tasks_sha256, write_episodes
+from jepawm.evaluation.episodes import EpisodeSet, read_episodes, tasks_sha256
+from jepawm.files import write_json
 from jepawm.rollout import EnvHost, Task
 
 WALL = EnvConfig(image_size=32)
@@ -37,7 +38,7 @@ def episodes(**changes: Any) -> EpisodeSet:
 def test_a_file_holds_the_episodes_to_the_bit(tmp_path: Path) -> None:
     path = str(tmp_path / "episodes.json")
     made = episodes()
-    write_episodes(path, made)
+    write_json(path, made.to_dict())
     found = read_episodes(path)
     assert found.file == path
     assert found.to_dict() == made.to_dict()

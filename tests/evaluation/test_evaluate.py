@@ -24,9 +24,9 @@ from jepawm.config import (
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, DataError
-from jepawm.evaluation.episodes import write_episodes
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
+from jepawm.files import write_json
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.runs.pipeline import evaluate_model
 from jepawm.runs.runtime import LocalRuntime
@@ -176,7 +176,7 @@ def test_an_episode_set_is_played_as_it_was_written(
 ) -> None:
     drawn, found = judge(CONFIG, wall_dataset, model_dir, wall_env)
     path = str(tmp_path / "episodes.json")
-    write_episodes(path, found.episodes)
+    write_json(path, found.episodes.to_dict())
     # The seed of the planner's noise stays; the recordings are not needed any more.
     replayed, _ = judge(with_evaluation(episodes=path, num_episodes=50), None, model_dir, wall_env)
     assert replayed["episodes"] == drawn["episodes"]
