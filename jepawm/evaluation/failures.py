@@ -79,7 +79,8 @@ def diagnose(
         if column == 0 or reaches_BN[:, column].any():
             executed = _execute(pool, tasks, candidates_BNHA[:, column], agent.model.frameskip, last=0)
             true_BN[:, column] = _true_costs(agent, executed)
-    return tuple(_judge(task, *rows) for task, *rows in zip(tasks, reaches_BN, imagined_BN, true_BN, strict=True))
+    rows = zip(tasks, reaches_BN, imagined_BN, true_BN, strict=True)
+    return tuple(_judge(task, reaches_N, imagined_N, true_N) for task, reaches_N, imagined_N, true_N in rows)
 
 
 def cause_of(reaches_N: np.ndarray, imagined_N: np.ndarray, true_N: np.ndarray) -> Cause:

@@ -223,7 +223,7 @@ class _Recorded:
         """The same starts; the goal is where the recorded actions lead in this environment."""
         tasks = self.tasks(ids)
         self._pool.begin(tasks)
-        chunks = np.stack([task.actions for task in tasks])[:, None]  # type: ignore[type-var]
+        chunks = np.stack([np.asarray(task.actions) for task in tasks])[:, None]
         executed = self._pool.execute([task.episode_id for task in tasks], chunks, last=1)
         self._pool.finish()
         return [replace(task, goal=each.sim_states[-1]) for task, each in zip(tasks, executed, strict=True)]

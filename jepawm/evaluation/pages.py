@@ -64,18 +64,20 @@ def facts(pairs: Iterable[tuple[str, object]]) -> str:
     return f"<table>{rows}</table>"
 
 
-def figure(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
+def figure(draw: Callable[[Any], None], size: tuple[float, float], *, columns: int = 1) -> str:
     """A plot as SVG.
 
     Args:
-        draw: Draws on matplotlib axes.
+        draw: Draws on matplotlib axes; on an array of them where there are several columns.
         size: Width and height, inches.
+        columns: Axes beside each other.
     """
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=size, layout="constrained")
-    axes = drawn.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = drawn.subplots(1, columns)
+    for each in np.atleast_1d(axes):
+        each.spines[["top", "right"]].set_visible(False)
     draw(axes)
     buffer = io.StringIO()
     drawn.savefig(buffer, format="svg")

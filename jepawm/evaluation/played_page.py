@@ -167,7 +167,7 @@ def _card(played: Played, outcome: EpisodeOutcome, item: Animation, cause: Diagn
     return (
         f"<div class=roll>episode {outcome.episode_id}: {verdict} after {outcome.env_steps} environment steps, "
         f"{outcome.num_plans} plan(s){why}{_varied(outcome)}<table><tr>{images}</tr></table>"
-        f"{_distance_figure(item, played.distance_name)}{_cost_figure(item)}</div>"
+        f"{_curves(item, played.distance_name)}</div>"
     )
 
 
@@ -179,32 +179,30 @@ def _rollout(item: Animation) -> str:
     return animation(item.rollout, captions)
 
 
-def _distance_figure(item: Animation, name: str) -> str:
-    if item.distances is None:
-        return ""
+def _curves(item: Animation, distance_name: str) -> str:
+    """The distance to the goal over time, and the costs of each plan's search."""
+    costs = [cost for cost in item.costs if len(cost) > 1 and np.isfinite(cost).all()]
     distances = item.distances
-
-    def draw(axes: Any) -> None:
-        axes.plot(range(len(distances)), distances, color=PLANNED)
-        axes.set(xlabel="env_step", ylabel=name)
-        axes.set_ylim(bottom=0)
-
-    return figure(draw, (4.4, 1.7))
-
-
-def _cost_figure(item: Animation) -> str:
-    costs = [each for each in item.costs if np.isfinite(each).all()]
-    if not any(len(each) > 1 for each in costs):
+    if not costs and distances is None:
         return ""
 
     def draw(axes: Any) -> None:
+        of_distance, of_cost = axes
+        if distances is None:
+            of_distance.set_axis_off()
+        else:
+            of_distance.plot(range(len(distances)), distances, color=PLANNED)
+            of_distance.set(xlabel="env_step", ylabel=distance_name)
+            of_distance.set_ylim(bottom=0)
+        if not costs:
+            of_cost.set_axis_off()
         for number, cost in enumerate(costs):
             shade = 0.25 + 0.75 * (number + 1) / len(costs)
-            axes.plot(range(1, len(cost) + 1), cost, color=PLANNED, alpha=shade, linewidth=1)
-        axes.set(xlabel="iteration of the search", ylabel="lowest cost")
+            of_cost.plot(range(1, len(cost) + 1), cost, color=PLANNED, alpha=shade, linewidth=1)
+            of_cost.set(xlabel="iteration of the search", ylabel="lowest cost of a candidate")
 
-    said = "<br><span class=muted>one line a plan, later plans darker</span>" if len(costs) > 1 else ""
-    return figure(draw, (4.4, 1.7)) + said
+    said = "<br><span class=muted>costs: one line a plan, later plans darker</span>" if len(costs) > 1 else ""
+    return figure(draw, (6.0, 1.9), columns=2) + said
 
 
 def _varied(outcome: EpisodeOutcome) -> str:

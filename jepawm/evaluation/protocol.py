@@ -123,7 +123,9 @@ def run_protocol(
         goals,
     )
     running = list(range(len(tasks)))
-    plan_ms, plan_batch, execute_s, done = [], [], 0.0, 0
+    plan_ms: list[float] = []
+    plan_batch: list[int] = []
+    execute_s, done = 0.0, 0
     while running and done < protocol.max_chunks:
         size = min(protocol.replan_every, protocol.max_chunks - done)
         ids = [tasks[row].episode_id for row in running]

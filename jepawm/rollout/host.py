@@ -236,7 +236,8 @@ class EnvHost:
             if task.variation is not None:
                 options["variation"] = task.variation
             _, info = env.reset(seed=task.seed, options=options)
-            states, actions, ended = [np.array(info["sim_state"])], [], False
+            states, ended = [np.array(info["sim_state"])], False
+            actions: list[np.ndarray] = []
             while len(actions) < env_steps and not ended:
                 actions.append(np.asarray(act(states[-1]), dtype=np.float32))
                 if advance is None:

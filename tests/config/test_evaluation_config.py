@@ -41,7 +41,7 @@ SHRINKING = ProtocolConfig(replan_every=4, max_chunks=12, success_at="any_env_st
             r"goal_offsets_env_steps must be multiples of data.frameskip \(5\), found 28",
         ),
         (lambda: EvaluationConfig(num_diagnosed_failures=-1), r"num_diagnosed_failures must not be negative"),
-        (lambda: EvaluationConfig(num_diagnosis_candidates=0), r"num_diagnosis_candidates must be at least 1"),
+        (lambda: EvaluationConfig(num_diagnosis_candidates=0), r"num_diagnosis_candidates must be above 0"),
         (lambda: published_evaluation("dino_wm_push"), r"no published evaluation 'dino_wm_push' .*'dino_wm_pusht'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ def test_mcnemars_test_is_the_binomial_of_the_episodes_that_one_alone_solves() -
         found = paired_test(*pairs(3, only_first, only_second, 2))
         number = only_first + only_second
         # All outcomes of `number` fair coins, at least as uneven as this one.
-        coins = [sum(each) for each in itertools.product((0, 1), repeat=number)]
-        uneven = [heads for heads in coins if abs(2 * heads - number) >= abs(only_first - only_second)]
-        assert found.p_value == pytest.approx(len(uneven) / len(coins), abs=1e-12)
+        uneven = [heads for heads in range(number + 1) if abs(2 * heads - number) >= abs(only_first - only_second)]
+        ways = sum(math.comb(number, heads) for heads in uneven)
+        assert found.p_value == pytest.approx(ways / 2**number, abs=1e-12)
         assert (found.both, found.only_first, found.only_second, found.neither) == (3, only_first, only_second, 2)
         assert found.difference == pytest.approx((only_second - only_first) / found.num_episodes)
 

@@ -448,8 +448,9 @@ def test_the_report_is_one_file_with_numbers_and_animations(tmp_path: Path) -> N
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert not re.search(r"@import|url\((?!#)|<link|<script", page)
     assert page.count("data:image/webp;base64,") == 6
-    # Success, goal distance, two episodes with distance and cost, training, latents, prediction.
-    assert page.count("<svg") >= 9
+    # Success, goal distance, distance and cost of two episodes, training, latents, prediction.
+    assert page.count("<svg") >= 7
+    assert page.count("one line a plan") == 2
     # The failure comes first, and the protocol stands above both.
     rollouts = page.index("<h2>Rollouts")
     places = [page.index(text, rollouts) for text in ("two_plan: replan every", "episode 4:", "episode 3:")]

@@ -126,9 +126,10 @@ def test_where_nothing_reaches_the_goal_the_search_is_to_blame() -> None:
     found = judge(Oracle((0.0, 0.0)), unknown)
     assert (found.cause, found.num_reaching, found.demonstration_reaches) == ("search", 0, None)
     assert found.imagined_cost_of_reaching is found.true_cost_of_reaching is None
-    # Rest stands in for an unknown demonstration and must not count, even where resting is enough.
+    # Rest stands in for an unknown demonstration and must not count, even where resting is enough: the one candidate
+    # that reaches this goal is the random one around the data's mean action.
     at_goal = Task(0, 1, BESIDE.start, BESIDE.start + 1.0)
-    assert judge(Oracle((1.0, 0.0)), at_goal).num_reaching == 0
+    assert judge(Oracle((1.0, 0.0)), at_goal).num_reaching == 1
 
 
 def test_a_plan_that_would_have_arrived_was_left_by_replanning() -> None:

@@ -223,14 +223,20 @@ def in_wall(**evaluation: Any) -> RunConfig:
     )
 
 
-def test_goals_that_are_reached_before_an_episode_begins_are_refused_early() -> None:
+def test_goals_that_are_reached_before_an_episode_begins_are_refused_early(tmp_path: Path) -> None:
     check_run(in_wall(goal_source="random_actions", goal_offset=6))
-    # In 5 env_steps of at most 0.01 cells nobody leaves the 4.5 cells within which a goal counts as reached.
-    slow = in_wall(goal_source="random_actions", goal_offset=1)
-    slow = replace(slow, env=EnvConfig(image_size=32, options=("action_bound=0.005",)))
+    standing = DatasetSpec(
+        "standing", 10, PixelSpec(SIZE, SIZE), ActionSpec(2, (-1.0, -1.0), (1.0, 1.0)), VectorSpec(2), VectorSpec(2)
+    )
+    with EpisodeWriter(tmp_path / "standing", standing) as writer:
+        for number in range(10):
+            pixels, place = np.zeros((40, SIZE, SIZE, 3), np.uint8), np.full((40, 2), 15.0 + number)
+            writer.write(Episode(number, pixels, np.zeros((39, 2), np.float32), place.astype(np.float32), place))
+    rules = EvaluationConfig(prediction_horizon=1, goal_source="held_out", goal_offset=2)
+    config = recorded(str(tmp_path / "standing"), "envs:envs/Wall-v1", evaluation=rules)
     with pytest.raises(DataError, match=r"500 of the first 500 tasks are solved before they begin"):
-        check_run(slow)
-    check_run(replace(slow, evaluation=replace(slow.evaluation, solved_at_start="count")))
+        check_run(config)
+    check_run(replace(config, evaluation=replace(rules, solved_at_start="count")))
 
 
 def test_an_episode_set_of_another_environment_is_refused_early(tmp_path: Path) -> None:
