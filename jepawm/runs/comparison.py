@@ -51,9 +51,9 @@ def print_comparison(comparison: Comparison, say: Callable[[str], None]) -> None
 
 
 def _print_protocol(protocol: ProtocolComparison, first: str, say: Callable[[str], None]) -> None:
-    width = max(map(len, protocol.rates))
+    width = 2 + max(len(name) for name in (*protocol.rates, protocol.protocol))
     header = f"{'success rate [95 % interval]':<34}{'random plans':<34}ms per decision (p50)"
-    say(f"{protocol.protocol:<{width + 2}}{header}")
+    say(f"{protocol.protocol:<{width + 2}}{header}".rstrip())
     for name, rate in protocol.rates.items():
         speed = protocol.decision_ms_p50[name]
         told = "" if speed is None else f"{speed:.3g}"
