@@ -153,7 +153,9 @@ def _rollouts(played: Played, animations: Mapping[int, Animation]) -> str:
     cards = [_card(played, outcomes[each], animations[each], causes.get(each)) for each in shown]
     rules = (("protocol", f"{played.headline}: {rules_in_words(headline.rules)}"), ("goals", played.goal_source))
     told = facts((*rules, *(headline.conditions or {}).items()))
-    return f"{told}<div class=rolls>{''.join(cards)}</div>"
+    strip = "env_step: distance to the goal" if played.distance_name else "env_step"
+    said = f"<p class=muted>Failures first. Below a rollout: {strip}.</p>"
+    return f"{told}{said}<div class=rolls>{''.join(cards)}</div>"
 
 
 def _card(played: Played, outcome: EpisodeOutcome, item: Animation, cause: DiagnosedEpisode | None) -> str:

@@ -220,6 +220,8 @@ class EnvHost:
     def follow_policy(self, tasks: Sequence[Task], policy: str, env_steps: int) -> list[Followed]:
         """Plays a policy from the start of each task; running episodes do not change.
 
+        Actions that are longer than the environment's `action_max_norm` are shortened to it, for plans keep to it too.
+
         Args:
             tasks: Their starts, seeds and variations count; their goals do not.
             policy: See `CollectPlan.policy`.
@@ -229,7 +231,7 @@ class EnvHost:
             EnvironmentFault: No policy has this name, or it was made for another environment.
         """
         env, followed = self._first_idle, []
-        advance = _advance_of(env)
+        advance, longest = _advance_of(env), getattr(env.unwrapped, "action_max_norm", None)
         for task in tasks:
             name, act = policy_for_episode(env, policy, seed=task.seed, reset_seed=task.seed)
             options: dict[str, Any] = {"sim_state": task.start}
@@ -239,7 +241,7 @@ class EnvHost:
             states, ended = [np.array(info["sim_state"])], False
             actions: list[np.ndarray] = []
             while len(actions) < env_steps and not ended:
-                actions.append(np.asarray(act(states[-1]), dtype=np.float32))
+                actions.append(_within_norm(np.asarray(act(states[-1]), dtype=np.float32), longest))
                 if advance is None:
                     _, _, terminated, truncated, info = env.step(actions[-1])
                     states.append(np.array(info["sim_state"]))
@@ -312,6 +314,11 @@ class EnvHost:
 def _copied(seen: dict[str, Any], info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels, proprio and sim_state of one moment; copies, for an environment may reuse its arrays at the next step."""
     return np.array(seen["pixels"]), np.array(seen["proprio"]), np.array(info["sim_state"])
+
+
+def _within_norm(action: np.ndarray, longest: float | None) -> np.ndarray:
+    norm = float(np.linalg.norm(action))
+    return action if longest is None or norm <= longest else (action * (longest / norm)).astype(action.dtype)
 
 
 def _advance_of(env: Any) -> Any:

@@ -27,7 +27,7 @@ def print_result(result: EvaluationResult, console: Console, *, num_parts: int =
     if result.played is not None:
         rate = result.played.protocols[result.played.headline].planned.rate
         counted = result.config["evaluation"].get("solved_at_start") == "count"
-        fate = "of them were solved at the start and count" if counted else "others were solved at the start and do not"
+        fate = "of them solved at the start" if counted else "others were solved at the start and not counted"
         console.say(f"{rate.num_episodes} episodes ({result.played.solved_at_start} {fate})")
         _print_conditions(result, console)
     wall_times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.wall_s.items())

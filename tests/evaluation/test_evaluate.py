@@ -228,3 +228,57 @@ def test_the_latents_of_the_report_are_those_that_training_measures(
     in_training = measure(state)
     for key, value in result["diagnostics"].items():
         assert value == pytest.approx(in_training[key], rel=1e-4, nan_ok=True), key
+
+
+class Tracked:
+    """Stands in for MLflow: remembers how a run ended and what was sent."""
+
+    def __init__(self, config: RunConfig, run_dir: str) -> None:
+        self.run_dir, self.ended = run_dir, []
+        SINKS.append(self)
+
+    def start(self) -> None:
+        pass
+
+    def sync(self) -> int:
+        return 0
+
+    def finish(self, summary: dict[str, float], artifacts: list[str], status: str) -> None:
+        self.ended.append((summary, artifacts, status))
+
+
+SINKS: list[Any] = []
+
+
+def test_an_evaluation_is_tracked_as_a_run_of_its_own(
+    model_dir: str, wall_env: EnvConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepawm.runs.evaluation.mlflow_sink", Tracked)
+    monkeypatch.setattr("jepawm.runs.evaluation.find_dataset", lambda config: None)
+    SINKS.clear()
+    config = dataclasses.replace(
+        with_evaluation(goal_source="sampler", num_diagnosed_failures=1),
+        env=wall_env,
+        local=True,
+        run_dir=str(tmp_path),
+        tracking=TrackingConfig(mlflow=True, mlflow_uri="sqlite:///unused.db"),
+    )
+    result = evaluate_model(config, LocalRuntime(), Console(quiet=True), model_dir)
+    (sink,) = SINKS
+    assert sink.run_dir == str(tmp_path)
+    ((summary, artifacts, status),) = sink.ended
+    assert status == "FINISHED"
+    assert [Path(path).name for path in artifacts] == ["eval.json", "report.html", "episodes.json"]
+    assert all(Path(path).is_file() for path in artifacts)
+    planned = result.protocols["per_chunk"].planned
+    assert summary["eval/per_chunk/decision_ms_p50"] == planned.decision_ms_p50
+    assert summary["eval/per_chunk/mean_latent_distance"] == planned.mean_latent_distance
+    failures = result.protocols["per_chunk"].failures
+    assert failures is not None
+    assert sum(summary[f"eval/per_chunk/failures/{cause}"] for cause in failures.counts) == 1
+    broken = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, episodes=str(tmp_path / "nowhere.json"))
+    )
+    with pytest.raises(DataError, match="nowhere.json cannot be read"):
+        evaluate_model(broken, LocalRuntime(), Console(quiet=True), model_dir)
+    assert SINKS[1].ended == [({}, [], "FAILED")]

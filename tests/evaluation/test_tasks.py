@@ -241,6 +241,15 @@ class AsPublished(Recorded):
         return {}
 
 
+def test_random_actions_are_no_longer_than_those_of_plans() -> None:
+    longest = EnvHost(WALL)._bare.action_max_norm
+    for task in draw("random_actions").tasks:
+        norms = np.linalg.norm(np.asarray(task.actions), axis=1)
+        assert norms.max() <= longest * (1 + 1e-6)
+        # The walls are 28 away: an unbounded action is longer nearly always.
+        assert np.median(norms) == pytest.approx(longest)
+
+
 def test_starts_and_goals_of_other_episodes_are_of_two_recordings() -> None:
     episodes = draw("other_episode", held_out=of(AsPublished(30, 40, 50), 0, 1, 2))
     assert episodes.goal_offset_env_steps is None
