@@ -6,7 +6,7 @@ shown what came of it (`observe`). `Agent.plan` is one plan for one episode.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,7 @@ class Agent:
         replan_every: Chunks that are executed of a plan; None: all of it.
         warm_start: Start a replan from the unexecuted rest of the last plan; a callable gives further plans to start
             from, before every plan, and the search starts from the cheapest.
+        shrinking_horizon: End a replan where the plan before it ended, see `jepawm.planning.MPC`.
         precision: Number format of encoding and unrolling; None: the planner's, float32 for one that is built already.
         say: Told an estimate of the memory that planning takes, once, before the first search; None: nobody is.
 
@@ -76,6 +77,7 @@ class Agent:
         planner: The search.
         objective: The cost of a candidate.
         precision: Number format of encoding and unrolling.
+        last_plan: What `act` chose last, with the costs of its iterations; None before the first plan of a batch.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Agent:
         *,
         replan_every: int | None = None,
         warm_start: bool | Starts = True,
+        shrinking_horizon: bool = False,
         precision: Precision | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -105,7 +108,9 @@ class Agent:
             self.precision = precision or "float32"
         self._unrolling = UnrollSettings(self.precision, compiled, CudaGraphs() if graphs else None, say)
         self._starts = None if isinstance(warm_start, bool) else warm_start
-        self._mpc = MPC(search, replan_every=replan_every, warm_start=bool(warm_start))
+        shorter = self._shorter_planner if shrinking_horizon else None
+        self._mpc = MPC(search, replan_every=replan_every, warm_start=bool(warm_start), shorter_planner=shorter)
+        self.last_plan: Plan | None = None
         self._context: _Context | None = None
         self._goals: Latent | None = None
         self._executed_BnA: Tensor | None = None
@@ -154,6 +159,7 @@ class Agent:
         self._context = _Context(self.model.context_window, self.encode(observations))
         self._goals = self.encode(goals)[:, 0]
         self._executed_BnA = None
+        self.last_plan = None
         self._mpc.reset()
 
     def act(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Float[Tensor, "B n A"]:
@@ -175,7 +181,7 @@ class Agent:
             raise PlanningError(
                 f"Agent.act needs a generator for each episode: found {len(generators)} for {episodes} episodes"
             )
-        plan = self._search(generators, num_chunks)
+        plan = self.last_plan = self._search(generators, num_chunks)
         self._executed_BnA = plan.chunks_BHA[:, : self._mpc.replan_every if num_chunks is None else num_chunks]
         return self._executed_BnA
 
@@ -211,6 +217,16 @@ class Agent:
         self._goals = None if self._goals is None else self._goals[index]
         self._executed_BnA = None if self._executed_BnA is None else self._executed_BnA[index]
         self._mpc.keep(rows)
+
+    @torch.no_grad()
+    def imagined_cost(self, chunks_BNHA: Float[Tensor, "B N H A"]) -> Float[Tensor, "B N"]:
+        """The cost of candidates by the latents that the model predicts for them, from each episode's present."""
+        return self._goal_objective()(self._unroll(chunks_BNHA)).float()
+
+    @torch.no_grad()
+    def cost_of(self, latents: Latent) -> Float[Tensor, "B N"]:
+        """The cost of latents `[B,N,H]` that came after each chunk of a candidate, e.g. of frames that were seen."""
+        return self._goal_objective()(latents).float()
 
     def plan(self, observation: Observation, goal: Observation, *, seed: int = 0, **settings: Any) -> ActionPlan:
         """Searches the actions whose predicted end is nearest to the goal: one episode, one plan.
@@ -289,6 +305,11 @@ class Agent:
             limits=planner.action_limits,
             device=self.device,
         )
+
+    def _shorter_planner(self, horizon: int) -> Planner:
+        if not isinstance(self.planner, PlannerConfig):
+            raise ConfigError("a shrinking horizon needs a planner's settings, found a planner that is built already")
+        return build_planner(replace(self.planner, horizon=horizon), self._search_space(self.planner))
 
     @torch.no_grad()
     def _search(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Plan:

@@ -1,6 +1,7 @@
 """`jepawm evaluate`: a trained world model judged again, without training.
 
 jepawm evaluate --model RUN --evaluation.num-episodes 200 --evaluation.seed 7
+jepawm evaluate --model RUN --published dino_wm_wall                   as a paper evaluates
 jepawm evaluate --model MODEL --action-score --data.path DATASET       by recorded actions (DROID)
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jepawm.config.command_line import Command, Layers, parse, take_switch, take_value
+from jepawm.config.published import PUBLISHED_EVALUATIONS, published_layer
 from jepawm.config.yaml_io import read_yaml
 from jepawm.errors import CheckpointError
 
@@ -16,6 +18,8 @@ EVALUATE = Command(
     prog="jepawm evaluate",
     about="Judge a trained model on other episodes, protocols or planner settings; every setting is the model's own "
     "unless a flag says otherwise.\n\n--model RUN or MODEL (needed): a run, or a model folder such as RUN/model. "
+    "--published NAME: settings of a published evaluation, which flags override "
+    f"({', '.join(PUBLISHED_EVALUATIONS)}). "
     "--action-score: compare its plans with the recorded actions of --data.path instead (DROID).",
     common=(
         *("device", "local", "run_dir"),
@@ -23,7 +27,8 @@ EVALUATE = Command(
         *("planner.name", "planner.horizon", "planner.num_samples", "planner.num_iterations", "planner.precision"),
         "objective",
         *("evaluation.seed", "evaluation.num_episodes", "evaluation.protocols", "evaluation.num_animations"),
-        *("evaluation.goal_source", "evaluation.goal_offset"),
+        *("evaluation.goal_source", "evaluation.goal_offset", "evaluation.episodes"),
+        *("evaluation.goal_offsets_env_steps", "evaluation.num_diagnosed_failures"),
         *("scaling.num_env_actors", "tracking.mlflow"),
     ),
     takes_recipe=False,
@@ -34,12 +39,14 @@ def main(argv: Sequence[str]) -> int:
     """Reads `--model`, starts from that model's own configuration, and plays the episodes."""
     model, words = take_value(list(argv), "--model", "a run or a model folder")
     scores_actions, words = take_switch(words, "--action-score")
+    published, words = take_value(words, "--published", f"one of {', '.join(PUBLISHED_EVALUATIONS)}")
     if model is None:
         if {"-h", "--help", "--help-all"} & set(words):
             parse(words, EVALUATE, base=[])
         raise CheckpointError("pass --model RUN, a run or the `model` folder of one")
     model_dir = model_of(model)
-    config, _ = parse(words, EVALUATE, base=model_layers(model_dir, scores_actions=scores_actions))
+    layers = model_layers(model_dir, scores_actions=scores_actions)
+    config, _ = parse(words, EVALUATE, base=layers if published is None else [*layers, published_layer(published)])
     from jepawm.console import Console
     from jepawm.runs.pipeline import evaluate_run, score_actions
 

@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collect": ("jepawm.cli.collect", "episodes alone: play a policy in an environment"),
     "encode": ("jepawm.cli.encode", "a frozen encoder's features of a dataset, once, for training on them"),
     "evaluate": ("jepawm.cli.evaluate", "judge a trained model: other episodes, protocols, planners"),
+    "compare": ("jepawm.cli.compare", "two or more evaluations: is the difference real, or noise?"),
+    "episodes": ("jepawm.cli.episodes", "make and show files of starts and goals that evaluations play"),
     "runs": ("jepawm.cli.runs", "list, show and remove runs"),
     "recipes": ("jepawm.cli.recipes", "list and show recipes"),
     "data": ("jepawm.cli.data", "get, convert, check, show and count datasets"),

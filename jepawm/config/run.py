@@ -55,10 +55,11 @@ class RunConfig:
             raise ConfigError(f"seed must not be negative, found {self.seed}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, found '{self.device}'")
-        if self.env.id == "none" and (self.data.source == "collect" or self.evaluation.goal_source == "held_out"):
+        source = self.evaluation.goal_source
+        if self.env.id == "none" and (self.data.source == "collect" or source != "sampler"):
             raise ConfigError(
                 "env.id is 'none': episodes cannot be collected (data.source) and no goal can be reached "
-                "(evaluation.goal_source 'held_out' plans in an environment); set env.id, or data.source and sampler"
+                f"(evaluation.goal_source '{source}' plans in an environment); set env.id, or data.source and sampler"
             )
         if self.data.source == "collect" and not self.data.num_episodes:
             raise ConfigError(
@@ -90,11 +91,13 @@ class RunConfig:
             )
         for name in self.evaluation.protocols:
             protocol: ProtocolConfig = getattr(self.evaluation, name)
-            if protocol.replan_every > self.planner.horizon:
-                raise ConfigError(
-                    f"evaluation.{name}.replan_every ({protocol.replan_every}) is longer than a plan: "
-                    f"planner.horizon is {self.planner.horizon}"
-                )
+            protocol.check_horizon(name, self.planner.horizon)
+        uneven = [each for each in self.evaluation.goal_offsets_env_steps if each % self.data.frameskip]
+        if uneven:
+            raise ConfigError(
+                f"evaluation.goal_offsets_env_steps must be multiples of data.frameskip ({self.data.frameskip}), found "
+                f"{', '.join(map(str, uneven))}"
+            )
 
     def _check_loss(self) -> None:
         """What the loss asks of encoder, windows and batch."""
@@ -154,6 +157,7 @@ class RunConfig:
         """The slice that evaluation takes."""
         return EvaluationPlan(
             seed=self.seed,
+            env=self.env,
             data=self.data,
             planner=self.planner,
             objective=self.objective,

@@ -225,6 +225,11 @@ class EpisodeDataset:
                 f"{self.episode_ids.min()} to {self.episode_ids.max()}"
             ) from None
 
+    @property
+    def env_steps_per_frame(self) -> int:
+        """Environment steps between two recorded frames."""
+        return self.spec.env_steps_per_frame
+
     def num_frames(self, episode_id: int) -> int:
         """Frames of one episode."""
         return int(self.num_frames_each[self.position(episode_id)])

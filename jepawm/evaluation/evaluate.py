@@ -1,23 +1,22 @@
 """A whole evaluation: tasks, every protocol, the random baseline beside each, and held-out prediction."""
 
-import hashlib
-import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from jepawm.agent import Agent
 from jepawm.checkpoints.model_folder import ModelSpec, weights_sha256
-from jepawm.config import RandomPlansConfig
-from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
+from jepawm.config.evaluation import EvaluationPlan
+from jepawm.config.published import published_evaluation
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split, held_out_windows
 from jepawm.errors import ConfigError, DataError
-from jepawm.evaluation.goals import held_out_tasks, sampled_tasks
+from jepawm.evaluation.conditions import model_conditions
+from jepawm.evaluation.episodes import EpisodeSet
+from jepawm.evaluation.goals import HeldOutEpisodes
 from jepawm.evaluation.manifest import manifest
-from jepawm.evaluation.protocol import run_protocol
+from jepawm.evaluation.play import Animation, play_all
 from jepawm.evaluation.result import (
     DatasetFacts,
     EvaluationResult,
@@ -25,14 +24,26 @@ from jepawm.evaluation.result import (
     ModelFacts,
     Played,
     PredictionRow,
-    ProtocolReport,
     Provenance,
 )
-from jepawm.rollout import EnvDescription, EnvPool, Task
+from jepawm.rollout import EnvPool
 from jepawm.training.diagnostics import latent_diagnostics, prediction_errors
 from jepawm.world_model import WorldModel
 
-Animation = dict[str, Any]
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation leaves.
+
+    Attributes:
+        result: The numbers.
+        animations: Recorded episodes of the headline protocol, by episode id.
+        episodes: What was played; None where there is no environment.
+    """
+
+    result: EvaluationResult
+    animations: dict[int, Animation] = field(default_factory=dict)
+    episodes: EpisodeSet | None = None
 
 
 def evaluate(
@@ -44,7 +55,7 @@ def evaluate(
     *,
     model_dir: str,
     console: Console,
-) -> tuple[EvaluationResult, dict[int, Animation]]:
+) -> Evaluation:
     """Judges a world model as `plan.evaluation` says.
 
     Args:
@@ -57,7 +68,7 @@ def evaluate(
         console: Progress.
 
     Returns:
-        What was found, and for the recorded episodes of the headline protocol start, goal and rollout frames.
+        What was found, recorded episodes of the headline protocol, and the episode set.
 
     Raises:
         ConfigError: Goals from held-out data without a dataset; neither an environment nor held-out episodes.
@@ -68,9 +79,11 @@ def evaluate(
     if dataset is not None and split is not None and held_out:
         _check_prediction_horizon(plan, dataset, split)
     played: Played | None = None
+    episodes: EpisodeSet | None = None
     animations: dict[int, Animation] = {}
     if pool is not None:
-        played, animations = _play(plan, model, spec, pool, dataset, split, console)
+        goals = None if dataset is None or split is None else HeldOutEpisodes.of(dataset, split.held_out)
+        played, episodes, animations = play_all(plan, model, spec, pool, goals, console)
     elif dataset is None:
         raise ConfigError(
             "env.id is 'none' and the training data is not here: there is nothing to judge the model by; set env.id, "
@@ -91,6 +104,8 @@ def evaluate(
         config=dict(plan.run),
         provenance=Provenance(**manifest()),
         played=played,
+        conditions=model_conditions(model, spec),
+        published=_published(plan),
     )
     if dataset is not None and split is not None and held_out:
         facts = DatasetFacts(
@@ -100,88 +115,21 @@ def evaluate(
             held_out_episodes=[int(i) for i in split.held_out],
         )
         result = replace(result, dataset=facts, held_out=_held_out(plan, model, dataset, split))
-    return result, animations
+    return Evaluation(result, animations, episodes)
 
 
-def _play(
-    plan: EvaluationPlan,
-    model: WorldModel,
-    spec: ModelSpec,
-    pool: EnvPool,
-    dataset: EpisodeDataset | None,
-    split: Split | None,
-    console: Console,
-) -> tuple[Played, dict[int, Animation]]:
-    """Every protocol and the random baseline beside it, in the environment."""
-    evaluation = plan.evaluation
-    description = pool.describe()
-    _check_environment(spec, description, str(plan.run["env"]["id"]))
-    tasks, passed_over = _tasks(plan, pool, dataset, split)
-    record = [task.episode_id for task in tasks[: evaluation.num_animations]]
-    protocols: dict[str, ProtocolReport] = {}
-    animations: dict[int, Animation] = {}
-    for name in evaluation.protocols:
-        protocol: ProtocolConfig = getattr(evaluation, name)
-        headline = name == evaluation.protocols[0]
-        objective = plan.objective
-        if protocol.cost is not None:
-            objective = replace(objective, weighting=protocol.cost)
-        common: dict[str, Any] = {"seed": evaluation.seed, "measures_distance": bool(description.distance_name)}
-        agent = Agent(model, spec, plan.planner, objective, replan_every=protocol.replan_every, say=console.say)
-        with console.bar(f"{name}: chunks", protocol.max_chunks) as advance:
-            planned = run_protocol(
-                agent, protocol, pool, tasks, record=record if headline else (), on_progress=advance, **common
-            )
-        baseline = RandomPlansConfig.beside(plan.planner)
-        agent = Agent(model, spec, baseline, objective, replan_every=protocol.replan_every)
-        random = run_protocol(agent, protocol, pool, tasks, **common)
-        rules = replace(protocol, cost=objective.weighting)
-        protocols[name] = ProtocolReport(rules, planned.result(), random.result())
-        if headline:
-            animations = _animations(pool, tasks, planned.frames)
-    played = Played(
-        protocols=protocols,
-        solved_at_start=passed_over,
-        goal_source=evaluation.goal_source,
-        distance_name=description.distance_name,
-        tasks_sha256=_tasks_hash(tasks),
-    )
-    return played, animations
-
-
-def _check_environment(spec: ModelSpec, description: EnvDescription, env_id: str) -> None:
-    """Refuses an environment whose actions or proprio the model was not trained with."""
-    remedy = "env.id must be the environment the model was trained for"
-    if description.action.dim != spec.action.dim:
-        raise ConfigError(
-            f"the model's actions have {spec.action.dim} dimensions ({', '.join(spec.action.names)}), those of "
-            f"{env_id} have {description.action.dim} ({', '.join(description.action.names)}); {remedy}"
-        )
-    width = len(spec.statistics.proprio_mean)
-    if spec.model.proprio.encoding != "none" and description.proprio.dim != width:
-        raise ConfigError(
-            f"the model reads proprio of {width} numbers, {env_id} gives {description.proprio.dim} "
-            f"({', '.join(description.proprio.names)}); {remedy}"
-        )
-
-
-def _tasks(
-    plan: EvaluationPlan, pool: EnvPool, dataset: EpisodeDataset | None, split: Split | None
-) -> tuple[list[Task], int]:
-    evaluation = plan.evaluation
-    if evaluation.goal_source == "sampler":
-        return sampled_tasks(pool, seed=evaluation.seed, num_episodes=evaluation.num_episodes)
-    if dataset is None or split is None:
-        raise ConfigError("evaluation.goal_source 'held_out' needs the dataset the goals are taken from")
-    return held_out_tasks(
-        pool,
-        dataset,
-        [int(i) for i in split.held_out],
-        seed=evaluation.seed,
-        num_episodes=evaluation.num_episodes,
-        # Counted in recorded frames: a dataset may hold those at chunk boundaries alone.
-        env_steps_to_goal=evaluation.goal_offset * dataset.spec.frames_per_chunk(plan.data.frameskip),
-    )
+def _published(plan: EvaluationPlan) -> dict[str, Any] | None:
+    """The published evaluation whose settings were asked for, and in which settings this one differs."""
+    name = plan.evaluation.published
+    if name is None:
+        return None
+    published = published_evaluation(name)
+    return {
+        "name": name,
+        "paper": published.paper,
+        "differences": published.differences(plan.run),
+        "remarks": list(published.remarks),
+    }
 
 
 def _check_prediction_horizon(plan: EvaluationPlan, dataset: EpisodeDataset, split: Split) -> None:
@@ -207,30 +155,15 @@ def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, 
             f"evaluation.prediction_horizon {horizon} leaves fewer than two held-out windows; lower it or raise "
             "data.held_out_fraction"
         )
+    # The frames that training measures on, so that the report's table is the last point of its plot.
+    frames = held_out_windows(
+        dataset, split, plan.data, seed=plan.seed, num_frames=1, num_windows=plan.diagnostics_windows
+    )
+    assert frames is not None, "there are held-out windows"
     names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()
     return HeldOut(
         prediction=tuple(PredictionRow(**row) for row in prediction_errors(model, windows, device, seed=plan.seed)),  # type: ignore[arg-type]
         prediction_windows=len(windows),
         prediction_episodes=len(np.unique(windows.episode_ids)),
-        diagnostics=latent_diagnostics(model, windows, names, device),
+        diagnostics=latent_diagnostics(model, frames, names, device),
     )
-
-
-def _animations(pool: EnvPool, tasks: list[Task], frames: dict[int, np.ndarray]) -> dict[int, Animation]:
-    chosen = [task for task in tasks if task.episode_id in frames]
-    if not chosen:
-        return {}
-    goals = pool.render([task.goal for task in chosen], [task.variation for task in chosen])
-    return {
-        task.episode_id: {"rollout": frames[task.episode_id], "goal": goal}
-        for task, goal in zip(chosen, goals, strict=True)
-    }
-
-
-def _tasks_hash(tasks: list[Task]) -> str:
-    facts = [
-        [task.episode_id, task.seed, task.start.tolist(), task.goal.tolist()]
-        + ([] if task.variation is None else [task.variation])
-        for task in tasks
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

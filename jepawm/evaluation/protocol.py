@@ -9,10 +9,32 @@ import numpy as np
 from jepawm.agent import Agent
 from jepawm.config.evaluation import ProtocolConfig
 from jepawm.evaluation.metrics import SuccessRate, success_rate
-from jepawm.evaluation.result import EpisodeOutcome, ProtocolResult
+from jepawm.evaluation.outcomes import EpisodeOutcome, ProtocolResult
 from jepawm.rollout import EnvPool, Executed, Observed, Task
 from jepawm.seeding import plan_generator
 from jepawm.types import Observations
+
+
+@dataclass
+class Recording:
+    """What is kept of an episode for a person to look at.
+
+    Attributes:
+        frames: `[F,Y,X,C]` uint8, the start first and then one for each env_step.
+        sim_states: `[F,S]` at the same moments.
+        costs: For each plan, the `[I]` lowest candidate cost of each iteration of its search.
+    """
+
+    frames: np.ndarray
+    sim_states: np.ndarray
+    costs: list[np.ndarray]
+
+    def extend(self, executed: Executed, cost: np.ndarray) -> None:
+        """Adds one plan's search and what came of it."""
+        assert executed.recorded is not None, "the episode was recorded"
+        self.frames = np.concatenate([self.frames, executed.recorded])
+        self.sim_states = np.concatenate([self.sim_states, executed.sim_states])
+        self.costs.append(cost)
 
 
 @dataclass(frozen=True)
@@ -24,20 +46,25 @@ class ProtocolRun:
         outcomes: One per episode.
         plan_ms: Wall time of each batch of plans, ms.
         plan_batch: Episodes in each such batch.
-        wall_s: Wall time in all.
-        frames: Recorded frames `[F,Y,X,C]` of the episodes that were asked for.
+        execute_s: Wall time of executing actions in all, seconds.
+        wall_s: Wall time in all, seconds.
+        recordings: Of the episodes that were asked for, by episode id.
     """
 
     rate: SuccessRate
     outcomes: tuple[EpisodeOutcome, ...]
     plan_ms: tuple[float, ...]
     plan_batch: tuple[int, ...]
+    execute_s: float
     wall_s: float
-    frames: dict[int, np.ndarray] = field(default_factory=dict)
+    recordings: dict[int, Recording] = field(default_factory=dict)
 
     def result(self) -> ProtocolResult:
-        """The numbers; frames are left out."""
-        distances = [outcome.distance for outcome in self.outcomes if outcome.distance is not None]
+        """The numbers; recordings are left out."""
+        outcomes = self.outcomes
+        distances = [outcome.distance for outcome in outcomes if outcome.distance is not None]
+        steps = [each.env_steps_to_success for each in outcomes if each.env_steps_to_success is not None]
+        decisions_ms = np.repeat(np.divide(self.plan_ms, self.plan_batch), self.plan_batch)
         return ProtocolResult(
             rate=self.rate,
             episodes=self.outcomes,
@@ -47,6 +74,13 @@ class ProtocolRun:
             wall_s=self.wall_s,
             mean_distance=float(np.mean(distances)) if distances else None,
             median_distance=float(np.median(distances)) if distances else None,
+            decision_ms_p50=float(np.percentile(decisions_ms, 50)),
+            decision_ms_p95=float(np.percentile(decisions_ms, 95)),
+            env_steps_per_s=sum(outcome.env_steps for outcome in outcomes) / self.execute_s,
+            success_ever=float(np.mean([bool(outcome.solved_ever) for outcome in outcomes])),
+            success_at_end=float(np.mean([bool(outcome.solved_at_end) for outcome in outcomes])),
+            median_env_steps_to_success=float(np.median(steps)) if steps else None,
+            mean_latent_distance=float(np.mean([outcome.latent_distance for outcome in outcomes])),  # type: ignore[misc]
         )
 
 
@@ -79,33 +113,36 @@ def run_protocol(
     began = time.perf_counter()
     model = agent.model
     first = pool.begin(tasks)
-    goal_states = [task.goal for task in tasks]
-    goal_proprio = pool.proprio(goal_states)[:, None] if model.uses_proprio else None
-    goal_pixels = pool.render(goal_states, [task.variation for task in tasks])[:, None]
+    goals = goal_observations(pool, tasks, proprio=model.uses_proprio)
     episodes = EpisodeLog(tasks, first, record)
     agent.reset(
         Observations(
             np.stack([seen.pixels for seen in first])[:, None],
             np.stack([seen.proprio for seen in first]).astype(np.float32)[:, None],
         ),
-        Observations(goal_pixels, goal_proprio),
+        goals,
     )
     running = list(range(len(tasks)))
-    plan_ms, plan_batch, done, plans = [], [], 0, 0
+    plan_ms: list[float] = []
+    plan_batch: list[int] = []
+    execute_s, done = 0.0, 0
     while running and done < protocol.max_chunks:
         size = min(protocol.replan_every, protocol.max_chunks - done)
         ids = [tasks[row].episode_id for row in running]
         started = time.perf_counter()
-        generators = [plan_generator(seed, episode_id, plans, device=agent.device) for episode_id in ids]
+        generators = [plan_generator(seed, episode_id, len(plan_ms), device=agent.device) for episode_id in ids]
         raw = agent.act(generators, size).unflatten(-1, (model.frameskip, -1)).cpu().numpy()
-        plan_ms.append(1e3 * (time.perf_counter() - started))
+        planned = time.perf_counter()
+        plan_ms.append(1e3 * (planned - started))
         plan_batch.append(len(running))
         # The model looks back `context_window` frames, so earlier ones are not drawn.
         executed = pool.execute(ids, raw, [i for i in record if i in ids], min(size, model.context_window))
-        done, plans = done + size, plans + 1
-        for row, result in zip(running, executed, strict=True):
-            solved = result.solved.any() if protocol.success_at == "any_env_step" else result.solved[-1]
-            episodes.add(row, result, bool(solved))
+        execute_s += time.perf_counter() - planned
+        done += size
+        is_last = done >= protocol.max_chunks
+        costs_BI = agent.last_plan.best_cost_IB.T.cpu().numpy()  # type: ignore[union-attr]
+        for row, result, costs_I in zip(running, executed, costs_BI, strict=True):
+            episodes.add(row, result, is_solved(protocol, result.solved, is_last=is_last), costs_I)
         agent.observe(
             Observations(
                 np.stack([result.pixels for result in executed]), np.stack([result.proprio for result in executed])
@@ -117,22 +154,58 @@ def run_protocol(
         if on_progress is not None:
             on_progress(done if running else protocol.max_chunks)
     pool.finish()
-    outcomes = episodes.outcomes
+    outcomes = [
+        replace(outcome, latent_distance=float(each))
+        for outcome, each in zip(episodes.outcomes, _latent_distances(agent, episodes.last_seen, goals), strict=True)
+    ]
     if measures_distance:
-        distances = pool.distances([np.array(outcome.end) for outcome in outcomes], goal_states)
+        ends, goal_states = [np.array(outcome.end) for outcome in outcomes], [task.goal for task in tasks]
+        distances = pool.distances(ends, goal_states)
         outcomes = [replace(outcome, distance=each) for outcome, each in zip(outcomes, distances, strict=True)]
     return ProtocolRun(
         rate=success_rate([outcome.solved for outcome in outcomes]),
         outcomes=tuple(outcomes),
         plan_ms=tuple(plan_ms),
         plan_batch=tuple(plan_batch),
+        execute_s=execute_s,
         wall_s=time.perf_counter() - began,
-        frames=episodes.recorded(),
+        recordings=episodes.recordings,
     )
 
 
+def is_solved(protocol: ProtocolConfig, solved: np.ndarray, *, is_last: bool) -> bool:
+    """Whether an episode counts as solved, and is over, after a plan was executed.
+
+    Args:
+        protocol: What counts as solved.
+        solved: `[n]` bool, the goal condition after each env_step of the plan.
+        is_last: Whether the episode's env_steps are used up.
+    """
+    if protocol.success_at == "any_env_step":
+        return bool(solved.any())
+    return bool(solved[-1]) and (is_last or protocol.success_at == "plan_end")
+
+
+def goal_observations(pool: EnvPool, tasks: Sequence[Task], *, proprio: bool) -> Observations:
+    """What is seen, and felt where a model reads it, in the goals `[B,1]` of tasks."""
+    states = [task.goal for task in tasks]
+    felt = pool.proprio(states)[:, None] if proprio else None
+    return Observations(pool.render(states, [task.variation for task in tasks])[:, None], felt)
+
+
+def _latent_distances(agent: Agent, ends: Observations, goals: Observations) -> np.ndarray:
+    """`[B]` mean squared differences between the visual latents of the last frames and of the goals."""
+    difference = agent.encode(ends).visual[:, 0] - agent.encode(goals).visual[:, 0]
+    return difference.float().square().flatten(1).mean(dim=1).cpu().numpy()
+
+
 class EpisodeLog:
-    """Keeps the outcome and the recorded frames of every episode."""
+    """Keeps the outcome and the last observation of every episode, and recordings of some.
+
+    Attributes:
+        outcomes: One per task.
+        recordings: Of the episodes in `record`.
+    """
 
     def __init__(self, tasks: Sequence[Task], observed: Sequence[Observed], record: Sequence[int]) -> None:
         self.outcomes = [
@@ -145,30 +218,50 @@ class EpisodeLog:
                 goal=_numbers(task.goal),
                 end=_numbers(seen.sim_state),
                 variation=task.variation,
+                solved_ever=False,
+                solved_at_end=False,
             )
             for task, seen in zip(tasks, observed, strict=True)
         ]
-        self._frames = {
-            task.episode_id: [seen.pixels[None]]
+        self._last = [(seen.pixels, seen.proprio) for seen in observed]
+        self.recordings = {
+            task.episode_id: Recording(seen.pixels[None], seen.sim_state[None], [])
             for task, seen in zip(tasks, observed, strict=True)
             if task.episode_id in record
         }
 
-    def add(self, row: int, executed: Executed, solved: bool) -> None:
-        """Notes what one execution brought."""
-        outcome = self.outcomes[row]
-        self.outcomes[row] = replace(
-            outcome,
-            solved=solved,
-            num_plans=outcome.num_plans + 1,
-            env_steps=outcome.env_steps + len(executed.sim_states),
-            end=_numbers(executed.sim_states[-1]),
-        )
-        if executed.recorded is not None:
-            self._frames[outcome.episode_id].append(executed.recorded)
+    @property
+    def last_seen(self) -> Observations:
+        """`[B,1]` what was seen last in each episode."""
+        pixels, proprio = (np.stack(parts)[:, None] for parts in zip(*self._last, strict=True))
+        return Observations(pixels, proprio.astype(np.float32))
 
-    def recorded(self) -> dict[int, np.ndarray]:
-        return {episode_id: np.concatenate(parts) for episode_id, parts in self._frames.items()}
+    def add(self, row: int, executed: Executed, solved: bool, costs_I: np.ndarray) -> None:
+        """Notes what one plan brought.
+
+        Args:
+            row: Of the episode.
+            executed: What came of the plan.
+            solved: Whether the episode is solved, and over.
+            costs_I: Lowest candidate cost of each iteration of the plan's search.
+        """
+        before = self.outcomes[row]
+        first = before.env_steps_to_success
+        if first is None and executed.solved.any():
+            first = before.env_steps + int(executed.solved.argmax()) + 1
+        self.outcomes[row] = replace(
+            before,
+            solved=solved,
+            num_plans=before.num_plans + 1,
+            env_steps=before.env_steps + len(executed.sim_states),
+            end=_numbers(executed.sim_states[-1]),
+            solved_ever=first is not None,
+            solved_at_end=bool(executed.solved[-1]),
+            env_steps_to_success=first,
+        )
+        self._last[row] = (executed.pixels[-1], executed.proprio[-1])
+        if executed.recorded is not None:
+            self.recordings[before.episode_id].extend(executed, costs_I)
 
 
 def _numbers(state: np.ndarray) -> list[float]:

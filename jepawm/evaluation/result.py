@@ -7,99 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from jepawm.config.evaluation import ProtocolConfig
-from jepawm.evaluation.metrics import SuccessRate
-
-
-@dataclass(frozen=True)
-class EpisodeOutcome:
-    """What became of one episode.
-
-    Attributes:
-        episode_id: Of the task.
-        solved: Under the protocol's rule.
-        env_steps: Environment steps executed.
-        num_plans: Plans made.
-        start, goal, end: Simulator states.
-        variation: Factors of variation in this episode; None: as the environment was made.
-        distance: From the end to the goal, in the unit of `EvaluationResult.distance_name`; None where the environment
-            measures none.
-    """
-
-    episode_id: int
-    solved: bool
-    env_steps: int
-    num_plans: int
-    start: list[float]
-    goal: list[float]
-    end: list[float]
-    variation: dict[str, Any] | None = None
-    distance: float | None = None
-
-
-@dataclass(frozen=True)
-class ProtocolResult:
-    """One protocol, played on every task.
-
-    Attributes:
-        rate: Success rate with interval and number of episodes.
-        episodes: One outcome a task, in order.
-        plan_ms_p50: Median wall time of a batch of plans, ms.
-        plan_ms_p95: Its 95th percentile, ms.
-        mean_plan_batch: Episodes in such a batch, on average.
-        wall_s: Wall time in all, seconds.
-        mean_distance: From the ends to the goals, where the environment measures it.
-        median_distance: The same.
-    """
-
-    rate: SuccessRate
-    episodes: tuple[EpisodeOutcome, ...]
-    plan_ms_p50: float
-    plan_ms_p95: float
-    mean_plan_batch: float
-    wall_s: float
-    mean_distance: float | None = None
-    median_distance: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for `eval.json`."""
-        data = {**asdict(self.rate), **{item.name: getattr(self, item.name) for item in fields(self)[2:]}}
-        data = {key: value for key, value in data.items() if value is not None}
-        return {**data, "episodes": [asdict(outcome) for outcome in self.episodes]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "ProtocolResult":
-        """Inverse of `to_dict`."""
-        return cls(
-            rate=_rate(data),
-            episodes=tuple(EpisodeOutcome(**outcome) for outcome in data["episodes"]),
-            **{item.name: data.get(item.name) for item in fields(cls)[2:]},  # type: ignore[arg-type]
-        )
-
-
-@dataclass(frozen=True)
-class ProtocolReport:
-    """One protocol with the baseline beside it.
-
-    Attributes:
-        rules: When plans are made and what counts as solved; `cost` is resolved.
-        planned: What the planner reached.
-        random: What random plans reached under the same rules.
-    """
-
-    rules: ProtocolConfig
-    planned: ProtocolResult
-    random: ProtocolResult
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for `eval.json`."""
-        return {**self.planned.to_dict(), "random": self.random.to_dict(), "protocol": asdict(self.rules)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "ProtocolReport":
-        """Inverse of `to_dict`."""
-        random = ProtocolResult.from_dict(data["random"])
-        return cls(ProtocolConfig(**data["protocol"]), ProtocolResult.from_dict(data), random)
+from jepawm.evaluation.outcomes import DistancePoint, ProtocolReport, rate_to_dict
 
 
 @dataclass(frozen=True)
@@ -182,6 +90,8 @@ class Played:
         goal_source: Where the goals come from.
         distance_name: What distances measure, with the unit; empty where there are none.
         tasks_sha256: Of the tasks: equal ones are the same episodes with the same goals.
+        distance_curve: The first protocol with goals at several distances; empty where it was not asked for.
+        episodes_file: The episode set that was played; empty where the tasks were drawn.
     """
 
     protocols: dict[str, ProtocolReport]
@@ -189,6 +99,8 @@ class Played:
     goal_source: str
     distance_name: str
     tasks_sha256: str
+    distance_curve: tuple[DistancePoint, ...] = ()
+    episodes_file: str = ""
 
     @property
     def headline(self) -> str:
@@ -213,6 +125,8 @@ class EvaluationResult:
         report: Path of the report.
         mlflow_uri: Address of the tracker, if there is one.
         wall_s: Wall time of each stage, seconds.
+        conditions: What must be equal for two numbers to be comparable: action scaling, image normalisation, history.
+        published: The published evaluation that the settings come from, with the settings that differ; None: none.
     """
 
     seed: int
@@ -227,6 +141,8 @@ class EvaluationResult:
     report: str = ""
     mlflow_uri: str | None = None
     wall_s: dict[str, float] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
+    published: dict[str, Any] | None = None
 
     @property
     def protocols(self) -> dict[str, ProtocolReport]:
@@ -239,13 +155,15 @@ class EvaluationResult:
         if self.played is not None:
             headline = self.played.protocols[self.played.headline]
             data |= {
-                **asdict(headline.planned.rate),
-                "random": asdict(headline.random.rate),
+                **rate_to_dict(headline.planned.rate),
+                "random": rate_to_dict(headline.random.rate),
                 "protocol": self.played.headline,
                 "episodes": headline.planned.to_dict()["episodes"],
                 "solved_at_start": self.played.solved_at_start,
                 "goal_source": self.played.goal_source,
                 "distance_name": self.played.distance_name,
+                "distance_curve": [point.to_dict() for point in self.played.distance_curve],
+                "episodes_file": self.played.episodes_file,
             }
         data |= {
             "protocols": {name: protocol.to_dict() for name, protocol in self.protocols.items()},
@@ -262,7 +180,7 @@ class EvaluationResult:
         if self.held_out.prediction_windows is not None:
             data["prediction_windows"] = self.held_out.prediction_windows
             data["prediction_episodes"] = self.held_out.prediction_episodes
-        last = ("wall_s", "recipe", "run_dir", "report", "mlflow_uri")
+        last = ("wall_s", "recipe", "run_dir", "report", "mlflow_uri", "conditions", "published")
         return {**data, **{name: getattr(self, name) for name in last}}
 
     @classmethod
@@ -272,7 +190,9 @@ class EvaluationResult:
         if data["protocols"]:
             played = Played(
                 protocols={name: ProtocolReport.from_dict(each) for name, each in data["protocols"].items()},
-                **{item.name: data[item.name] for item in fields(Played)[1:]},
+                distance_curve=tuple(DistancePoint.from_dict(each) for each in data.get("distance_curve", ())),
+                episodes_file=data.get("episodes_file", ""),
+                **{item.name: data[item.name] for item in fields(Played)[1:5]},
             )
         held_out = HeldOut(
             prediction=tuple(PredictionRow(**row) for row in data["prediction"]),
@@ -289,10 +209,7 @@ class EvaluationResult:
             held_out=held_out,
             played=played,
             dataset=DatasetFacts(**data["dataset"]) if "dataset" in data else None,
+            conditions=data.get("conditions", {}),
+            published=data.get("published"),
             **{name: data[name] for name in ("recipe", "run_dir", "report", "mlflow_uri", "wall_s")},
         )
-
-
-def _rate(data: Mapping[str, Any]) -> SuccessRate:
-    low, high = data["success_interval"]
-    return SuccessRate(data["success_rate"], (low, high), data["num_episodes"])

@@ -1,6 +1,6 @@
 """Model-predictive control: plan, hand out the first chunks, shift the plan, and plan again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,18 +19,31 @@ class MPC:
         planner: Searches the plans.
         replan_every: Chunks of a plan that are executed before the next one; None: all of them.
         warm_start: Off: every search starts afresh.
+        shorter_planner: Makes the same planner with another number of chunks in a plan. With it the horizon shrinks: a
+            replan ends where the plan before it ended, so it is shorter by the executed chunks, and when no chunk is
+            left a whole plan is made afresh. None: every plan has the planner's own horizon.
     """
 
-    def __init__(self, planner: Planner, *, replan_every: int | None, warm_start: bool = True) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        *,
+        replan_every: int | None,
+        warm_start: bool = True,
+        shorter_planner: Callable[[int], Planner] | None = None,
+    ) -> None:
         self.planner = planner
         self.replan_every = replan_every
         self.warm_start = warm_start
+        self._shorter_planner = shorter_planner
+        self._chunks_left = 0
         self._rest_BHd: Tensor | None = None
         self._elites_BKHd: Tensor | None = None
 
     def reset(self) -> None:
         """Forgets the last plans: the next ones are for new episodes."""
         self._rest_BHd = self._elites_BKHd = None
+        self._chunks_left = 0
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with the given rows of the batch alone."""
@@ -63,21 +76,33 @@ class MPC:
             PlanningError: `num_chunks` is not between 1 and the chunks of a plan, or starts that are no plans.
         """
         start_BHd = self._rest_BHd if self.warm_start else None
+        planner = self._planner_now()
         if starts_BMHA is not None:
-            start_BHd = cheapest_start(unroll, objective, self.planner, starts_BMHA, start_BHd)
+            start_BHd = cheapest_start(unroll, objective, planner, starts_BMHA, start_BHd)
         # Planners whose plans have no elites take no such keyword.
         carried: dict[str, Any] = {} if self._elites_BKHd is None else {"elites_BKHd": self._elites_BKHd}
-        plan = self.planner.plan(unroll, objective, generators=generators, warm_start_BHd=start_BHd, **carried)
+        plan = planner.plan(unroll, objective, generators=generators, warm_start_BHd=start_BHd, **carried)
         horizon = plan.search_BHd.shape[1]
         if num_chunks is not None and not 1 <= num_chunks <= horizon:
             raise PlanningError(f"a plan has 1 to {horizon} chunks to execute, found num_chunks {num_chunks}")
         done = self.replan_every if num_chunks is None else num_chunks
+        self._chunks_left = 0 if done is None else max(0, horizon - done)
         self._rest_BHd = self._elites_BKHd = None
-        if done is not None and done < horizon:
-            self._rest_BHd = shifted(plan.search_BHd, done)
+        if done is not None and self._chunks_left:
+            self._rest_BHd = self._rest_of(plan.search_BHd, done)
             if self.warm_start and plan.elites_BKHd is not None:
-                self._elites_BKHd = shifted(plan.elites_BKHd, done)
+                self._elites_BKHd = self._rest_of(plan.elites_BKHd, done)
         return plan
+
+    def _rest_of(self, plans: Tensor, num_chunks: int) -> Tensor:
+        """What the next search starts from: the chunks that are left, and further ones unless the horizon shrinks."""
+        return plans[..., num_chunks:, :] if self._shorter_planner is not None else shifted(plans, num_chunks)
+
+    def _planner_now(self) -> Planner:
+        """The planner of the chunks that are left of a shrinking plan; else the planner itself."""
+        if self._shorter_planner is None or not self._chunks_left:
+            return self.planner
+        return self._shorter_planner(self._chunks_left)
 
 
 def shifted(plans: Float[Tensor, "*batch H d"], num_chunks: int) -> Float[Tensor, "*batch H d"]:

@@ -13,7 +13,7 @@ import numpy as np
 from jepawm.data.encoding import EncodedEpisode
 from jepawm.rollout.host import EnvHost
 from jepawm.rollout.packing import pack, pack_first, unpack, unpack_first
-from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Observed, Task
+from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Followed, Observed, Task
 
 Answer = TypeVar("Answer")
 
@@ -149,6 +149,19 @@ class CompleteStates(HostCall[list[np.ndarray]]):
 
     def run(self, host: EnvHost) -> list[np.ndarray]:
         return host.complete(self.states)
+
+
+@dataclass(frozen=True)
+class FollowPolicy(HostCall[list[Followed]]):
+    """See `EnvHost.follow_policy`."""
+
+    method = "follow_policy"
+    tasks: list[Task]
+    policy: str
+    env_steps: int
+
+    def run(self, host: EnvHost) -> list[Followed]:
+        return host.follow_policy(self.tasks, self.policy, self.env_steps)
 
 
 @dataclass(frozen=True)

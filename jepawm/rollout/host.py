@@ -14,7 +14,7 @@ from jepawm.errors import EnvironmentFault
 from jepawm.rollout.faults import environment_fault, show_action
 from jepawm.rollout.make import make_env
 from jepawm.rollout.policy import policy_for_episode
-from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Observed, Task
+from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Followed, Observed, Task
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 # After this time a host answers with the episodes it has collected so far. The time lies far below the one after which
@@ -246,6 +246,40 @@ class EnvHost:
             results.append(Executed(np.stack(frames), np.stack(proprio), np.stack(states), np.array(solved), shown))
         return results
 
+    def follow_policy(self, tasks: Sequence[Task], policy: str, env_steps: int) -> list[Followed]:
+        """Plays a policy from the start of each task; running episodes do not change.
+
+        Actions that are longer than the environment's `action_max_norm` are shortened to it, for plans keep to it too.
+
+        Args:
+            tasks: Their starts, seeds and variations count; their goals do not.
+            policy: See `CollectPlan.policy`.
+            env_steps: Actions in each episode; fewer where the environment ends it.
+
+        Raises:
+            EnvironmentFault: No policy has this name, or it was made for another environment.
+        """
+        env, followed = self._first_idle, []
+        advance, longest = _advance_of(env), getattr(env.unwrapped, "action_max_norm", None)
+        for task in tasks:
+            name, act = policy_for_episode(env, policy, seed=task.seed, reset_seed=task.seed)
+            options: dict[str, Any] = {"sim_state": task.start}
+            if task.variation is not None:
+                options["variation"] = task.variation
+            _, info = env.reset(seed=task.seed, options=options)
+            states, ended = [np.array(info["sim_state"])], False
+            actions: list[np.ndarray] = []
+            while len(actions) < env_steps and not ended:
+                actions.append(_within_norm(np.asarray(act(states[-1]), dtype=np.float32), longest))
+                if advance is None:
+                    _, _, terminated, truncated, info = env.step(actions[-1])
+                    states.append(np.array(info["sim_state"]))
+                    ended = terminated or truncated
+                else:
+                    states.append(np.array(advance(actions[-1])))
+            followed.append(Followed(np.stack(actions), np.stack(states), name))
+        return followed
+
     def finish(self) -> None:
         """Ends all running episodes; their environments are used again for later episodes."""
         self._idle.extend(running.env for running in self._running.values())
@@ -336,6 +370,11 @@ class EnvHost:
 def _copied(seen: dict[str, Any], info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels, proprio and sim_state of one moment; copies, for an environment may reuse its arrays at the next step."""
     return np.array(seen["pixels"]), np.array(seen["proprio"]), np.array(info["sim_state"])
+
+
+def _within_norm(action: np.ndarray, longest: float | None) -> np.ndarray:
+    norm = float(np.linalg.norm(action))
+    return action if longest is None or norm <= longest else (action * (longest / norm)).astype(action.dtype)
 
 
 def _advance_of(env: Any) -> Any:

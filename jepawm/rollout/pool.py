@@ -11,6 +11,7 @@ from jepawm.rollout.calls import (
     Collect,
     CompleteStates,
     Describe,
+    FollowPolicy,
     GetProcessId,
     GetProprio,
     JudgeSolved,
@@ -20,7 +21,9 @@ from jepawm.rollout.calls import (
     SampleVariations,
 )
 from jepawm.rollout.dispatch import Dispatcher
-from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Observed, Task
+from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Followed, Observed, Task
+
+_TASKS_PER_FOLLOW = 4
 
 
 class EnvPool:
@@ -107,6 +110,15 @@ class EnvPool:
         """Recorded states as simulator states, see `EnvHost.complete`."""
         (sim_states,) = self._dispatcher.ask_any([CompleteStates(list(states))])
         return sim_states
+
+    def follow_policy(self, tasks: Sequence[Task], policy: str, env_steps: int) -> list[Followed]:
+        """Where a policy goes from the start of each task, see `EnvHost.follow_policy`."""
+        # A call with few tasks stays within the time limit of a call, however slow the simulator is.
+        calls = [
+            FollowPolicy(list(tasks[at : at + _TASKS_PER_FOLLOW]), policy, env_steps)
+            for at in range(0, len(tasks), _TASKS_PER_FOLLOW)
+        ]
+        return [each for followed in self._dispatcher.ask_any(calls) for each in followed]
 
     def begin(self, tasks: Sequence[Task]) -> list[Observed]:
         """Starts episodes, evenly over the hosts that live. Earlier episodes end.

@@ -39,6 +39,8 @@ class Task:
         start: `[S]` simulator state to reset to.
         goal: `[S]` simulator state; its picture is the goal.
         variation: Values of the environment's factors of variation in this episode; None: as the environment was made.
+        actions: `[n,a]` actions of one environment step each, raw units, that led from start to goal where the goal
+            comes from; None: none are known.
     """
 
     episode_id: int
@@ -46,6 +48,7 @@ class Task:
     start: np.ndarray
     goal: np.ndarray
     variation: dict[str, Any] | None = None
+    actions: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,21 @@ class Executed:
     sim_states: np.ndarray
     solved: np.ndarray
     recorded: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Where a policy went from the start of a task.
+
+    Attributes:
+        actions: `[n,a]` float32, one an environment step.
+        sim_states: `[n+1,S]` float64, the start first; fewer where the environment ended the episode.
+        policy: Name of the policy, also where `auto` was asked for.
+    """
+
+    actions: np.ndarray
+    sim_states: np.ndarray
+    policy: str
 
 
 @dataclass(frozen=True)

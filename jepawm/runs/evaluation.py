@@ -21,9 +21,12 @@ from jepawm.runs.episodes import find_dataset, prepare_dataset
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_same_environment
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
-from jepawm.runs.tracking import tracking_uri
+from jepawm.runs.tracking import mlflow_sink, summary_metrics, tracking_uri
 from jepawm.runs.wall_times import WallTimes
-from jepawm.tracking import METRICS_FILE, read_metrics
+from jepawm.tracking import METRICS_FILE, BackgroundTracker, Record, read_metrics
+from jepawm.tracking.mlflow_sink import Status
+
+EPISODES_FILE = "episodes.json"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class EvaluationJob:
         config: The evaluation's configuration.
         recipe: Name shown in the report.
         model_dir: The exported model.
-        folder: Gets `eval.json` and `report.html`.
+        folder: Gets `eval.json`, `report.html`, and the `episodes.json` that were played.
     """
 
     config: RunConfig
@@ -80,15 +83,33 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     # The training episodes come from the environment of the training, and their folder was made with the evaluation
     # settings of that run.
     trained = replace(config, env=own.env, evaluation=own.evaluation)
-    if config.evaluation.goal_source == "held_out":
+    if config.evaluation.takes_recordings:
         prepare_dataset(trained, runtime, console)
     dataset = find_dataset(trained)
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")
     job = EvaluationJob(config, f"evaluation of {model_dir}", model_dir, _evaluation_dir(config))
-    result = evaluate_and_report(job, dataset, runtime, console)
+    tracker = BackgroundTracker(mlflow_sink(config, job.folder) if config.tracking.mlflow else None)
+    summary: Record | None = None
+    artifacts: list[str] = []
+    status: Status = "KILLED"
+    try:
+        result = evaluate_and_report(job, dataset, runtime, console)
+        summary = summary_metrics(result)
+        artifacts = [os.path.join(job.folder, name) for name in files_of(result)]
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracker.close(summary, artifacts, status=status)
     print_result(result, console)
     return result
+
+
+def files_of(result: EvaluationResult) -> list[str]:
+    """Names of the files that an evaluation leaves in its folder."""
+    return ["eval.json", "report.html", *([EPISODES_FILE] if result.played is not None else [])]
 
 
 def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[str, Any]:
@@ -171,17 +192,18 @@ def evaluate_and_report(
     plan = config.evaluation_plan()
     if config.env.id == "none":
         with console.stage("evaluate", "held-out prediction (there is no environment)"):
-            result, frames = evaluate(plan, model, spec, None, dataset, model_dir=model_dir, console=console)
+            found = evaluate(plan, model, spec, None, dataset, model_dir=model_dir, console=console)
     else:
-        what = f"{config.evaluation.num_episodes} episodes, {', '.join(config.evaluation.protocols)}"
+        episodes = config.evaluation.episodes or f"{config.evaluation.num_episodes} episodes"
+        what = f"{episodes}, {', '.join(config.evaluation.protocols)}"
         with console.stage("evaluate", what), runtime.env_pool(config.env, config.scaling) as pool:
-            result, frames = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=console)
+            found = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=console)
             for line in pool.log:
                 console.say(f"   {line}")
     report_path = os.path.join(job.folder, "report.html")
     with console.stage("report", report_path):
         result = replace(
-            result,
+            found.result,
             wall_s=console.elapsed_s() if times is None else times.total_s(),
             recipe=job.recipe,
             run_dir=job.folder,
@@ -189,7 +211,9 @@ def evaluate_and_report(
             mlflow_uri=tracking_uri(config) if config.tracking.mlflow else None,
         )
         write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
-        write_report(report_path, result, read_metrics(os.path.join(job.folder, METRICS_FILE)), frames)
+        if found.episodes is not None:
+            write_json(os.path.join(job.folder, EPISODES_FILE), found.episodes.to_dict())
+        write_report(report_path, result, read_metrics(os.path.join(job.folder, METRICS_FILE)), found.animations)
     return result
 
 

@@ -26,10 +26,10 @@ def print_result(result: EvaluationResult, console: Console, *, num_parts: int =
         )
     if result.played is not None:
         rate = result.played.protocols[result.played.headline].planned.rate
-        console.say(
-            f"{rate.num_episodes} episodes ({result.played.solved_at_start} others were solved at the start and not "
-            "counted)"
-        )
+        counted = result.config["evaluation"].get("solved_at_start") == "count"
+        fate = "of them solved at the start" if counted else "others were solved at the start and not counted"
+        console.say(f"{rate.num_episodes} episodes ({result.played.solved_at_start} {fate})")
+        _print_conditions(result, console)
     wall_times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.wall_s.items())
     console.say(f"wall time   {wall_times}{f' (sums of {num_parts} parts)' if num_parts > 1 else ''}")
     console.say(f"report      {result.report}")
@@ -46,12 +46,37 @@ def _print_played(played: Played, console: Console) -> None:
             f"{name:<12} {_rate(planned.rate):<30} {_rate(protocol.random.rate):<24} "
             f"{planned.plan_ms_p50:.0f} for {planned.mean_plan_batch:.0f} episodes"
         )
+    for point in played.distance_curve:
+        console.say(
+            f"{f'{point.goal_offset_env_steps} env_steps':<12} {_rate(point.report.planned.rate):<30} "
+            f"{_rate(point.report.random.rate):<24} goals so far away, {point.report.rules.max_chunks} chunks at most"
+        )
     for name, protocol in played.protocols.items():
         if protocol.planned.mean_distance is not None:
             console.say(
                 f"{name:<12} ends {protocol.planned.mean_distance:.3g} from the goal on average, random plans "
                 f"{protocol.random.mean_distance:.3g} ({played.distance_name})"
             )
+
+    failures = played.protocols[played.headline].failures
+    if failures is not None:
+        causes = ", ".join(f"{cause} {count}" for cause, count in failures.counts.items() if count)
+        console.say(
+            f"failures     {causes} (first plans of {len(failures.episodes)} of {failures.num_failed} failed episodes)"
+        )
+
+
+def _print_conditions(result: EvaluationResult, console: Console) -> None:
+    """What a rate must say beside its number, for the headline."""
+    assert result.played is not None, "something was played"
+    headline = result.played.protocols[result.played.headline]
+    for name, text in {**(headline.conditions or {}), **result.conditions}.items():
+        console.say(f"   {name.replace('_', ' '):<20} {text}")
+    if result.published is not None:
+        told = result.published
+        console.say(f"   {'published':<20} {told['name']}: {told['paper']}")
+        for text in (*told["differences"], *told["remarks"]):
+            console.say(f"   {'':<20} differs: {text}")
 
 
 def _rate(rate: SuccessRate) -> str:

@@ -12,6 +12,18 @@ from jepawm.evaluation.manifest import git_revision, versions
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.tracking import MLflowSink, Record
 
+# Numbers of a protocol that a tracker shows besides its success rate.
+_TRACKED = (
+    "mean_distance",
+    "success_ever",
+    "success_at_end",
+    "median_env_steps_to_success",
+    "mean_latent_distance",
+    "decision_ms_p50",
+    "decision_ms_p95",
+    "env_steps_per_s",
+)
+
 
 def tracking_uri(config: RunConfig) -> str:
     """Address of the tracker: the configured one, or a database beside the runs."""
@@ -85,8 +97,16 @@ def summary_metrics(result: EvaluationResult) -> Record:
         summary["eval/random"] = headline.random.rate.success_rate
     for name, protocol in result.protocols.items():
         summary[f"eval/{name}/success_rate"] = protocol.planned.rate.success_rate
-        if protocol.planned.mean_distance is not None:
-            summary[f"eval/{name}/mean_distance"] = protocol.planned.mean_distance
+        for key in _TRACKED:
+            value = getattr(protocol.planned, key)
+            if value is not None:
+                summary[f"eval/{name}/{key}"] = value
+        if protocol.failures is not None:
+            for cause, count in protocol.failures.counts.items():
+                summary[f"eval/{name}/failures/{cause}"] = count
+    for point in () if result.played is None else result.played.distance_curve:
+        rate = point.report.planned.rate.success_rate
+        summary[f"eval/success_rate_at_env_steps/{point.goal_offset_env_steps}"] = rate
     for row in result.held_out.prediction:
         summary[f"eval/prediction/{row.model_steps}"] = row.share_of_persistence
     return summary

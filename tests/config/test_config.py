@@ -74,7 +74,10 @@ def test_what_a_recipe_leaves_out_keeps_its_default() -> None:
             {"model": {"encoder": {"latent_dims": 3}}},
             r"unknown key 'model.encoder.latent_dims' \(did you mean 'latent_dim'\?\)",
         ),
-        ({"evaluation": {"two_plan": {"zzz": 1}}}, r"unknown key 'evaluation.two_plan.zzz' \(known: cost, max_chunks"),
+        (
+            {"evaluation": {"two_plan": {"zzz": 1}}},
+            r"unknown key 'evaluation.two_plan.zzz' \(known: cost, horizon, max_chunks",
+        ),
         ({"train": 3}, r"'train' must be a mapping, found 3"),
         ({"train": {"batch_size": "many"}}, r"mine.yaml: 'train.batch_size': .*integer.*found 'many'"),
         ({"data": {"loader": "tape"}}, r"'data.loader': .*'cache'.*found 'tape'"),

@@ -61,7 +61,8 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory, wall_dataset: Episode
     shutil.copytree(first, second)
     # The second run solves another episode than the first, so that comparing them has something to count.
     result = json.loads((second / "eval.json").read_text())
-    result["episodes"][0]["solved"] = not result["episodes"][0]["solved"]
+    for episodes in (result["episodes"], result["protocols"][result["protocol"]]["episodes"]):
+        episodes[0]["solved"] = not episodes[0]["solved"]
     write_json(str(second / "eval.json"), result)
     for name in ("SOURCE", "FILE", "NAME"):
         (folder / name.lower()).touch()

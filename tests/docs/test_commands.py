@@ -28,6 +28,7 @@ EXECUTED = {
     ("jepawm", "runs", "list"),
     ("jepawm", "runs", "show"),
     ("jepawm", "ckpt", "show", "RUN/model"),
+    ("jepawm", "compare", "RUN", "RUN_B"),
 }
 # Programs of the operating system, which the pages use in the usual way.
 SYSTEM = {"apt-get", "sudo", "source", "export", "cd", "git", "uv", "python3", "brew", "rm"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,12 @@ from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
+from jepawm.files import write_json
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.runs.pipeline import evaluate_model
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
+from jepawm.training.run import _diagnosis
 
 CONFIG = RunConfig(
     device="cpu",
@@ -60,15 +63,15 @@ def model_dir(wall_dataset: EpisodeDataset, tmp_path_factory: pytest.TempPathFac
 def judge(config: RunConfig, dataset: EpisodeDataset | None, model_dir: str, env: EnvConfig):
     model, spec = load_world_model(model_dir)
     with EnvPool(SerialBackend(lambda: EnvHost(env))) as pool:
-        result, animations = evaluate(
-            config.evaluation_plan(), model, spec, pool, dataset, model_dir=model_dir, console=Console(quiet=True)
-        )
-    assert EvaluationResult.from_dict(result.to_dict()) == result
-    return result.to_dict(), animations
+        plan = dataclasses.replace(config.evaluation_plan(), env=env)
+        found = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=Console(quiet=True))
+    assert EvaluationResult.from_dict(found.result.to_dict()) == found.result
+    return found.result.to_dict(), found
 
 
 def test_goals_come_from_held_out_episodes(wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig) -> None:
-    result, animations = judge(CONFIG, wall_dataset, model_dir, wall_env)
+    result, found = judge(CONFIG, wall_dataset, model_dir, wall_env)
+    animations = found.animations
     held_out = split_of(CONFIG, wall_dataset).held_out
     walks = [wall_dataset.read_column("sim_state", int(episode_id)) for episode_id in held_out]
     assert result["goal_source"] == "held_out"
@@ -78,15 +81,27 @@ def test_goals_come_from_held_out_episodes(wall_dataset: EpisodeDataset, model_d
     assert len(result["episodes"]) == result["num_episodes"] == result["random"]["num_episodes"] == 3
     for episode in result["episodes"]:
         pairs = [(walk[:-20], walk[20:]) for walk in walks]
-        found = [(start == episode["start"]).all(1) & (goal == episode["goal"]).all(1) for start, goal in pairs]
-        assert sum(int(each.sum()) for each in found) == 1
+        at = [(start == episode["start"]).all(1) & (goal == episode["goal"]).all(1) for start, goal in pairs]
+        assert sum(int(each.sum()) for each in at) == 1
         assert np.linalg.norm(np.subtract(episode["start"], episode["goal"])) >= 4.5
     assert [row["model_steps"] for row in result["prediction"]] == [1, 2]
     assert result["prediction_episodes"] == len(held_out)
     # One recorded episode: the start, and every env_step after it.
     first = result["episodes"][0]
     assert list(animations) == [first["episode_id"]]
-    assert animations[first["episode_id"]]["rollout"].shape == (first["env_steps"] + 1, 64, 64, 3)
+    shown = animations[first["episode_id"]]
+    assert shown.rollout.shape == (first["env_steps"] + 1, 64, 64, 3)
+    assert len(shown.costs) == first["num_plans"]
+    assert shown.distances is not None
+    assert shown.distances[-1] == pytest.approx(first["distance"])
+    # Starts and goals come from recordings, so the actions between them are known.
+    assert found.episodes is not None
+    assert [task.actions.shape for task in found.episodes.tasks if task.actions is not None] == [(20, 2)] * 3
+    failed = [episode["episode_id"] for episode in result["episodes"] if not episode["solved"]]
+    told = result["protocols"]["per_chunk"].get("failures", {"episodes": []})
+    assert [episode["episode_id"] for episode in told["episodes"]] == failed
+    assert set(result["conditions"]) == {"action_scaling", "action_bounds", "image_normalisation", "history"}
+    assert "60 env_steps" in result["protocols"]["per_chunk"]["conditions"]["budget"]
 
 
 def test_an_evaluation_without_data_leaves_prediction_out(model_dir: str, wall_env: EnvConfig) -> None:
@@ -150,3 +165,120 @@ def test_a_prediction_horizon_longer_than_the_episodes_is_an_error(
     config = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, prediction_horizon=30))
     with pytest.raises(DataError, match=r"prediction_horizon 30 needs held-out episodes of 151 frames.* has 51"):
         judge(config, wall_dataset, model_dir, wall_env)
+
+
+def with_evaluation(**changes: Any) -> RunConfig:
+    return dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, **changes))
+
+
+def test_an_episode_set_is_played_as_it_was_written(
+    wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig, tmp_path: Path
+) -> None:
+    drawn, found = judge(CONFIG, wall_dataset, model_dir, wall_env)
+    path = str(tmp_path / "episodes.json")
+    write_json(path, found.episodes.to_dict())
+    # The seed of the planner's noise stays; the recordings are not needed any more.
+    replayed, _ = judge(with_evaluation(episodes=path, num_episodes=50), None, model_dir, wall_env)
+    assert replayed["episodes"] == drawn["episodes"]
+    assert replayed["tasks_sha256"] == drawn["tasks_sha256"]
+    assert (replayed["episodes_file"], replayed["goal_source"]) == (path, "held_out")
+    with pytest.raises(ConfigError, match=r"was made in an environment with no options, env.options are variation"):
+        judge(with_evaluation(episodes=path), None, model_dir, dataclasses.replace(wall_env, options=("variation={}",)))
+
+
+def test_success_is_measured_against_goal_distance(
+    wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig
+) -> None:
+    config = with_evaluation(goal_offsets_env_steps=(10, 40), num_diagnosed_failures=0, num_animations=0)
+    result, _ = judge(config, wall_dataset, model_dir, wall_env)
+    near, far = result["distance_curve"]
+    assert [point["goal_offset_env_steps"] for point in (near, far)] == [10, 40]
+    # Twice as many chunks as the goal is away, and no fewer than the protocol has.
+    assert [point["protocol"]["max_chunks"] for point in (near, far)] == [12, 16]
+    walks = [wall_dataset.read_column("sim_state", int(i)) for i in split_of(CONFIG, wall_dataset).held_out]
+    for point in (near, far):
+        offset = point["goal_offset_env_steps"]
+        assert point["num_episodes"] == point["random"]["num_episodes"] == 3
+        for episode in point["episodes"]:
+            pairs = [(walk[:-offset], walk[offset:]) for walk in walks]
+            at = [(start == episode["start"]).all(1) & (goal == episode["goal"]).all(1) for start, goal in pairs]
+            assert sum(int(each.sum()) for each in at) == 1
+    assert near["tasks_sha256"] != far["tasks_sha256"]
+    assert "failures" not in result["protocols"]["per_chunk"]
+
+
+def test_a_published_evaluation_says_in_what_it_differs(
+    wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig
+) -> None:
+    result, _ = judge(with_evaluation(published="dino_wm_wall"), wall_dataset, model_dir, wall_env)
+    told = result["published"]
+    assert told["paper"].endswith("arXiv 2411.04983")
+    assert "planner.num_samples 8 (published: 300)" in told["differences"]
+    assert not any(each.startswith(("env.id", "evaluation.seed", "data.frameskip")) for each in told["differences"])
+
+
+def test_the_latents_of_the_report_are_those_that_training_measures(
+    wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig
+) -> None:
+    result, _ = judge(CONFIG, wall_dataset, model_dir, wall_env)
+    plan = CONFIG.training_plan()
+    state = fresh_state(plan, trained_spec(CONFIG, wall_dataset), torch.device("cpu"))
+    measure = _diagnosis(plan, wall_dataset, split_of(CONFIG, wall_dataset), torch.device("cpu"))
+    assert measure is not None
+    in_training = measure(state)
+    for key, value in result["diagnostics"].items():
+        assert value == pytest.approx(in_training[key], rel=1e-4, nan_ok=True), key
+
+
+class Tracked:
+    """Stands in for MLflow: remembers how a run ended and what was sent."""
+
+    def __init__(self, config: RunConfig, run_dir: str) -> None:
+        self.run_dir, self.ended = run_dir, []
+        SINKS.append(self)
+
+    def start(self) -> None:
+        pass
+
+    def sync(self) -> int:
+        return 0
+
+    def finish(self, summary: dict[str, float], artifacts: list[str], status: str) -> None:
+        self.ended.append((summary, artifacts, status))
+
+
+SINKS: list[Any] = []
+
+
+def test_an_evaluation_is_tracked_as_a_run_of_its_own(
+    model_dir: str, wall_env: EnvConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepawm.runs.evaluation.mlflow_sink", Tracked)
+    monkeypatch.setattr("jepawm.runs.evaluation.find_dataset", lambda config: None)
+    SINKS.clear()
+    config = dataclasses.replace(
+        with_evaluation(goal_source="sampler", num_diagnosed_failures=1),
+        env=wall_env,
+        local=True,
+        run_dir=str(tmp_path),
+        tracking=TrackingConfig(mlflow=True, mlflow_uri="sqlite:///unused.db"),
+    )
+    result = evaluate_model(config, LocalRuntime(), Console(quiet=True), model_dir)
+    (sink,) = SINKS
+    assert sink.run_dir == str(tmp_path)
+    ((summary, artifacts, status),) = sink.ended
+    assert status == "FINISHED"
+    assert [Path(path).name for path in artifacts] == ["eval.json", "report.html", "episodes.json"]
+    assert all(Path(path).is_file() for path in artifacts)
+    planned = result.protocols["per_chunk"].planned
+    assert summary["eval/per_chunk/decision_ms_p50"] == planned.decision_ms_p50
+    assert summary["eval/per_chunk/mean_latent_distance"] == planned.mean_latent_distance
+    failures = result.protocols["per_chunk"].failures
+    assert failures is not None
+    assert sum(summary[f"eval/per_chunk/failures/{cause}"] for cause in failures.counts) == 1
+    broken = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, episodes=str(tmp_path / "nowhere.json"))
+    )
+    with pytest.raises(DataError, match="nowhere.json cannot be read"):
+        evaluate_model(broken, LocalRuntime(), Console(quiet=True), model_dir)
+    assert SINKS[1].ended == [({}, [], "FAILED")]

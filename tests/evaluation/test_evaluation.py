@@ -29,19 +29,18 @@ from jepawm.config import (
 from jepawm.evaluation.goals import sampled_tasks
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.metrics import SuccessRate
-from jepawm.evaluation.protocol import ProtocolRun, run_protocol
-from jepawm.evaluation.report import write_report
-from jepawm.evaluation.result import (
+from jepawm.evaluation.outcomes import (
+    DiagnosedEpisode,
+    DistancePoint,
     EpisodeOutcome,
-    EvaluationResult,
-    HeldOut,
-    ModelFacts,
-    Played,
-    PredictionRow,
+    FailureDiagnosis,
     ProtocolReport,
     ProtocolResult,
-    Provenance,
 )
+from jepawm.evaluation.play import Animation
+from jepawm.evaluation.protocol import ProtocolRun, is_solved, run_protocol
+from jepawm.evaluation.report import write_report
+from jepawm.evaluation.result import EvaluationResult, HeldOut, ModelFacts, Played, PredictionRow, Provenance
 from jepawm.latent import Latent
 from jepawm.planning import GoalDistance, Plan, Planner
 from jepawm.rollout import EnvHost, EnvPool, Executed, SerialBackend, Task
@@ -116,7 +115,15 @@ def play(
     protocol = ProtocolConfig(**{"replan_every": 4, "max_chunks": 4, "success_at": "plan_end", **rules})
     action = ActionSpec(2, (-2.0, -2.0), (2.0, 2.0), max_norm=max_norm)
     spec = ModelSpec(model.config, 32, FRAMESKIP, STATISTICS, action)
-    agent = Agent(model, spec, planner, objective, replan_every=protocol.replan_every, precision="float32")
+    agent = Agent(
+        model,
+        spec,
+        planner,
+        objective,
+        replan_every=protocol.replan_every,
+        shrinking_horizon=protocol.horizon == "shrinking",
+        precision="float32",
+    )
     return run_protocol(agent, protocol, pool or wall_pool(), tasks, seed=3, record=record)
 
 
@@ -144,6 +151,53 @@ def test_passing_the_goal_counts_under_one_rule_only() -> None:
     assert play(Straight(1.0), passing, replan_every=1).outcomes[0].env_steps == 10
 
 
+def test_at_the_end_of_an_episode_means_after_its_last_env_step() -> None:
+    # At the goal after 10 env_steps, at the next one's after 20, away from both in the end.
+    tasks = downwards(10, 20, 30)
+    result = play(Straight(1.0), tasks, replan_every=2, max_chunks=6, success_at="episode_end")
+    assert [outcome.solved for outcome in result.outcomes] == [False, False, True]
+    assert [outcome.env_steps for outcome in result.outcomes] == [30, 30, 30]
+    assert [outcome.solved_ever for outcome in result.outcomes] == [True, True, True]
+    assert [outcome.solved_at_end for outcome in result.outcomes] == [False, False, True]
+    # Within 4.5 cells of the goal, first after the env_step that is the fifth before it.
+    assert [outcome.env_steps_to_success for outcome in result.outcomes] == [6, 16, 26]
+
+
+@pytest.mark.parametrize(("rule", "before"), [("plan_end", True), ("episode_end", False), ("any_env_step", True)])
+def test_what_counts_as_solved(rule: Any, before: bool) -> None:
+    protocol = ProtocolConfig(2, 6, rule)
+    there, left = np.array([False, True]), np.array([True, False])
+    assert is_solved(protocol, there, is_last=True)
+    assert is_solved(protocol, there, is_last=False) is before
+    for is_last in (False, True):
+        assert is_solved(protocol, left, is_last=is_last) is (rule == "any_env_step")
+
+
+def test_a_result_tells_how_fast_how_far_and_how_often() -> None:
+    model = make_model()
+    run = play(Straight(1.0), downwards(10, 20, 200), model=model, replan_every=2, max_chunks=6)
+    told = run.result()
+    assert (told.success_ever, told.success_at_end) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert told.median_env_steps_to_success == 11
+    # Ten env_steps, twenty, and thirty at the lower wall.
+    assert told.env_steps_per_s == pytest.approx(60 / run.execute_s)
+    # Each batch counts once for each of its episodes: 3, 2 and 1 decisions.
+    assert run.plan_batch == (3, 2, 1)
+    each = sorted(ms / batch for ms, batch in zip(run.plan_ms, run.plan_batch, strict=True) for _ in range(batch))
+    assert told.decision_ms_p50 == pytest.approx((each[2] + each[3]) / 2)
+    ends = torch.from_numpy(EnvHost(WALL).render([np.array(outcome.end) for outcome in run.outcomes]))
+    goals = torch.from_numpy(EnvHost(WALL).render([np.array(outcome.goal) for outcome in run.outcomes]))
+    latents = [model.encode(each[:, None].movedim(-1, 2)).visual.flatten(1) for each in (ends, goals)]
+    expected = (latents[0] - latents[1]).square().mean(dim=1).tolist()
+    assert [outcome.latent_distance for outcome in run.outcomes] == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_a_horizon_shrinks_while_a_protocol_is_played() -> None:
+    model = Spy(make_model())
+    play(CEM, downwards(200, 201), max_norm=0.2, model=model, replan_every=1, max_chunks=6, horizon="shrinking")
+    assert model.horizons == [4, 3, 2, 1, 4, 3]
+
+
 def test_solved_episodes_rest_while_the_others_go_on() -> None:
     planner = Straight(1.0)
     result = play(planner, downwards(10, 20, 30, 200), replan_every=2, max_chunks=7)
@@ -164,11 +218,14 @@ def test_the_noise_of_a_plan_is_fixed_by_seed_episode_and_number_of_the_plan() -
 def test_recorded_frames_are_those_of_every_env_step() -> None:
     tasks = downwards(10, 200)
     result = play(Straight(1.0), tasks, replan_every=2, record=[1])
-    assert set(result.frames) == {1}
-    assert result.frames[1].shape == (21, 32, 32, 3)
+    assert set(result.recordings) == {1}
+    recorded = result.recordings[1]
+    assert recorded.frames.shape == (21, 32, 32, 3)
     host = EnvHost(WALL)
-    np.testing.assert_array_equal(result.frames[1][0], host.render([tasks[1].start])[0])
-    np.testing.assert_array_equal(result.frames[1][7], host.render([np.array([11.0, 17.0])])[0])
+    np.testing.assert_array_equal(recorded.frames[0], host.render([tasks[1].start])[0])
+    np.testing.assert_array_equal(recorded.frames[7], host.render([np.array([11.0, 17.0])])[0])
+    np.testing.assert_allclose(recorded.sim_states[:, 1], 10 + np.arange(21))
+    assert [cost.tolist() for cost in recorded.costs] == [[0.0], [0.0]]
 
 
 class Spy(WorldModel):
@@ -178,10 +235,12 @@ class Spy(WorldModel):
         torch.nn.Module.__init__(self)
         self.__dict__.update(model.__dict__)
         self.seen: list[tuple[Latent, Tensor | None]] = []
+        self.horizons: list[int] = []
 
     def unroll_candidates(self, context: Latent, chunks_BNHA: Tensor, past_actions_BLA: Tensor | None = None) -> Latent:
         if not self.seen or self.seen[-1][0] is not context:
             self.seen.append((context, past_actions_BLA))
+            self.horizons.append(chunks_BNHA.shape[2])
         return super().unroll_candidates(context, chunks_BNHA, past_actions_BLA)
 
 
@@ -199,7 +258,7 @@ def test_a_plan_is_made_from_what_was_observed_and_done(context_window: int) -> 
     for plan, (context, past) in enumerate(model.seen):
         oldest = max(0, plan + 1 - context_window)
         for row in (0, 1):
-            frames = result.frames[row][[FRAMESKIP * chunk for chunk in range(oldest, plan + 1)]]
+            frames = result.recordings[row].frames[[FRAMESKIP * chunk for chunk in range(oldest, plan + 1)]]
             expected = model.encode(torch.from_numpy(frames)[None].movedim(-1, 2))
             torch.testing.assert_close(context[row : row + 1].parts(), expected.parts(), rtol=1e-4, atol=1e-5)
         assert (0 if past is None else past.shape[1]) == context.lead[1] - 1
@@ -208,7 +267,7 @@ def test_a_plan_is_made_from_what_was_observed_and_done(context_window: int) -> 
             positions = positions + 2 * past[:, -1].unflatten(-1, (FRAMESKIP, 2)).sum(dim=1)
             for row in (0, 1):
                 drawn = EnvHost(WALL).render([positions[row].double().numpy()])[0]
-                np.testing.assert_allclose(drawn.astype(float), result.frames[row][FRAMESKIP * plan], atol=3)
+                np.testing.assert_allclose(drawn.astype(float), result.recordings[row].frames[FRAMESKIP * plan], atol=3)
     assert (context_window == 1) == bool((positions == torch.tensor([[10.0, 10.0], [11.0, 10.0]])).all())
 
 
@@ -305,12 +364,19 @@ def synthetic_result() -> EvaluationResult:
         return ProtocolResult(SuccessRate(rate, interval, 50), episodes, 123.0, 456.0, 20.0, 3.0)
 
     config = RunConfig()
+    diagnosed = DiagnosedEpisode(4, "model", 2, True, 0.1, 0.9, 0.3, 0.2)
     protocols = {
         name: ProtocolReport(
-            getattr(config.evaluation, name), played(0.84, (0.714, 0.917)), played(0.06, (0.021, 0.162))
+            getattr(config.evaluation, name),
+            played(0.84, (0.714, 0.917)),
+            played(0.06, (0.021, 0.162)),
+            failures=FailureDiagnosis(8, 32, (diagnosed,)),
+            conditions={"budget": "60 env_steps"},
         )
         for name in ("two_plan", "per_chunk")
     }
+    point = DistancePoint(25, 1, "ef" * 32, protocols["two_plan"])
+    curve = (point, dataclasses.replace(point, goal_offset_env_steps=50))
     rows = tuple(PredictionRow(k, 0.1 * k, 0.4 * k, shuffled_actions=0.9, variance=1.5) for k in (1, 2, 3))
     return EvaluationResult(
         seed=99,
@@ -318,7 +384,9 @@ def synthetic_result() -> EvaluationResult:
         config=to_dict(config),
         provenance=Provenance(**manifest()),
         held_out=HeldOut(rows, 256, 12, {"diagnostics/effective_rank": 17.25, "diagnostics/probe_r2/<x>": 0.987}),
-        played=Played(protocols, 7, "sampler", "", "cd" * 32),
+        played=Played(protocols, 7, "sampler", "px", "cd" * 32, curve, "episodes.json"),
+        conditions={"history": "1 frame"},
+        published={"name": "dino_wm_wall", "paper": "a paper", "differences": ["seed 3"], "remarks": ["a <remark>"]},
         recipe="demo <&> more",
         run_dir="runs/x",
         wall_s={"train": 81.2},
@@ -330,6 +398,25 @@ def test_results_survive_json() -> None:
     assert EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
     alone = dataclasses.replace(result, played=None, held_out=HeldOut())
     assert EvaluationResult.from_dict(json.loads(json.dumps(alone.to_dict()))) == alone
+
+
+def test_files_of_earlier_versions_are_read() -> None:
+    data = json.loads(json.dumps(synthetic_result().to_dict()))
+    for key in ("conditions", "published", "distance_curve", "episodes_file"):
+        del data[key]
+    for protocol in data["protocols"].values():
+        del protocol["failures"], protocol["conditions"]
+        for key in ("horizon", "warm_start"):
+            del protocol["protocol"][key]
+        for episode in [*protocol["episodes"], *protocol["random"]["episodes"]]:
+            for key in ("solved_ever", "solved_at_end", "env_steps_to_success", "latent_distance"):
+                del episode[key]
+    found = EvaluationResult.from_dict(data)
+    assert found.played is not None
+    assert found.played.distance_curve == ()
+    assert found.protocols["two_plan"].failures is None
+    assert found.protocols["two_plan"].rules == RunConfig().evaluation.two_plan
+    assert found.protocols["two_plan"].planned.rate == synthetic_result().protocols["two_plan"].planned.rate
 
 
 def synthetic_metrics() -> list[dict[str, Any]]:
@@ -352,7 +439,8 @@ def synthetic_metrics() -> list[dict[str, Any]]:
 def test_the_report_is_one_file_with_numbers_and_animations(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     frames = np.random.default_rng(0).integers(0, 256, size=(6, 16, 16, 3), dtype=np.uint8)
-    animations = {3: {"rollout": frames, "goal": frames[0]}, 4: {"rollout": frames, "goal": frames[1]}}
+    costs = [np.array([3.0, 2.0, 1.0]), np.array([2.0, 1.5])]
+    animations = {number: Animation(frames, frames[0], costs, distances=np.linspace(9, 1, 6)) for number in (3, 4)}
     write_report(str(path), synthetic_result(), synthetic_metrics(), animations)
     page = path.read_text("utf-8")
     sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'>\s]+)""", page)
@@ -360,7 +448,16 @@ def test_the_report_is_one_file_with_numbers_and_animations(tmp_path: Path) -> N
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert not re.search(r"@import|url\((?!#)|<link|<script", page)
     assert page.count("data:image/webp;base64,") == 6
-    assert page.count("<svg") >= 4
+    # Success, goal distance, distance and cost of two episodes, training, latents, prediction.
+    assert page.count("<svg") >= 7
+    assert page.count("one line a plan") == 2
+    # The failure comes first, and the protocol stands above both.
+    rollouts = page.index("<h2>Rollouts")
+    places = [page.index(text, rollouts) for text in ("two_plan: replan every", "episode 4:", "episode 3:")]
+    assert places == sorted(places)
+    for words in ("the model imagined what did not happen", "1 of 8 failed episodes", "As published: dino_wm_wall"):
+        assert words in page, words
+    assert "a &lt;remark&gt;" in page
     for words in ("84.0 %", "71.4", "91.7", "6.0 %", "50 episodes", "312,345 parameters", "7 further tasks", "17.25"):
         assert words in page, words
     assert page.count("not solved") == 1
@@ -382,14 +479,19 @@ def test_an_animation_holds_every_frame(tmp_path: Path) -> None:
         str(path),
         synthetic_result(),
         synthetic_metrics(),
-        {3: {"rollout": frames, "goal": frames[0]}},
+        {3: Animation(frames, frames[0], [])},
     )
     found = re.search(r"alt='rollout' src='data:image/webp;base64,([^']+)'", path.read_text("utf-8"))
     assert found
     image = Image.open(io.BytesIO(base64.b64decode(found[1])))
     assert image.n_frames == 6
-    image.seek(4)
-    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), frames[4])
+    for number in range(6):
+        image.seek(number)
+        shown = np.asarray(image.convert("RGB"))
+        # Enlarged eight times, above a strip whose bar says how far the episode is.
+        np.testing.assert_array_equal(shown[:128:8, ::8], frames[number])
+        bar = (shown[129] != 255).any(axis=1)
+        assert bar.sum() == round((number + 1) / 6 * 127) + 1
 
 
 def test_a_report_of_a_run_without_extras_is_written_too(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, RunConfig, Sc
 from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.errors import ConfigError, DataError, EnvironmentFault, JepawmError
+from jepawm.runs.episode_sets import make_episodes
 from jepawm.runs.pipeline import collect_run, train_run
 from jepawm.runs.preflight import check_evaluation, check_run
 from jepawm.runs.preflight.environment import check_actions, check_environment, is_far_outside
@@ -211,3 +212,45 @@ def test_a_typing_error_is_answered_without_torch(words: list[str], named: str) 
     assert done.stderr.startswith("error: ")
     assert named in done.stderr
     assert not done.stdout
+
+
+# -- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def in_wall(**evaluation: Any) -> RunConfig:
+    return RunConfig(
+        env=EnvConfig(image_size=32), train=SMALL, evaluation=EvaluationConfig(prediction_horizon=1, **evaluation)
+    )
+
+
+def test_goals_that_are_reached_before_an_episode_begins_are_refused_early(tmp_path: Path) -> None:
+    check_run(in_wall(goal_source="random_actions", goal_offset=6))
+    standing = DatasetSpec(
+        "standing", 10, PixelSpec(SIZE, SIZE), ActionSpec(2, (-1.0, -1.0), (1.0, 1.0)), VectorSpec(2), VectorSpec(2)
+    )
+    with EpisodeWriter(tmp_path / "standing", standing) as writer:
+        for number in range(10):
+            pixels, place = np.zeros((40, SIZE, SIZE, 3), np.uint8), np.full((40, 2), 15.0 + number)
+            writer.write(Episode(number, pixels, np.zeros((39, 2), np.float32), place.astype(np.float32), place))
+    rules = EvaluationConfig(prediction_horizon=1, goal_source="held_out", goal_offset=2)
+    config = recorded(str(tmp_path / "standing"), "envs:envs/Wall-v1", evaluation=rules)
+    with pytest.raises(DataError, match=r"500 of the first 500 tasks are solved before they begin"):
+        check_run(config)
+    check_run(replace(config, evaluation=replace(rules, solved_at_start="count")))
+
+
+def test_an_episode_set_of_another_environment_is_refused_early(tmp_path: Path) -> None:
+    path = str(tmp_path / "set.json")
+    make_episodes(replace(in_wall(num_episodes=2), local=True), path, Console(quiet=True))
+    check_run(in_wall(episodes=path))
+    pusht = replace(in_wall(episodes=path), env=EnvConfig(id="envs:envs/PushT-v1", image_size=32))
+    with pytest.raises(ConfigError, match=r"set.json holds episodes of envs:envs/Wall-v1, env.id is envs:envs/PushT"):
+        check_run(pusht)
+    with pytest.raises(DataError, match=r"nowhere.json cannot be read"):
+        check_run(in_wall(episodes=str(tmp_path / "nowhere.json")))
+
+
+def test_goal_distances_beyond_the_recordings_are_refused_early() -> None:
+    message = r"evaluation.goal_offsets_env_steps 100 needs held-out episodes of 101 frames; .* at most 50"
+    with pytest.raises(DataError, match=message):
+        check_run(in_wall(goal_source="held_out", goal_offsets_env_steps=(25, 50, 100)))

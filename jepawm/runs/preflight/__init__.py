@@ -38,6 +38,7 @@ from jepawm.runs.preflight.machine import (
     disk_needs_of_collection,
     joins_a_cluster,
 )
+from jepawm.runs.preflight.tasks import check_tasks
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.stages import base_run
 
@@ -73,6 +74,7 @@ def check_run(config: RunConfig) -> None:
             check_recordings(config, dataset, description)
     elif config.data.source == "collect":
         _check_lengths(config, EpisodeLengths.planned(config.data, config.seed))
+    check_tasks(config, config, dataset, description)
     if config.train.init_from is not None:
         read_spec(model_dir(config.train.init_from))
     checkpoints = 0
@@ -132,6 +134,7 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     if dataset is not None:
         lengths = EpisodeLengths.of_dataset(dataset, trained.data.held_out_fraction, trained.seed)
         _check_evaluation_lengths(config, lengths)
+    check_tasks(config, trained, dataset, description)
 
 
 def check_as_trained(config: RunConfig, trained: RunConfig, model_dir: str) -> None:
@@ -163,6 +166,7 @@ def check_dataset_fits(config: RunConfig, dataset: EpisodeDataset, runtime: Runt
     # Collected episodes come from the environment itself.
     if config.data.source != "collect" and config.env.id != "none":
         check_recordings(config, dataset, _describe(config, runtime))
+    check_tasks(config, config, dataset, check_environment(config.env))
 
 
 def tell_missing_capacity(config: RunConfig, runtime: Runtime, console: Console) -> None:

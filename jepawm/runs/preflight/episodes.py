@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jepawm.config import DataConfig, EnvConfig, EvaluationConfig
+from jepawm.config.evaluation import WITH_OFFSET
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.windows import split_episodes, window_span
 from jepawm.errors import ConfigError, DataError
@@ -132,10 +133,11 @@ def check_evaluation_lengths(
         DataError: Names the setting, what it needs, and the longest held-out episode.
     """
     longest = int(lengths.held_out.max(initial=0))
-    needs_goals = has_env and evaluation.goal_source == "held_out"
+    needs_goals = has_env and evaluation.takes_recordings
     if not len(lengths.held_out):
         if needs_goals or not has_env:
-            why = "evaluation.goal_source 'held_out' takes goals from them" if needs_goals else "env.id is 'none'"
+            source = f"evaluation.goal_source '{evaluation.goal_source}' takes goals from them"
+            why = source if needs_goals else "env.id is 'none'"
             raise ConfigError(f"no episode is held out ({why}); raise data.held_out_fraction")
         return
     held_out = f"the longest of {len(lengths.held_out)} held-out episodes of {lengths.subject} has {longest}"
@@ -147,10 +149,18 @@ def check_evaluation_lengths(
             f"evaluation.prediction_horizon {evaluation.prediction_horizon} needs held-out episodes of {needed} "
             f"frames; {held_out}; {lower}, or {lengths.remedy}"
         )
+    if not needs_goals or evaluation.goal_source not in WITH_OFFSET:
+        return
+    fitting = (longest - 1) // frameskip
     needed = evaluation.goal_offset * frameskip + 1
-    if needs_goals and longest < needed:
-        fitting = (longest - 1) // frameskip
+    if longest < needed:
         raise DataError(
             f"evaluation.goal_offset {evaluation.goal_offset} needs held-out episodes of {needed} frames; {held_out}; "
             f"lower it to at most {fitting}, or {lengths.remedy}"
+        )
+    farthest = max(evaluation.goal_offsets_env_steps, default=0)
+    if longest < farthest + 1:
+        raise DataError(
+            f"evaluation.goal_offsets_env_steps {farthest} needs held-out episodes of {farthest + 1} frames; "
+            f"{held_out}; lower it to at most {fitting * frameskip}, or {lengths.remedy}"
         )
