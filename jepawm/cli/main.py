@@ -12,6 +12,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("jepawm.cli.demo", "train and plan in a small world; about two minutes on two cores"),
     "train": ("jepawm.cli.train", "collect or read episodes, train a world model, plan with it, report"),
     "collect": ("jepawm.cli.collect", "episodes alone: play a policy in an environment"),
+    "train-head": ("jepawm.cli.train_head", "train what reads a model's latents: frames, states, distances, actions"),
     "evaluate": ("jepawm.cli.evaluate", "judge a trained model: other episodes, protocols, planners"),
     "runs": ("jepawm.cli.runs", "list, show and remove runs"),
     "recipes": ("jepawm.cli.recipes", "list and show recipes"),

@@ -15,6 +15,8 @@ from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split, held_out_windows
 from jepawm.errors import ConfigError, DataError
+from jepawm.evaluation.baselines import learned_baselines
+from jepawm.evaluation.decoded import drawn_predictions
 from jepawm.evaluation.goals import held_out_tasks, sampled_tasks
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.protocol import run_protocol
@@ -99,7 +101,7 @@ def evaluate(
             num_episodes=len(dataset),
             held_out_episodes=[int(i) for i in split.held_out],
         )
-        result = replace(result, dataset=facts, held_out=_held_out(plan, model, dataset, split))
+        result = replace(result, dataset=facts, held_out=_held_out(plan, model, spec, dataset, split, console))
     return result, animations
 
 
@@ -136,7 +138,11 @@ def _play(
         agent = Agent(model, spec, baseline, objective, replan_every=protocol.replan_every)
         random = run_protocol(agent, protocol, pool, tasks, **common)
         rules = replace(protocol, cost=objective.weighting)
-        protocols[name] = ProtocolReport(rules, planned.result(), random.result())
+        baselines = {
+            head: run_protocol(policy, protocol, pool, tasks, **common).result()
+            for head, policy in learned_baselines(model, spec).items()
+        }
+        protocols[name] = ProtocolReport(rules, planned.result(), random.result(), baselines)
         if headline:
             animations = _animations(pool, tasks, planned.frames)
     played = Played(
@@ -195,7 +201,14 @@ def _check_prediction_horizon(plan: EvaluationPlan, dataset: EpisodeDataset, spl
         )
 
 
-def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, split: Split) -> HeldOut:
+def _held_out(
+    plan: EvaluationPlan,
+    model: WorldModel,
+    spec: ModelSpec,
+    dataset: EpisodeDataset,
+    split: Split,
+    console: Console,
+) -> HeldOut:
     device = next(model.parameters()).device
     horizon = plan.evaluation.prediction_horizon
     windows = held_out_windows(
@@ -212,6 +225,7 @@ def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, 
         prediction_windows=len(windows),
         prediction_episodes=len(np.unique(windows.episode_ids)),
         diagnostics=latent_diagnostics(model, windows, names, device),
+        images=drawn_predictions(model, spec, windows, say=console.say),
     )
 
 

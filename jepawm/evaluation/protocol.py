@@ -3,16 +3,46 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from jepawm.agent import Agent
 from jepawm.config.evaluation import ProtocolConfig
 from jepawm.evaluation.metrics import SuccessRate, success_rate
 from jepawm.evaluation.result import EpisodeOutcome, ProtocolResult
 from jepawm.rollout import EnvPool, Executed, Observed, Task
 from jepawm.seeding import plan_generator
 from jepawm.types import Observations
+from jepawm.world_model import WorldModel
+
+
+class Player(Protocol):
+    """What plays an episode: an `Agent`, or a baseline that acts without search."""
+
+    model: WorldModel
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def reset(self, observations: Observations, goals: Observations) -> None:
+        """Begins a batch of episodes."""
+        ...
+
+    def act(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Tensor:
+        """The chunks to execute, `[B,n,A]`."""
+        ...
+
+    def observe(self, observations: Observations) -> None:
+        """Shows what came of them."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with some rows of the batch alone."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +81,7 @@ class ProtocolRun:
 
 
 def run_protocol(
-    agent: Agent,
+    agent: Player,
     protocol: ProtocolConfig,
     pool: EnvPool,
     tasks: Sequence[Task],

@@ -45,6 +45,7 @@ def write_report(path: str, result: EvaluationResult, metrics: Sequence[Record],
         _latents(result.held_out.diagnostics, metrics),
         "<h2>Prediction on held-out episodes</h2>",
         _prediction(result.held_out),
+        _drawn(result.held_out),
         "<h2>How to repeat this</h2>",
         _provenance(result),
     ]
@@ -106,15 +107,27 @@ def _success_table(played: Played) -> str:
         rows.append(
             f"<tr><td><b>{html.escape(name)}</b><br><span class=muted>{html.escape(how)}</span></td>"
             f"<td class=n>{_percent(planned.rate)}</td><td class=n>{_percent(random.rate)}</td>"
+            f"{_baseline_cells(played, protocol)}"
             f"<td class=n>{planned.rate.num_episodes}</td>{_distance_cells(protocol)}"
             f"<td class=n>{planned.plan_ms_p50:.0f} / {planned.plan_ms_p95:.0f}</td></tr>"
         )
     unit = html.escape(played.distance_name)
     distance = f"<th>mean distance at the end, planned / random ({unit})</th>" if unit else ""
+    learned = "".join(f"<th>{html.escape(name)} alone [95 %]</th>" for name in _baseline_names(played))
     return (
-        "<table><tr><th>protocol</th><th>planned [95 %]</th><th>random plans [95 %]</th><th>episodes</th>"
+        f"<table><tr><th>protocol</th><th>planned [95 %]</th><th>random plans [95 %]</th>{learned}<th>episodes</th>"
         f"{distance}<th>ms per batch of plans, p50 / p95</th></tr>{''.join(rows)}</table>"
     )
+
+
+def _baseline_names(played: Played) -> list[str]:
+    """Policies that search nothing, in order."""
+    return list(dict.fromkeys(name for protocol in played.protocols.values() for name in protocol.baselines))
+
+
+def _baseline_cells(played: Played, protocol: ProtocolReport) -> str:
+    results = [protocol.baselines.get(name) for name in _baseline_names(played)]
+    return "".join(f"<td class=n>{'' if each is None else _percent(each.rate)}</td>" for each in results)
 
 
 def _distance_cells(protocol: ProtocolReport) -> str:
@@ -282,6 +295,26 @@ def _prediction(held_out: HeldOut) -> str:
         + f"<p class=muted>{held_out.prediction_windows} windows of {held_out.prediction_episodes} held-out "
         + "episodes.</p>"
     )
+
+
+def _drawn(held_out: HeldOut) -> str:
+    """How near the frames that heads draw from predictions are to the true ones."""
+    tables = []
+    for head, rows in held_out.images.items():
+        names = [name for name in rows[0] if name != "model_steps"]
+        titles = "".join(f"<th>{html.escape(name.upper())}</th>" for name in names)
+        body = "".join(
+            f"<tr><td class=n>{row['model_steps']:.0f}</td>"
+            + "".join(f"<td class=n>{row[name]:.4g}</td>" for name in names)
+            + "</tr>"
+            for row in rows
+        )
+        tables.append(
+            f"<p>Frames that the head <b>{html.escape(head)}</b> draws from predicted latents, against the true ones; "
+            "0 model steps: from encoded latents. Colours are in [0, 1].</p>"
+            f"<table><tr><th>model steps</th>{titles}</tr>{body}</table>"
+        )
+    return "".join(tables)
 
 
 def _provenance(result: EvaluationResult) -> str:

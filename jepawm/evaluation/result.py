@@ -85,21 +85,30 @@ class ProtocolReport:
         rules: When plans are made and what counts as solved; `cost` is resolved.
         planned: What the planner reached.
         random: What random plans reached under the same rules.
+        baselines: What policies that search nothing reached under the same rules, by the name of their head.
     """
 
     rules: ProtocolConfig
     planned: ProtocolResult
     random: ProtocolResult
+    baselines: dict[str, ProtocolResult] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for `eval.json`."""
-        return {**self.planned.to_dict(), "random": self.random.to_dict(), "protocol": asdict(self.rules)}
+        baselines = {name: result.to_dict() for name, result in self.baselines.items()}
+        return {
+            **self.planned.to_dict(),
+            "random": self.random.to_dict(),
+            "baselines": baselines,
+            "protocol": asdict(self.rules),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ProtocolReport":
         """Inverse of `to_dict`."""
         random = ProtocolResult.from_dict(data["random"])
-        return cls(ProtocolConfig(**data["protocol"]), ProtocolResult.from_dict(data), random)
+        baselines = {name: ProtocolResult.from_dict(each) for name, each in data.get("baselines", {}).items()}
+        return cls(ProtocolConfig(**data["protocol"]), ProtocolResult.from_dict(data), random, baselines)
 
 
 @dataclass(frozen=True)
@@ -135,12 +144,16 @@ class HeldOut:
         prediction_windows: Windows measured.
         prediction_episodes: Episodes they come from.
         diagnostics: Collapse and linear probes, by metric name.
+        images: How near the frames that a head draws from predicted latents are to the true ones, by the name of the
+            head: one row a model step, the first of encoded latents (`model_steps` 0), each with the metrics of
+            `jepawm.training.image_metrics`.
     """
 
     prediction: tuple[PredictionRow, ...] = ()
     prediction_windows: int | None = None
     prediction_episodes: int | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
+    images: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -241,6 +254,7 @@ class EvaluationResult:
             data |= {
                 **asdict(headline.planned.rate),
                 "random": asdict(headline.random.rate),
+                "baselines": {name: asdict(each.rate) for name, each in headline.baselines.items()},
                 "protocol": self.played.headline,
                 "episodes": headline.planned.to_dict()["episodes"],
                 "solved_at_start": self.played.solved_at_start,
@@ -252,6 +266,7 @@ class EvaluationResult:
             "seed": self.seed,
             "prediction": [asdict(row) for row in self.held_out.prediction],
             "diagnostics": self.held_out.diagnostics,
+            "images": self.held_out.images,
             "config": self.config,
             "model": asdict(self.model),
             **asdict(self.provenance),
@@ -280,6 +295,7 @@ class EvaluationResult:
             prediction_episodes=data.get("prediction_episodes"),
             # JSON has no NaN; a probe of a number that does not vary is null there.
             diagnostics={key: float("nan") if value is None else value for key, value in data["diagnostics"].items()},
+            images=data.get("images", {}),
         )
         return cls(
             seed=data["seed"],
