@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from jepawm.checkpoints.head_folder import load_head
 from jepawm.checkpoints.model_folder import ModelSpec, load_world_model
 from jepawm.checkpoints.zoo import ZOO
 from jepawm.config.objective import ObjectiveConfig
@@ -114,6 +115,7 @@ class Agent:
         self._context: _Context | None = None
         self._goals: Latent | None = None
         self._executed_BnA: Tensor | None = None
+        self._heads: dict[str, nn.Module] = {}
 
     @property
     def device(self) -> torch.device:
@@ -244,7 +246,28 @@ class Agent:
             ConfigError: A wrong observation, or a setting that does not exist.
             PlanningError: Costs that no plan can be chosen from.
         """
-        return self._with(settings)._plan_one(observation, goal, seed)
+        agent = self._with(settings)
+        agent._heads = self._heads
+        return agent._plan_one(observation, goal, seed)
+
+    def head(self, name: str) -> nn.Module:
+        """A head that was trained on the model's latents (`jepawm train-head`), on the model's device; read once.
+
+        Args:
+            name: Of its folder in the model's `heads`.
+
+        Raises:
+            ConfigError: The model was read from no folder of ours.
+            CheckpointError: No such head, or one of other weights.
+        """
+        if name not in self._heads:
+            if self.spec.folder is None:
+                raise ConfigError(
+                    f"head '{name}': heads lie in a model's folder, and this model was read from none; write it into "
+                    "one first (jepawm ckpt convert)"
+                )
+            self._heads[name] = load_head(self.spec.folder, name, self.device)[0]
+        return self._heads[name]
 
     def observations(self, frames: Sequence[Observation]) -> Observations:
         """Single observations that follow each other a model step apart, as a batch of one.
@@ -333,7 +356,8 @@ class Agent:
         self._begun()
         assert self._goals is not None, "reset sets both"
         if isinstance(self.objective, ObjectiveConfig):
-            return build_objective(self.objective, self._goals)
+            temporal = self.head(self.objective.head) if self.objective.distance == "temporal" else None
+            return build_objective(self.objective, self._goals, temporal)
         return self.objective(self._goals)
 
     def _begun(self) -> "_Context":

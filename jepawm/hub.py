@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from jepawm.checkpoints.head_folder import load_head as read_head
+from jepawm.checkpoints.head_folder import model_dir_of
 from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
 from jepawm.checkpoints.pickled import read_modules
 from jepawm.checkpoints.zoo import (
@@ -238,6 +240,23 @@ def load_decoder(name: str, checkpoint: str | None = None, *, device: str | torc
             f"{source} decodes latents of width {head.latent_dim}, {key} has {facts.embed_dim}; is it {key}'s?"
         )
     return head.to(device).eval()
+
+
+def load_head(model: str | os.PathLike[str], name: str, *, device: str | torch.device = "cpu") -> nn.Module:
+    """A head that `jepawm train-head` trained on a model's latents.
+
+    Args:
+        model: A run, or a model folder.
+        name: Of the head's folder in the model's `heads`, e.g. `image`.
+        device: Where it goes.
+
+    Returns:
+        The head, in evaluation mode. Heads that draw have `decode`: latents `[B,T,P,D]` to uint8 frames.
+
+    Raises:
+        CheckpointError: No such head, a damaged file, or a head that was trained on other weights.
+    """
+    return read_head(model_dir_of(os.fspath(model)), name, device)[0]
 
 
 def unit_statistics(action_dim: int, proprio_dim: int) -> Statistics:

@@ -6,6 +6,7 @@ FOLDER/
   config.yaml           the resolved run configuration
   model.safetensors     weights of the world model; a frozen, pretrained encoder is named instead (source, fingerprint)
   stats.json            action and proprio statistics, action specification, fingerprint of a frozen encoder
+  heads/                heads that were trained on its latents, see `head_folder`
 ```
 """
 
@@ -38,6 +39,7 @@ from jepawm.world_model import WorldModel
 
 FORMAT_VERSION = 1
 FILES = ("format_version", "config.yaml", "model.safetensors", "stats.json")
+HEADS = "heads"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ModelSpec:
         statistics: Of raw actions and proprio in the training episodes.
         action: One environment step's action.
         run: The configuration of the run that trained it, as plain data; sections that are missing have their defaults.
+        folder: The model folder that it was read from, with its heads; None: from none.
     """
 
     model: ModelConfig
@@ -59,6 +62,7 @@ class ModelSpec:
     statistics: Statistics
     action: ActionSpec
     run: Mapping[str, Any] = field(default_factory=dict)
+    folder: str | None = field(default=None, compare=False)
 
     @property
     def planner(self) -> PlannerConfig:
@@ -194,6 +198,7 @@ def _read(folder: str) -> tuple[ModelSpec, str | None]:
         statistics=statistics,
         action=action,
         run=run,
+        folder=folder,
     )
     return spec, fingerprint
 
@@ -248,11 +253,18 @@ def load_world_model(
 
 
 def copy_model(source: str, folder: str) -> str:
-    """Copies what planning needs of a model or checkpoint folder; returns the SHA-256 of its weights."""
+    """Copies what planning needs of a model or checkpoint folder; returns the SHA-256 of its weights.
+
+    Heads beside an older model of the same weights stay; those of other weights go with the model they belong to.
+    """
     read_spec(source)
     with atomic_folder(folder) as temporary:
         for name in FILES:
             shutil.copyfile(os.path.join(source, name), temporary / name)
+        heads, older = os.path.join(folder, HEADS), os.path.join(folder, "model.safetensors")
+        same = os.path.isfile(older) and weights.sha256(older) == weights_sha256(os.fspath(temporary))
+        if same and os.path.isdir(heads):
+            shutil.copytree(heads, temporary / HEADS)
     return weights_sha256(folder)
 
 

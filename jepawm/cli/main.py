@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("jepawm.cli.train", "collect or read episodes, train a world model, plan with it, report"),
     "collect": ("jepawm.cli.collect", "episodes alone: play a policy in an environment"),
     "encode": ("jepawm.cli.encode", "a frozen encoder's features of a dataset, once, for training on them"),
+    "train-head": ("jepawm.cli.train_head", "train what reads a model's latents: frames, states, distances, actions"),
     "evaluate": ("jepawm.cli.evaluate", "judge a trained model: other episodes, protocols, planners"),
     "compare": ("jepawm.cli.compare", "two or more evaluations: is the difference real, or noise?"),
     "episodes": ("jepawm.cli.episodes", "make and show files of starts and goals that evaluations play"),

@@ -13,6 +13,7 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split, held_out_windows
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.conditions import model_conditions
+from jepawm.evaluation.decoded import drawn_predictions
 from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes
 from jepawm.evaluation.manifest import manifest
@@ -114,7 +115,7 @@ def evaluate(
             num_episodes=len(dataset),
             held_out_episodes=[int(i) for i in split.held_out],
         )
-        result = replace(result, dataset=facts, held_out=_held_out(plan, model, dataset, split))
+        result = replace(result, dataset=facts, held_out=_held_out(plan, model, spec, dataset, split, console))
     return Evaluation(result, animations, episodes)
 
 
@@ -144,7 +145,14 @@ def _check_prediction_horizon(plan: EvaluationPlan, dataset: EpisodeDataset, spl
         )
 
 
-def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, split: Split) -> HeldOut:
+def _held_out(
+    plan: EvaluationPlan,
+    model: WorldModel,
+    spec: ModelSpec,
+    dataset: EpisodeDataset,
+    split: Split,
+    console: Console,
+) -> HeldOut:
     device = next(model.parameters()).device
     horizon = plan.evaluation.prediction_horizon
     windows = held_out_windows(
@@ -166,4 +174,5 @@ def _held_out(plan: EvaluationPlan, model: WorldModel, dataset: EpisodeDataset, 
         prediction_windows=len(windows),
         prediction_episodes=len(np.unique(windows.episode_ids)),
         diagnostics=latent_diagnostics(model, frames, names, device),
+        images=drawn_predictions(model, spec, windows, say=console.say),
     )

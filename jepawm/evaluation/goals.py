@@ -212,7 +212,8 @@ class _Recorded:
             raise DataError(
                 f"evaluation.goal_offset asks for goals {env_steps} environment steps after the start, but the "
                 f"longest of {len(self._lengths)} held-out episodes has {max(self._lengths.values(), default=0)} "
-                f"frames, {self._every} environment steps apart; lower evaluation.goal_offset or raise data.held_out_fraction"
+                f"frames, {self._every} environment steps apart; lower evaluation.goal_offset or raise "
+                "data.held_out_fraction"
             )
         self._physical = pool.describe().physical_factors
 

@@ -1,7 +1,7 @@
 """What became of episodes that were played, as types: outcomes, protocols, goal distances, causes of failure."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from jepawm.config.evaluation import ProtocolConfig
@@ -178,6 +178,7 @@ class ProtocolReport:
         random: What random plans reached under the same rules.
         failures: Why planned episodes failed; None where it was not asked for, or none failed.
         conditions: What a published number must say to be comparable: how actions are gathered, the budget, ...
+        baselines: What policies that search nothing reached under the same rules, by the name of their head.
     """
 
     rules: ProtocolConfig
@@ -185,10 +186,16 @@ class ProtocolReport:
     random: ProtocolResult
     failures: FailureDiagnosis | None = None
     conditions: dict[str, str] | None = None
+    baselines: dict[str, ProtocolResult] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for `eval.json`."""
-        data = {**self.planned.to_dict(), "random": self.random.to_dict(), "protocol": asdict(self.rules)}
+        data = {
+            **self.planned.to_dict(),
+            "random": self.random.to_dict(),
+            "baselines": {name: result.to_dict() for name, result in self.baselines.items()},
+            "protocol": asdict(self.rules),
+        }
         if self.failures is not None:
             data["failures"] = self.failures.to_dict()
         return data if self.conditions is None else {**data, "conditions": self.conditions}
@@ -202,6 +209,7 @@ class ProtocolReport:
             random=ProtocolResult.from_dict(data["random"]),
             failures=FailureDiagnosis.from_dict(data["failures"]) if "failures" in data else None,
             conditions=data.get("conditions"),
+            baselines={name: ProtocolResult.from_dict(each) for name, each in data.get("baselines", {}).items()},
         )
 
 

@@ -12,6 +12,7 @@ from jepawm.config import ObjectiveConfig, PlannerConfig, RandomPlansConfig
 from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError
+from jepawm.evaluation.baselines import learned_baselines
 from jepawm.evaluation.conditions import protocol_conditions
 from jepawm.evaluation.episodes import EpisodeSet, read_episodes
 from jepawm.evaluation.failures import diagnose
@@ -128,7 +129,7 @@ class _Stage:
     def play(
         self, title: str, protocol: ProtocolConfig, tasks: Sequence[Task], record: Sequence[int] = ()
     ) -> tuple[ProtocolReport, ProtocolRun]:
-        """Plays tasks with the planner and with random plans under the same rules."""
+        """Plays tasks with the planner, with random plans and with learned policies under the same rules."""
         objective = self._objective(protocol)
         common: dict[str, Any] = {
             "seed": self.plan.evaluation.seed,
@@ -140,11 +141,16 @@ class _Stage:
             )
         baseline = self._agent(protocol, RandomPlansConfig.beside(self.plan.planner))
         random = run_protocol(baseline, protocol, self.pool, tasks, **common)
+        baselines = {
+            head: run_protocol(policy, protocol, self.pool, tasks, **common).result()
+            for head, policy in learned_baselines(self.model, self.spec).items()
+        }
         report = ProtocolReport(
             rules=replace(protocol, cost=objective.weighting),
             planned=planned.result(),
             random=random.result(),
             conditions=protocol_conditions(protocol, self.plan.planner, objective, self.model.frameskip),
+            baselines=baselines,
         )
         return report, planned
 

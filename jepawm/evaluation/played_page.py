@@ -46,6 +46,7 @@ def rules_in_words(rules: ProtocolConfig) -> str:
 
 def _success_table(played: Played) -> str:
     rows = []
+    learned = baseline_names(played)
     for name, protocol in played.protocols.items():
         planned = protocol.planned
         rows.append(
@@ -53,6 +54,7 @@ def _success_table(played: Played) -> str:
                 f"<b>{html.escape(name)}</b><br><span class=muted>{html.escape(rules_in_words(protocol.rules))}</span>",
                 percent(planned.rate),
                 percent(protocol.random.rate),
+                *(percent(protocol.baselines[head].rate) if head in protocol.baselines else "" for head in learned),
                 str(planned.rate.num_episodes),
                 *([_distances(protocol)] if played.distance_name else []),
                 _steps(protocol),
@@ -61,9 +63,15 @@ def _success_table(played: Played) -> str:
         )
     unit = html.escape(played.distance_name)
     distance = [f"mean distance at the end, planned / random ({unit})"] if unit else []
-    header = ["protocol", "planned [95 %]", "random plans [95 %]", "episodes", *distance]
+    alone = [f"{html.escape(head)} alone, without search [95 %]" for head in learned]
+    header = ["protocol", "planned [95 %]", "random plans [95 %]", *alone, "episodes", *distance]
     header += ["env_steps to success (median)", "ms per decision, p50 / p95"]
     return table(header, rows)
+
+
+def baseline_names(played: Played) -> list[str]:
+    """Learned policies that search nothing, in order."""
+    return list(dict.fromkeys(head for protocol in played.protocols.values() for head in protocol.baselines))
 
 
 def _distances(protocol: ProtocolReport) -> str:

@@ -3,16 +3,57 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from jepawm.agent import Agent
 from jepawm.config.evaluation import ProtocolConfig
 from jepawm.evaluation.metrics import SuccessRate, success_rate
 from jepawm.evaluation.outcomes import EpisodeOutcome, ProtocolResult
+from jepawm.latent import Latent
+from jepawm.planning import Plan
 from jepawm.rollout import EnvPool, Executed, Observed, Task
 from jepawm.seeding import plan_generator
 from jepawm.types import Observations
+from jepawm.world_model import WorldModel
+
+
+class Player(Protocol):
+    """What plays an episode: an `Agent`, or a baseline that acts without search."""
+
+    model: WorldModel
+
+    @property
+    def last_plan(self) -> Plan | None:
+        """The plan that `act` chose last; None where nothing is searched."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def encode(self, observations: Observations) -> Latent:
+        """Latents `[B,T]` of observations."""
+        ...
+
+    def reset(self, observations: Observations, goals: Observations) -> None:
+        """Begins a batch of episodes."""
+        ...
+
+    def act(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Tensor:
+        """The chunks to execute, `[B,n,A]`."""
+        ...
+
+    def observe(self, observations: Observations) -> None:
+        """Shows what came of them."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with some rows of the batch alone."""
+        ...
 
 
 @dataclass
@@ -85,7 +126,7 @@ class ProtocolRun:
 
 
 def run_protocol(
-    agent: Agent,
+    agent: Player,
     protocol: ProtocolConfig,
     pool: EnvPool,
     tasks: Sequence[Task],
@@ -140,7 +181,8 @@ def run_protocol(
         execute_s += time.perf_counter() - planned
         done += size
         is_last = done >= protocol.max_chunks
-        costs_BI = agent.last_plan.best_cost_IB.T.cpu().numpy()  # type: ignore[union-attr]
+        plan = agent.last_plan
+        costs_BI = np.empty((len(running), 0)) if plan is None else plan.best_cost_IB.T.cpu().numpy()
         for row, result, costs_I in zip(running, executed, costs_BI, strict=True):
             episodes.add(row, result, is_solved(protocol, result.solved, is_last=is_last), costs_I)
         agent.observe(
@@ -193,7 +235,7 @@ def goal_observations(pool: EnvPool, tasks: Sequence[Task], *, proprio: bool) ->
     return Observations(pool.render(states, [task.variation for task in tasks])[:, None], felt)
 
 
-def _latent_distances(agent: Agent, ends: Observations, goals: Observations) -> np.ndarray:
+def _latent_distances(agent: Player, ends: Observations, goals: Observations) -> np.ndarray:
     """`[B]` mean squared differences between the visual latents of the last frames and of the goals."""
     difference = agent.encode(ends).visual[:, 0] - agent.encode(goals).visual[:, 0]
     return difference.float().square().flatten(1).mean(dim=1).cpu().numpy()

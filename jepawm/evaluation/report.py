@@ -36,6 +36,7 @@ def write_report(
         _latents(result.held_out.diagnostics, metrics),
         "<h2>Prediction on held-out episodes</h2>",
         _prediction(result.held_out),
+        _drawn(result.held_out),
         "<h2>How to repeat this</h2>",
         _provenance(result),
     ]
@@ -178,6 +179,20 @@ def _prediction(held_out: HeldOut) -> str:
         + f"<p class=muted>{held_out.prediction_windows} windows of {held_out.prediction_episodes} held-out "
         + "episodes.</p>"
     )
+
+
+def _drawn(held_out: HeldOut) -> str:
+    """How near the frames that heads draw from predictions are to the true ones."""
+    tables = []
+    for head, rows in held_out.images.items():
+        names = [name for name in rows[0] if name != "model_steps"]
+        header = ["model steps", *(html.escape(name.upper()) for name in names)]
+        body = [[f"{row['model_steps']:.0f}", *(f"{row[name]:.4g}" for name in names)] for row in rows]
+        tables.append(
+            f"<p>Frames that the head <b>{html.escape(head)}</b> draws from predicted latents, against the true ones; "
+            f"0 model steps: from encoded latents. Colours are in [0, 1].</p>{table(header, body)}"
+        )
+    return "".join(tables)
 
 
 def _provenance(result: EvaluationResult) -> str:

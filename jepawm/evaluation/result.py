@@ -43,12 +43,16 @@ class HeldOut:
         prediction_windows: Windows measured.
         prediction_episodes: Episodes they come from.
         diagnostics: Collapse and linear probes, by metric name.
+        images: How near the frames that a head draws from predicted latents are to the true ones, by the name of the
+            head: one row a model step, the first of encoded latents (`model_steps` 0), each with the metrics of
+            `jepawm.training.image_metrics`.
     """
 
     prediction: tuple[PredictionRow, ...] = ()
     prediction_windows: int | None = None
     prediction_episodes: int | None = None
     diagnostics: dict[str, float] = field(default_factory=dict)
+    images: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class EvaluationResult:
             data |= {
                 **rate_to_dict(headline.planned.rate),
                 "random": rate_to_dict(headline.random.rate),
+                "baselines": {name: rate_to_dict(each.rate) for name, each in headline.baselines.items()},
                 "protocol": self.played.headline,
                 "episodes": headline.planned.to_dict()["episodes"],
                 "solved_at_start": self.played.solved_at_start,
@@ -170,6 +175,7 @@ class EvaluationResult:
             "seed": self.seed,
             "prediction": [asdict(row) for row in self.held_out.prediction],
             "diagnostics": self.held_out.diagnostics,
+            "images": self.held_out.images,
             "config": self.config,
             "model": asdict(self.model),
             **asdict(self.provenance),
@@ -200,6 +206,7 @@ class EvaluationResult:
             prediction_episodes=data.get("prediction_episodes"),
             # JSON has no NaN; a probe of a number that does not vary is null there.
             diagnostics={key: float("nan") if value is None else value for key, value in data["diagnostics"].items()},
+            images=data.get("images", {}),
         )
         return cls(
             seed=data["seed"],

@@ -1,7 +1,7 @@
 """Draws frames from latents with a transformer, and turns normalised colours into pixels."""
 
 import math
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,6 +20,23 @@ _MEAN_STD = {
 }
 
 
+def to_unit(images: Float[Tensor, "*batch 3 Y X"], normalization: Normalization) -> Float[Tensor, "*batch 3 Y X"]:
+    """Normalised colours to colours in [0, 1], float32; what was drawn outside stays outside.
+
+    Args:
+        images: `[...,3,Y,X]` normalised colours.
+        normalization: How they are normalised.
+    """
+    mean, std = _mean_std(images, normalization)
+    return images.float() * std + mean
+
+
+def from_unit(images: Float[Tensor, "*batch 3 Y X"], normalization: Normalization) -> Float[Tensor, "*batch 3 Y X"]:
+    """Inverse of `to_unit`."""
+    mean, std = _mean_std(images, normalization)
+    return (images.float() - mean) / std
+
+
 def to_pixels(images: Float[Tensor, "*batch 3 Y X"], normalization: Normalization) -> UInt8[Tensor, "*batch 3 Y X"]:
     """Normalised colours to uint8: undone, times 255, clipped to 0..255, and rounded to the nearest, ties to even.
 
@@ -32,8 +49,21 @@ def to_pixels(images: Float[Tensor, "*batch 3 Y X"], normalization: Normalizatio
     Returns:
         `[...,3,Y,X]` uint8.
     """
+    return to_unit(images, normalization).mul(255).clamp(0, 255).round().to(torch.uint8)
+
+
+def _mean_std(images: Tensor, normalization: Normalization) -> tuple[Tensor, Tensor]:
     mean, std = (images.new_tensor(values, dtype=torch.float32)[:, None, None] for values in _MEAN_STD[normalization])
-    return (images.float() * std + mean).mul(255).clamp(0, 255).round().to(torch.uint8)
+    return mean, std
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A head that draws frames."""
+
+    def decode(self, latents_BTPD: Float[Tensor, "B T P D"]) -> UInt8[Tensor, "B T 3 Y X"]:
+        """`[B,T,P,D]` latents to `[B,T,3,Y,X]` uint8 frames."""
+        ...
 
 
 class ImageHead(nn.Module):

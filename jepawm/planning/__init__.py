@@ -5,7 +5,7 @@ The shapes on the way: candidates `[B,N,H,d]` -> chunks `[B,N,H,A]` -> latents `
 
 from jepawm.planning.base import Objective, Plan, Planner, Unroll
 from jepawm.planning.mpc import MPC
-from jepawm.planning.objective import GoalDistance
+from jepawm.planning.objective import GoalDistance, LatentDistance, TemporalHead
 from jepawm.planning.registry import build_objective, build_planner
 from jepawm.planning.search_space import ActionSearchSpace
 from jepawm.planning.trace import CandidateLog
@@ -15,9 +15,11 @@ __all__ = [
     "ActionSearchSpace",
     "CandidateLog",
     "GoalDistance",
+    "LatentDistance",
     "Objective",
     "Plan",
     "Planner",
+    "TemporalHead",
     "Unroll",
     "build_objective",
     "build_planner",

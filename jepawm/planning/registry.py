@@ -3,9 +3,10 @@
 from jepawm.config.objective import ObjectiveConfig
 from jepawm.config.planner import PlannerConfig
 from jepawm.config.tagged import import_object
+from jepawm.errors import ConfigError
 from jepawm.latent import Latent
 from jepawm.planning.base import Objective, Planner
-from jepawm.planning.objective import GoalDistance
+from jepawm.planning.objective import GoalDistance, LatentDistance, TemporalDistance, TemporalHead
 from jepawm.planning.search_space import ActionSearchSpace
 
 
@@ -20,11 +21,24 @@ def build_planner(config: PlannerConfig, space: ActionSearchSpace) -> Planner:
     return planner
 
 
-def build_objective(config: ObjectiveConfig, goal: Latent) -> Objective:
+def build_objective(config: ObjectiveConfig, goal: Latent, temporal_head: TemporalHead | None = None) -> Objective:
     """The cost of candidates for given goals.
 
     Args:
         config: Distance, weighting over the horizon, proprio weight.
         goal: Latents `[B]` of the goals.
+        temporal_head: The head that `config.head` names, on the goals' device, for the distance `temporal`.
+
+    Raises:
+        ConfigError: A head that is missing, or a function that cannot be imported or called.
     """
-    return GoalDistance(config, goal)
+    distance: LatentDistance | None = None
+    if config.distance == "temporal":
+        if temporal_head is None:
+            raise ConfigError("objective.distance 'temporal' needs the model's distance head, and none is given")
+        distance = TemporalDistance(temporal_head)
+    elif ":" in config.distance:
+        distance = import_object(config.distance, "objective.distance")
+        if not callable(distance):
+            raise ConfigError(f"objective.distance: {config.distance} is no function")
+    return GoalDistance(config, goal, distance)

@@ -52,6 +52,9 @@ def _print_played(played: Played, console: Console) -> None:
             f"{_rate(point.report.random.rate):<24} goals so far away, {point.report.rules.max_chunks} chunks at most"
         )
     for name, protocol in played.protocols.items():
+        for head, baseline in protocol.baselines.items():
+            console.say(f"{name:<12} {_rate(baseline.rate):<30} by the head {head} alone, without search")
+    for name, protocol in played.protocols.items():
         if protocol.planned.mean_distance is not None:
             console.say(
                 f"{name:<12} ends {protocol.planned.mean_distance:.3g} from the goal on average, random plans "
