@@ -223,7 +223,7 @@ class Agent:
     @torch.no_grad()
     def imagined_cost(self, chunks_BNHA: Float[Tensor, "B N H A"]) -> Float[Tensor, "B N"]:
         """The cost of candidates by the latents that the model predicts for them, from each episode's present."""
-        return self._goal_objective()(self._unroll(chunks_BNHA)).float()
+        return self._goal_objective()(self._unroll()(chunks_BNHA)).float()
 
     @torch.no_grad()
     def cost_of(self, latents: Latent) -> Float[Tensor, "B N"]:
