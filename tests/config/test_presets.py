@@ -64,6 +64,13 @@ def test_a_preset_is_one_word_on_the_command_line(flags: list[str], capsys: pyte
     assert "--planner.preset NAME" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_a_preset_and_a_flag_that_mends_its_horizon_are_checked_together() -> None:
+    config, _ = parse(["--planner.preset", "dino_wm", "--evaluation.protocols", "per_chunk"])
+    assert config.planner == PlannerConfig.preset("dino_wm")
+    with pytest.raises(ConfigError, match=r"replan_every .* is longer than a plan"):
+        parse(["--planner.preset", "dino_wm"])
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
