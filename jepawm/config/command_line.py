@@ -8,7 +8,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from jepawm.config.run import RunConfig
+from jepawm.config.run import RunConfig, checks_postponed
 from jepawm.config.tagged import PRESET_KEY, TaggedConfig
 from jepawm.config.yaml_io import (
     describe,
@@ -101,14 +101,16 @@ def parse(
     kinds, words = _take_kinds(words)
     if kinds:
         layers = [*layers, (COMMAND_LINE, unflatten(kinds))]
-    below, origins = resolve(RunConfig, layers)
+    # A preset may bring a horizon that a protocol of the layers below does not fit; a flag may still change either.
+    with checks_postponed():
+        below, origins = resolve(RunConfig, layers)
     if show_all:
         tyro.cli(RunConfig, args=["--help"], default=below, prog=command.prog, description=_about(command, recipe))
     if "-h" in words or "--help" in words:
         chosen = {key.rpartition(".")[0] for key in kinds}
         common = _common_flags(below, {*command.common, *chosen})
         tyro.cli(type(common), args=["--help"], default=common, prog=command.prog, description=_about(command, recipe))
-    config = tyro.cli(RunConfig, args=words, default=below, prog=command.prog)
+    config = dataclasses.replace(tyro.cli(RunConfig, args=words, default=below, prog=command.prog))
     before = flatten(to_dict(below))
     changed = [key for key, value in flatten(to_dict(config)).items() if value != before.get(key)]
     if print_config:

@@ -1,6 +1,9 @@
 """A run: every section, and the checks that span sections."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +20,18 @@ from jepawm.config.tracking import TrackingConfig
 from jepawm.config.training import TrainConfig, TrainingPlan
 from jepawm.config.yaml_io import to_dict
 from jepawm.errors import ConfigError
+
+_POSTPONED = ContextVar("postponed", default=False)
+
+
+@contextmanager
+def checks_postponed() -> Iterator[None]:
+    """Runs that are made inside are not checked: settings are still to come that may mend what does not go together."""
+    token = _POSTPONED.set(True)
+    try:
+        yield
+    finally:
+        _POSTPONED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,8 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        if _POSTPONED.get():
+            return
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative, found {self.seed}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):

@@ -59,8 +59,9 @@ class NevergradPlanner:
         cfg, space = self.config, self.space
         start_BHd = space.project(start_of(warm_start_BHd, len(generators), cfg.horizon, space))
         num_iterations = cfg.num_iterations if warm_start_BHd is None else cfg.num_iterations_warm
+        suggest = cfg.keep_mean or warm_start_BHd is not None
         optimizers = [
-            self._optimizer(start, num_iterations, _random_state(generator), suggest=warm_start_BHd is not None)
+            self._optimizer(start, num_iterations, _random_state(generator), suggest=suggest)
             for start, generator in zip(start_BHd.cpu().numpy(), generators, strict=True)
         ]
         rounds = Rounds()

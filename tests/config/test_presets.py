@@ -35,8 +35,8 @@ def test_the_presets_are_the_published_settings() -> None:
 
 
 def test_settings_beside_a_preset_come_before_it() -> None:
-    config = from_dict(RunConfig, {"planner": {"preset": "dino_wm", "num_samples": 64}})
-    assert config.planner == PlannerConfig.preset("dino_wm", num_samples=64)
+    config = from_dict(RunConfig, {"planner": {"preset": "jepa_wms", "num_samples": 64}})
+    assert config.planner == PlannerConfig.preset("jepa_wms", num_samples=64)
     assert override(PlannerConfig(num_samples=9, num_elites=3), {"preset": "jepa_wms"}, "here") == PlannerConfig.preset(
         "jepa_wms"
     )
@@ -50,18 +50,25 @@ def test_a_preset_hides_the_layers_below_it_and_origins_name_it() -> None:
     assert origins["planner.precision"] == "recipe"
 
 
-@pytest.mark.parametrize("flags", [["--planner.preset", "dino_wm"], ["--planner.preset=dino_wm"]])
+@pytest.mark.parametrize("flags", [["--planner.preset", "jepa_wms"], ["--planner.preset=jepa_wms"]])
 def test_a_preset_is_one_word_on_the_command_line(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     config, _ = parse([*flags, "--planner.num-samples", "64"])
-    assert config.planner == PlannerConfig.preset("dino_wm", num_samples=64)
+    assert config.planner == PlannerConfig.preset("jepa_wms", num_samples=64)
     with pytest.raises(SystemExit):
         parse([*flags, "--planner.num-samples", "64", "--print-config"])
     printed = capsys.readouterr().out
-    assert "num_elites: 30  # command line, preset dino_wm" in printed
+    assert "num_elites: 10  # command line, preset jepa_wms" in printed
     assert "num_samples: 64  # command line\n" in printed
     with pytest.raises(SystemExit):
         parse([*flags, "--help"])
     assert "--planner.preset NAME" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_preset_and_a_flag_that_mends_its_horizon_are_checked_together() -> None:
+    config, _ = parse(["--planner.preset", "dino_wm", "--evaluation.protocols", "per_chunk"])
+    assert config.planner == PlannerConfig.preset("dino_wm")
+    with pytest.raises(ConfigError, match=r"replan_every .* is longer than a plan"):
+        parse(["--planner.preset", "dino_wm"])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ PLANNERS: dict[str, Case] = {
         *(0.01, 256, 0.1),
     ),
     # An ask and a tell take a millisecond; what it finds in more of them is tested in test_search_details.py.
-    "nevergrad": Case({"num_samples": 16, "num_iterations": 8}, 0.7, 16, 0.7, "nevergrad"),
+    "nevergrad": Case({"num_samples": 16, "num_iterations": 8, "execute": "best"}, 0.7, 16, 0.7, "nevergrad"),
 }
 SEARCHING = [
     pytest.param(

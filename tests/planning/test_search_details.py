@@ -328,7 +328,7 @@ def test_optimisers_of_nevergrad_are_chosen_by_name() -> None:
     objective = contract.Quadratic(target)
     of_mean = objective(contract.unroll(contract.make_space().to_chunks(torch.zeros(3, 1, HORIZON, 2))))[:, 0]
     for optimizer in ("CMA", "DE", "PSO"):
-        found = search("nevergrad", optimizer=optimizer, num_samples=20, num_iterations=3, execute="best").plan(
+        found = search("nevergrad", optimizer=optimizer, num_samples=10, num_iterations=3, execute="best").plan(
             contract.unroll, objective, generators=contract.generators(1, 2, 3)
         )
         cost = objective(contract.unroll(found.chunks_BHA[:, None]))[:, 0]

@@ -22,6 +22,9 @@ class NevergradConfig(PlannerConfig):
     """Iterations of a first plan."""
     num_iterations_warm: int = 4
     """Iterations of a replan that starts from the shifted last plan."""
+    keep_mean: bool = True
+    """The first candidate of a first plan is the data's mean action; off: the optimiser's own. A replan's first
+    candidate is its warm start in any case."""
     execute: Literal["recommendation", "best"] = "recommendation"
     """The plan: what the optimiser recommends at its end, or the cheapest candidate of all iterations."""
 

@@ -74,6 +74,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_samples": 300,
         "num_iterations": 30,
         "num_iterations_warm": 30,
+        "keep_mean": False,
         "execute": "recommendation",
     },
     # Closing the train-test gap of gradient-based planning, arXiv 2512.09929: open loop.
