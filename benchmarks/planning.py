@@ -193,8 +193,8 @@ def compare(name: str, device: torch.device, precisions: list[str], rounds: int 
         rows.append({"case": case.about, **row})
         print(
             f"{case.about}, {precision}: ours {row['ours_ms']:.0f} ms, plain {row['plain_ms']:.0f} ms, ratio "
-            f"{row['plain_over_ours']:.2f} [{row['quartiles'][0]:.2f}, {row['quartiles'][1]:.2f}] (wanted "
-            f"{row['wanted']})",
+            f"{row['plain_over_ours']:.2f} [{row['quartiles'][0]:.2f}, {row['quartiles'][1]:.2f}], of processor time "
+            f"{row['cpu_ratio']:.2f} (wanted {row['wanted']})",
             flush=True,
         )
     return rows
