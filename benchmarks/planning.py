@@ -273,20 +273,21 @@ def main() -> None:
     known = [*CASES, "episodes"]
     if unknown := [name for name in arguments.sections if name not in known]:
         parser.error(f"no section {unknown[0]}; there are {', '.join(known)}")
-    found = json.loads(RESULTS.read_text()).get("sections", {}) if RESULTS.is_file() else {}
+    sections = json.loads(RESULTS.read_text())["sections"] if RESULTS.is_file() else {}
     for name in arguments.sections or known:
+        found: dict[str, Any] = {}
         if name == "episodes":
-            found[name] = episodes(arguments.rounds)
+            found = episodes(arguments.rounds)
         else:
             case = quick(CASES[name]()) if arguments.quick else CASES[name]()
-            found[name] = compare(case, device, precisions, arguments.rounds)
-        report = manifest(
-            command="python benchmarks/planning.py",
+            found["rows"] = compare(case, device, precisions, arguments.rounds)
+        sections[name] = manifest(
+            command=" ".join(["python", "benchmarks/planning.py", *sys.argv[1:]]),
             threads=arguments.threads,
             bfloat16="native" if native else "emulated by this processor; measured only with --bfloat16",
-            sections=found,
+            **found,
         )
-        RESULTS.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        RESULTS.write_text(json.dumps({"sections": sections}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
