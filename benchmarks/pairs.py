@@ -20,19 +20,27 @@ def paired_ratio(
         name: Of the other side.
 
     Returns:
-        Medians in milliseconds, and the median ratio (above 1: ours is faster) with its quartiles.
+        Medians in milliseconds, and the median ratio (above 1: ours is faster) with its quartiles; `cpu_ratio` is the
+        same of the processor time of all threads, which other programs on the machine disturb less.
     """
-    times: dict[str, list[float]] = {"ours": [], name: []}
+    times: dict[str, list[tuple[float, float]]] = {"ours": [], name: []}
     for turn in range(rounds):
         order = [("ours", ours), (name, theirs)]
         for side, run in order if turn % 2 else reversed(order):
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             run()
-            times[side].append(time.perf_counter() - began)
-    ratios = [other / own for own, other in zip(times["ours"], times[name], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    medians = {f"{side}_ms": 1e3 * statistics.median(values) for side, values in times.items()}
-    return {**medians, f"{name}_over_ours": middle, "quartiles": [low, high], "rounds": rounds}
+            times[side].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    pairs = list(zip(times["ours"], times[name], strict=True))
+    wall, cpu = ([other[clock] / own[clock] for own, other in pairs] for clock in (0, 1))
+    low, middle, high = statistics.quantiles(wall, n=4, method="inclusive")
+    medians = {f"{side}_ms": 1e3 * statistics.median(value[0] for value in values) for side, values in times.items()}
+    return {
+        **medians,
+        f"{name}_over_ours": middle,
+        "quartiles": [low, high],
+        "cpu_ratio": statistics.median(cpu),
+        "rounds": rounds,
+    }
 
 
 def synchronised(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:

@@ -15,7 +15,7 @@ from jepawm.nn.pose import move_pose
 from jepawm.nn.precision import at_least_float32
 from jepawm.predictors import CausalPredictor, build_predictor
 from jepawm.predictors.base import Predicted, over_patches
-from jepawm.predictors.causal import Prefix
+from jepawm.predictors.causal import Prefix, repeat_rows
 from jepawm.types import LatentSpec, Statistics
 
 _PROPRIO_FEATURES = 16
@@ -234,7 +234,7 @@ class WorldModel(nn.Module):
         B, N = chunks_BNHA.shape[:2]
 
         def spread(x: Tensor) -> Tensor:
-            return x[:, None].expand(B, N, *x.shape[1:]).flatten(0, 1)
+            return repeat_rows(x, N)
 
         chunks = chunks_BNHA.flatten(0, 1)
         # While training, each window draws its own dropout; a planner that follows gradients keeps each step's inputs
@@ -286,7 +286,7 @@ class WorldModel(nn.Module):
         N = len(chunks) // context.lead[0]
 
         def repeat(x: Tensor) -> Tensor:
-            return x.repeat_interleave(N, 0)
+            return repeat_rows(x, N)
 
         actions = self.normalize_actions(chunks)
         codes = predictor.encode_actions(actions)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from jepawm.nn.attention import KeyValue
@@ -29,7 +30,7 @@ class Prefix:
 
     def repeat(self, copies: int) -> "Prefix":
         """Each row several times over: one row a candidate from one row an episode."""
-        repeated = tuple((k.repeat_interleave(copies, 0), v.repeat_interleave(copies, 0)) for k, v in self.keys_values)
+        repeated = tuple((repeat_rows(k, copies), repeat_rows(v, copies)) for k, v in self.keys_values)
         return Prefix(repeated, self.num_frames)
 
 
@@ -82,6 +83,11 @@ class CausalPredictor(Predictor):
     ) -> Predicted:
         codes = self.encode_actions(actions_BTA)
         return self.extend(visual_BTPD, codes, proprio_BTQE, None, last_only=last_only)[0]
+
+
+def repeat_rows(x: Float[Tensor, "B *rest"], copies: int) -> Float[Tensor, "rows *rest"]:
+    """Each row several times over, `[B*copies,...]`."""
+    return x.unsqueeze(1).expand(-1, copies, *x.shape[1:]).flatten(0, 1)
 
 
 def past_of(past: Prefix | None, depth: int) -> tuple[int, list[KeyValue | None]]:

@@ -118,6 +118,12 @@ def parses_as_make(words: list[str], repo) -> None:
     subprocess.run(["make", "-n", *words], cwd=repo, check=True, capture_output=True)
 
 
+def parses_as_bash(words: list[str], repo) -> None:
+    script = repo / words[0]
+    subprocess.run(["bash", "-n", str(script)], check=True, capture_output=True)
+    assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[a-z]+", script.read_text()))
+
+
 def parses_as_pip(words: list[str], repo) -> None:
     assert words[0] == "install"
     extras = set(tomllib.loads((repo / "pyproject.toml").read_text())["project"]["optional-dependencies"])
@@ -132,6 +138,7 @@ PROGRAMS: dict[str, Callable] = {
     "ray": parses_as_ray,
     "mlflow": lambda words, repo: parses_as_click("mlflow", words),
     "make": parses_as_make,
+    "bash": parses_as_bash,
     "pip": parses_as_pip,
 }
 

@@ -116,7 +116,7 @@ def test_a_float32_plan_is_the_same_for_any_micro_batch(kind: str, size: Any) ->
 
 def test_memory_stays_the_same_over_200_replans() -> None:
     planner = replace(CEM, horizon=2, num_samples=4, num_elites=2, num_iterations=1)  # type: ignore[call-arg]
-    planned, settings = Planned(make_model("lewm"), planner), UnrollSettings("bfloat16")
+    planned, settings = Planned(make_model("mlp"), planner), UnrollSettings("bfloat16")
 
     def tensors() -> int:
         gc.collect()
