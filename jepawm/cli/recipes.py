@@ -99,7 +99,7 @@ def _needs(config: RunConfig, about: RecipeAbout, shown: ShowRecipe) -> list[str
         lines.append(f"training    {train.num_train_steps:,} train steps = {train.num_train_steps / steps:,.1f} epochs")
     else:
         lines.append(f"training    {train.num_train_steps:,} train steps")
-    lines.append(f"batch       {train.arithmetic(config.scaling.num_workers)}")
+    lines.append(f"batch       {train.arithmetic(config.scaling.num_workers)} windows")
     if not shown.needs:
         return lines
     from jepawm.training.estimate import GPUS, UTILISATION, estimate_training

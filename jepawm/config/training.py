@@ -69,12 +69,9 @@ class TrainConfig:
         return self.batch_size // parts
 
     def arithmetic(self, num_workers: int) -> str:
-        """How a batch is made up, e.g. `256 windows = 4 workers x 2 micro-batches x 32 windows`."""
-        each = self.windows_at_once(num_workers)
-        return (
-            f"{self.batch_size} windows = {num_workers} worker{'s' * (num_workers > 1)} x {self.micro_batches} "
-            f"micro-batch{'es' * (self.micro_batches > 1)} x {each} windows"
-        )
+        """How a batch is made up, e.g. `256 = 4 worker(s) x 2 micro-batches x 32`."""
+        parts = f"{self.micro_batches} micro-batches x " if self.micro_batches > 1 else ""
+        return f"{self.batch_size} = {num_workers} worker(s) x {parts}{self.windows_at_once(num_workers)}"
 
     def __post_init__(self) -> None:
         positive(

@@ -157,11 +157,8 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "
         console.say(f"model      {newest} (trained earlier)")
         return newest
     loader = choose_loader(config.data, dataset, local=config.local)
-    share = config.train.batch_size // config.scaling.num_workers
-    what = (
-        f"{steps} train steps, global batch {config.train.batch_size} = {config.scaling.num_workers} worker(s) x "
-        f"{share}, loader {loader}"
-    )
+    batch = config.train.arithmetic(config.scaling.num_workers)
+    what = f"{steps} train steps, global batch {batch}, loader {loader}"
     with console.stage(stage, what), console.bar("train steps", steps) as advance:
 
         def show(record: Record) -> None:

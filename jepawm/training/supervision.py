@@ -100,8 +100,8 @@ def _joint(config: LossConfig, predicted: Latent, targets: Latent, learnt: bool)
     """
     if not (learnt and predicted.proprio is not None and targets.proprio is not None):
         return _distance(predicted.visual, targets.visual, config)
-    both = (torch.cat([part.visual, part.proprio], dim=-1) for part in (predicted, targets) if part.proprio is not None)
-    return _distance(*both, config)
+    features = torch.cat([predicted.visual, predicted.proprio], dim=-1)
+    return _distance(features, torch.cat([targets.visual, targets.proprio], dim=-1), config)
 
 
 def _distance(predicted: Tensor, target: Tensor, config: LossConfig) -> Tensor:

@@ -127,8 +127,8 @@ def test_statistics_of_the_whole_batch_are_not_computed_from_parts(what: str) ->
 
 def test_the_arithmetic_of_a_batch_is_said_and_refused_where_it_does_not_work_out() -> None:
     train = TrainConfig(batch_size=256, micro_batches=2)
-    assert train.arithmetic(4) == "256 windows = 4 workers x 2 micro-batches x 32 windows"
-    assert TrainConfig(batch_size=12).arithmetic(1) == "12 windows = 1 worker x 1 micro-batch x 12 windows"
+    assert train.arithmetic(4) == "256 = 4 worker(s) x 2 micro-batches x 32"
+    assert TrainConfig(batch_size=12).arithmetic(1) == "12 = 1 worker(s) x 12"
     with pytest.raises(ConfigError, match=r"256 windows for 3 workers x train.micro_batches 2; use 252 or 258"):
         train.windows_at_once(3)
     with pytest.raises(ConfigError, match=r"must be divisible by scaling.num_workers times train.micro_batches"):
