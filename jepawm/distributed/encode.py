@@ -70,8 +70,7 @@ def encode_on_ray(job: EncodeJob) -> Iterator[int]:
         # Less than a CPU each, so that actors fit beside the environment actors of the same run, which are idle now.
         num_cpus=0.5,
         num_gpus=1 if gpus else 0,
-        max_restarts=MAX_RETRIES,
-        max_task_retries=MAX_RETRIES,
+        ray_remote_args_fn=lambda: {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES},
     )
     # The caller shows progress itself.
     encoded.context.enable_progress_bars = False
