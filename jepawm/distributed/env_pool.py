@@ -1,5 +1,6 @@
 """Environment hosts as Ray actors."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -8,11 +9,13 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from jepawm.config import EnvConfig, ScalingConfig
+from jepawm.distributed.nodes import LostNodes
 from jepawm.errors import EnvironmentFault
 from jepawm.rollout import EnvHost, EnvPool, HostDied
+from jepawm.rollout.backend import NodeLost
 from jepawm.rollout.calls import HostCall
 
 # A share of a CPU each, so that the actors leave room for training on a small machine.
@@ -39,8 +42,9 @@ class _HostActor:
             pass
         self._host = EnvHost(config)
 
-    def ready(self) -> None:
-        """Returns as soon as the actor has started."""
+    def ready(self) -> str:
+        """Returns the id of the actor's node as soon as the actor has started."""
+        return ray.get_runtime_context().get_node_id()
 
     def answer(self, call: HostCall[Any]) -> Any:
         """The packed answer to a call."""
@@ -56,12 +60,14 @@ class _Actor:
         started_at: When the actor was created, seconds of `time.monotonic`.
         starting: Resolves when the actor has started; None from then on.
         ready_at: When the actor was first seen to have started.
+        node_id: Where the actor runs; None: not known yet.
     """
 
     handle: Any
     started_at: float
     starting: Any
     ready_at: float = 0.0
+    node_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,12 @@ class RayBackend:
         self.call_timeout_s = call_timeout_s
         self._env = env
         self._submitted: dict[Any, _Submitted] = {}
+        self._lost_nodes = LostNodes()
         self._actors = [self._start() for _ in range(num_hosts)]
 
     def _start(self) -> _Actor:
         options = {"num_cpus": CPUS_PER_ACTOR, "max_restarts": 0, "runtime_env": {"env_vars": _actor_variables()}}
+        options |= self._lost_nodes.placement()
         handle = ray.remote(**options)(_HostActor).remote(self._env)
         return _Actor(handle, time.monotonic(), handle.ready.remote())
 
@@ -120,9 +128,7 @@ class RayBackend:
                 return first_late, False
             if ready[0] not in starting:
                 return ready[0], True
-            # The start of an actor that died is ready as well; the call then raises what happened.
-            actor = starting[ready[0]]
-            actor.starting, actor.ready_at = None, time.monotonic()
+            _note_start(starting[ready[0]])
 
     def restart(self, host: int) -> None:
         ray.kill(self._actors[host].handle)
@@ -153,13 +159,31 @@ class RayBackend:
         try:
             return submitted.call.unpack(ray.get(handle))
         except (RayActorError, OutOfMemoryError, GetTimeoutError) as error:
-            raise HostDied(str(error).strip().splitlines()[0]) from error
+            reason = str(error).strip().splitlines()[0]
+            if isinstance(error, RayActorError) and self._lost_nodes.took(_node_of(self._actors[submitted.host])):
+                raise NodeLost(reason) from error
+            raise HostDied(reason) from error
         except RayTaskError as error:
             if isinstance(error.cause, EnvironmentFault):
                 raise error.cause from error
             raise EnvironmentFault(
                 f"environment actor {submitted.host} failed in '{submitted.call.method}': {error.cause!r}"
             ) from error
+
+
+def _note_start(actor: _Actor) -> None:
+    """Notes that an actor has started, and where; the start of an actor that died meanwhile has ended as well."""
+    start, actor.starting, actor.ready_at = actor.starting, None, time.monotonic()
+    # Where the start failed, the call that waits for it says what happened.
+    with contextlib.suppress(RayError):
+        actor.node_id = ray.get(start)
+
+
+def _node_of(actor: _Actor) -> str | None:
+    """The node of an actor, as far as it is known."""
+    if actor.starting is not None and ray.wait([actor.starting], timeout=0)[0]:
+        _note_start(actor)
+    return actor.node_id
 
 
 def ray_env_pool(env: EnvConfig, scaling: ScalingConfig) -> EnvPool:

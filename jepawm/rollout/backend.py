@@ -11,6 +11,10 @@ class HostDied(Exception):
     """A host is gone (process killed, out of memory, or no answer in time), and its state with it."""
 
 
+class NodeLost(HostDied):
+    """The machine that a host ran on is gone. The host did nothing wrong, so its restarts are not used up."""
+
+
 class Backend(Protocol):
     """Holds hosts, numbered from 0. A call is submitted, then its answer is waited for; one call per host at a time."""
 
@@ -24,7 +28,8 @@ class Backend(Protocol):
         """Waits until one of several calls has ended.
 
         Returns:
-            The handle of that call, and a callable that returns the answer or raises `HostDied`.
+            The handle of that call, and a callable that returns the answer or raises `HostDied` (`NodeLost` where the
+            machine is gone).
         """
         ...
 

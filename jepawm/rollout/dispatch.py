@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jepawm.errors import EnvironmentFault
-from jepawm.rollout.backend import Backend, HostDied
+from jepawm.rollout.backend import Backend, HostDied, NodeLost
 from jepawm.rollout.calls import Answer, Begin, Execute, Finish, HostCall
 from jepawm.rollout.records import Executed, Observed, Task
 
@@ -46,7 +46,7 @@ class Dispatcher:
         max_restarts: Times one host may be replaced before its episodes move to the other hosts.
 
     Attributes:
-        restarts: Deaths of each host.
+        restarts: Deaths of each host; the loss of its node is none.
         log: One line per death.
         alive: Hosts that have not been given up.
     """
@@ -215,10 +215,14 @@ class Dispatcher:
 
     def _replace(self, host: int, death: HostDied) -> None:
         """Restarts a host, or gives it up and moves its episodes to the hosts that are left."""
-        self.restarts[host] += 1
+        self.restarts[host] += not isinstance(death, NodeLost)
         lost_episodes = [episode for episode in self._episodes.values() if episode.host == host]
         for episode in lost_episodes:
             episode.lost = True
+        if isinstance(death, NodeLost):
+            self.log.append(f"environment host {host} was lost with its node ({death}); it starts on another node")
+            self.backend.restart(host)
+            return
         if self.restarts[host] <= self.max_restarts:
             self.log.append(f"environment host {host} died ({death}); restarted, its episodes are replayed")
             self.backend.restart(host)

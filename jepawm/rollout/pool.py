@@ -43,7 +43,7 @@ class EnvPool:
 
     @property
     def restarts(self) -> list[int]:
-        """Deaths of each host."""
+        """Deaths of each host; the loss of its node is none."""
         return self._dispatcher.restarts
 
     @property

@@ -1,0 +1,46 @@
+"""Which nodes of the cluster are gone. Ray itself takes about 14 s to say so, and places actors there until then."""
+
+import socket
+from typing import Any
+
+import ray
+
+# A node that does not take a connection within this time counts as gone, seconds.
+CONNECT_TIMEOUT_S = 2.0
+
+
+class LostNodes:
+    """Finds nodes that are gone and remembers them; a node that is gone comes back under another id only."""
+
+    def __init__(self) -> None:
+        self._lost: set[str] = set()
+
+    def took(self, node_id: str | None) -> bool:
+        """Whether the loss of a node explains the death of an actor.
+
+        Args:
+            node_id: The actor's node; None: the actor died before it said where it runs, and any node that was found
+                gone just now explains its death.
+        """
+        nodes = {node["NodeID"]: node for node in ray.nodes()}
+        asked = [node_id] if node_id is not None else [known for known in nodes if known not in self._lost]
+        gone = {known for known in asked if known not in nodes or is_gone(nodes[known])}
+        self._lost |= gone
+        return bool(gone)
+
+    def placement(self) -> dict[str, Any]:
+        """Options of `ray.remote` that keep an actor off the lost nodes."""
+        if not self._lost:
+            return {}
+        return {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(self._lost))})"}}
+
+
+def is_gone(node: dict[str, Any]) -> bool:
+    """Whether a node of `ray.nodes()` is dead, or its raylet takes no connection."""
+    if not node["Alive"]:
+        return True
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return True
+    return False
