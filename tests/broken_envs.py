@@ -112,6 +112,29 @@ class Crashes(Dot):
         raise ZeroDivisionError("a bug of its own")
 
 
+class CrashesLater(Dot):
+    """Fails at its eighth env_step, inside a library that it calls."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._steps = 0
+
+    def _set_state(self, sim_state: np.ndarray) -> None:
+        super()._set_state(sim_state)
+        self._steps = 0
+
+    def _advance(self, action: np.ndarray) -> None:
+        super()._advance(action)
+        self._steps += 1
+        if self._steps == 8:
+            np.linalg.inv(np.zeros((2, 2)))
+
+
+class CrashesAtReset(Dot):
+    def _set_state(self, sim_state: np.ndarray) -> None:
+        raise KeyError("door")
+
+
 class CannotBeMade(Dot):
     def __init__(self, **kwargs: Any) -> None:
         raise AttributeError("a bug in its constructor")

@@ -1,8 +1,5 @@
 """Checks whether an environment is fit for collecting and planning. A finding says what to change."""
 
-import traceback
-from pathlib import Path
-
 from jepawm.config import EnvConfig
 from jepawm.env_check.basics import BASICS
 from jepawm.env_check.behaviour import BEHAVIOUR
@@ -10,6 +7,7 @@ from jepawm.env_check.goals import GOALS
 from jepawm.env_check.speed import SPEED
 from jepawm.env_check.trial import Check, Finding, Trial
 from jepawm.errors import JepawmError
+from jepawm.rollout.faults import describe_error
 
 __all__ = ["Finding", "check_env"]
 
@@ -48,7 +46,4 @@ def _run(name: str, check: Check, trial: Trial) -> list[Finding]:
 
 
 def _raised(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    last = frames[-1] if frames else None
-    where = f" ({Path(last.filename).name}, line {last.lineno})" if last else ""
-    return f"raised {type(error).__name__}: {error}{where}"
+    return f"raised {describe_error(error)}"

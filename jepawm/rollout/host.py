@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from jepawm.config import EnvConfig
 from jepawm.data.encoding import EncodedEpisode, encode_episode
 from jepawm.errors import EnvironmentFault
+from jepawm.rollout.faults import environment_fault, show_action
 from jepawm.rollout.make import make_env
 from jepawm.rollout.policy import policy_for_episode
 from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Observed, Task
@@ -18,6 +20,15 @@ from jepawm.types import ActionSpec, Episode, VectorSpec
 # After this time a host answers with the episodes it has collected so far. The time lies far below the one after which
 # a host counts as dead (scaling.env_call_timeout_s), so a slow environment is not taken for a dead host.
 LONGEST_COLLECT_S = 30.0
+
+
+@dataclass
+class _Running:
+    """A running episode: its environment, its task, and the env_steps made since its start."""
+
+    env: Any
+    task: Task
+    env_step: int = 0
 
 
 class EnvHost:
@@ -36,7 +47,7 @@ class EnvHost:
     def __init__(self, config: EnvConfig) -> None:
         self.config = config
         self._idle: list[Any] = []
-        self._running: dict[int, tuple[Any, Task]] = {}
+        self._running: dict[int, _Running] = {}
 
     @property
     def _first_idle(self) -> Any:
@@ -157,19 +168,27 @@ class EnvHost:
         return completed
 
     def begin(self, tasks: Sequence[Task]) -> list[Observed]:
-        """Resets one environment per task to its start."""
+        """Resets one environment per task to its start.
+
+        Raises:
+            EnvironmentFault: An environment raised an error.
+        """
         observed = []
         for task in tasks:
             previous = self._running.pop(task.episode_id, None)
             if previous is not None:
-                env = previous[0]
+                env = previous.env
             else:
                 env = self._idle.pop() if self._idle else make_env(self.config)
-            self._running[task.episode_id] = (env, task)
+            self._running[task.episode_id] = _Running(env, task)
             options: dict[str, Any] = {"sim_state": task.start, "goal": task.goal}
             if task.variation is not None:
                 options["variation"] = task.variation
-            seen, info = env.reset(seed=task.seed, options=options)
+            try:
+                seen, info = env.reset(seed=task.seed, options=options)
+            except Exception as error:
+                doing = f"in reset, episode {task.episode_id}, seed {task.seed}"
+                raise environment_fault(error, self.config.id, doing) from error
             observed.append(Observed(*_copied(seen, info)))
         return observed
 
@@ -188,14 +207,14 @@ class EnvHost:
             One result per episode, in order.
 
         Raises:
-            EnvironmentFault: An episode was not begun in this host.
+            EnvironmentFault: An episode was not begun in this host, or an environment raised an error.
         """
         results = []
         for episode_id, actions in zip(episode_ids, chunks, strict=True):
             if episode_id not in self._running:
                 raise EnvironmentFault(f"episode {episode_id} was not begun in this host")
-            env, task = self._running[episode_id]
-            bare = env.unwrapped
+            running = self._running[episode_id]
+            env, task, bare = running.env, running.task, running.env.unwrapped
             # Environments with `advance` step without drawing, which saves the frames that nobody asked for.
             advance = getattr(bare, "advance", None) if _is_unwrapped(env) else None
             first = len(actions) - (last or len(actions))
@@ -203,16 +222,25 @@ class EnvHost:
             for number, chunk in enumerate(actions):
                 for step, action in enumerate(chunk):
                     wanted = step == len(chunk) - 1 and number >= first
-                    if wanted or episode_id in record or advance is None:
-                        seen, _, _, _, info = env.step(action)
+                    drawn = wanted or episode_id in record or advance is None
+                    try:
+                        if drawn or advance is None:
+                            seen, _, _, _, info = env.step(action)
+                        else:
+                            state = np.array(advance(action))
+                    except Exception as error:
+                        doing = (
+                            f"in step, episode {episode_id}, env_step {running.env_step}, action {show_action(action)}"
+                        )
+                        raise environment_fault(error, self.config.id, doing) from error
+                    running.env_step += 1
+                    if drawn:
                         pixels, felt, state = _copied(seen, info)
                         if wanted:
                             frames.append(pixels)
                             proprio.append(np.asarray(felt, np.float32))
                         if episode_id in record:
                             recorded.append(pixels)
-                    else:
-                        state = np.array(advance(action))
                     states.append(state)
                     solved.append(bool(bare.success(state, task.goal)))
             shown = np.stack(recorded) if recorded else None
@@ -221,7 +249,7 @@ class EnvHost:
 
     def finish(self) -> None:
         """Ends all running episodes; their environments are used again for later episodes."""
-        self._idle.extend(env for env, _ in self._running.values())
+        self._idle.extend(running.env for running in self._running.values())
         self._running.clear()
 
     def collect(self, episode_ids: Sequence[int], plan: CollectPlan) -> list[EncodedEpisode]:
@@ -249,14 +277,22 @@ class EnvHost:
             int(word) for word in np.random.SeedSequence([plan.seed, episode_id]).generate_state(2, dtype=np.uint32)
         )
         policy, act = policy_for_episode(env, plan.policy, seed=policy_seed, reset_seed=reset_seed)
-        seen, info = env.reset(seed=reset_seed)
+        try:
+            seen, info = env.reset(seed=reset_seed)
+        except Exception as error:
+            doing = f"in reset, episode {episode_id}, seed {reset_seed}"
+            raise environment_fault(error, self.config.id, doing) from error
         episode_info = {"seed": plan.seed, "policy": policy}
         if info.get("variation"):
             episode_info["variation"] = info["variation"]
         columns, actions = [_copied(seen, info)], []
-        for _ in range(plan.env_steps):
+        for env_step in range(plan.env_steps):
             action = np.asarray(act(info["sim_state"]), dtype=np.float32)
-            seen, _, terminated, truncated, info = env.step(action)
+            try:
+                seen, _, terminated, truncated, info = env.step(action)
+            except Exception as error:
+                doing = f"in step, episode {episode_id}, env_step {env_step}, action {show_action(action)}"
+                raise environment_fault(error, self.config.id, doing) from error
             actions.append(action)
             columns.append(_copied(seen, info))
             if terminated or truncated:

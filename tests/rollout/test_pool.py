@@ -1,5 +1,6 @@
 """Hosts of environments, and the pool that outlives them."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 
 from jepawm.config import EnvConfig
 from jepawm.data.encoding import EncodedEpisode
-from jepawm.errors import EnvironmentFault
+from jepawm.errors import DataError, EnvironmentFault
 from jepawm.rollout import CollectPlan, EnvHost, EnvPool, HostDied, SerialBackend, Task
 from jepawm.rollout import host as host_module
+from jepawm.rollout.backend import NodeLost
 from jepawm.rollout.calls import HostCall
+from jepawm.rollout.faults import environment_fault
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
 FRAMESKIP = 5
@@ -26,6 +29,7 @@ class MortalBackend:
         num_hosts: Hosts.
         deaths: `(host, method, n)`: that host dies in its n-th call of that method, counted from 1 over restarts.
         newest_first: Whether the newest of several calls ends first, and not the oldest.
+        death: What a dying host raises.
     """
 
     def __init__(
@@ -35,7 +39,9 @@ class MortalBackend:
         deaths: Sequence[tuple[int, str, int]] = (),
         *,
         newest_first: bool = False,
+        death: type[HostDied] = HostDied,
     ) -> None:
+        self.death = death
         self.num_hosts = num_hosts
         self.make_host = make_host
         self.hosts: list[Any] = [make_host() for _ in range(num_hosts)]
@@ -61,7 +67,7 @@ class MortalBackend:
             if death in self.deaths:
                 self.died.append(death)
                 self.hosts[host] = None
-                raise HostDied("scripted")
+                raise self.death("scripted")
             return call.run(self.hosts[host])
 
         return handle, result
@@ -199,6 +205,17 @@ def test_a_host_that_dies_too_often_leaves_its_episodes_to_the_others(method: st
     asked = len(pool.backend.calls)
     assert_same(play(pool), undisturbed)
     assert {host for host, _ in pool.backend.calls[asked:]} == {0, 2}
+
+
+def test_the_loss_of_nodes_uses_up_no_restarts(undisturbed: dict[str, Any]) -> None:
+    deaths = [(0, "begin", 1), (0, "execute", 1), (0, "execute", 3), (1, "execute", 2)]
+    backend = MortalBackend(lambda: EnvHost(WALL), 2, deaths, death=NodeLost)
+    pool = EnvPool(backend, max_restarts=0)
+    assert_same(play(pool), undisturbed)
+    assert sorted(backend.died) == deaths
+    assert pool.restarts == [0, 0]
+    assert len(pool.log) == len(deaths)
+    assert all("was lost with its node (scripted)" in line for line in pool.log)
 
 
 def test_a_host_that_dies_while_it_begins_moved_episodes_brings_back_its_own_too(undisturbed: dict[str, Any]) -> None:
@@ -456,3 +473,37 @@ def test_the_uniform_policy_is_fixed_by_its_seed_too() -> None:
     assert not np.array_equal(one.actions, other.actions)
     assert one.num_frames == 5
     assert one.info == {"seed": 7, "policy": "uniform"}
+
+
+def test_an_environment_that_raises_is_told_with_episode_env_step_action_and_its_own_line() -> None:
+    host = EnvHost(EnvConfig(id="broken_envs:CrashesLater", image_size=32))
+    own_line = r"LinAlgError: Singular matrix \(broken_envs.py, line \d+, in _advance\)"
+    (task,) = host.sample_tasks([4], [9])
+    host.begin([task])
+    chunks = np.linspace(-0.3, 0.3, 2 * FRAMESKIP * 2, dtype=np.float32).reshape(1, 2, FRAMESKIP, 2)
+    number = ", ".join(f"{number:.6g}" for number in chunks[0, 1, 2])
+    # The env_step counts from the start of the episode, over calls, whether frames are drawn or not.
+    for calls in ([chunks], [chunks[:, :1], chunks[:, 1:]]):
+        host.begin([task])
+        for call in calls[:-1]:
+            host.execute([4], call)
+        with pytest.raises(EnvironmentFault) as fault:
+            host.execute([4], calls[-1])
+        message = rf"env.id 'broken_envs:CrashesLater' failed in step, episode 4, env_step 7, action \[{number}\]: "
+        assert re.fullmatch(message + own_line, str(fault.value)), str(fault.value)
+    with pytest.raises(EnvironmentFault, match=rf"failed in step, episode 6, env_step 7, action \[.*\]: {own_line}"):
+        host.collect([6], CollectPlan("uniform", 0, 20, "raw"))
+    broken = EnvHost(EnvConfig(id="broken_envs:CrashesAtReset", image_size=32))
+    with pytest.raises(
+        EnvironmentFault, match=r"failed in reset, episode 4, seed 9: KeyError: 'door' \(broken_envs.py"
+    ):
+        broken.begin([task])
+    with pytest.raises(
+        EnvironmentFault, match=r"failed in reset, episode 6, seed \d+: KeyError: 'door' \(broken_envs.py"
+    ):
+        broken.collect([6], CollectPlan("uniform", 0, 20, "raw"))
+
+
+def test_errors_of_our_own_pass_through_an_environment_as_they_are() -> None:
+    ours = DataError("no such file")
+    assert environment_fault(ours, "x", "in step") is ours
