@@ -12,6 +12,7 @@ RUN/
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -118,6 +119,16 @@ def discard_new_run(folder: str) -> None:
         for name in made:
             Path(folder, name).unlink(missing_ok=True)
         os.rmdir(folder)
+
+
+def sweep_leftovers(folder: str) -> None:
+    """Removes what killed processes left half-written in a run; the caller holds the run, see `lock_run`."""
+    for place in (Path(folder), Path(folder, "checkpoints")):
+        for leftover in place.glob("*.tmp-*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
 
 
 def _new_run(folder: str, config: RunConfig, recipe: str) -> str:

@@ -9,8 +9,12 @@ FOLDER/
 
 import os
 import pickle
+import shutil
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, load_weights, write_model
 from jepawm.config.training import TrainingPlan
@@ -30,19 +34,43 @@ def save_checkpoint(folder: str, state: TrainingState, spec: ModelSpec) -> None:
         folder: Path of the new folder; an older one of that name is replaced.
         state: Weights, optimizer and train step.
         spec: What fixes the model besides its weights.
+
+    Raises:
+        CheckpointError: The disk is full or takes no files; nothing of the checkpoint stays.
     """
     head = state.objective.inverse_dynamics
-    with atomic_folder(folder) as temporary:
-        write_model(temporary, state.objective.model, spec)
-        torch.save(
-            {
-                "train_step": state.train_step,
-                "seconds": state.seconds,
-                "optimizer": state.optimizer.state_dict(),
-                "inverse_dynamics": None if head is None else head.state_dict(),
-            },
-            temporary / "training_state.pt",
-        )
+    kept = {
+        "train_step": state.train_step,
+        "seconds": state.seconds,
+        "optimizer": state.optimizer.state_dict(),
+        "inverse_dynamics": None if head is None else head.state_dict(),
+    }
+    try:
+        with atomic_folder(folder) as temporary:
+            write_model(temporary, state.objective.model, spec)
+            _save_state(kept, temporary / "training_state.pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(cannot_write(folder, error)) from error
+
+
+def _save_state(kept: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(kept, path)
+    except RuntimeError as error:
+        # torch's writer says that a position is unexpected, whatever the system told it.
+        raise OSError(f"{path.name} was cut short while torch wrote it") from error
+
+
+def cannot_write(folder: str, error: Exception) -> str:
+    """Why a checkpoint was not written, with the free space and what to do."""
+    above = os.path.dirname(os.path.abspath(folder))
+    while not os.path.isdir(above):
+        above = os.path.dirname(above)
+    free = shutil.disk_usage(above).free
+    return (
+        f"the checkpoint {folder} could not be written ({first_line(error)}); {free / 2**30:.2f} GiB are free there. "
+        "Free some space or lower train.num_checkpoints_kept, then the same command goes on from the one before"
+    )
 
 
 def restore_training(folder: str, state: TrainingState) -> None:

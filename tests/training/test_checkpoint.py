@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +214,27 @@ def test_a_head_in_one_of_checkpoint_and_configuration_only_is_refused(checkpoin
     config = dataclasses.replace(CONFIG, loss=LossConfig(inverse_dynamics=0))
     with pytest.raises(CheckpointError, match="inverse-dynamics head is on in one"):
         restore_training(str(checkpoint), fresh_state(config.training_plan(), SPEC, CPU))
+
+
+@pytest.mark.parametrize("cut", ["model.safetensors", "training_state.pt"])
+def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoint(cut: str, checkpoint: Path) -> None:
+    # A limit on the size of files fails in the same calls as a full disk does.
+    limit = (checkpoint / cut).stat().st_size - 1000
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    state = trained_state()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(CheckpointError) as refused:
+            save_checkpoint(str(checkpoint), state, SPEC)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = str(refused.value)
+    assert message.startswith(f"the checkpoint {checkpoint} could not be written (")
+    assert "GiB are free there. Free some space" in message
+    assert "\n" not in message
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    assert os.listdir(checkpoint.parent) == [checkpoint.name]
 
 
 # -- folders of checkpoints ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ What was taken, cast, left out and assumed is recorded in `source` of `meta.json
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -32,6 +33,8 @@ _NAMED = 20
 _PRINTED = 5
 # An option that says how much is read, which `episodes` of `source` records.
 _NOT_RECORDED = ("max_episodes",)
+# Episodes after which the size of all episodes is estimated; again after 8 times as many, and so on.
+EPISODES_BEFORE_ESTIMATE = 8
 # What encoding a video leaves of a frame of one colour may differ by this much.
 _ONE_COLOUR = 2
 
@@ -128,13 +131,14 @@ def import_episodes(
             missing = [number for number in numbers if number not in finished]
             if progress is not None:
                 progress(len(numbers) - len(missing), len(numbers))
-            first = len(numbers) - len(missing) + 1
+            first, disk = len(numbers) - len(missing) + 1, _DiskEstimate(partial, len(missing))
             for done, item in enumerate(_checked(source, spec, reader, missing), start=first):
                 if isinstance(item, BadEpisode):
                     left_out[item.number] = item.reason
                     _check_share(source, left_out)
                 else:
                     writer.write(item)
+                    disk.add(item)
                 if progress is not None:
                     progress(done, len(numbers))
             writer.set_source(spec.source | _outcome(left_out, writer.finished_infos()))
@@ -152,6 +156,42 @@ def import_episodes(
             discard_dataset(partial)
         raise
     return len(numbers) - len(left_out)
+
+
+class _DiskEstimate:
+    """Ends a conversion early that the disk cannot hold, by the size of its first episodes.
+
+    Args:
+        folder: Where the dataset grows.
+        num_episodes: Episodes that are still to be written.
+    """
+
+    def __init__(self, folder: Path, num_episodes: int) -> None:
+        self._folder = folder
+        self._num_episodes = num_episodes
+        self._written = self._nbytes = 0
+        self._next_look = EPISODES_BEFORE_ESTIMATE
+
+    def add(self, episode: EncodedEpisode) -> None:
+        """Counts an episode, and now and then compares what is left with the free space.
+
+        Raises:
+            OSError: The rest does not fit; what was written stays and can be gone on with.
+        """
+        vectors = (episode.actions, episode.proprio, episode.sim_state)
+        self._nbytes += sum(map(len, episode.frames)) + sum(part.nbytes for part in vectors if part is not None)
+        self._written += 1
+        if self._written < self._next_look:
+            return
+        self._next_look *= 8
+        left = self._nbytes / self._written * (self._num_episodes - self._written)
+        free = shutil.disk_usage(self._folder).free
+        if left > free:
+            raise OSError(
+                f"about {left / 2**30:.2f} GiB are still to be written, as the first {self._written} episodes take "
+                f"{self._nbytes / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free; free some space, or convert "
+                "fewer episodes (--max-episodes), smaller frames (--image-size) or onto another disk"
+            )
 
 
 def conversion_lines(source: dict[str, Any]) -> list[str]:
