@@ -42,6 +42,10 @@ class CheckpointError(JepawmError):
     """A checkpoint that is missing, damaged, or belongs to another model or format."""
 
 
+class TrackingError(JepawmError):
+    """The tracker does not open or does not answer; metrics.jsonl is complete all the same."""
+
+
 class MissingDependencyError(JepawmError):
     """An optional package is not installed."""
 

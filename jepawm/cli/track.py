@@ -23,7 +23,8 @@ class Sync:
         """Prints how many records were sent."""
         from jepawm.config import RunConfig
         from jepawm.config.yaml_io import load_yaml
-        from jepawm.runs.tracking import mlflow_sink
+        from jepawm.runs.episodes import find_dataset
+        from jepawm.runs.tracking import mlflow_sink, run_tags
         from jepawm.tracking.mlflow_sink import URI_FILE
 
         config = load_yaml(RunConfig, os.path.join(self.run_dir, "config.yaml"))
@@ -31,7 +32,9 @@ class Sync:
         uri = self.uri or (known.read_text().strip() if known.is_file() else None)
         if uri is not None:
             config = replace(config, tracking=replace(config.tracking, mlflow_uri=uri))
-        sink = mlflow_sink(config, self.run_dir)
+        recipe = Path(self.run_dir, "recipe")
+        tags = run_tags(config, recipe.read_text().strip() if recipe.is_file() else "unknown", find_dataset(config))
+        sink = mlflow_sink(config, self.run_dir, tags)
         sink.start()
         print(f"{sink.sync()} records sent to {sink.uri}")
         return 0

@@ -2,10 +2,13 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.places import default_artifacts_uri, default_tracking_uri
 from jepawm.config.yaml_io import flatten
+from jepawm.data import EpisodeDataset
+from jepawm.evaluation.manifest import git_revision, versions
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.tracking import MLflowSink, Record
 
@@ -18,15 +21,59 @@ def tracking_uri(config: RunConfig) -> str:
     return default_tracking_uri()
 
 
-def mlflow_sink(config: RunConfig, run_dir: str) -> MLflowSink:
-    """The tracker of a run."""
+def mlflow_sink(config: RunConfig, run_dir: str, tags: dict[str, str] | None = None) -> MLflowSink:
+    """The tracker of a run.
+
+    Args:
+        config: The run's configuration.
+        run_dir: The run.
+        tags: What the run is about, see `run_tags`.
+    """
     return MLflowSink(
         run_dir,
         uri=tracking_uri(config),
         experiment=config.tracking.experiment,
         artifacts_uri=None if config.tracking.mlflow_uri else default_artifacts_uri(),
-        params=flatten(to_dict(replace(config, run_dir=run_dir))),
+        params=used_params(replace(config, run_dir=run_dir)),
+        tags=tags,
     )
+
+
+def run_tags(config: RunConfig, recipe: str, dataset: EpisodeDataset | None) -> dict[str, str]:
+    """What a run is about: recipe, environment, dataset and the version of the code.
+
+    Args:
+        config: The run's configuration.
+        recipe: Name or file of its recipe.
+        dataset: The episodes; None where they are not here.
+    """
+    revision = git_revision()
+    tags = {
+        "recipe": recipe,
+        "environment": config.env.id,
+        "code_version": versions().get("jepawm", "unknown") + (f" {revision}" if revision else ""),
+    }
+    if dataset is not None:
+        tags |= {"dataset": str(dataset.path), "dataset_fingerprint": dataset.fingerprint}
+    return tags
+
+
+def used_params(config: RunConfig) -> dict[str, Any]:
+    """The flat configuration without the settings that a run of its kind never reads."""
+    unused: set[str] = set()
+    if config.data.source != "collect":
+        unused |= {"data.policy", "data.env_steps_per_episode", "data.codec", "scaling.episodes_per_call"}
+    if config.data.source != "convert":
+        unused.add("data.format")
+    if config.data.source == "dataset":
+        unused.add("data.num_episodes")
+    if config.local:
+        unused.add("scaling")
+    if config.env.id == "none":
+        unused |= {"planner", "objective", "scaling.num_env_actors", "scaling.env_call_timeout_s"}
+        unused |= {"scaling.max_actor_restarts", "scaling.episodes_per_call"}
+    settings = flatten(to_dict(config))
+    return {key: value for key, value in settings.items() if key not in unused and key.split(".")[0] not in unused}
 
 
 def summary_metrics(result: EvaluationResult) -> Record:

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +67,14 @@ def _record(line: str | bytes, where: str) -> Record:
     try:
         record: Record = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{where} is not JSON: {error}") from error
+        raise DataError(f"{where} is not JSON: {error}; delete the line to read the others") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is no record but {line.strip()!r}; delete the line to read the others")
     return record
 
 
 @dataclass
-class _Place:
+class MetricsPlace:
     """How far a file was read: a look costs what was appended since the last one, however long the file is.
 
     Attributes:
@@ -83,7 +86,10 @@ class _Place:
     offset: int = 0
 
     def new_records(self, path: str) -> Iterator[Record]:
-        """Whole records since the last look; all of them where the file is another one."""
+        """Whole records since the last look; all of them where the file is another one.
+
+        A damaged line is warned about and left out: what follows it is whole.
+        """
         if not os.path.exists(path):
             return
         with open(path, "rb") as file:
@@ -95,7 +101,10 @@ class _Place:
                 if not line.endswith(b"\n"):
                     return
                 self.offset += len(line)
-                yield _record(line, path)
+                try:
+                    yield _record(line, f"{path}: the line that ends at byte {self.offset}")
+                except DataError as error:
+                    warnings.warn(str(error), stacklevel=2)
 
 
 class MetricsFollower:
@@ -113,7 +122,7 @@ class MetricsFollower:
         self.poll_s = poll_s
         self._stop = threading.Event()
         self._seen_step = -1
-        self._place = _Place()
+        self._place = MetricsPlace()
         self._thread = threading.Thread(target=self._follow, name="metrics-follower", daemon=True)
 
     def __enter__(self) -> "MetricsFollower":

@@ -7,8 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from jepawm.errors import require
-from jepawm.tracking.metrics import METRICS_FILE, Record, read_metrics
+from jepawm.errors import TrackingError, require
+from jepawm.tracking.database import why_not_opened
+from jepawm.tracking.metrics import METRICS_FILE, MetricsPlace, Record
 
 _RUN_ID_FILE = "mlflow_run_id"
 _SENT_FILE = "mlflow_sent"
@@ -26,23 +27,43 @@ class MLflowSink:
         uri: Tracking URI, e.g. `sqlite:////path/mlflow.db`.
         experiment: Experiment name.
         params: Flat configuration.
+        tags: What the run is about, such as its recipe and its dataset.
         artifacts_uri: Where a new experiment keeps files; None: the tracker's own place.
     """
 
     def __init__(
-        self, run_dir: str, *, uri: str, experiment: str, params: dict[str, Any], artifacts_uri: str | None = None
+        self,
+        run_dir: str,
+        *,
+        uri: str,
+        experiment: str,
+        params: dict[str, Any],
+        tags: dict[str, str] | None = None,
+        artifacts_uri: str | None = None,
     ) -> None:
         self.run_dir = run_dir
         self.uri = uri
         self.experiment = experiment
         self.params = params
+        self.tags = tags or {}
         self.artifacts_uri = artifacts_uri
         self._client: Any = None
         self._run_id = ""
+        self._place = MetricsPlace()
 
     def start(self) -> None:
-        """Opens or continues the MLflow run."""
+        """Opens or continues the MLflow run.
+
+        Raises:
+            TrackingError: The tracker does not open; says why and what to do.
+        """
         require("mlflow")
+        try:
+            self._open()
+        except Exception as error:
+            raise TrackingError(why_not_opened(self.uri, error)) from error
+
+    def _open(self) -> None:
         # Its first use prints a line for each table of its database.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -66,20 +87,30 @@ class MLflowSink:
         params = [Param(key, str(value)[:6000]) for key, value in self.params.items()]
         for at in range(0, len(params), 100):
             self._client.log_batch(self._run_id, params=params[at : at + 100])
+        self.set_tags(self.tags)
         known.write_text(self._run_id)
         Path(self.run_dir, URI_FILE).write_text(self.uri)
 
     def sync(self) -> int:
-        """Sends the records of `metrics.jsonl` that were not sent yet.
+        """Sends the records of `metrics.jsonl` that were not sent yet, reading what was appended since the last call.
 
         Returns:
             Number of records sent.
         """
+        try:
+            return self._send_new_records()
+        except BaseException:
+            # Records that were read but not sent are read again by the next call.
+            self._place = MetricsPlace()
+            raise
+
+    def _send_new_records(self) -> int:
         from mlflow.entities import Metric
 
         sent_file = Path(self.run_dir, _SENT_FILE)
         sent = int(sent_file.read_text()) if sent_file.exists() else -1
-        records = [r for r in read_metrics(os.path.join(self.run_dir, METRICS_FILE)) if r.get("train_step", 0) > sent]
+        new = self._place.new_records(os.path.join(self.run_dir, METRICS_FILE))
+        records = [record for record in new if record.get("train_step", 0) > sent]
         for record in records:
             step, when = record.get("train_step", 0), int(1000 * record["time_s"])
             metrics = [
@@ -92,12 +123,18 @@ class MLflowSink:
             sent_file.write_text(str(step))
         return len(records)
 
+    def set_tags(self, tags: dict[str, str]) -> None:
+        """Adds tags to the MLflow run."""
+        for key, value in tags.items():
+            self._client.set_tag(self._run_id, key, value)
+
     def finish(self, summary: Record, artifacts: list[str], status: Status = "FINISHED") -> None:
-        """Sends the evaluation's numbers and files, and closes the MLflow run with a status."""
+        """Sends the evaluation's numbers and files and the latest tags, and closes the MLflow run with a status."""
         for key, value in summary.items():
             self._client.log_metric(self._run_id, key, float(value))
         for path in artifacts:
             self._client.log_artifact(self._run_id, path)
+        self.set_tags(self.tags)
         self._client.set_terminated(self._run_id, status)
 
 
@@ -129,7 +166,7 @@ class BackgroundTracker:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        self.failure = f"{type(error).__name__}: {error}"
+        self.failure = str(error) if isinstance(error, TrackingError) else f"{type(error).__name__}: {error}"
         warnings.warn(
             f"MLflow tracking stopped ({self.failure}); metrics.jsonl is complete, `jepawm track sync` sends it later",
             stacklevel=2,

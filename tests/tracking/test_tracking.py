@@ -1,19 +1,23 @@
 """`metrics.jsonl` is the truth; whoever reads along may be late, slow or broken."""
 
 import json
+import sqlite3
 import threading
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from jepawm.cli.main import main as jepawm_command
 from jepawm.config import RunConfig
 from jepawm.config.yaml_io import save_yaml
-from jepawm.errors import DataError
+from jepawm.errors import DataError, TrackingError
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, MetricsWriter, MLflowSink, read_metrics
+from jepawm.tracking.database import why_not_opened
 
 
 def steps(path: Path) -> list[int]:
@@ -93,6 +97,23 @@ def test_a_follower_goes_on_when_a_resume_rewrites_the_file(tmp_path: Path) -> N
         wait_for(lambda: seen == [10, 20, 30])
         write_steps(MetricsWriter(str(path), resume_step=10), 20, 30, 40, 50)
     assert seen == [10, 20, 30, 40, 50]
+
+
+def test_a_damaged_line_is_told_and_the_follower_goes_on(tmp_path: Path) -> None:
+    path, seen = tmp_path / METRICS_FILE, []
+    path.write_text('{"train_step": 1}\nnonsense\n[2]\n{"train_step": 3}\n')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with MetricsFollower(str(path), lambda record: seen.append(record["train_step"]), poll_s=0.01):
+            wait_for(lambda: seen == [1, 3])
+            with open(path, "a") as file:
+                file.write('{"train_step": 4}\n')
+    assert seen == [1, 3, 4]
+    # Each is told once, however often the follower looks.
+    told = [str(warning.message) for warning in caught]
+    assert len(told) == 2
+    assert "line that ends at byte 27 is not JSON" in told[0]
+    assert "is no record but b'[2]'" in told[1]
 
 
 # -- MLflow ----------------------------------------------------------------------------------------------------------
@@ -189,3 +210,77 @@ def test_mlflow_holds_what_the_file_holds(tmp_path: Path, capsys: pytest.Capture
     assert f"1 records sent to {uri}" in capsys.readouterr().out
     assert client.get_metric_history(run.info.run_id, "train/loss")[-1].step == 8
     assert json.loads((run_dir / METRICS_FILE).read_text().splitlines()[-1])["train_step"] == 8
+
+
+def test_a_sync_reads_what_is_new_and_reads_again_what_was_not_sent(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / METRICS_FILE
+    sink = MLflowSink(str(tmp_path), uri="unused", experiment="e", params={})
+    sent: list[int] = []
+
+    class Client:
+        broken = False
+
+        def log_batch(self, _run: str, metrics: list[Any]) -> None:
+            if self.broken:
+                raise ConnectionError("gone")
+            sent.extend(metric.step for metric in metrics)
+
+    sink._client = client = Client()
+    read: list[int] = []
+    monkeypatch.setattr(
+        "jepawm.tracking.metrics.json.loads",
+        lambda line: read.append(len(line)) or json.JSONDecoder().decode(line.decode()),
+    )
+    writer = MetricsWriter(str(path))
+    write_steps(writer, 1, 2)
+    assert sink.sync() == 2
+    assert sink.sync() == 0
+    write_steps(writer, 3)
+    assert sink.sync() == 1
+    assert len(read) == 3
+    client.broken = True
+    write_steps(writer, 4, 5)
+    with pytest.raises(ConnectionError):
+        sink.sync()
+    client.broken = False
+    assert sink.sync() == 2
+    assert sent == [1, 2, 3, 4, 5]
+
+
+def half_made(path: Path, *, runs: int) -> None:
+    """A database in which only some tables are there, as a kill leaves it."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY, name VARCHAR(256))")
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        database.execute("INSERT INTO alembic_version VALUES ('451aebb31d03')")
+        database.execute("CREATE TABLE runs (run_uuid VARCHAR(32) PRIMARY KEY)")
+        database.executemany("INSERT INTO runs VALUES (?)", [(str(number),) for number in range(runs)])
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    ("runs", "remedy"),
+    [
+        (0, r"is half-made \(.*\): .* it holds no run. Delete it"),
+        (2, r"holds 2 runs and did not open .* mlflow db upgrade 'sq"),
+    ],
+)
+def test_a_database_that_a_kill_left_half_made_is_recognised(runs: int, remedy: str, tmp_path: Path) -> None:
+    path = tmp_path / "with space.db"
+    half_made(path, runs=runs)
+    sink = MLflowSink(str(tmp_path), uri=f"sqlite:///{quote(str(path))}", experiment="e", params={})
+    with pytest.raises(TrackingError, match=remedy) as refused:
+        sink.start()
+    assert str(path) in str(refused.value)
+    if not runs:
+        # The remedy works.
+        path.unlink()
+        assert why_not_opened(sink.uri, ValueError("x")).startswith(f"the tracker's database {path} was not made")
+
+
+def test_a_file_that_is_no_database_and_a_server_that_is_gone_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(b"no database at all" * 100)
+    assert "is no database that can be read" in why_not_opened(f"sqlite:///{path}", ValueError("x"))
+    told = why_not_opened("http://nowhere.invalid", ConnectionError("first\nsecond"))
+    assert told == "the tracker at http://nowhere.invalid did not open (ConnectionError: first)"
