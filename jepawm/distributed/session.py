@@ -1,10 +1,13 @@
 """Connects to Ray; jobs, tests and notebooks all do it here."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from jepawm.interrupts import kept_handlers
 
 # Ray reads these when it is imported: no telemetry, no token for a Ray that only this machine can reach, and workers
 # that use the driver's interpreter, also under `uv run`.
@@ -17,6 +20,13 @@ _ENVIRONMENT = {
     # Ray would warn about a variable that it sets itself for workers without a GPU.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+# Variables that workers of a cluster get, beside all that begin with JEPAWM_.
+_PASSED_ON = frozenset(
+    ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+)
+_PLACES = frozenset(("JEPAWM_HOME", "JEPAWM_CACHE"))
 
 
 def prepare_environment() -> None:
@@ -51,14 +61,34 @@ def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None 
         return False
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": verbose}
     if inside_job() or os.environ.get("RAY_ADDRESS"):
-        ray.init(**options)
+        options["runtime_env"] = {"env_vars": variables_for_workers()}
+        with kept_handlers():
+            ray.init(**options)
         return False
     if num_cpus is not None:
         options["num_cpus"] = num_cpus
     if object_store_memory_mib:
         options["object_store_memory"] = object_store_memory_mib * 2**20
-    ray.init(address="local", include_dashboard=False, **options)
+    # Ray sets a handler for SIGTERM of its own, which would end the process without a word.
+    with kept_handlers():
+        ray.init(address="local", include_dashboard=False, **options)
     return True
+
+
+def variables_for_workers() -> dict[str, str]:
+    """Variables of this process that workers of a cluster need too; the cluster's nodes do not know them.
+
+    They are the places and limits of jepawm, threads, and how long threads spin. Those that the submitted job names
+    itself are left out: Ray passes them on, and refuses to hear of them twice.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    named = (job.get("runtime_env") or {}).get("env_vars") or {}
+    found = {}
+    for name, value in os.environ.items():
+        if (name.startswith("JEPAWM_") or name in _PASSED_ON) and name not in named:
+            # Workers have other working directories.
+            found[name] = os.path.abspath(os.path.expanduser(value)) if name in _PLACES else value
+    return found
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
+from jepawm.cli.data.caches import Cache
 from jepawm.cli.data.datasets import Check, Convert, Show, Stats
 from jepawm.cli.data.sources import Get, List, Verify
 from jepawm.errors import JepawmError
@@ -19,6 +20,7 @@ DataCommand = (
     | Annotated[Check, subcommand("check")]
     | Annotated[Show, subcommand("show")]
     | Annotated[Stats, subcommand("stats")]
+    | Annotated[Cache, subcommand("cache")]
 )
 
 
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["convert"] and {"-h", "--help"} & set(words):
         _print_formats()
-    command: List | Get | Verify | Convert | Check | Show | Stats = tyro.cli(
+    command: List | Get | Verify | Convert | Check | Show | Stats | Cache = tyro.cli(
         DataCommand,
         prog="jepawm data",
         description="Download public datasets, convert data into episodes, and check, show and summarise datasets.",

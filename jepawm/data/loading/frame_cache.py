@@ -9,7 +9,8 @@ ROOT/FINGERPRINT/            or FINGERPRINT-KEEP where only some episodes are ke
   proprio.npy sim_state.npy  [N,R] float32, [N,S] float64
 ```
 The folder is filled under a temporary name and then renamed, so a folder of the final name is whole. The name
-contains the fingerprint: a changed dataset gets a new cache, and an old folder may be deleted at any time.
+contains the fingerprint, so a changed dataset gets a new cache. `cache_folder` limits the size of all caches
+and removes those that nobody uses.
 """
 
 import hashlib
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import Timeout
 
 from jepawm.data.codecs import FrameError, decode_frame
 from jepawm.data.episodes import EpisodeDataset
+from jepawm.data.loading.cache_folder import ABOUT_FILE, CacheFolder, hold
 from jepawm.data.loading.shard_reader import window_arrays
 from jepawm.data.loading.windows import window_span
 from jepawm.data.shards import Chunk
@@ -35,12 +38,6 @@ from jepawm.types import WindowBatch
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-
-
-def default_cache_root() -> Path:
-    """`$JEPAWM_CACHE`, or `~/.cache/jepawm/frames`. Put it on a local disk."""
-    chosen = os.environ.get("JEPAWM_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "jepawm" / "frames"
 
 
 class FrameCache:
@@ -66,7 +63,8 @@ class FrameCache:
         num_frames_each: `[E]` int64.
 
     Raises:
-        DataError: Not enough free disk, an unknown episode in `keep`, a damaged dataset, or a damaged cache.
+        DataError: Not enough free disk or room under the limit, an unknown episode in `keep`, a damaged dataset, or a
+            damaged cache.
     """
 
     def __init__(
@@ -78,8 +76,6 @@ class FrameCache:
         num_threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        from filelock import FileLock, Timeout
-
         self.spec = dataset.spec
         chosen = dataset.episode_ids if keep is None else np.unique(np.asarray(keep, dtype=np.int64))
         for episode_id in chosen.tolist():
@@ -89,22 +85,43 @@ class FrameCache:
         key = dataset.fingerprint
         if len(chosen) < len(dataset):
             key += "-" + hashlib.blake2b(np.sort(chosen).tobytes(), digest_size=8).hexdigest()
-        folder = default_cache_root() if root is None else Path(root)
-        self.path = folder / key
-        if not self.path.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{key}.lock")
+        folder = CacheFolder(root)
+        self.path = folder.root / key
+        while True:
+            if not self.path.is_dir():
+                self._fill_once(folder, dataset, chosen, num_threads or os.cpu_count() or 1, progress)
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                logger.warning("%s: another process of this node is filling the frame cache; waiting for it", self.path)
-                lock.acquire()
-            try:
-                if not self.path.is_dir():
-                    _fill(dataset, chosen, self.path, num_threads or os.cpu_count() or 1, progress)
-            finally:
-                lock.release()
+                self._held = hold(self.path)
+                break
+            except FileNotFoundError:
+                # Another process made room for its own cache since the last look. A folder that is there is damaged.
+                if self.path.is_dir():
+                    raise self._damaged(f"no {ABOUT_FILE}") from None
         self._load()
+
+    def _fill_once(
+        self,
+        folder: CacheFolder,
+        dataset: EpisodeDataset,
+        chosen: np.ndarray,
+        num_threads: int,
+        progress: Progress | None,
+    ) -> None:
+        folder.root.mkdir(parents=True, exist_ok=True)
+        lock = folder.lock_to_fill(self.path.name)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("%s: another process of this node is filling the frame cache; waiting for it", self.path)
+            lock.acquire()
+        try:
+            if not self.path.is_dir():
+                _fill(dataset, chosen, self.path, num_threads, progress)
+        finally:
+            lock.release()
+
+    def _damaged(self, why: str) -> DataError:
+        return DataError(f"{self.path}: the frame cache is damaged: {why}; delete this folder, it will be filled again")
 
     @property
     def nbytes(self) -> int:
@@ -119,9 +136,7 @@ class FrameCache:
             self.proprio = _map(self.path / "proprio.npy")
             self.sim_state = _map(self.path / "sim_state.npy") if self.spec.sim_state is not None else None
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self.path}: the frame cache is damaged: {error}; delete this folder, it will be filled again"
-            ) from error
+            raise self._damaged(str(error)) from error
         self.episode_ids, self.first_row, self.num_frames_each = (column.copy() for column in episodes.T)
 
 
@@ -193,13 +208,7 @@ def _fill(dataset: EpisodeDataset, chosen: np.ndarray, path: Path, num_threads: 
     needed = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
     temporary = path.with_name(path.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise DataError(
-            f"{path.parent}: the frame cache of {dataset.path} needs {needed / 2**30:.2f} GiB, "
-            f"{free / 2**30:.2f} GiB are "
-            "free; set JEPAWM_CACHE to a larger local disk, keep fewer episodes, or read the shards directly"
-        )
+    CacheFolder(path.parent).make_room(needed, str(dataset.path))
     temporary.mkdir()
     try:
         arrays = {name: _create(temporary / f"{name}.npy", *shape) for name, shape in shapes.items()}
@@ -209,7 +218,7 @@ def _fill(dataset: EpisodeDataset, chosen: np.ndarray, path: Path, num_threads: 
             array.flush()
         np.save(temporary / "episodes.npy", np.stack([ids, first_row, frames], axis=1))
         about = {"dataset": spec.name, "fingerprint": dataset.fingerprint, "num_frames": total}
-        (temporary / "cache.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from jepawm.config import DataConfig, ScalingConfig
-from jepawm.data.loading.frame_cache import default_cache_root
+from jepawm.data.loading.cache_folder import default_cache_root
 from jepawm.errors import ConfigError
 
 # What a training worker and an environment actor claim of Ray's logical CPUs; see `jepawm.distributed`.
