@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jepawm.data.inspect.show import contact_sheet
     from jepawm.data.loading.frame_cache import CacheReader, FrameCache
     from jepawm.data.loading.shard_reader import ShardReader
-    from jepawm.data.loading.stream import decode_window_batch, windows_of_shard
+    from jepawm.data.loading.stream import decode_window_batch, windows_of_groups
     from jepawm.data.loading.windows import WindowIndex, WindowReader, WindowSampler, split_episodes
     from jepawm.data.statistics import RunningMoments, compute_statistics
     from jepawm.data.writer import EpisodeWriter, finish_dataset
@@ -37,7 +37,7 @@ _HOME_OF = {
     "decode_window_batch": "loading.stream",
     "finish_dataset": "writer",
     "split_episodes": "loading.windows",
-    "windows_of_shard": "loading.stream",
+    "windows_of_groups": "loading.stream",
 }
 
 __all__ = [
@@ -59,7 +59,7 @@ __all__ = [
     "decode_window_batch",
     "finish_dataset",
     "split_episodes",
-    "windows_of_shard",
+    "windows_of_groups",
 ]
 
 

@@ -211,6 +211,14 @@ class ShardFile:
             raise DataError(f"{self.path}: row {row} is missing, the file has {self.num_rows} rows")
         return int(np.searchsorted(self._group_ends, row, side="right"))
 
+    def num_rows_of(self, group: int) -> int:
+        """Rows of a row group."""
+        return int(self._group_ends[group]) - self.first_row(group)
+
+    def nbytes_of(self, group: int) -> int:
+        """Memory that a row group takes, bytes."""
+        return int(self._file.metadata.row_group(group).total_byte_size)
+
     def first_row(self, group: int) -> int:
         """First row of a row group."""
         return int(self._group_ends[group - 1]) if group else 0

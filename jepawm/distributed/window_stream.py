@@ -1,6 +1,5 @@
-"""Ray Data: reads shards, shuffles their windows, and streams batches to the training workers."""
+"""Ray Data: reads row groups, shuffles their windows, and streams batches to the training workers."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,55 +9,67 @@ import ray
 import ray.data
 
 from jepawm.config.training import TrainingPlan
-from jepawm.data import EpisodeDataset, decode_window_batch, windows_of_shard
-from jepawm.data.loading.split import Split, window_index
+from jepawm.data import EpisodeDataset, decode_window_batch, windows_of_groups
+from jepawm.data.loading.split import Split
+from jepawm.data.loading.stream_plan import PART_BYTES, StreamPart, StreamPlan
 from jepawm.types import WindowBatch
 
 _BLOCK_WINDOWS = 64
 _MAX_BLOCKS = 2000
 
 
-def window_stream(plan: TrainingPlan, dataset_path: str, *, start_step: int) -> "ray.data.Dataset":
+def window_stream(
+    plan: TrainingPlan, dataset_path: str, *, start_step: int, part_bytes: int = PART_BYTES
+) -> "ray.data.Dataset":
     """A lazy Ray dataset of encoded windows, from a train step to the end of the run.
 
-    Each task reads one shard and yields its windows in random order. Every epoch visits the shards in a new random
-    order, and batches mix the shards that are read at the same time. Frames stay encoded until they reach a training
-    worker.
-
-    Ray Data promises no order between tasks, so a resumed run cannot continue inside an epoch and begins the next one.
-    No window is used more than one epoch ahead of another, but the batches differ from those of an uninterrupted run.
-    The `cache` and `shards` loaders resume exactly.
+    Each task reads one part of an epoch and yields its windows in random order, see `jepawm.data.loading.stream_plan`.
+    Frames stay encoded until they reach a training worker. Parts arrive in order, so the stream from a train step on is
+    the rest of the stream from the first step on, and one worker resumes exactly. Ray Data shares windows between
+    several workers as they ask, so their batches after a restart may hold other windows of the same part.
 
     Args:
         plan: Window size, batch size, seed and split.
         dataset_path: A dataset that all nodes can read.
         start_step: Train steps that are done already.
+        part_bytes: Encoded frames that a task holds, bytes.
     """
     dataset = EpisodeDataset(dataset_path)
     allowed = Split.of(dataset, plan.data.held_out_fraction, plan.seed).train
-    windows = len(window_index(dataset, allowed, plan.data, plan.data.num_frames_in_window))
-    first_epoch = math.ceil(start_step * plan.train.batch_size / windows)
-    last_epoch = math.ceil(plan.train.num_train_steps * plan.train.batch_size / windows)
-    visits = [
-        {"epoch": epoch, "shard": int(shard)}
-        for epoch in range(first_epoch, max(last_epoch, first_epoch) + 1)
-        for shard in np.random.default_rng([plan.seed, epoch]).permutation(dataset.num_shards)
-    ]
     size: dict[str, Any] = {
         "frameskip": plan.data.frameskip,
         "num_frames_in_window": plan.data.num_frames_in_window,
     }
-    seed = plan.seed
+    stream = StreamPlan(dataset, allowed, **size, seed=plan.seed, part_bytes=part_bytes)
+    done, batch_size, seed = start_step * plan.train.batch_size, plan.train.batch_size, plan.seed
+    # An epoch to spare: workers drop short batches at the end.
+    last = max(done, plan.train.num_train_steps * batch_size) + stream.num_windows
+    parts = list(stream.between(done, last))
 
-    def read(visit: pa.Table) -> Iterator[pa.Table]:
-        epoch, shard = visit["epoch"][0].as_py(), visit["shard"][0].as_py()
-        shard_seed = int(np.random.SeedSequence([seed, epoch, shard]).generate_state(1)[0])
-        yield from windows_of_shard(
-            dataset_path, shard, **size, batch_size=_BLOCK_WINDOWS, seed=shard_seed, episode_ids=allowed
+    def read(item: pa.Table) -> Iterator[pa.Table]:
+        part: StreamPart = parts_in_store(item["part"][0].as_py())
+        yield from windows_of_groups(
+            dataset_path,
+            part.groups,
+            **size,
+            batch_size=_BLOCK_WINDOWS,
+            seed=int(np.random.SeedSequence([seed, part.epoch, part.number]).generate_state(1)[0]),
+            episode_ids=allowed,
+            skip=part.skip,
+            spread=not part.is_whole,
         )
 
-    source = ray.data.from_items(visits, override_num_blocks=min(len(visits), _MAX_BLOCKS))
-    return source.map_batches(read, batch_size=1, batch_format="pyarrow")
+    shared = ray.put(parts)
+
+    def parts_in_store(number: int) -> StreamPart:
+        part: StreamPart = ray.get(shared)[number]
+        return part
+
+    numbers = [{"part": number} for number in range(len(parts))]
+    source = ray.data.from_items(numbers, override_num_blocks=min(len(numbers), _MAX_BLOCKS))
+    windows = source.map_batches(read, batch_size=1, batch_format="pyarrow")
+    windows.context.execution_options.preserve_order = True
+    return windows
 
 
 def stream_batches(plan: TrainingPlan, dataset_path: str, shard: Any, *, world_size: int) -> Iterator[WindowBatch]:

@@ -12,7 +12,7 @@ from jepawm.data import (
     WindowIndex,
     compute_statistics,
     decode_window_batch,
-    windows_of_shard,
+    windows_of_groups,
 )
 
 pytest.importorskip("av")
@@ -68,7 +68,7 @@ def test_windows_without_actions(videos, tmp_path):
         assert [frame_numbers(window) for window in batch.pixels] == [[s, s + 2, s + 4, s + 6] for s in starts]
         assert batch.actions.shape == (4, 3, 0)
         assert batch.proprio.shape == (4, 4, 0)
-    (table,) = windows_of_shard(dataset, 0, batch_size=99, seed=0, **options)
+    (table,) = windows_of_groups(dataset, [(0, 0)], batch_size=99, seed=0, **options)
     batch = decode_window_batch(table, dataset.spec)
     assert batch.actions.shape == (34, 3, 0)
     assert batch.proprio.shape == (34, 4, 0)

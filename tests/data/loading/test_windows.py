@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from jepawm.data import (
     WindowSampler,
     decode_window_batch,
     split_episodes,
-    windows_of_shard,
+    windows_of_groups,
 )
-from jepawm.data.loading.frame_cache import default_cache_root
+from jepawm.data.loading.cache_folder import default_cache_root
+from jepawm.data.loading.stream_plan import StreamPlan
 from jepawm.errors import DataError
 from jepawm.types import WindowBatch
 
@@ -175,7 +177,7 @@ def test_three_readers_one_truth(codec, frameskip, frames, write, tmp_path):
             np.testing.assert_array_equal(batches[0].actions[b, k], chunk.reshape(-1))
     streamed = {}
     for shard in range(dataset.num_shards):
-        for table in windows_of_shard(dataset.path, shard, **options, batch_size=5, seed=0):
+        for table in windows_of_groups(dataset.path, groups_of(dataset, shard), **options, batch_size=5, seed=0):
             decoded = decode_window_batch(table, dataset.spec)
             as_lists = decode_window_batch({n: table[n].to_pylist() for n in table.column_names}, dataset.spec)
             assert_windows_equal(decoded, as_lists)
@@ -240,7 +242,7 @@ def test_cache_checks_the_disk_first(write, tmp_path, monkeypatch):
 
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage)
-    with pytest.raises(DataError, match=r"needs 0.00 GiB, 0.00 GiB are free; set JEPAWM_CACHE to a larger"):
+    with pytest.raises(DataError, match=r"needs 0.00 GiB, 0.00 GiB are free and .*; set JEPAWM_CACHE to a larger"):
         FrameCache(write(), root=tmp_path / "c")
     assert [p.suffix for p in (tmp_path / "c").iterdir()] in ([], [".lock"])
 
@@ -319,36 +321,123 @@ def test_a_killed_fill_leaves_no_cache_behind(write, tmp_path):
 # ---- the stream
 
 
-def test_stream_order_depends_on_seed_and_shard_only(write):
+def groups_of(dataset: EpisodeDataset, *shards: int) -> list[tuple[int, int]]:
+    return [(shard, group) for shard in shards for group in range(dataset.shard(shard).num_groups)]
+
+
+def keys_of(tables: Iterable[pa.Table]) -> list[tuple[int, int]]:
+    return [
+        key for table in tables for key in zip(*(table[n].to_pylist() for n in ("episode_id", "start")), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_stream_order_depends_on_seed_and_groups_only(write, spread):
     dataset = write()
-    options = {"frameskip": 1, "num_frames_in_window": 3, "batch_size": 4}
+    options = {"frameskip": 1, "num_frames_in_window": 3, "batch_size": 4, "spread": spread}
+    groups = groups_of(dataset, 0)
 
     def keys(seed: int, **more: object) -> list[tuple[int, int]]:
-        tables = list(windows_of_shard(dataset, 0, **options, seed=seed, **more))
+        tables = list(windows_of_groups(dataset, groups, **options, seed=seed, **more))
         assert all(t.num_rows == 4 for t in tables[:-1])
-        table = pa.concat_tables(tables)
-        return list(zip(table["episode_id"].to_pylist(), table["start"].to_pylist(), strict=True))
+        return keys_of(tables)
 
     assert keys(0) == keys(0)
     assert keys(0) != keys(1)
     assert sorted(keys(0)) == sorted(keys(1))
+    assert keys(0, skip=5) == keys(0)[5:]
     only = int(dataset.episodes_of_shard(0)[1])
     assert {i for i, _ in keys(0, episode_ids=[only])} == {only}
-    few = keys(0, windows_per_episode=2)
-    assert len(set(few)) == len(few)
-    assert max(np.unique([i for i, _ in few], return_counts=True)[1]) == 2
-    assert len(keys(0, drop_last=True)) == len(keys(0)) // 4 * 4
-    assert list(windows_of_shard(dataset, 0, **options, seed=0, episode_ids=[])) == []
+    assert list(windows_of_groups(dataset, groups, **options, seed=0, episode_ids=[])) == []
+
+
+def write_small_episodes(path: Path, lengths: Sequence[int]) -> EpisodeDataset:
+    """Episodes of tiny frames that carry their frame number, a shard for every few and a row for every 8 frames."""
+    from jepawm.data import DatasetSpec, EpisodeWriter, PixelSpec
+    from jepawm.types import ActionSpec, Episode, VectorSpec
+
+    pixels = PixelSpec(4, 4, codec="raw")
+    spec = DatasetSpec("small", 10.0, pixels, ActionSpec(2, (-1.0, -1.0), (1.0, 1.0)), VectorSpec(2))
+    with EpisodeWriter(path, spec, shard_frames=200, chunk_frames=8) as writer:
+        for episode_id, length in enumerate(lengths):
+            numbers = np.arange(length, dtype=np.float32)
+            vectors = np.stack([numbers, np.full(length, episode_id, np.float32)], axis=1)
+            frames = np.broadcast_to(numbers.astype(np.uint8)[:, None, None, None], (length, 4, 4, 3)).copy()
+            writer.write(Episode(episode_id, frames, vectors[:-1].copy(), vectors))
+    return EpisodeDataset(path)
+
+
+def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row of a shard is a row group of its own, as with large frames."""
+    monkeypatch.setattr("jepawm.data.writer.ROW_GROUP_BYTES", 1)
+
+
+def test_parts_of_a_stream_hold_each_window_once_an_epoch_and_a_restart_finds_its_place(tmp_path, monkeypatch):
+    small_row_groups(monkeypatch)
+    dataset = write_small_episodes(tmp_path / "d", [3, 30, 17, 40, 9, 25] * 4)
+    options = {"frameskip": 2, "num_frames_in_window": 4}
+    allowed = dataset.episode_ids[::2]
+    index = WindowIndex(allowed, [dataset.num_frames(i) for i in allowed.tolist()], **options)
+    whole = sorted(zip(*(a.tolist() for a in index.locate(np.arange(len(index)))), strict=True))
+    assert dataset.num_shards > 1
+    sizes = sum(dataset.shard(s).nbytes_of(g) for s, g in groups_of(dataset, *range(dataset.num_shards)))
+    plan = StreamPlan(dataset, allowed, **options, seed=3, part_bytes=sizes // 20)
+    assert plan.num_windows == len(index)
+    reader = ShardReader(dataset, **options)
+
+    def stream(first: int, last: int) -> list[tuple[int, int]]:
+        found = []
+        for part in plan.between(first, last):
+            seed = 100 * part.epoch + part.number
+            more = {"seed": seed, "episode_ids": allowed, "skip": part.skip, "spread": not part.is_whole}
+            tables = list(windows_of_groups(dataset, part.groups, **options, batch_size=9, **more))
+            assert sum(table.num_rows for table in tables) == part.num_windows - part.skip
+            for table in tables[:2]:
+                # Windows end in other rows, row groups and shards than they start in.
+                batch = decode_window_batch(table, dataset.spec)
+                assert_windows_equal(batch, reader.read(batch.episode_ids, batch.starts))
+            found += keys_of(tables)
+        return found
+
+    epochs = stream(0, 2 * len(index) - 1)
+    first, second = epochs[: len(index)], epochs[len(index) : 2 * len(index)]
+    assert len(plan.parts(0)) > 3
+    assert sorted(first) == sorted(second) == whole
+    assert first != second
+    for done in (1, len(index) // 2, len(index), len(index) + 7):
+        assert stream(done, 2 * len(index) - 1) == epochs[done:]
+    with pytest.raises(DataError, match="no episode is long enough for a window of 41 frames"):
+        StreamPlan(dataset, allowed, frameskip=10, num_frames_in_window=5, seed=0)
+
+
+def test_a_batch_of_a_part_mixes_as_many_episodes_as_one_of_the_whole_dataset(tmp_path, monkeypatch):
+    # 1,200 episodes of one row in 48 shards; a part holds a sixth of them.
+    small_row_groups(monkeypatch)
+    dataset = write_small_episodes(tmp_path / "d", [8] * 1200)
+    options = {"frameskip": 1, "num_frames_in_window": 2}
+    groups = groups_of(dataset, *range(dataset.num_shards))
+    sizes = sum(dataset.shard(s).nbytes_of(g) for s, g in groups)
+    plan = StreamPlan(dataset, dataset.episode_ids, **options, seed=0, part_bytes=-(-sizes // 6))
+    (part, *others) = plan.parts(0)
+    assert len(others) == 5
+    tables = windows_of_groups(dataset, part.groups, **options, batch_size=128, seed=0, spread=True)
+    distinct = [len(np.unique(table["episode_id"].to_numpy())) for table in tables if table.num_rows == 128]
+    # 128 windows drawn from 1,200 equal episodes.
+    uniform = 1200 * (1 - (1 - 1 / 1200) ** 128)
+    assert len(distinct) == 10
+    assert abs(np.median(distinct) / uniform - 1) < 0.05
 
 
 def test_stream_errors(write):
     dataset = write()
     options = {"frameskip": 1, "num_frames_in_window": 3, "seed": 0}
     with pytest.raises(DataError, match="there is no shard 9, the dataset has"):
-        next(windows_of_shard(dataset, 9, **options, batch_size=4))
-    with pytest.raises(DataError, match="batch_size and windows_per_episode must be 1 or more"):
-        next(windows_of_shard(dataset, 0, **options, batch_size=0))
-    table = next(windows_of_shard(dataset, 0, **options, batch_size=4))
+        next(windows_of_groups(dataset, [(9, 0)], **options, batch_size=4))
+    with pytest.raises(DataError, match="there is no row group 99, the shard has"):
+        next(windows_of_groups(dataset, [(0, 99)], **options, batch_size=4))
+    with pytest.raises(DataError, match="batch_size must be 1 or more, found 0"):
+        next(windows_of_groups(dataset, [(0, 0)], **options, batch_size=0))
+    table = next(windows_of_groups(dataset, groups_of(dataset, 0), **options, batch_size=4))
     with pytest.raises(DataError, match=r"columns \['proprio'\] are missing"):
         decode_window_batch(table.drop_columns(["proprio"]), dataset.spec)
     columns = {name: table[name].to_pylist() for name in table.column_names}
