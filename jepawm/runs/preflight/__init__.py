@@ -5,7 +5,7 @@ Every refusal says which key is wrong, what was found, what was expected, and wh
 
 import os
 
-from jepawm.checkpoints.model_folder import check_buildable
+from jepawm.checkpoints.model_folder import check_buildable, read_spec
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.yaml_io import flatten
 from jepawm.console import Console
@@ -16,7 +16,12 @@ from jepawm.errors import ConfigError
 from jepawm.rollout import EnvDescription
 from jepawm.runs.directory import check_run_dir
 from jepawm.runs.episodes import check_collected, dataset_path, find_complete, find_dataset, source_path
-from jepawm.runs.preflight.environment import check_environment, check_recordings, check_same_environment
+from jepawm.runs.preflight.environment import (
+    check_environment,
+    check_model_fits,
+    check_recordings,
+    check_same_environment,
+)
 from jepawm.runs.preflight.episodes import EpisodeLengths, check_evaluation_lengths, check_frames, check_windows
 from jepawm.runs.preflight.machine import (
     BYTES_PER_PARAMETER,
@@ -97,7 +102,7 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
         model_dir: The model, for errors.
 
     Raises:
-        ConfigError: A setting the model was not trained with, or another environment.
+        ConfigError: A setting the model was not trained with, or an environment of another id or other widths.
         DataError: Held-out episodes that are too short.
         EnvironmentFault: An environment that does not exist.
     """
@@ -107,7 +112,9 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     if config.run_dir:
         check_writable(config.run_dir, "run_dir")
     _check_machine(config)
-    check_environment(config.env)
+    description = check_environment(config.env)
+    if description is not None:
+        check_model_fits(read_spec(model_dir), description, config.env.id, model_dir)
     dataset = find_dataset(trained)
     if dataset is not None:
         lengths = EpisodeLengths.of_dataset(dataset, trained.data.held_out_fraction, trained.seed)

@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 
+from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import DataConfig, EnvConfig, ModelConfig, RunConfig
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError
@@ -119,6 +120,33 @@ def check_actions(data: DataConfig, dataset: EpisodeDataset, action: ActionSpec,
             f"{dataset.path}: recorded actions lie far outside the bounds of {env_id} ({'; '.join(far)}): they have "
             "another unit, or belong to another robot; correct env.id or the recordings, or pass "
             "--data.allow-actions-out-of-bounds"
+        )
+
+
+def check_model_fits(spec: ModelSpec, description: EnvDescription, env_id: str, model_dir: str) -> None:
+    """Refuses a model whose actions or proprio have other widths than the environment's.
+
+    Args:
+        spec: The model.
+        description: The environment.
+        env_id: Its id, for the error.
+        model_dir: The model, for the error.
+
+    Raises:
+        ConfigError: Names both widths.
+    """
+    action, names = description.action, ", ".join(spec.action.names)
+    if spec.action.dim != action.dim:
+        raise ConfigError(
+            f"{model_dir} plans actions of {spec.action.dim} numbers ({names}), {env_id} takes {action.dim} "
+            f"({', '.join(action.names)}); env.id must be an environment with the actions of the training"
+        )
+    width, encoding = len(spec.statistics.proprio_mean), spec.model.proprio.encoding
+    if encoding != "none" and width != description.proprio.dim:
+        raise ConfigError(
+            f"{model_dir} reads proprio of {width} numbers (model.proprio.encoding '{encoding}'), {env_id} gives "
+            f"{description.proprio.dim} ({', '.join(description.proprio.names)}); env.id must be an environment with "
+            "the proprio of the training"
         )
 
 
