@@ -1,11 +1,13 @@
 """The `jepawm` command, and the way every command ends: one clear line for a user's error, a traceback for ours."""
 
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Callable
 
 from jepawm.errors import JepawmError, did_you_mean
+from jepawm.interrupts import interrupted, raised_signals
 
 # Name: the module whose `main(argv)` runs it, and what it does. A module is imported when its command is asked for.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -24,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def guarded(main: Callable[[], int | None]) -> int:
-    """Runs a command; a `JepawmError` becomes one message on standard error and its exit code.
+    """Runs a command; a `JepawmError` or a signal becomes one message on standard error and its exit code.
 
     Args:
         main: The command; its return value is the exit code, None for 0.
@@ -33,13 +35,20 @@ def guarded(main: Callable[[], int | None]) -> int:
     # from the thread it waits for, as soon as anything else runs on the machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        return main() or 0
+        with raised_signals():
+            return main() or 0
     except JepawmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}; free some space, then give the same command again", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(interrupted(stop), file=sys.stderr)
+        return interrupted(stop).exit_code
 
 
 def main(argv: list[str] | None = None) -> int:

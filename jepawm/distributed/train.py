@@ -6,7 +6,8 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
+from ray.data import ExecutionOptions
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
@@ -15,10 +16,13 @@ from jepawm.config import RunConfig, to_dict
 from jepawm.config.yaml_io import from_dict
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
+from jepawm.distributed.stopping import run_and_pass_on, start_stop_signal, worker_agreement
 from jepawm.distributed.window_stream import stream_batches, window_stream
-from jepawm.errors import JepawmError, TrainingError
+from jepawm.errors import CheckpointError, JepawmError, TrainingError
+from jepawm.interrupts import Interrupted, StopRequest, noted_signals
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import (
+    cannot_write,
     checkpoint_name,
     checkpoint_step,
     newest_checkpoint,
@@ -33,7 +37,8 @@ def train_on_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: What `ray_train` sends to every worker: `config` (a run's, as a dictionary), `dataset_path`, `run_dir`,
-            `num_threads` (0: torch's default) and `stream` (whether batches come from Ray Data).
+            `num_threads` (0: torch's default), `stream` (whether batches come from Ray Data) and `stop_signal` (see
+            `jepawm.distributed.stopping`).
     """
     plan = from_dict(RunConfig, job["config"]).training_plan()
     context = ray.train.get_context()
@@ -54,6 +59,7 @@ def train_on_worker(job: dict[str, Any]) -> None:
             stream=batches_from if job["stream"] else None,
             on_metrics=writer.write if writer else None,
             on_checkpoint=report,
+            stop=worker_agreement(job["stop_signal"]),
         )
 
     def batches_from(_train_step: int) -> Any:
@@ -68,7 +74,11 @@ def train_on_worker(job: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(os.path.join(folder, name), state, spec)
             checkpoint = Checkpoint.from_directory(os.path.join(folder, name))
-            ray.train.report(record, checkpoint=checkpoint, checkpoint_dir_name=name)
+            try:
+                ray.train.report(record, checkpoint=checkpoint, checkpoint_dir_name=name)
+            except OSError as error:
+                place = os.path.join(job["run_dir"], "checkpoints", name)
+                raise CheckpointError(cannot_write(place, error)) from error
 
     if resume is None:
         train(None, None)
@@ -91,21 +101,34 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
     Raises:
         JepawmError: A worker raised it.
         TrainingError: Workers died more often than `scaling.max_train_failures`, or a worker raised another error.
+        Interrupted: A signal asked for the end, and a checkpoint was written.
     """
-    for attempt in range(config.scaling.max_train_failures + 1):
-        try:
-            return _fit(config, dataset_path, run_dir)
-        except ray.train.TrainingFailedError as error:
-            cause = _cause(error)
-            if isinstance(cause, JepawmError):
-                raise cause from error
-            # An error of the code comes again at the same train step; only a lost process is worth another attempt.
-            if not _lost_a_process(error) or attempt == config.scaling.max_train_failures:
-                raise TrainingError(f"training failed on a worker: {cause!r}") from error
-    raise AssertionError("every attempt returns or raises")
+    failures, done = 0, -1
+    with noted_signals() as request:
+        while True:
+            try:
+                folder = _fit(config, dataset_path, run_dir, request)
+            except ray.train.TrainingFailedError as error:
+                cause = _cause(error)
+                if isinstance(cause, JepawmError):
+                    raise cause from error
+                failures += 1
+                # An error of the code comes again at the same train step; only a lost process is worth another attempt.
+                if not _lost_a_process(error) or failures > config.scaling.max_train_failures:
+                    raise TrainingError(f"training failed on a worker: {cause!r}") from error
+                continue
+            train_step = checkpoint_step(folder) or 0
+            if train_step >= config.train.num_train_steps:
+                return folder
+            if request.signal_number is not None:
+                raise Interrupted(request.signal_number)
+            # A node is about to be taken away: the workers ended at a checkpoint, and others go on from there.
+            if train_step <= done:
+                raise TrainingError(f"Ray Train ended twice at train step {train_step} without an error")
+            done = train_step
 
 
-def _fit(config: RunConfig, dataset_path: str, run_dir: str) -> str:
+def _fit(config: RunConfig, dataset_path: str, run_dir: str, request: StopRequest) -> str:
     """One attempt, from the newest checkpoint in `run_dir`; returns the folder of the last checkpoint."""
     scaling = config.scaling
     dataset = EpisodeDataset(dataset_path)
@@ -118,6 +141,7 @@ def _fit(config: RunConfig, dataset_path: str, run_dir: str) -> str:
         "run_dir": os.path.abspath(run_dir),
         "num_threads": 0 if use_gpu else cpus,
         "stream": stream,
+        "stop_signal": start_stop_signal(),
     }
     windows = None
     if stream:
@@ -140,12 +164,10 @@ def _fit(config: RunConfig, dataset_path: str, run_dir: str) -> str:
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
         datasets=None if windows is None else {"windows": windows},
+        # Windows reach the workers in the order of the stream, which a restart counts on.
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)) if stream else None,
     )
-    try:
-        result = trainer.fit()
-    except SystemExit as stop:
-        # Ray Train turns Ctrl-C into SystemExit; the command line has a message for KeyboardInterrupt.
-        raise KeyboardInterrupt from stop
+    result = run_and_pass_on(trainer.fit, request, job["stop_signal"])
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
     return str(result.checkpoint.path)

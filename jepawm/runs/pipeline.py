@@ -16,13 +16,14 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
 from jepawm.errors import JepawmError
 from jepawm.evaluation.result import EvaluationResult
-from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir
+from jepawm.interrupts import telling_how_to_go_on
+from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir, sweep_leftovers
 from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report, evaluate_model, evaluate_run, score_actions
 from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run, tell_missing_capacity
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
-from jepawm.runs.tracking import mlflow_sink, summary_metrics
+from jepawm.runs.tracking import mlflow_sink, run_tags, summary_metrics
 from jepawm.runs.wall_times import WallTimes
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, read_metrics
 from jepawm.tracking.mlflow_sink import Status
@@ -53,7 +54,8 @@ def train_run(config: RunConfig, recipe: str, console: Console) -> EvaluationRes
 def collect_run(config: RunConfig, console: Console) -> str:
     """Prepares the dataset of a run and nothing more; returns its path."""
     check_collection(config)
-    with _started_runtime(config, console) as runtime:
+    goes_on = "the same command goes on with the episodes that are missing"
+    with telling_how_to_go_on(lambda: goes_on), _started_runtime(config, console) as runtime:
         return prepare_dataset(config, runtime, console)
 
 
@@ -70,7 +72,8 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> E
         What `eval.json` holds.
     """
     run_dir, resumed = prepare_run_dir(config, recipe)
-    with lock_run(run_dir):
+    with lock_run(run_dir), telling_how_to_go_on(lambda: _how_to_go_on(config, run_dir)):
+        sweep_leftovers(run_dir)
         # The directory is an argument from here on: a checkpoint whose configuration kept it would send a later
         # evaluation of its model into this run.
         here = _Run(replace(config, run_dir=None), recipe, run_dir, runtime, console)
@@ -102,14 +105,17 @@ def _train_and_evaluate(here: _Run, dataset: EpisodeDataset, times: WallTimes) -
     """Trains, evaluates and reports, and copies the run to the tracker."""
     config, run_dir = here.config, here.run_dir
     times.save()
-    tracker = BackgroundTracker(mlflow_sink(config, run_dir) if config.tracking.mlflow else None)
+    sink = mlflow_sink(config, run_dir, run_tags(config, here.recipe, dataset)) if config.tracking.mlflow else None
+    tracker = BackgroundTracker(sink)
     summary: Record | None = None
     artifacts: list[str] = []
     status: Status = "KILLED"
     try:
         checkpoint = _train(here, dataset, times)
         job = EvaluationJob(config, here.recipe, model_dir=os.path.join(run_dir, "model"), folder=run_dir)
-        copy_model(checkpoint, job.model_dir)
+        model_hash = copy_model(checkpoint, job.model_dir)
+        if sink is not None:
+            sink.tags["model_sha256"] = model_hash
         result = evaluate_and_report(job, dataset, here.runtime, here.console, times)
         summary = summary_metrics(result)
         artifacts = [os.path.join(run_dir, name) for name in ("eval.json", "report.html", "config.yaml")]
@@ -162,6 +168,20 @@ def _tell_training_problems(records: list[Record], console: Console) -> None:
         )
     if any(record.get("diagnostics/collapsed") for record in records[-1:]):
         console.say("   WARNING: the latents have collapsed (diagnostics/latent_std_mean); plans will be worthless")
+
+
+def _how_to_go_on(config: RunConfig, run_dir: str) -> str:
+    """From which train step a run that was interrupted goes on, by the checkpoints on its disk."""
+    steps = config.train.num_train_steps
+    made = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
+    command = "the same command"
+    if config.resume == "never":
+        command = f"`jepawm train --recipe {run_dir}/config.yaml --run-dir {run_dir}`"
+    if made == steps:
+        return f"training is done (train step {steps}), and {command} goes on with the evaluation"
+    if made:
+        return f"{command} goes on from train step {made} of {steps}"
+    return f"no checkpoint was written yet, so {command} begins at train step 0 of {steps}"
 
 
 @contextmanager

@@ -5,12 +5,12 @@ import importlib.util
 import math
 import os
 import shutil
-from pathlib import Path
 from typing import Protocol
 
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader, read_serially
+from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import (
@@ -22,6 +22,7 @@ from jepawm.training.checkpoint import (
 )
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
+from jepawm.training.stopping import StopAgreement
 
 
 class Runtime(Protocol):
@@ -40,6 +41,9 @@ class Runtime(Protocol):
 
         Returns:
             The folder of the last checkpoint.
+
+        Raises:
+            Interrupted: A signal asked for the end, and a checkpoint was written.
         """
         ...
 
@@ -78,8 +82,6 @@ class LocalRuntime:
 
     def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
         folder = os.path.join(run_dir, "checkpoints")
-        for leftover in Path(folder).glob("step-*.tmp-*"):
-            shutil.rmtree(leftover)
         newest = newest_checkpoint(folder)
         writer = MetricsWriter(os.path.join(run_dir, METRICS_FILE), resume_step=checkpoint_step(newest))
 
@@ -88,9 +90,17 @@ class LocalRuntime:
             for old in list_checkpoints(folder)[: -config.train.num_checkpoints_kept]:
                 shutil.rmtree(os.path.join(folder, old))
 
-        run_training(
-            config.training_plan(), dataset_path, restore_from=newest, on_metrics=writer.write, on_checkpoint=keep
-        )
+        with noted_signals() as request:
+            state = run_training(
+                config.training_plan(),
+                dataset_path,
+                restore_from=newest,
+                on_metrics=writer.write,
+                on_checkpoint=keep,
+                stop=StopAgreement(lambda: bool(request)),
+            )
+        if request.signal_number is not None and state.train_step < config.train.num_train_steps:
+            raise Interrupted(request.signal_number)
         last = newest_checkpoint(folder)
         assert last is not None, "training always ends with a checkpoint"
         return last

@@ -53,11 +53,14 @@ class Hooks:
         on_metrics: Gets one flat record every `log_every` steps.
         on_checkpoint: Gets the state and the last metrics; every `checkpoint_every` steps and at the end.
         diagnose: Returns metrics of the model on held-out windows, every `diagnostics_every` steps.
+        stop: Asked after every step, with the updates made; True, on all workers alike, ends training after a
+            checkpoint. See `jepawm.training.stopping`.
     """
 
     on_metrics: Callable[[Metrics], None] | None = None
     on_checkpoint: Callable[[TrainingState, Metrics], None] | None = None
     diagnose: Callable[[TrainingState], Metrics] | None = None
+    stop: Callable[[int], bool] | None = None
 
 
 @dataclass
@@ -85,7 +88,7 @@ def fit(
     device: torch.device,
     hooks: Hooks | None = None,
 ) -> TrainingState:
-    """Trains from `state.train_step` to `train.num_train_steps`.
+    """Trains from `state.train_step` to `train.num_train_steps`, or to the step at which `hooks.stop` says so.
 
     Args:
         state: Fresh, or restored from a checkpoint; changed in place.
@@ -132,7 +135,8 @@ def fit(
             last = state.train_step == train.num_train_steps
             log = last or state.train_step % train.log_every == 0
             measure = hooks.diagnose is not None and (last or state.train_step % train.diagnostics_every == 0)
-            save = last or state.train_step % train.checkpoint_every == 0
+            stop = not last and hooks.stop is not None and hooks.stop(state.train_step)
+            save = last or stop or state.train_step % train.checkpoint_every == 0
             if not (log or measure or save):
                 continue
             watch.check()
@@ -144,6 +148,8 @@ def fit(
                 hooks.on_metrics(record)
             if save and hooks.on_checkpoint is not None:
                 hooks.on_checkpoint(state, record)
+            if stop:
+                break
             meter = _Meter()
     return state
 

@@ -1,5 +1,6 @@
 """Recipes, the command line, and what they answer to a wrong key or value."""
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -278,11 +279,25 @@ def test_only_known_errors_become_one_line(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(ZeroDivisionError):
         guarded(bug)
 
+    def full() -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/x/eval.json")
+
+    assert guarded(full) == 1
+    told = "error: No space left on device (/runs/x/eval.json); free some space, then give the same command again\n"
+    assert capsys.readouterr().err == told
+
+    def unreadable() -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        guarded(unreadable)
+
     def interrupted() -> int:
         raise KeyboardInterrupt
 
     assert guarded(interrupted) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    # Nothing is known of this command, so nothing is promised.
+    assert capsys.readouterr().err == "interrupted by SIGINT\n"
 
 
 def test_home_is_where_it_is_said_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from jepawm.config import DataConfig, LossConfig, OptimConfig, RunConfig, Scalin
 from jepawm.data import ShardReader, WindowSampler
 from jepawm.data.loading.split import open_reader, sampled_batches, window_index
 from jepawm.errors import TrainingError
+from jepawm.interrupts import Interrupted
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.tracking import read_metrics
-from jepawm.training.checkpoint import fresh_state
+from jepawm.training.checkpoint import fresh_state, save_checkpoint
 from jepawm.training.optim import learning_rate
+from jepawm.training.run import run_training
 from jepawm.training.step import to_device
 
 pytestmark = pytest.mark.ray
@@ -133,23 +136,13 @@ def test_a_loss_that_is_not_finite_reaches_the_user_as_itself_and_is_not_tried_a
     assert attempts == [1]
 
 
-@pytest.fixture
-def tasks_in_order(ray_local):
-    """Ray Data brings blocks in the order of the tasks, which it does not promise otherwise."""
-    import ray.data
-
-    options = ray.data.DataContext.get_current().execution_options
-    before, options.preserve_order = options.preserve_order, True
-    yield
-    options.preserve_order = before
-
-
-def test_the_stream_brings_each_window_once_per_epoch(tasks_in_order, wall_dataset):
+def test_the_stream_brings_each_window_once_per_epoch_and_goes_on_where_it_stopped(ray_local, wall_dataset):
     from jepawm.data.loading.split import window_index
     from jepawm.distributed.window_stream import window_stream
 
     def rows(start_step):
-        stream = window_stream(config.training_plan(), str(wall_dataset.path), start_step=start_step)
+        plan, part_bytes = config.training_plan(), 40 * 2**10
+        stream = window_stream(plan, str(wall_dataset.path), start_step=start_step, part_bytes=part_bytes)
         return [row for batch in stream.iter_batches(batch_size=64, batch_format="pyarrow") for row in _ids(batch)]
 
     config = _config()
@@ -157,12 +150,12 @@ def test_the_stream_brings_each_window_once_per_epoch(tasks_in_order, wall_datas
     expected = sorted(zip(*(a.tolist() for a in index.locate(np.arange(len(index)))), strict=True))
     # Twelve steps of 16 windows end inside the first epoch; the stream holds one to spare.
     whole = rows(start_step=0)
-    first, second = whole[: len(expected)], whole[len(expected) :]
-    assert sorted(first) == sorted(second) == expected
+    first, second = whole[: len(expected)], whole[len(expected) : 2 * len(expected)]
+    assert sorted(first) == expected
     assert first != expected
     assert first != second
-    # A resume goes on with the next epoch's order, not with the first one's again.
-    assert rows(start_step=6) == second
+    assert set(second) <= set(expected)
+    assert rows(start_step=6) == whole[6 * 16 :]
 
 
 def _ids(batch):
@@ -215,3 +208,64 @@ def test_a_killed_training_worker_costs_the_steps_since_its_checkpoint_and_nothi
     assert int((tmp_path / "death").read_text()) != os.getpid()
     assert _largest_difference(_weights(checkpoint), local_weights) == 0
     assert [record["train_step"] for record in read_metrics(str(tmp_path / "metrics.jsonl"))] == [3, 6, 9, 12]
+
+
+def test_a_node_that_is_taken_away_and_a_signal_end_at_a_checkpoint_and_lose_no_step(
+    ray_local, wall_dataset, tmp_path, monkeypatch
+):
+    from jepawm.distributed import train
+
+    def train_on_a_node_that_is_taken_away_once(job):
+        import ray.train
+
+        from jepawm.distributed import train
+        from jepawm.training import stopping
+
+        told = Path(job["run_dir"]) / "told"
+
+        def preemption():
+            # After the fourth question the node goes away, and the next workers are on another one.
+            questions = len(told.read_text()) if told.exists() else 0
+            told.write_text("?" * (questions + 1))
+            return "soon" if questions == 3 else None
+
+        stopping.ASK_EVERY_S = 0.0
+        ray.train.get_preemption_info = preemption
+        train.train_on_worker(job)
+
+    fits, fit = [], train._fit
+    monkeypatch.setattr(train, "_fit", lambda *arguments: fits.append(1) or fit(*arguments))
+    monkeypatch.setattr(train, "train_on_worker", train_on_a_node_that_is_taken_away_once)
+    config = _config(train=replace(_config().train, num_train_steps=100_000, checkpoint_every=100_000, log_every=1))
+    metrics, ended = tmp_path / "metrics.jsonl", threading.Event()
+
+    def send_a_signal_after_nine_steps():
+        while not ended.wait(0.05):
+            if len(read_metrics(str(metrics))) >= 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    sender = threading.Thread(target=send_a_signal_after_nine_steps)
+    sender.start()
+    try:
+        with pytest.raises(Interrupted) as stop:
+            train.ray_train(config, str(wall_dataset.path), str(tmp_path))
+    finally:
+        ended.set()
+        sender.join()
+    assert stop.value.signal_number == signal.SIGTERM
+    assert len(fits) == 2
+    steps = [record["train_step"] for record in read_metrics(str(metrics))]
+    assert steps == list(range(1, len(steps) + 1))
+    checkpoints = tmp_path / "checkpoints"
+    saved = sorted(path.name for path in checkpoints.glob("step-*"))
+    # The learning rate of a long run grows step by step, so equal weights mean equal steps.
+    assert saved == ["step-00000004", f"step-{len(steps):08d}"]
+    local = run_training(
+        config.training_plan(),
+        str(wall_dataset.path),
+        on_checkpoint=lambda state, spec, _: save_checkpoint(str(tmp_path / "local"), state, spec),
+        stop=lambda train_step: train_step == len(steps),
+    )
+    assert local.train_step == len(steps)
+    assert _largest_difference(_weights(checkpoints / saved[-1]), _weights(tmp_path / "local")) == 0

@@ -149,41 +149,56 @@ def test_the_same_command_again_does_nothing_twice(finished: tuple[Path, str], s
     assert json.loads((run_dir / "eval.json").read_text())["episodes"] == rates
 
 
-def test_a_run_killed_while_training_goes_on_from_its_checkpoint(surroundings: dict[str, str], tmp_path: Path) -> None:
-    # Long enough that the kill comes before the end.
-    run_dir = tmp_path / "killed"
-    arguments = command(run_dir, train__num_train_steps=200, evaluation__num_animations=0)
-    with open(tmp_path / "log", "w") as log:
+def end_after_checkpoint(
+    name: str, number: signal.Signals, arguments: list[str], surroundings: dict[str, str], run_dir: Path
+) -> tuple[int, str]:
+    """Sends a signal to a run that has written a checkpoint; its exit code and the last line that it printed."""
+    log = run_dir.parent / "log"
+    with open(log, "w") as printed:
         process = subprocess.Popen(
-            arguments, env=surroundings, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+            arguments, env=surroundings, cwd=run_dir.parent, stdout=printed, stderr=printed, start_new_session=True
         )
         end = time.monotonic() + 120
-        while not (run_dir / "checkpoints" / "step-00000020").is_dir():
-            assert process.poll() is None, (tmp_path / "log").read_text()
+        while not (run_dir / "checkpoints" / name).is_dir():
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < end
             time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        os.killpg(process.pid, number)
+        code = process.wait()
     assert not (run_dir / "finished").exists()
+    return code, log.read_text().splitlines()[-1]
+
+
+def test_a_run_killed_while_training_goes_on_from_its_checkpoint(surroundings: dict[str, str], tmp_path: Path) -> None:
+    # Long enough that the signals come before the end.
+    run_dir = tmp_path / "killed"
+    arguments = command(run_dir, train__num_train_steps=400, evaluation__num_animations=0)
+    code, last_line = end_after_checkpoint("step-00000010", signal.SIGTERM, arguments, surroundings, run_dir)
+    kept = max(int(name[5:13]) for name in os.listdir(run_dir / "checkpoints") if ".tmp" not in name)
+    assert code == 143
+    assert last_line == f"interrupted by SIGTERM; the same command goes on from train step {kept} of 400"
+    later = f"step-{10 * (kept // 10 + 2):08d}"
+    code, _ = end_after_checkpoint(later, signal.SIGKILL, arguments, surroundings, run_dir)
+    assert code == -signal.SIGKILL
     before = {record["train_step"]: record for record in read_metrics(str(run_dir / "metrics.jsonl"))}
     kept = max(int(name[5:13]) for name in os.listdir(run_dir / "checkpoints") if ".tmp" not in name)
-    assert 20 <= kept < 200
+    assert 30 <= kept < 400
 
     done = run(arguments, surroundings, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(continued)" in done.stdout
     assert (run_dir / "finished").exists()
     parts = json.loads((run_dir / "wall_s.json").read_text())["parts"]
-    assert len(parts) == 2
+    assert len(parts) == 3
     total = json.loads((run_dir / "eval.json").read_text())["wall_s"]
-    assert total["train"] == pytest.approx(parts[0]["train"] + parts[1]["train"])
+    assert total["train"] == pytest.approx(sum(part["train"] for part in parts))
     after = {record["train_step"]: record for record in read_metrics(str(run_dir / "metrics.jsonl"))}
-    assert sorted(after) == list(range(10, 201, 10))
+    assert sorted(after) == list(range(10, 401, 10))
     # Up to the checkpoint the records are those of the killed process; what came after was computed again, to the bit.
     for step, record in before.items():
         assert record["train/loss"] == after[step]["train/loss"]
         assert (record["time_s"] == after[step]["time_s"]) == (step <= kept), step
-    assert after[200]["train/seconds"] > after[kept]["train/seconds"]
+    assert after[400]["train/seconds"] > after[kept]["train/seconds"]
 
 
 def test_a_missing_dataset_is_one_line_and_exit_code_1(surroundings: dict[str, str], tmp_path: Path) -> None:

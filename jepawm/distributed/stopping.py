@@ -1,0 +1,85 @@
+"""A signal at the driver reaches the training workers, on whichever node they are."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ray
+import ray.train
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jepawm.interrupts import StopRequest
+from jepawm.training.stopping import StopAgreement
+
+# Seconds between two looks of the driver at a signal and at the end of the training.
+_LOOK_EVERY_S = 0.1
+
+Result = TypeVar("Result")
+
+
+class _StopSignal:
+    """Answers all who wait as soon as the driver asks for the end."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+
+    async def ask(self) -> None:
+        self._asked.set()
+
+    async def wait(self) -> bool:
+        await self._asked.wait()
+        return True
+
+
+def start_stop_signal() -> Any:
+    """An actor on the driver's node that passes a request to stop on; it takes no CPU."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(_StopSignal).remote()
+
+
+def worker_agreement(stop_signal: Any) -> StopAgreement:
+    """When a Ray Train worker ends early: the driver was asked to, or a node of the workers is about to be taken away.
+
+    Args:
+        stop_signal: The actor of `start_stop_signal`.
+    """
+    answer = stop_signal.wait.remote().future()
+
+    def wanted() -> bool:
+        # Where the actor died the driver is gone, and Ray ends this worker itself.
+        return answer.done() and answer.exception() is None
+
+    # The oldest Ray that this package accepts may not say that a node is about to be taken away.
+    preemption = getattr(ray.train, "get_preemption_info", None)
+    return StopAgreement(wanted, ask_together=None if preemption is None else lambda: preemption() is not None)
+
+
+def run_and_pass_on(fit: Callable[[], Result], request: StopRequest, stop_signal: Any) -> Result:
+    """Runs a training in a thread, so that the main thread hears signals, and passes the first one on.
+
+    Args:
+        fit: The training; its result or its error is this function's.
+        request: Set by a signal.
+        stop_signal: The actor of `start_stop_signal`.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(fit())
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the main thread
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="ray-train", daemon=True)
+    thread.start()
+    asked = False
+    while thread.is_alive():
+        thread.join(_LOOK_EVERY_S)
+        if request and not asked:
+            ray.get(stop_signal.ask.remote())
+            asked = True
+    if errors:
+        raise errors[0]
+    return results[0]
