@@ -6,6 +6,7 @@ from typing import Any
 
 import ray.train
 import torch
+from ray.data import ExecutionOptions
 from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
@@ -163,19 +164,13 @@ def _fit(config: RunConfig, dataset_path: str, run_dir: str, request: StopReques
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
         datasets=None if windows is None else {"windows": windows},
-        dataset_config=_in_order(),
+        # Windows reach the workers in the order of the stream, which a restart counts on.
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)) if stream else None,
     )
     result = run_and_pass_on(trainer.fit, request, job["stop_signal"])
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
     return str(result.checkpoint.path)
-
-
-def _in_order() -> DataConfig:
-    """Windows reach the workers in the order of the stream, which a restart counts on."""
-    options = DataConfig.default_ingest_options()
-    options.preserve_order = True
-    return DataConfig(execution_options=options)
 
 
 def _cause(error: BaseException) -> BaseException:

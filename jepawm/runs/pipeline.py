@@ -195,7 +195,7 @@ def _how_to_go_on(config: RunConfig, run_dir: str) -> str:
         return f"training is done (train step {steps}), and {command} goes on with the evaluation"
     if made:
         return f"{command} goes on from train step {made} of {steps}"
-    return f"there is no checkpoint yet, so {command} begins at train step 0 of {steps}; finished episodes are kept"
+    return f"no checkpoint was written yet, so {command} begins at train step 0 of {steps}"
 
 
 @contextmanager

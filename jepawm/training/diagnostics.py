@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jepawm.data.statistics import HARDLY_MOVING_UNBOUNDED
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 
@@ -142,7 +143,7 @@ def linear_probe_r2(
         fit_fraction: Share of the samples, from the front, that the regression is fitted to.
 
     Returns:
-        R^2 of each target; 1 is perfect, 0 no better than the mean, NaN where the target does not vary.
+        R^2 of each target; 1 is perfect, 0 no better than the mean, NaN where the target never changes, or hardly.
     """
     split = int(fit_fraction * len(latents_SF))
     x, y = latents_SF.double(), targets_SG.double()
@@ -159,7 +160,9 @@ def linear_probe_r2(
         weights = seen.T @ torch.linalg.solve(gram + ridge * torch.eye(split, dtype=gram.dtype), y[:split])
     residual = (y[split:] - x[split:] @ weights).square().sum(dim=0)
     total = (y[split:] - y[split:].mean(dim=0)).square().sum(dim=0)
-    return [float(1 - r / t) if t > 1e-12 else float("nan") for r, t in zip(residual, total, strict=True)]
+    # The noise of a simulator at rest is no target; an error over it would be a number without meaning.
+    least = HARDLY_MOVING_UNBOUNDED**2 * (len(y) - split)
+    return [float(1 - r / t) if t > least else float("nan") for r, t in zip(residual, total, strict=True)]
 
 
 def _parts(count: int, size: int = 128) -> list[slice]:

@@ -1,5 +1,6 @@
 """Recipes, the command line, and what they answer to a wrong key or value."""
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,19 @@ def test_only_known_errors_become_one_line(capsys: pytest.CaptureFixture[str]) -
 
     with pytest.raises(ZeroDivisionError):
         guarded(bug)
+
+    def full() -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "/runs/x/eval.json")
+
+    assert guarded(full) == 1
+    told = "error: No space left on device (/runs/x/eval.json); free some space, then give the same command again\n"
+    assert capsys.readouterr().err == told
+
+    def unreadable() -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        guarded(unreadable)
 
     def interrupted() -> int:
         raise KeyboardInterrupt

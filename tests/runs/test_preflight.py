@@ -9,8 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from configs import unit_spec
 
-from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, RunConfig, ScalingConfig, TrainConfig, home
+from jepawm.config import (
+    DataConfig,
+    EnvConfig,
+    EvaluationConfig,
+    ModelConfig,
+    PredictorConfig,
+    ProprioConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainConfig,
+    home,
+)
 from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.errors import ConfigError, DataError, EnvironmentFault, JepawmError
@@ -168,7 +180,35 @@ def test_recordings_may_leave_the_bounds_a_little() -> None:
     assert not is_far_outside(4 * values, -np.inf, 1.0)
 
 
-def test_a_model_is_judged_in_its_own_environment_unless_a_flag_allows_another() -> None:
+def wall_model(monkeypatch: pytest.MonkeyPatch, actions: int, proprio: int | None = None) -> None:
+    """Every model folder holds a model of so many numbers."""
+    action = ActionSpec(actions, (-1.0,) * actions, (1.0,) * actions, names=tuple("abc"[:actions]))
+    spec = unit_spec(RunConfig(), action, proprio or 9)
+    if proprio is not None:
+        reads = ModelConfig(predictor=PredictorConfig(name="adaln", num_heads=4), proprio=ProprioConfig("feature"))
+        spec = replace(spec, model=reads)
+    monkeypatch.setattr("jepawm.runs.preflight.read_spec", lambda _folder: spec)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_model_of_other_widths_than_the_environments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig()
+    wall_model(monkeypatch, actions=2, proprio=2)
+    check_evaluation(config, config, "MODEL")
+    wall_model(monkeypatch, actions=3)
+    with pytest.raises(
+        ConfigError, match=r"MODEL plans actions of 3 numbers \(a, b, c\), envs:envs/Wall-v1 takes 2 \("
+    ):
+        check_evaluation(config, config, "MODEL")
+    wall_model(monkeypatch, actions=2, proprio=5)
+    with pytest.raises(
+        ConfigError, match=r"MODEL reads proprio of 5 numbers .*'feature'\), envs:envs/Wall-v1 gives 2 \("
+    ):
+        check_evaluation(config, config, "MODEL")
+
+
+def test_a_model_is_judged_in_its_own_environment_unless_a_flag_allows_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall_model(monkeypatch, actions=2)
     trained = RunConfig()
     check_evaluation(replace(trained, env=EnvConfig(vary=("all",))), trained, "MODEL")
     other = replace(trained, env=EnvConfig(id="envs:envs/PushT-v1"))

@@ -192,6 +192,7 @@ class Convert:
         from jepawm.data import EpisodeDataset
         from jepawm.data.importers import ImportOptions, import_episodes, open_source
         from jepawm.data.importers.conversion import conversion_lines
+        from jepawm.interrupts import telling_how_to_go_on
 
         options = ImportOptions(
             image_size=self.image_size,
@@ -206,7 +207,10 @@ class Convert:
         )
         source = open_source(self.source, self.format, options)
         print(f"{self.source}: {source.name} ({source.about}), {source.num_episodes} episodes")
-        with reader(self.ray) as read:
+        with (
+            telling_how_to_go_on(lambda: "the same command goes on with what was read so far"),
+            reader(self.ray) as read,
+        ):
             with Progress(TextColumn("episodes"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bar:
                 task = bar.add_task("episodes", total=None)
 

@@ -64,10 +64,11 @@ class Get:
         """Prints licence and citation, progress, and the command that converts the data."""
         from jepawm.data.download.fetch import get_source
         from jepawm.data.download.public_sources import find
+        from jepawm.interrupts import telling_how_to_go_on
 
         source = find(self.name)
         _introduce(source)
-        with _reporter() as report:
+        with telling_how_to_go_on(lambda: "the same command goes on with the download"), _reporter() as report:
             folder = get_source(source, self.dest, only=self.only, keep_archives=self.keep_archives, report=report)
         print(f"{folder}: done")
         if source.format is not None and source.opens is not None:

@@ -1,6 +1,7 @@
 """The driver of all importers: it goes on after a kill, starts anew when the source changed, and Ray reads the same."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ import pytest
 from published_datasets import PUSHT_LENGTHS, dino_wm_pusht, dino_wm_wall
 
 from jepawm.data import EpisodeDataset, check_dataset
-from jepawm.data.importers import FORMATS, EpisodeSource, ImportOptions, import_episodes, open_source, source_class
+from jepawm.data.importers import (
+    FORMATS,
+    EpisodeSource,
+    ImportOptions,
+    conversion,
+    import_episodes,
+    open_source,
+    source_class,
+)
 from jepawm.data.importers.conversion import read_serially
 from jepawm.data.importers.dino_wm import DinoWMPushT
 from jepawm.data.writer import WriterBusyError
@@ -144,6 +153,22 @@ def test_a_full_disk_costs_nothing_that_was_read(tmp_path):
     reader = Counting()
     import_episodes(source, tmp_path / "d", reader=reader)
     assert reader.read == [2]
+    import_episodes(source, tmp_path / "alone")
+    same(tmp_path / "d", tmp_path / "alone")
+
+
+def test_a_disk_that_cannot_hold_the_rest_ends_a_conversion_early(tmp_path, monkeypatch):
+    dino_wm_pusht(tmp_path / "pusht_noise")
+    source = open_source(tmp_path / "pusht_noise")
+    monkeypatch.setattr(conversion, "EPISODES_BEFORE_ESTIMATE", 1)
+    free = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _path: free._replace(free=10))
+    message = r"about 0.00 GiB are still to be written, as the first 1 episodes take 0.00 GiB, and 0.00 GiB are free"
+    with pytest.raises(DataError, match=message):
+        import_episodes(source, tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+    monkeypatch.undo()
+    import_episodes(source, tmp_path / "d")
     import_episodes(source, tmp_path / "alone")
     same(tmp_path / "d", tmp_path / "alone")
 

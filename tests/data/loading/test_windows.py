@@ -351,14 +351,14 @@ def test_stream_order_depends_on_seed_and_groups_only(write, spread):
     assert list(windows_of_groups(dataset, groups, **options, seed=0, episode_ids=[])) == []
 
 
-def write_small_episodes(path: Path, lengths: Sequence[int]) -> EpisodeDataset:
+def write_small_episodes(path: Path, lengths: Sequence[int], shard_frames: int = 200) -> EpisodeDataset:
     """Episodes of tiny frames that carry their frame number, a shard for every few and a row for every 8 frames."""
     from jepawm.data import DatasetSpec, EpisodeWriter, PixelSpec
     from jepawm.types import ActionSpec, Episode, VectorSpec
 
     pixels = PixelSpec(4, 4, codec="raw")
     spec = DatasetSpec("small", 10.0, pixels, ActionSpec(2, (-1.0, -1.0), (1.0, 1.0)), VectorSpec(2))
-    with EpisodeWriter(path, spec, shard_frames=200, chunk_frames=8) as writer:
+    with EpisodeWriter(path, spec, shard_frames=shard_frames, chunk_frames=8) as writer:
         for episode_id, length in enumerate(lengths):
             numbers = np.arange(length, dtype=np.float32)
             vectors = np.stack([numbers, np.full(length, episode_id, np.float32)], axis=1)
@@ -411,9 +411,9 @@ def test_parts_of_a_stream_hold_each_window_once_an_epoch_and_a_restart_finds_it
 
 
 def test_a_batch_of_a_part_mixes_as_many_episodes_as_one_of_the_whole_dataset(tmp_path, monkeypatch):
-    # 1,200 episodes of one row in 48 shards; a part holds a sixth of them.
+    # 1,200 episodes of one row in 10 shards; a part holds a sixth of them.
     small_row_groups(monkeypatch)
-    dataset = write_small_episodes(tmp_path / "d", [8] * 1200)
+    dataset = write_small_episodes(tmp_path / "d", [8] * 1200, shard_frames=1000)
     options = {"frameskip": 1, "num_frames_in_window": 2}
     groups = groups_of(dataset, *range(dataset.num_shards))
     sizes = sum(dataset.shard(s).nbytes_of(g) for s, g in groups)

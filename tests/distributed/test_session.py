@@ -1,0 +1,74 @@
+"""What a cluster's workers are told, and which nodes are gone; without a Ray."""
+
+import json
+import os
+import socket
+
+import pytest
+
+from jepawm.distributed.nodes import LostNodes, is_gone
+from jepawm.distributed.session import variables_for_workers
+
+
+def test_workers_of_a_cluster_get_places_limits_and_threads(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith(("JEPAWM_", "OMP_", "MKL_", "OPENBLAS_", "GOMP_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JEPAWM_HOME", "runs")
+    monkeypatch.setenv("JEPAWM_CACHE", "~/frames")
+    monkeypatch.setenv("JEPAWM_CACHE_LIMIT_GIB", "5")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    expected = {
+        "JEPAWM_HOME": str(tmp_path / "runs"),
+        "JEPAWM_CACHE": os.path.expanduser("~/frames"),
+        "JEPAWM_CACHE_LIMIT_GIB": "5",
+        "GOMP_SPINCOUNT": "10000",
+        "OMP_NUM_THREADS": "3",
+    }
+    assert variables_for_workers() == expected
+    # What the job was submitted with reaches its workers anyway; Ray refuses the same name twice.
+    job = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": "3", "JEPAWM_HOME": "/shared"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    assert variables_for_workers().keys() == expected.keys() - {"OMP_NUM_THREADS", "JEPAWM_HOME"}
+
+
+@pytest.fixture
+def node():
+    """A node whose raylet takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as raylet:
+        yield {
+            "NodeID": "abc",
+            "Alive": True,
+            "NodeManagerAddress": "127.0.0.1",
+            "NodeManagerPort": raylet.getsockname()[1],
+        }
+
+
+def test_a_node_is_gone_where_ray_says_so_or_its_raylet_takes_no_connection(node):
+    assert not is_gone(node)
+    assert is_gone(node | {"Alive": False})
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert is_gone(node | {"NodeManagerPort": port})
+
+
+def test_the_loss_of_a_node_explains_the_death_of_its_actors_and_of_those_that_were_about_to_start(node, monkeypatch):
+    other = node | {"NodeID": "def"}
+    nodes = [node, other]
+    monkeypatch.setattr("jepawm.distributed.nodes.ray.nodes", lambda: nodes)
+    lost = LostNodes()
+    assert not lost.took("abc")
+    assert not lost.took(None)
+    assert lost.placement() == {}
+    nodes[1] = other | {"Alive": False}
+    assert not lost.took("abc")
+    assert lost.took(None)
+    assert lost.placement() == {"label_selector": {"ray.io/node-id": "!in(def)"}}
+    # A node that is known to be lost explains the deaths of its own actors only.
+    assert lost.took("def")
+    assert not lost.took(None)
+    # A node that Ray has forgotten is gone as well.
+    assert lost.took("ghi")
+    assert lost.placement() == {"label_selector": {"ray.io/node-id": "!in(def,ghi)"}}
