@@ -279,6 +279,6 @@ def test_an_evaluation_is_tracked_as_a_run_of_its_own(
     broken = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, episodes=str(tmp_path / "nowhere.json"))
     )
-    with pytest.raises(DataError, match="nowhere.json cannot be read"):
+    with pytest.raises(DataError, match=r"nowhere.json cannot be read"):
         evaluate_model(broken, LocalRuntime(), Console(quiet=True), model_dir)
     assert SINKS[1].ended == [({}, [], "FAILED")]
