@@ -150,8 +150,10 @@ def _policy_goals(
         if needs_expert and followed[0].policy in NO_EXPERT:
             raise EnvironmentFault(
                 "evaluation.goal_source 'expert' needs a policy that was written for the environment, and there is "
-                "none; take --evaluation.goal-source random_actions or sampler"
+                "none; take --evaluation.goal-source sampler"
             )
+        # An environment that returns to few states says here that this goal is none of them.
+        pool.render([followed[0].sim_states[-1]], [starts[0].variation])
         return [
             replace(task, goal=way.sim_states[-1], actions=way.actions)
             for task, way in zip(starts, followed, strict=True)

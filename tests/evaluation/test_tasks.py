@@ -270,6 +270,15 @@ def test_the_policy_of_a_goal_is_named_or_refused() -> None:
         draw("expert", goal_policy="pusht_noisy_push")
 
 
+def test_goals_that_an_environment_cannot_return_to_are_refused_when_they_are_drawn() -> None:
+    pytest.importorskip("pygame")
+    env = EnvConfig(id="Pendulum-v1", image_size=32)
+    evaluation = EvaluationConfig(num_episodes=2, goal_source="random_actions")
+    with EnvPool(SerialBackend(lambda: EnvHost(env))) as pool:
+        with pytest.raises(EnvironmentFault, match=r"Take goals from --evaluation.goal-source sampler"):
+            draw_episodes(evaluation, env, pool, None, env_steps_to_goal=10)
+
+
 def test_tasks_solved_at_the_start_may_count() -> None:
     held_out = of(SolvedEarly(30, 30, 30, 30), 0, 1, 2, 3)
     counted = draw("held_out", held_out=held_out, solved_at_start="count")
