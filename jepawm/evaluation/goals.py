@@ -45,15 +45,19 @@ class HeldOutEpisodes:
     Attributes:
         dataset: Where they are.
         ids: Which of its episodes.
+        env_steps_per_frame: Actions between two of its frames.
     """
 
     dataset: RecordedEpisodes
     ids: tuple[int, ...]
+    env_steps_per_frame: int = 1
 
     @classmethod
-    def of(cls, dataset: RecordedEpisodes, ids: Sequence[int] | np.ndarray) -> "HeldOutEpisodes":
+    def of(
+        cls, dataset: RecordedEpisodes, ids: Sequence[int] | np.ndarray, env_steps_per_frame: int = 1
+    ) -> "HeldOutEpisodes":
         """Held-out episodes of a dataset, in ascending order."""
-        return cls(dataset, tuple(sorted(int(episode_id) for episode_id in ids)))
+        return cls(dataset, tuple(sorted(int(episode_id) for episode_id in ids)), env_steps_per_frame)
 
 
 def task_seed(seed: int, episode_id: int) -> int:
@@ -195,16 +199,19 @@ class _Recorded:
     """
 
     def __init__(self, pool: EnvPool, held_out: HeldOutEpisodes, seed: int, env_steps: int) -> None:
-        self._pool, self._dataset, self._seed, self._env_steps = pool, held_out.dataset, seed, env_steps
+        self._pool, self._dataset, self._seed = pool, held_out.dataset, seed
+        self._env_steps_per_frame = held_out.env_steps_per_frame
+        self._num_frames = env_steps // held_out.env_steps_per_frame
         self._lengths = {episode_id: held_out.dataset.num_frames(episode_id) for episode_id in held_out.ids}
-        self._long_enough = sorted(each for each, frames in self._lengths.items() if frames > env_steps)
+        self._long_enough = sorted(each for each, frames in self._lengths.items() if frames > self._num_frames)
         if not self._long_enough:
             raise DataError(
                 f"evaluation.goal_offset asks for goals {env_steps} environment steps after the start, but the "
                 f"longest of {len(self._lengths)} held-out episodes has {max(self._lengths.values(), default=0)} "
                 "frames; lower evaluation.goal_offset or raise data.held_out_fraction"
             )
-        self._physical = pool.describe().physical_factors
+        description = pool.describe()
+        self._physical, self._action_dim = description.physical_factors, description.action.dim
 
     def tasks(self, ids: Sequence[int]) -> list[Task]:
         """A state, and the recorded one some environment steps later."""
@@ -212,10 +219,13 @@ class _Recorded:
         for episode_id, varied in zip(ids, self._varied(ids), strict=True):
             rng = np.random.default_rng([self._seed, episode_id])
             source = self._long_enough[int(rng.integers(len(self._long_enough)))]
-            start = int(rng.integers(self._lengths[source] - self._env_steps))
+            start = int(rng.integers(self._lengths[source] - self._num_frames))
+            end, rate = start + self._num_frames, self._env_steps_per_frame
             recorded = self._dataset.read_column("sim_state", source)
-            states += [recorded[start], recorded[start + self._env_steps]]
-            actions.append(self._dataset.read_column("actions", source)[start : start + self._env_steps])
+            states += [recorded[start], recorded[end]]
+            # A dataset may hold all actions between two frames in one row.
+            taken = self._dataset.read_column("actions", source).reshape(-1, self._action_dim)
+            actions.append(taken[start * rate : end * rate])
             variations.append(self._variation(varied, source))
         states = self._pool.complete(states)
         rows = zip(ids, states[::2], states[1::2], variations, actions, strict=True)
