@@ -54,14 +54,10 @@ class InverseDynamicsPolicy:
         """None: nothing is searched."""
         return None
 
-    def encode(self, observations: Observations) -> Latent:
-        """Latents `[B,T]` of observations."""
-        return self._encoder.encode(observations)
-
     def reset(self, observations: Observations, goals: Observations) -> None:
         """Begins a batch of episodes; see `Agent.reset`."""
-        self._now = self.encode(observations)[:, -1]
-        self._goals = self.encode(goals)[:, 0]
+        self._now = self._encoder.encode(observations)[:, -1]
+        self._goals = self._encoder.encode(goals)[:, 0]
 
     @torch.no_grad()
     def act(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Float[Tensor, "B n A"]:
@@ -86,7 +82,7 @@ class InverseDynamicsPolicy:
 
     def observe(self, observations: Observations) -> None:
         """Shows what was seen after the chunks were executed: `[B,m]`, the present last."""
-        self._now = self.encode(observations)[:, -1]
+        self._now = self._encoder.encode(observations)[:, -1]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with the given rows of the batch alone; the other episodes have ended."""

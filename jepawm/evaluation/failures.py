@@ -73,8 +73,8 @@ def diagnose(
     reaches_BN = _reaches(protocol, pool, tasks, candidates_BNHA, agent.model.frameskip)
     reaches_BN[:, 1] &= known
     imagined_BN = _imagined_costs(agent, candidates_BNHA)
-    true_BN = np.full(imagined_BN.shape, np.inf)
-    for column in range(true_BN.shape[1]):
+    true_BN = np.full_like(imagined_BN, np.inf)
+    for column in range(candidates_BNHA.shape[1]):
         # True costs of the plans and of what reaches a goal are all that is asked for.
         if column == 0 or reaches_BN[:, column].any():
             executed = _execute(pool, tasks, candidates_BNHA[:, column], agent.model.frameskip, last=0)

@@ -39,7 +39,7 @@ class RecordedEpisodes(Protocol):
         ...
 
     def read_column(self, name: str, episode_id: int) -> np.ndarray:
-        """One column of an episode, without decoding its frames."""
+        """One column of an episode, without decoding its frames; a row of `actions` is of one environment step."""
         ...
 
 
@@ -155,8 +155,10 @@ def _policy_goals(
         if needs_expert and followed[0].policy in NO_EXPERT:
             raise EnvironmentFault(
                 "evaluation.goal_source 'expert' needs a policy that was written for the environment, and there is "
-                "none; take --evaluation.goal-source random_actions or sampler"
+                "none; take --evaluation.goal-source sampler"
             )
+        # An environment that returns to few states says here that this goal is none of them.
+        pool.render([followed[0].sim_states[-1]], [starts[0].variation])
         return [
             replace(task, goal=way.sim_states[-1], actions=way.actions)
             for task, way in zip(starts, followed, strict=True)
@@ -198,21 +200,21 @@ class _Recorded:
     """
 
     def __init__(self, pool: EnvPool, held_out: HeldOutEpisodes, seed: int, env_steps: int) -> None:
-        self._pool, self._dataset, self._seed, self._env_steps = pool, held_out.dataset, seed, env_steps
-        self._every = held_out.dataset.env_steps_per_frame
-        if env_steps % self._every:
+        self._pool, self._dataset, self._seed = pool, held_out.dataset, seed
+        self._env_steps_per_frame = held_out.dataset.env_steps_per_frame
+        if env_steps % self._env_steps_per_frame:
             raise ConfigError(
-                f"the recordings hold a state every {self._every} environment steps; goals must lie a multiple of that "
-                f"after the start, found {env_steps}"
+                f"the recordings hold a state every {self._env_steps_per_frame} environment steps; goals must lie a "
+                f"multiple of that after the start, found {env_steps}"
             )
-        self._frames = env_steps // self._every
+        self._num_frames = env_steps // self._env_steps_per_frame
         self._lengths = {episode_id: held_out.dataset.num_frames(episode_id) for episode_id in held_out.ids}
-        self._long_enough = sorted(each for each, frames in self._lengths.items() if frames > self._frames)
+        self._long_enough = sorted(each for each, frames in self._lengths.items() if frames > self._num_frames)
         if not self._long_enough:
             raise DataError(
                 f"evaluation.goal_offset asks for goals {env_steps} environment steps after the start, but the "
                 f"longest of {len(self._lengths)} held-out episodes has {max(self._lengths.values(), default=0)} "
-                f"frames, {self._every} environment steps apart; lower evaluation.goal_offset or raise "
+                f"frames, {self._env_steps_per_frame} environment steps apart; lower evaluation.goal_offset or raise "
                 "data.held_out_fraction"
             )
         self._physical = pool.describe().physical_factors
@@ -223,11 +225,11 @@ class _Recorded:
         for episode_id, varied in zip(ids, self._varied(ids), strict=True):
             rng = np.random.default_rng([self._seed, episode_id])
             source = self._long_enough[int(rng.integers(len(self._long_enough)))]
-            start = int(rng.integers(self._lengths[source] - self._frames))
+            start = int(rng.integers(self._lengths[source] - self._num_frames))
+            end, rate = start + self._num_frames, self._env_steps_per_frame
             recorded = self._dataset.read_column("sim_state", source)
-            states += [recorded[start], recorded[start + self._frames]]
-            first = start * self._every
-            actions.append(self._dataset.read_column("actions", source)[first : first + self._env_steps])
+            states += [recorded[start], recorded[end]]
+            actions.append(self._dataset.read_column("actions", source)[start * rate : end * rate])
             variations.append(self._variation(varied, source))
         states = self._pool.complete(states)
         rows = zip(ids, states[::2], states[1::2], variations, actions, strict=True)

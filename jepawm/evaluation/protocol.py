@@ -12,12 +12,14 @@ from torch import Tensor
 from jepawm.config.evaluation import ProtocolConfig
 from jepawm.evaluation.metrics import SuccessRate, success_rate
 from jepawm.evaluation.outcomes import EpisodeOutcome, ProtocolResult
-from jepawm.latent import Latent
 from jepawm.planning import Plan
 from jepawm.rollout import EnvPool, Executed, Observed, Task
 from jepawm.seeding import plan_generator
 from jepawm.types import Observations
 from jepawm.world_model import WorldModel
+
+# Frames that are encoded in one forward pass where latent distances are measured.
+_FRAMES_AT_ONCE = 16
 
 
 class Player(Protocol):
@@ -33,10 +35,6 @@ class Player(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        ...
-
-    def encode(self, observations: Observations) -> Latent:
-        """Latents `[B,T]` of observations."""
         ...
 
     def reset(self, observations: Observations, goals: Observations) -> None:
@@ -181,8 +179,7 @@ def run_protocol(
         execute_s += time.perf_counter() - planned
         done += size
         is_last = done >= protocol.max_chunks
-        plan = agent.last_plan
-        costs_BI = np.empty((len(running), 0)) if plan is None else plan.best_cost_IB.T.cpu().numpy()
+        costs_BI = _search_costs(agent, len(running))
         for row, result, costs_I in zip(running, executed, costs_BI, strict=True):
             episodes.add(row, result, is_solved(protocol, result.solved, is_last=is_last), costs_I)
         agent.observe(
@@ -198,7 +195,7 @@ def run_protocol(
     pool.finish()
     outcomes = [
         replace(outcome, latent_distance=float(each))
-        for outcome, each in zip(episodes.outcomes, _latent_distances(agent, episodes.last_seen, goals), strict=True)
+        for outcome, each in zip(episodes.outcomes, _latent_distances(model, episodes.last_seen, goals), strict=True)
     ]
     if measures_distance:
         ends, goal_states = [np.array(outcome.end) for outcome in outcomes], [task.goal for task in tasks]
@@ -235,10 +232,30 @@ def goal_observations(pool: EnvPool, tasks: Sequence[Task], *, proprio: bool) ->
     return Observations(pool.render(states, [task.variation for task in tasks])[:, None], felt)
 
 
-def _latent_distances(agent: Player, ends: Observations, goals: Observations) -> np.ndarray:
-    """`[B]` mean squared differences between the visual latents of the last frames and of the goals."""
-    difference = agent.encode(ends).visual[:, 0] - agent.encode(goals).visual[:, 0]
-    return difference.float().square().flatten(1).mean(dim=1).cpu().numpy()
+def _search_costs(agent: Player, episodes: int) -> np.ndarray:
+    """`[B,I]` lowest candidate cost of each iteration of the last searches; `I` is 0 for what acts without search."""
+    plan = agent.last_plan
+    return np.zeros((episodes, 0)) if plan is None else plan.best_cost_IB.T.cpu().numpy()
+
+
+@torch.no_grad()
+def _latent_distances(model: WorldModel, ends: Observations, goals: Observations) -> np.ndarray:
+    """`[B]` mean squared differences between the visual latents of the last frames and of the goals, in float32."""
+    found = []
+    for at in range(0, len(ends.pixels), _FRAMES_AT_ONCE):
+        part = slice(at, at + _FRAMES_AT_ONCE)
+        end, goal = (_encoded(model, each, part) for each in (ends, goals))
+        found.append((end - goal).float().square().flatten(1).mean(dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _encoded(model: WorldModel, observations: Observations, part: slice) -> Tensor:
+    """`[B,P,D]` visual latents of observations `[B,1]`."""
+    device = model.action_mean.device
+    pixels = torch.from_numpy(np.ascontiguousarray(observations.pixels[part])).to(device).movedim(-1, 2)
+    felt = observations.proprio
+    proprio = torch.from_numpy(felt[part]).to(device) if model.uses_proprio and felt is not None else None
+    return model.encode(pixels, proprio).visual[:, 0]
 
 
 class EpisodeLog:

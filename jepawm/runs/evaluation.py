@@ -81,8 +81,8 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     check_as_trained(config, own, model_dir)
     check_same_environment(config, own, model_dir)
     # The training episodes come from the environment of the training, and their folder was made with the evaluation
-    # settings of that run.
-    trained = replace(config, env=own.env, evaluation=own.evaluation)
+    # settings of that run, which fit its planner.
+    trained = replace(config, env=own.env, evaluation=own.evaluation, planner=own.planner)
     if config.evaluation.takes_recordings:
         prepare_dataset(trained, runtime, console)
     dataset = find_dataset(trained)

@@ -282,3 +282,24 @@ def test_an_evaluation_is_tracked_as_a_run_of_its_own(
     with pytest.raises(DataError, match=r"nowhere\.json cannot be read"):
         evaluate_model(broken, LocalRuntime(), Console(quiet=True), model_dir)
     assert SINKS[1].ended == [({}, [], "FAILED")]
+
+
+def test_plans_may_be_shorter_than_those_of_the_training(
+    wall_dataset: EpisodeDataset, wall_env: EnvConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepawm.runs.evaluation.find_dataset", lambda config: None)
+    # Its own protocols execute six chunks of a plan.
+    trained = dataclasses.replace(CONFIG, planner=PlannerConfig(), evaluation=EvaluationConfig())
+    spec = trained_spec(trained, wall_dataset)
+    model = str(tmp_path / "model")
+    save_checkpoint(model, fresh_state(trained.training_plan(), spec, torch.device("cpu")), spec)
+    config = dataclasses.replace(
+        with_evaluation(goal_source="sampler", num_diagnosed_failures=0, num_animations=0, num_episodes=1),
+        env=wall_env,
+        local=True,
+        run_dir=str(tmp_path / "short"),
+        tracking=TrackingConfig(mlflow=False),
+    )
+    assert config.planner.horizon == 2
+    result = evaluate_model(config, LocalRuntime(), Console(quiet=True), model)
+    assert result.protocols["per_chunk"].planned.rate.num_episodes == 1

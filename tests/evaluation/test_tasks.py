@@ -252,6 +252,25 @@ def test_random_actions_are_no_longer_than_those_of_plans() -> None:
         assert np.median(norms) == pytest.approx(longest)
 
 
+def test_frames_may_lie_several_env_steps_apart() -> None:
+    class EveryFifth(Recorded):
+        """A frame for every five actions."""
+
+        env_steps_per_frame = 5
+
+        def read_column(self, name: str, episode_id: int) -> np.ndarray:
+            if name == "actions":
+                each = np.arange(5 * (self.lengths[episode_id] - 1), dtype=np.float32)
+                return each.repeat(2).reshape(-1, 2)
+            return super().read_column(name, episode_id)
+
+    held_out = HeldOutEpisodes.of(EveryFifth(30, 40, pace=5.0), [0, 1])
+    for task in draw("held_out", held_out=held_out).tasks:
+        begin = round((task.start[1] - 10) / 5)
+        assert task.goal[1] == task.start[1] + 2 * 5
+        assert np.asarray(task.actions)[:, 0].tolist() == list(range(5 * begin, 5 * begin + 10))
+
+
 def test_starts_and_goals_of_other_episodes_are_of_two_recordings() -> None:
     episodes = draw("other_episode", held_out=of(AsPublished(30, 40, 50), 0, 1, 2))
     assert episodes.goal_offset_env_steps is None
@@ -270,6 +289,15 @@ def test_the_policy_of_a_goal_is_named_or_refused() -> None:
         draw("expert", goal_policy="uniform")
     with pytest.raises(EnvironmentFault, match=r"'pusht_noisy_push' was made for"):
         draw("expert", goal_policy="pusht_noisy_push")
+
+
+def test_goals_that_an_environment_cannot_return_to_are_refused_when_they_are_drawn() -> None:
+    pytest.importorskip("pygame")
+    env = EnvConfig(id="Pendulum-v1", image_size=32)
+    evaluation = EvaluationConfig(num_episodes=2, goal_source="random_actions")
+    with EnvPool(SerialBackend(lambda: EnvHost(env))) as pool:
+        with pytest.raises(EnvironmentFault, match=r"Take goals from --evaluation.goal-source sampler"):
+            draw_episodes(evaluation, env, pool, None, env_steps_to_goal=10)
 
 
 def test_tasks_solved_at_the_start_may_count() -> None:
