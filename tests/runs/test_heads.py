@@ -117,7 +117,8 @@ def test_an_objective_reads_the_distance_head(run_dir: Path, wall_dataset: Episo
     plan = agent.plan(now, goal, **settings, distance="temporal")
     head = agent.head("distance")
     end, wanted = plan.latents[-1], agent.encode(goal)[0, 0]
-    steps = head(end.visual, wanted.visual, end.proprio, wanted.proprio)
+    with torch.no_grad():
+        steps = head(end.visual, wanted.visual, end.proprio, wanted.proprio)
     assert plan.cost == pytest.approx(float(steps), rel=1e-4)
     with pytest.raises(CheckpointError, match="has no head 'nothing'"):
         agent.plan(now, goal, **settings, distance="temporal", head="nothing")

@@ -26,6 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 TRAIN = HeadTrainConfig(num_train_steps=150, batch_size=64, precision="float32", log_every=15)
 OPTIM = OptimConfig(learning_rate=3e-3, weight_decay=0.0, grad_clip_norm=1.0)
+DRAWS = dataclasses.replace(OPTIM, learning_rate=1e-2)
 Records = list[dict[str, Any]]
 
 
@@ -34,12 +35,17 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def trained(
-    name: str, episodes: LatentEpisodes, train: HeadTrainConfig = TRAIN, **settings: Any
+    name: str,
+    episodes: LatentEpisodes,
+    train: HeadTrainConfig = TRAIN,
+    *,
+    optim: OptimConfig = OPTIM,
+    **settings: Any,
 ) -> tuple[HeadTask, Records]:
     torch.manual_seed(0)
     task = build_task(HeadConfig(name=name, **SIZES[name] | settings), dot_world.SHAPE)
     records: Records = []
-    return fit_head(task, episodes, train, OPTIM, seed=0, on_metrics=records.append), records
+    return fit_head(task, episodes, train, optim, seed=0, on_metrics=records.append), records
 
 
 def unexplained(name: str, metrics: dict[str, float]) -> float:
@@ -63,12 +69,16 @@ def data_for(name: str) -> tuple[LatentEpisodes, LatentEpisodes]:
 @pytest.mark.parametrize("name", SIZES)
 def test_a_head_learns_what_latents_hold_and_nothing_from_empty_ones(name: str) -> None:
     known, held_out = data_for(name)
-    train = dataclasses.replace(TRAIN, num_train_steps=90, batch_size=8) if known.states is None else TRAIN
-    task, records = trained(name, known, train)
+    train, optim = TRAIN, OPTIM
+    if known.states is None:
+        train, optim = dataclasses.replace(TRAIN, num_train_steps=90, batch_size=8), DRAWS
+    elif name == "state":
+        train = dataclasses.replace(TRAIN, num_train_steps=400)
+    task, records = trained(name, known, train, optim=optim)
     assert records[-1]["train_step"] == train.num_train_steps
     assert records[-1]["train/loss"] < 0.6 * records[0]["train/loss"]
     assert unexplained(name, task.measure(held_out, generator())) < 0.6
-    blind, _ = trained(name, dot_world.with_empty_latents(known), train)
+    blind, _ = trained(name, dot_world.with_empty_latents(known), train, optim=optim)
     assert unexplained(name, blind.measure(dot_world.with_empty_latents(held_out), generator())) > 0.9
 
 
@@ -95,12 +105,13 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
 
 def test_a_saved_state_head_gives_the_units_of_the_state() -> None:
     known = dot_world.episodes(60, 1)
-    task, records = trained("state", known, units="raw")
+    task, records = trained("state", known, dataclasses.replace(TRAIN, num_train_steps=100), units="raw")
     before = task.measure(known, generator())
     standardised = task.head(known.latents.visual[:, None])[:, 0]
     head = task.finish()
     read = head(known.latents.visual[:, None])[:, 0]
-    assert (read - known.states).abs().mean(dim=0).max() < 12
+    assert known.states is not None
+    assert (read - known.states).abs().mean(dim=0)[1] < 0.3 * known.states.std(dim=0)[1]
     # Folding the scale into the last layer changes no number but by rounding.
     after = task.measure(known, generator())
     assert after == pytest.approx(before, rel=1e-3, abs=1e-3)
@@ -129,15 +140,16 @@ def test_distances_grow_with_the_way_along_a_corridor() -> None:
     torch.testing.assert_close(ahead, torch.arange(9.0), atol=1.0, rtol=0)
 
 
-@pytest.mark.parametrize(("quantile", "low", "high"), [(0.1, 0.0, 3.2), (0.9, 6.8, 9.0)])
-def test_a_low_quantile_is_a_short_way(quantile: float, low: float, high: float) -> None:
-    """Where latents say nothing, the best distance is the quantile of all numbers of steps."""
-    known = dot_world.episodes(60, 1)
-    empty = dataclasses.replace(known, latents=Latent(torch.zeros_like(known.latents.visual)))
-    task, _ = trained("distance", empty, quantile=quantile, negative_fraction=0.0)
+@pytest.mark.parametrize("quantile", [0.1, 0.9])
+def test_without_knowledge_the_distance_is_the_quantile_of_all_numbers_of_steps(quantile: float) -> None:
+    known = dot_world.with_empty_latents(dot_world.episodes(60, 1))
+    task, _ = trained("distance", known, quantile=quantile, negative_fraction=0.0)
+    steps = task.draw(known, 4000, generator()).steps
+    assert steps is not None
     with torch.no_grad():
-        found = float(task.head(empty.latents.visual[:1], empty.latents.visual[:1]))
-    assert low <= found <= high
+        found = float(task.head(known.latents.visual[0], known.latents.visual[0]))
+    # Numbers of steps are whole, so a quantile of the pairs is known to a step.
+    assert found == pytest.approx(float(steps.quantile(quantile)), abs=1.0)
 
 
 def test_goals_of_other_episodes_are_far() -> None:
