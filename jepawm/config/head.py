@@ -151,7 +151,7 @@ class PairHeadConfig(HeadConfig):
     """What heads that read two latents share: a perceptron on both, and pairs of frames that hindsight gives."""
 
     tokens: Literal["all", "mean"] = "all"
-    """Visual part that is read: `all` patches beside each other, or their `mean`, which is small for many patches."""
+    """Visual part that is read: `all` patches side by side, or their `mean`, which stays small with many patches."""
     reads_proprio: bool = True
     """Read the proprio part as well, where the model has one."""
     hidden_dim: int = 512

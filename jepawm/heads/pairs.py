@@ -131,5 +131,5 @@ class GoalInverseDynamicsHead(PairHead):
         proprio: Float[Tensor, "*lead Q E"] | None = None,
         goal_proprio: Float[Tensor, "*goal Q E"] | None = None,
     ) -> Tensor:
-        """`[*lead,A]` chunks, normalised to mean 0 and deviation 1 of the data; see `DistanceHead.forward`."""
+        """`[*lead,A]` chunks, normalised as the model normalises actions; see `DistanceHead.forward`."""
         return self.read(visual, goal_visual, proprio, goal_proprio)

@@ -88,7 +88,7 @@ def parses_as_python(words: list[str], repo) -> None:
     script = repo / words[0]
     assert script.is_file()
     if script.parent.name == "ray_jobs":
-        parses_as_jepawm([script.stem, *words[1:]], repo)
+        parses_as_jepawm([script.stem.replace("_", "-"), *words[1:]], repo)
         return
     known = set(re.findall(r'"(--[\w-]+)"', script.read_text()))
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known

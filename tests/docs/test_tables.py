@@ -10,8 +10,9 @@ import pytest
 
 import envs  # noqa: F401 - registers the environments
 from envs.policies import POLICIES
-from jepawm.config import LossConfig, PlannerConfig
+from jepawm.config import LossConfig, ObjectiveConfig, PlannerConfig
 from jepawm.config.command_line import recipe_names
+from jepawm.config.head import HeadConfig
 from jepawm.config.yaml_io import field_types
 from jepawm.data.importers import FORMATS
 
@@ -44,6 +45,15 @@ def test_every_planner_is_listed_with_its_settings():
 
 def test_every_preset_of_a_planner_is_listed():
     assert names("docs/planning.md", "`planner.preset`") == list(PlannerConfig.presets)
+
+
+def test_every_head_is_listed():
+    assert names("docs/training.md", "`head.name`") == list(HeadConfig.kinds)
+
+
+def test_every_setting_of_the_objective_is_listed():
+    settings = {f"objective.{name}" for name in field_types(ObjectiveConfig)}
+    assert set(names("docs/planning.md", "setting | values")) == settings
 
 
 def test_every_format_is_listed():

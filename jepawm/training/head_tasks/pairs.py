@@ -142,4 +142,6 @@ class InverseDynamicsTask(PairTask):
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     from scipy.stats import spearmanr
 
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0  # One number says nothing of the order.
     return float(spearmanr(a, b).statistic)
