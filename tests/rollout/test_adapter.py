@@ -132,6 +132,14 @@ def test_actions_become_the_environments_own() -> None:
     assert (searched.low.tolist(), searched.high.tolist()) == ([-2, -1], [1, 2])
 
 
+def test_a_dimension_with_equal_bounds_is_taken_as_it_is() -> None:
+    box = spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([1.0, 0.5], np.float32))
+    assert Actions("mine", box).space == box
+    box.low[0] = 2.0
+    with pytest.raises(EnvironmentFault, match="low must not lie above high"):
+        Actions("mine", box)
+
+
 def test_observations_become_a_picture_and_numbers() -> None:
     nested = spaces.Dict({"a": spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 1, (2, 2), np.float64)])})
     seen = Observations(nested)
