@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # What a GPU makes of planning and training, on a machine that has nothing but Python 3.12, torch 2.11 and a GPU.
 #
-#   benchmarks/gpu/run.sh --pack          on a machine with a package index: gather what else is needed (benchmarks/gpu/site)
+#   benchmarks/gpu/run.sh --pack          on a machine with a package index: gathers what else is needed
 #   benchmarks/gpu/run.sh [OUT]           on the GPU machine: each section's result is in OUT when the section ends
 #   benchmarks/gpu/run.sh --toy [OUT]     the same at toy size on the CPU, within seconds
 #
-# PYTHON chooses the interpreter. The limits below add up to 8 min 50 s; a section that runs past its own is stopped, and
+# PYTHON chooses the interpreter; pack with the version that the GPU machine has. The limits below add up to 8 min 50 s; a section that runs past its own is stopped, and
 # the next one begins. It fails at the end if any section did.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
