@@ -16,7 +16,12 @@ from jepawm.errors import ConfigError
 from jepawm.rollout import EnvDescription
 from jepawm.runs.directory import check_run_dir
 from jepawm.runs.episodes import check_collected, dataset_path, find_complete, find_dataset, source_path
-from jepawm.runs.preflight.environment import check_environment, check_recordings, check_same_environment
+from jepawm.runs.preflight.environment import (
+    check_environment,
+    check_recordings,
+    check_same_environment,
+    check_stated_numbers,
+)
 from jepawm.runs.preflight.episodes import (
     EpisodeLengths,
     check_evaluation_lengths,
@@ -61,6 +66,8 @@ def check_run(config: RunConfig) -> None:
     check_writable(config.run_dir or home(), "run_dir" if config.run_dir else "$JEPAWM_HOME")
     _check_machine(config)
     description = check_environment(config.env)
+    if description is not None:
+        check_stated_numbers(config.data, config.objective, description)
     dataset = _check_source(config)
     if dataset is not None:
         _check_dataset(config, dataset)
