@@ -97,8 +97,8 @@ class RunConfig:
             )
         if self.objective.proprio_dims and self.model.proprio.update == "predict":
             raise ConfigError(
-                "objective.proprio_dims names numbers of proprio; the latent holds those only with model.proprio.update "
-                f"fit_linear or integrate_pose, found '{self.model.proprio.update}' (encoding "
+                "objective.proprio_dims names numbers of proprio; the latent holds those only with "
+                f"model.proprio.update fit_linear or integrate_pose, found '{self.model.proprio.update}' (encoding "
                 f"'{self.model.proprio.encoding}')"
             )
         if self.local and self.data.loader == "stream":
