@@ -100,6 +100,12 @@ class RunConfig:
                 "data.features 'stored' is for frozen encoders (model.encoder.trainable off), and needed by "
                 f"model.encoder.name 'compact'; found '{self.data.features}' with '{encoder.name}'"
             )
+        if self.objective.proprio_dims and self.model.proprio.update == "predict":
+            raise ConfigError(
+                "objective.proprio_dims names numbers of proprio; the latent holds those only with "
+                f"model.proprio.update fit_linear or integrate_pose, found '{self.model.proprio.update}' (encoding "
+                f"'{self.model.proprio.encoding}')"
+            )
         if self.local and self.data.loader == "stream":
             raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")
         if self.local and self.scaling.num_workers > 1:

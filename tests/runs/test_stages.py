@@ -139,6 +139,12 @@ def test_the_base_is_checked_before_anything_is_written(tmp_path, monkeypatch):
         DataError, match=r"train.batch_size is 512; 6 training episodes of the episodes to collect hold 30"
     ):
         train_run(toy(**many), "pusht", Console())
+    for stated, message in (
+        ({"data": {"action_std": [0.2]}}, r"data.action_std states 1 numbers, action has 2 \(target_x, target_y\)"),
+        ({"objective": {"proprio_dims": [0, 4]}}, r"objective.proprio_dims names number 4, proprio has numbers 0 to 3"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train_run(toy(**stated), "pusht", Console())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match=r"base is not trained yet: jepawm train trains and encodes it"):
         encode_run(toy(), Console(), None)

@@ -21,6 +21,7 @@ from jepawm.runs.preflight.environment import (
     check_model_fits,
     check_recordings,
     check_same_environment,
+    check_stated_numbers,
 )
 from jepawm.runs.preflight.episodes import (
     EpisodeLengths,
@@ -67,6 +68,8 @@ def check_run(config: RunConfig) -> None:
     check_writable(config.run_dir or home(), "run_dir" if config.run_dir else "$JEPAWM_HOME")
     _check_machine(config)
     description = check_environment(config.env)
+    if description is not None:
+        check_stated_numbers(config.data, config.objective, description)
     dataset = _check_source(config)
     if dataset is not None:
         _check_dataset(config, dataset)

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 
 from jepawm.checkpoints.model_folder import ModelSpec
-from jepawm.config import DataConfig, EnvConfig, ModelConfig, RunConfig
+from jepawm.config import DataConfig, EnvConfig, ModelConfig, ObjectiveConfig, RunConfig
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError
 from jepawm.rollout import EnvDescription, EnvHost
@@ -84,6 +84,32 @@ def check_recordings(config: RunConfig, dataset: EpisodeDataset, description: En
     """
     check_actions(config.data, dataset, description.action, config.env.id)
     check_proprio(config.model, dataset, description.proprio, config.env.id)
+
+
+def check_stated_numbers(data: DataConfig, objective: ObjectiveConfig, description: EnvDescription) -> None:
+    """Refuses settings that state a number for each dimension of action or proprio, and have another count of them.
+
+    Args:
+        data: `action_mean`, `action_std`, `proprio_mean` and `proprio_std`.
+        objective: `proprio_dims`.
+        description: What the environment takes and gives.
+
+    Raises:
+        ConfigError: Names the setting and the dimensions.
+    """
+    for name, found in (("action", description.action), ("proprio", description.proprio)):
+        for kind in ("mean", "std"):
+            stated = getattr(data, f"{name}_{kind}")
+            if stated and len(stated) != found.dim:
+                raise ConfigError(
+                    f"data.{name}_{kind} states {len(stated)} numbers, {name} has {found.dim} "
+                    f"({', '.join(found.names)})"
+                )
+    if max(objective.proprio_dims, default=0) >= max(description.proprio.dim, 1):
+        raise ConfigError(
+            f"objective.proprio_dims names number {max(objective.proprio_dims)}, proprio has numbers 0 to "
+            f"{description.proprio.dim - 1} ({', '.join(description.proprio.names)})"
+        )
 
 
 def check_actions(data: DataConfig, dataset: EpisodeDataset, action: ActionSpec, env_id: str) -> None:
