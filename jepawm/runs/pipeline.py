@@ -19,7 +19,14 @@ from jepawm.evaluation.result import EvaluationResult
 from jepawm.interrupts import telling_how_to_go_on
 from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir, sweep_leftovers
 from jepawm.runs.episodes import prepare_dataset
-from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report, evaluate_model, evaluate_run, score_actions
+from jepawm.runs.evaluation import (
+    EvaluationJob,
+    evaluate_and_report,
+    evaluate_model,
+    evaluate_run,
+    files_of,
+    score_actions,
+)
 from jepawm.runs.features import encode_features, encode_job
 from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run, tell_missing_capacity
 from jepawm.runs.runtime import Runtime, make_runtime
@@ -120,7 +127,7 @@ def _train_and_evaluate(here: _Run, dataset: EpisodeDataset, times: WallTimes) -
             sink.tags["model_sha256"] = model_hash
         result = evaluate_and_report(job, dataset, here.runtime, here.console, times)
         summary = summary_metrics(result)
-        artifacts = [os.path.join(run_dir, name) for name in ("eval.json", "report.html", "config.yaml")]
+        artifacts = [os.path.join(run_dir, name) for name in (*files_of(result), "config.yaml")]
         Path(run_dir, FINISHED).touch()
         status = "FINISHED"
     except Exception:

@@ -85,6 +85,7 @@ def test_a_local_run_leaves_everything_behind(finished: tuple[Path, str]) -> Non
     assert {entry.name for entry in run_dir.iterdir()} - {".lock"} == {
         "checkpoints",
         "config.yaml",
+        "episodes.json",
         "eval.json",
         "finished",
         "metrics.jsonl",
