@@ -177,8 +177,8 @@ class DistanceHeadConfig(PairHeadConfig):
     """Quantile of the number of steps that is fitted. Recordings take detours, so a low one is nearer to the shortest
     way."""
     horizon: int = 10
-    """Largest number of model steps between the two frames of a pair; longer than episodes, it only moves goals of other
-    episodes away."""
+    """Largest number of model steps between the two frames of a pair; beyond the length of the episodes, it only moves
+    goals of other episodes away."""
     negative_fraction: float = 0.05
     """Share of the pairs whose goal comes from another episode; they are taken to be at least `horizon` apart. Many of
     them draw distances up where episodes cross."""
