@@ -176,8 +176,12 @@ class DistanceHeadConfig(PairHeadConfig):
     quantile: float = 0.3
     """Quantile of the number of steps that is fitted. Recordings take detours, so a low one is nearer to the shortest
     way."""
-    negative_fraction: float = 0.25
-    """Share of the pairs whose goal comes from another episode; they are taken to be at least `horizon` apart."""
+    horizon: int = 10
+    """Largest number of model steps between the two frames of a pair; beyond the length of the episodes, it only moves
+    goals of other episodes away."""
+    negative_fraction: float = 0.05
+    """Share of the pairs whose goal comes from another episode; they are taken to be at least `horizon` apart. Many of
+    them draw distances up where episodes cross."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
