@@ -12,7 +12,7 @@ from jepawm.config.yaml_io import override, resolve
 from jepawm.errors import ConfigError
 
 # What a preset leaves to the machine that plans.
-OF_THE_MACHINE = {"precision", "max_candidates_per_forward"}
+OF_THE_MACHINE = {"precision", "max_candidates_per_forward", "compile", "cuda_graphs"}
 
 
 @pytest.mark.parametrize("word", PlannerConfig.presets)

@@ -18,6 +18,7 @@ def _cem(horizon: int, num_elites: int, num_iterations: int, **changes: Any) -> 
         "num_elites": num_elites,
         "num_iterations": num_iterations,
         "num_iterations_warm": num_iterations,
+        "init_std_warm": None,
         "min_std": 0.0,
         "max_std": None,
         "keep_mean": True,

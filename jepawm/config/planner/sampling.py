@@ -38,6 +38,8 @@ class CEMConfig(PlannerConfig):
     """Iterations of a first plan."""
     num_iterations_warm: int = 4
     """Iterations of a replan that starts from the shifted last plan."""
+    init_std_warm: float | None = None
+    """Standard deviation of a replan's first candidates; None: `init_std`."""
     min_std: float = 0.05
     """Floor of the search distribution's standard deviation."""
     max_std: float | None = None
@@ -55,7 +57,7 @@ class CEMConfig(PlannerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm")
+        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm", "init_std_warm")
         fraction(self, "mean_momentum", "std_momentum")
         _check_spread(self)
         _check_elites(self)
