@@ -94,7 +94,7 @@ STATED = {
     "lewm_small": "ea226b53b84b",
     "pldm": "b108ca8b4f04",
     "pldm_small": "151c31c04450",
-    "pusht": "57f54e3c00e2",
+    "pusht": "3f35e987b59c",
     "pusht_human": "1d07120253e3",
 }
 
