@@ -71,8 +71,10 @@ class CEM:
         cfg, space = self.config, self.space
         B, N, H = len(generators), cfg.num_samples, cfg.horizon
         mean_BHd = start_of(warm_start_BHd, B, H, space)
-        is_warm = warm_start_BHd is not None and cfg.init_std_warm is not None
-        std_BHd = torch.full_like(mean_BHd, cfg.init_std_warm if is_warm else cfg.init_std)
+        init_std = cfg.init_std
+        if warm_start_BHd is not None and cfg.init_std_warm is not None:
+            init_std = cfg.init_std_warm
+        std_BHd = torch.full_like(mean_BHd, init_std)
         rounds = Rounds()
         for _ in range(cfg.num_iterations if warm_start_BHd is None else cfg.num_iterations_warm):
             noise_BNHd = draw_normal(generators, (N, H, space.dim), space.device)
