@@ -74,6 +74,19 @@ def test_momentum_keeps_a_share_of_the_old_mean() -> None:
     torch.testing.assert_close(slow.search_BHd, 0.75 * plain.search_BHd)
 
 
+def test_a_replan_searches_with_a_spread_of_its_own() -> None:
+    start = torch.full((3, HORIZON, 2), 0.3)
+    spreads = {}
+    for warm_start in (None, start):
+        log = CandidateLog(contract.unroll, contract.Quadratic(contract.targets(0)))
+        search("cem", num_samples=200, num_iterations=1, num_iterations_warm=1, init_std=0.2, init_std_warm=0.02).plan(
+            log.unroll, log.objective, generators=contract.generators(1, 2, 3), warm_start_BHd=warm_start
+        )
+        spreads[warm_start is None] = log.chunks_BNHA.std(dim=1).mean()
+    # The same noise, a tenth as wide.
+    torch.testing.assert_close(spreads[True] / spreads[False], torch.tensor(10.0), rtol=0.05, atol=0)
+
+
 # -- iCEM ------------------------------------------------------------------------------------------------------------
 
 
