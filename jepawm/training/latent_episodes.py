@@ -11,7 +11,6 @@ from torch import Tensor
 from jepawm.data import EpisodeDataset
 from jepawm.errors import DataError
 from jepawm.latent import Latent, concatenate
-from jepawm.types import Episode
 from jepawm.world_model import WorldModel
 
 Kept = Literal["pixels", "states", "chunks", "proprio"]
@@ -75,16 +74,18 @@ def encode_episodes(
     latents: list[Latent] = []
     parts: dict[str, list[Tensor]] = {"pixels": [], "states": [], "chunks": []}
     lengths: list[int] = []
+    stride = dataset.spec.frames_per_chunk(model.frameskip)
     for done, episode_id in enumerate(episode_ids, start=1):
         episode = dataset.read_episode(int(episode_id))
-        pixels_MCYX = torch.from_numpy(np.ascontiguousarray(episode.pixels[:: model.frameskip])).movedim(-1, 1)
+        pixels_MCYX = torch.from_numpy(np.ascontiguousarray(episode.pixels[::stride])).movedim(-1, 1)
         lengths.append(len(pixels_MCYX))
-        latents.append(_encode(model, pixels_MCYX, episode, device, with_proprio="proprio" in kept))
+        proprio_MR = np.ascontiguousarray(episode.proprio[::stride], dtype=np.float32) if "proprio" in kept else None
+        latents.append(_encode(model, pixels_MCYX, proprio_MR, device))
         if "pixels" in kept:
             parts["pixels"].append(pixels_MCYX.to(device))
         if "states" in kept:
             assert episode.sim_state is not None, "checked above"
-            states = episode.sim_state[:: model.frameskip].astype(np.float32)
+            states = episode.sim_state[::stride].astype(np.float32)
             parts["states"].append(torch.from_numpy(states).to(device))
         if "chunks" in kept:
             parts["chunks"].append(_chunks(model, episode.actions, lengths[-1]).to(device))
@@ -95,24 +96,20 @@ def encode_episodes(
 
 
 @torch.no_grad()
-def _encode(
-    model: WorldModel, pixels_MCYX: Tensor, episode: Episode, device: torch.device, *, with_proprio: bool
-) -> Latent:
-    """Latents `[M]` of one episode's frames."""
+def _encode(model: WorldModel, pixels_MCYX: Tensor, proprio_MR: np.ndarray | None, device: torch.device) -> Latent:
+    """Latents `[M]` of one episode's frames; visual ones alone where no proprio is given."""
     frames = len(pixels_MCYX)
-    proprio_MR = None
+    felt_MR = None
     if model.uses_proprio:
         # The visual part does not depend on proprio, and videos of other robots have another one.
-        proprio_MR = torch.zeros(frames, model.proprio_dim)
-        if with_proprio:
-            proprio_MR = torch.from_numpy(np.ascontiguousarray(episode.proprio[:: model.frameskip], dtype=np.float32))
+        felt_MR = torch.zeros(frames, model.proprio_dim) if proprio_MR is None else torch.from_numpy(proprio_MR)
     found = []
     for at in range(0, frames, _FRAMES_AT_ONCE):
         part = slice(at, at + _FRAMES_AT_ONCE)
-        proprio = None if proprio_MR is None else proprio_MR[part, None].to(device)
+        proprio = None if felt_MR is None else felt_MR[part, None].to(device)
         found.append(model.encode(pixels_MCYX[part, None].to(device), proprio)[:, 0])
     latents = concatenate(found, axis=0)
-    return latents if with_proprio else Latent(latents.visual)
+    return latents if proprio_MR is not None else Latent(latents.visual)
 
 
 def _chunks(model: WorldModel, actions_Fa: np.ndarray, frames: int) -> Tensor:
@@ -151,7 +148,8 @@ def _check_memory(
     kept: Collection[Kept],
     memory_gib: float,
 ) -> None:
-    frames = sum(-(-dataset.num_frames(int(episode_id)) // model.frameskip) for episode_id in episode_ids)
+    stride = dataset.spec.frames_per_chunk(model.frameskip)
+    frames = sum(-(-dataset.num_frames(int(episode_id)) // stride) for episode_id in episode_ids)
     latent_bytes = 4 * model.num_patches * model.latent_dim
     pixel_bytes = int(np.prod(dataset.spec.pixels.shape)) if "pixels" in kept else 0
     needed_gib = frames * (latent_bytes + pixel_bytes) / 2**30

@@ -17,11 +17,12 @@ from jepawm.data import (
     ShardReader,
     check_dataset,
     decode_window_batch,
-    windows_of_shard,
+    windows_of_groups,
 )
 from jepawm.data.inspect.show import contact_sheet
 from jepawm.data.inspect.summary import summarise
 from jepawm.data.loading.split import window_index
+from jepawm.data.loading.stream_plan import StreamPlan
 from jepawm.errors import ConfigError, DataError
 from jepawm.rollout import CollectPlan, EnvHost
 
@@ -71,8 +72,10 @@ def test_every_reader_gives_the_windows_of_the_whole_episode(recorded, tmp_path)
     assert starts.max() == (ENV_STEPS - FRAMESKIP * (FRAMES - 1)) // EVERY
     expected = ShardReader(whole, **SIZE).read(ids, starts * EVERY)
     streamed = {}
-    for shard in range(kept.num_shards):
-        for table in windows_of_shard(kept, shard, **SIZE, batch_size=7, seed=0):
+    plan = StreamPlan(kept, kept.episode_ids, **SIZE, seed=0)
+    assert plan.num_windows == len(ids)
+    for part in plan.parts(epoch=0):
+        for table in windows_of_groups(kept, part.groups, **SIZE, batch_size=7, seed=0):
             batch = decode_window_batch(table, kept.spec)
             for row in range(len(batch)):
                 streamed[int(batch.episode_ids[row]), int(batch.starts[row])] = batch[row : row + 1]

@@ -17,7 +17,7 @@ from jepawm.cli.main import main
 from jepawm.config import DataConfig, ModelConfig, PlannerConfig, PredictorConfig, ProprioConfig, RunConfig
 from jepawm.config.head import HeadConfig, HeadDataConfig, HeadJob, HeadTrainConfig
 from jepawm.console import Console
-from jepawm.data import EpisodeDataset
+from jepawm.data import EpisodeDataset, EpisodeWriter
 from jepawm.errors import CheckpointError, ConfigError, DataError
 from jepawm.runs.heads import train_head
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
@@ -106,6 +106,29 @@ def test_latents_and_chunks_are_those_of_frames_a_model_step_apart(run_dir: Path
     alone = model.encode(pixels, torch.from_numpy(episode.proprio[None, frame : frame + 1]))
     torch.testing.assert_close(found.latents.visual[row], alone.visual[0, 0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.latents.proprio[row], alone.proprio[0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_latents_are_the_same_where_only_frames_a_model_step_apart_were_kept(
+    run_dir: Path, wall_dataset: EpisodeDataset, tmp_path: Path
+) -> None:
+    model, _ = load_world_model(str(run_dir / "model"))
+    spec = dataclasses.replace(wall_dataset.spec, env_steps_per_frame=FRAMESKIP)
+    with EpisodeWriter(tmp_path / "kept", spec) as writer:
+        for episode_id in (0, 1):
+            whole = wall_dataset.read_episode(episode_id)
+            every = slice(None, None, FRAMESKIP)
+            columns = {name: getattr(whole, name)[every] for name in ("pixels", "proprio", "sim_state")}
+            writer.write(dataclasses.replace(whole, **columns))
+    fewer = EpisodeDataset(tmp_path / "kept")
+    kept = {"pixels", "states", "chunks", "proprio"}
+    expected, found = (
+        encode_episodes(model, dataset, [0, 1], kept=kept, memory_gib=1.0, device=torch.device("cpu"))
+        for dataset in (wall_dataset, fewer)
+    )
+    assert found.lengths == expected.lengths
+    for name in ("pixels", "states", "chunks"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert torch.equal(found.latents.visual, expected.latents.visual)
 
 
 def test_an_objective_reads_the_distance_head(run_dir: Path, wall_dataset: EpisodeDataset) -> None:

@@ -67,7 +67,7 @@ class StreamPlan:
         part_bytes: int = PART_BYTES,
     ) -> None:
         self._seed = seed
-        span = window_span(frameskip, num_frames_in_window)
+        span = window_span(dataset.spec.frames_per_chunk(frameskip), num_frames_in_window)
         starts = _window_starts(dataset, episode_ids, span)
         groups: list[tuple[int, int]] = []
         windows: list[int] = []
