@@ -269,7 +269,7 @@ def training(setting: Setting) -> Result:
                 log_every=max(1, steps // 4),  # type: ignore[arg-type]
             )
             records: list[dict[str, Any]] = []
-            state = TrainingState.fresh(TrainingObjective(world, recipe.loss, seed=0), recipe.optim)
+            state = TrainingState.fresh(TrainingObjective(world, recipe.loss, seed=0), recipe.optim, train)
             fit(state, windows(), train, recipe.optim, device=setting.device, hooks=Hooks(on_metrics=records.append))
             last = records[-1]
             found[f"{precision}{'_compiled' if compile_blocks else ''}"] = {

@@ -303,7 +303,7 @@ class EpisodeDataset:
         if name not in self.spec.widths:
             raise DataError(f"{self.path}: this dataset has no column '{name}'")
         values = np.concatenate([getattr(chunk, name) for chunk in self.chunks(episode_id, [name])])
-        return values.reshape(-1, self.spec.action.dim) if name == "actions" else values
+        return self._actions_each(values) if name == "actions" else values
 
     def read_episode(self, episode_id: int) -> Episode:
         """One whole episode, decoded.
@@ -322,5 +322,9 @@ class EpisodeDataset:
                 path = self.shard_path(self.location(episode_id)[0])
                 raise DataError(f"{path}: row {chunk.row} (episode {episode_id}): {error}") from error
         vectors = {name: np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in self.spec.widths}
-        vectors["actions"] = vectors["actions"].reshape(-1, self.spec.action.dim)
+        vectors["actions"] = self._actions_each(vectors["actions"])
         return Episode(int(episode_id), np.concatenate(pixels), info=self.info(episode_id), **vectors)
+
+    def _actions_each(self, rows: np.ndarray) -> np.ndarray:
+        """`[(F-1)*k,a]`, one row an environment step, from `[F-1,k*a]`."""
+        return rows.reshape(len(rows) * self.env_steps_per_frame, self.spec.action.dim)

@@ -38,7 +38,8 @@ class RunningMoments:
         """Takes in `[n,dim]` values, or rows that hold several such vectors one after the other."""
         if len(values) == 0:
             return
-        values = values.reshape(-1, self.dim).astype(np.float64)
+        # A dataset of videos has actions of width 0, whose number of rows cannot be told from their size.
+        values = (values.reshape(-1, self.dim) if self.dim else values).astype(np.float64)
         mean = values.mean(axis=0)
         total = self.count + len(values)
         delta = mean - self.mean

@@ -17,18 +17,18 @@ def prepare_compute_(model: WorldModel, train: TrainConfig) -> None:
     if train.activation_checkpointing:
         for module in model.modules():
             if isinstance(module, Block | AdaptiveBlock) and any(part.requires_grad for part in module.parameters()):
-                # The module's own attribute: hooks, names and checkpoints do not notice.
-                module.forward = functools.partial(_recomputed, module.forward)  # type: ignore[method-assign]
+                # The module's own attribute: hooks, names and checkpoints do not notice. `forward` calls `extend`.
+                module.extend = functools.partial(_recomputed, module.extend)  # type: ignore[method-assign]
     if train.compile:
         _compile_(model.predictor)
         if model.config.encoder.trainable:
             _compile_(model.encoder)
 
 
-def _recomputed(forward: Any, *inputs: Any, **settings: Any) -> Any:
+def _recomputed(work: Any, *inputs: Any, **settings: Any) -> Any:
     if not torch.is_grad_enabled():
-        return forward(*inputs, **settings)
-    return checkpoint(forward, *inputs, use_reentrant=False, **settings)
+        return work(*inputs, **settings)
+    return checkpoint(work, *inputs, use_reentrant=False, **settings)
 
 
 def _compile_(module: nn.Module) -> None:

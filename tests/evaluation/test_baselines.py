@@ -153,9 +153,9 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
         train_head(HeadJob(model=folder, device="cpu", head=head, train=train, data=data), Console(quiet=True))
     model, spec = load_world_model(folder)
     with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
-        result, _ = evaluate(
+        result = evaluate(
             CONFIG.evaluation_plan(), model, spec, pool, wall_dataset, model_dir=folder, console=Console(quiet=True)
-        )
+        ).result
     baseline = result.protocols["per_chunk"].baselines["inverse_dynamics"]
     assert [each.episode_id for each in baseline.episodes] == [
         each.episode_id for each in result.protocols["per_chunk"].planned.episodes

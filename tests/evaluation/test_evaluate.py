@@ -223,7 +223,7 @@ def test_the_latents_of_the_report_are_those_that_training_measures(
     result, _ = judge(CONFIG, wall_dataset, model_dir, wall_env)
     plan = CONFIG.training_plan()
     state = fresh_state(plan, trained_spec(CONFIG, wall_dataset), torch.device("cpu"))
-    measure = _diagnosis(plan, wall_dataset, split_of(CONFIG, wall_dataset), torch.device("cpu"))
+    measure = _diagnosis(plan, wall_dataset, split_of(CONFIG, wall_dataset), torch.device("cpu"), None)
     assert measure is not None
     in_training = measure(state)
     for key, value in result["diagnostics"].items():

@@ -315,7 +315,7 @@ def test_frames_nobody_looks_at_are_not_drawn() -> None:
     host = EnvHost(config("Slider"))
     task = host.sample_tasks([0], [1])[0]
     host.begin([task])
-    inner = host._running[0][0]._world.env
+    inner = host._running[0].env._world.env
     drawn = inner.renders
     host.execute([0], np.zeros((1, 2, FRAMESKIP, 1), np.float32))
     assert inner.renders == drawn + 2

@@ -160,7 +160,11 @@ def test_the_recipe_states_the_measured_settings():
     shared = {"prediction": 1.0, "variance": 16.0, "covariance": 8.0, "time_similarity": 12.0, "inverse_dynamics": 0.0}
     for stage in (base, config):
         assert {name: getattr(stage.loss, name) for name in shared} == shared
-        assert (stage.optim.weight_decay, stage.optim.grad_clip_norm, stage.optim.final_fraction) == (1e-5, 2.0, 0.02)
+        assert (stage.optim.weight_decay, stage.optim.grad_clip_norm, stage.optim.schedule.final_fraction) == (
+            1e-5,
+            2.0,
+            0.02,
+        )
     facts = [
         (
             stage.data.num_frames_in_window,
