@@ -163,6 +163,7 @@ class Agent:
         self._executed_BnA = None
         self.last_plan = None
         self._mpc.reset()
+        self._tell_memory()
 
     def act(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Float[Tensor, "B n A"]:
         """Plans from the present and returns the chunks to execute.
@@ -351,6 +352,16 @@ class Agent:
         """Latents of candidates from the present; records a graph where a planner enables gradients."""
         context = self._begun()
         return PlanningUnroll(self.model, context.latents, context.actions_BLA, self._unrolling)
+
+    def _tell_memory(self) -> None:
+        """Says once what a search will take of memory, before the first plan, so that no plan's time includes it."""
+        planner = self.planner
+        if self._unrolling.say is None or not isinstance(planner, PlannerConfig):
+            return
+        episodes, width = self._begun().latents.lead[0], self.model.action_dim
+        shape = (episodes, getattr(planner, "num_samples", 1), planner.horizon, width)
+        chunks_BNHA = torch.zeros(shape, device=self.device)
+        self._unroll().candidates_per_forward(self._goal_objective(), chunks_BNHA, planner.max_candidates_per_forward)
 
     def _goal_objective(self) -> Objective:
         self._begun()
