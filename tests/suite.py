@@ -1,7 +1,8 @@
 """How the suite runs: which tests share a worker, how many workers there are, and each room's time beside its budget.
 
-`make test` runs the suite with one pytest worker more than there are physical cores, because the worker whose tests start
-Rays mostly waits for processes. The tests of one file share a worker, so a fixture of a module is made once. All tests marked `ray` share one worker, and so one Ray.
+`make test` runs the suite with one pytest worker more than there are physical cores, because the worker whose tests
+start Rays mostly waits for processes. The tests of one file share a worker, so a fixture of a module is made once.
+All tests marked `ray` share one worker, and so one Ray.
 """
 
 import os
@@ -60,7 +61,7 @@ def physical_cores() -> int:
 
 
 def number_of_workers(config: pytest.Config) -> int:
-    """What `-n auto` means: one worker more than cores for the whole suite, none (this process) for chosen tests."""
+    """What `-n auto` means: one worker more than cores for the whole suite, none for chosen tests."""
     whole_suite = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     return min(physical_cores() + 1, MOST_WORKERS) if whole_suite else 0
 
