@@ -4,7 +4,7 @@ python benchmarks/planning.py [SECTION ...] [--rounds N] [--threads N] [--bfloat
 
 Sections `lewm`, `dino_wm` and `jepa_wm` plan for one episode at the published sizes: our engine against a plain loop of
 the same weights and settings (`plain.py`: one episode, a mask over all pairs of tokens, every window computed anew,
-float32). Both sides search with our CEM and the same noise, so they score the same candidates; their plans are compared
+float32). Both sides search with our CEM and the same noise, so they score the same candidates; the latents are compared
 before anything is timed. They take turns: ratios within a pair count. Section `episodes` times the demo's planner for
 many episodes at once. Weights are random, for time does not depend on them. Writes results/planning.json, in which
 sections that were not run keep what they had.
