@@ -67,17 +67,16 @@ def number_of_workers(config: pytest.Config) -> int:
 
 
 def prepare(items: list[pytest.Item]) -> None:
-    """Puts tests that need Ray into one group, which begins first, for it takes longest.
+    """Puts tests that need Ray into one group, and tests that start a Ray of their own before those that share one.
 
-    In the group, tests that start a Ray of their own come before those that share one: two Rays on one machine may want
-    the same port.
+    The latter: two Rays on one machine may want the same port, so a Ray of its own comes before the shared one.
     """
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
-    items.sort(key=lambda item: (not item.get_closest_marker("ray"), not item.get_closest_marker("e2e")))
+    items.sort(key=lambda item: not (item.get_closest_marker("ray") and item.get_closest_marker("e2e")))
 
 
 def room_of(nodeid: str) -> str:
