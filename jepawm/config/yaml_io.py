@@ -370,7 +370,7 @@ def resolve(cls: type[T], layers: list[tuple[str, dict[str, Any]]]) -> tuple[T, 
     plain, origins = to_dict(cls()), dict[str, str]()
     for name, layer in layers:
         data, presets = expand_presets(cls, layer, name)
-        plain = _over(cls, plain, data, name, "", origins)
+        plain = _over(cls, plain, data, name, origins=origins)
         origins.update({key: f"{name}, preset {presets[key]}" if key in presets else name for key in flatten(data)})
     # Built once, from the whole: a layer may mend what would be wrong with the layers below it alone.
     return from_dict(cls, plain, layers[-1][0] if layers else "config"), origins
@@ -391,11 +391,11 @@ def override(config: T, changes: dict[str, Any], where: str) -> T:
     if isinstance(config, TaggedConfig):
         cls = next(each for each in cls.__mro__ if "kinds" in vars(each))
     changes, _ = expand_presets(cls, changes, where)
-    result: T = from_dict(cls, _over(cls, to_dict(config), changes, where, "", {}), where)
+    result: T = from_dict(cls, _over(cls, to_dict(config), changes, where, origins={}), where)
     return result
 
 
-def _over(cls: Any, plain: dict[str, Any], data: Any, where: str, prefix: str, origins: dict[str, str]) -> Any:
+def _over(cls: Any, plain: dict[str, Any], data: Any, where: str, *, origins: dict[str, str], prefix: str = "") -> Any:
     """One layer over the resolved plain data of the layers below it."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: '{prefix.rstrip('.')}' must be a mapping, found {data!r}")
@@ -414,7 +414,7 @@ def _over(cls: Any, plain: dict[str, Any], data: Any, where: str, prefix: str, o
         if is_section(types[key]):
             # A kind that was just chosen begins with its own defaults of a section.
             below = merged[key] if key in merged else _default_section(kind, key)
-            merged[key] = _over(types[key], below, value, where, f"{prefix}{key}.", origins)
+            merged[key] = _over(types[key], below, value, where, origins=origins, prefix=f"{prefix}{key}.")
         else:
             merged[key] = _validated(types[key], value, where, f"{prefix}{key}")
     return merged

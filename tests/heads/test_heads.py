@@ -1,12 +1,12 @@
 """Heads: what they draw and read, how the codebook learns, and the files they are loaded from."""
 
 import itertools
-from functools import partial
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn import functional as F
+from two_workers import on_two_workers
 
 from jepawm.errors import CheckpointError, ConfigError
 from jepawm.heads import (
@@ -250,25 +250,21 @@ def test_codes_follow_their_vectors_while_training():
     assert torch.equal(codebook.codes, moved)
 
 
-def _one_worker(rank: int, folder: str, vectors: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def _codes_of_a_half(rank: int, vectors: torch.Tensor, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     codebook = Codebook(6, 5)
     codebook.load_state_dict(state)
     codebook(vectors.chunk(2)[rank])
-    torch.save(codebook.state_dict(), f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    return codebook.state_dict()
 
 
 def test_two_workers_move_the_codes_as_one_does(tmp_path):
     torch.manual_seed(0)
     codebook, vectors = Codebook(6, 5), torch.randn(40, 6)
     state = {name: value.clone() for name, value in codebook.state_dict().items()}
-    run = partial(_one_worker, folder=str(tmp_path), vectors=vectors, state=state)
-    torch.multiprocessing.spawn(run, nprocs=2)
+    of_workers = on_two_workers(_codes_of_a_half, tmp_path, vectors, state)
     codebook(vectors)
-    for rank in range(2):
-        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
+    for rank, moved in enumerate(of_workers):
+        for name, value in moved.items():
             torch.testing.assert_close(value, codebook.state_dict()[name], msg=f"{name} of worker {rank}")
 
 

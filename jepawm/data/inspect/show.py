@@ -111,7 +111,7 @@ def _title(dataset: EpisodeDataset, width: int) -> np.ndarray:
         f"px ({spec.pixels.codec}), {spec.control_hz:g} Hz, {spec.action.dim} actions, {spec.proprio.dim} proprio"
     )
     bar = np.full((TITLE_PX, width, 3), 225, dtype=np.uint8)
-    _write(bar, text, 4, TITLE_PX - 6, 0.42, (0, 0, 0))
+    _write(bar, text, (4, TITLE_PX - 6), scale=0.42)
     return bar
 
 
@@ -142,7 +142,7 @@ def _episode_row(dataset: EpisodeDataset, episode_id: int, times: list[int]) -> 
         row[CAPTION_PX:, k * tile_x : (k + 1) * tile_x] = tile
         time = f"t {t} ({t * spec.env_steps_per_frame / spec.control_hz:.1f} s)"
         caption = f"ep {episode_id}/{dataset.num_frames(episode_id)}, {time}" if k == 0 else time
-        _write(row[:, k * tile_x : (k + 1) * tile_x], caption, 3, CAPTION_PX - 5, 0.36, (0, 0, 0))
+        _write(row[:, k * tile_x : (k + 1) * tile_x], caption, (3, CAPTION_PX - 5), scale=0.36)
     # The strip shows the actions from the first to the last frame; the marks are the frames.
     first, last = (t * spec.env_steps_per_frame for t in (times[0], max(times[-1], times[0] + 1)))
     actions = dataset.read_column("actions", episode_id)[first:last]
@@ -228,18 +228,22 @@ def _legend(labels: Sequence[str], width: int, colours: Sequence[tuple[int, int,
         x += wide + 12
     box = np.full(((line + 1) * LEGEND_PX, width, 3), 255, dtype=np.uint8)
     for i, (text, (at_line, at_x)) in enumerate(zip(labels, placed, strict=True)):
-        _write(box, text, at_x, at_line * LEGEND_PX + LEGEND_PX - 4, 0.34, colours[i % len(colours)])
+        place = (at_x, at_line * LEGEND_PX + LEGEND_PX - 4)
+        _write(box, text, place, scale=0.34, colour=colours[i % len(colours)])
     return box
 
 
-def _write(image: np.ndarray, text: str, x: int, y: int, scale: float, colour: tuple[int, int, int]) -> None:
+def _write(
+    image: np.ndarray, text: str, place: tuple[int, int], *, scale: float, colour: tuple[int, int, int] = (0, 0, 0)
+) -> None:
+    """Writes into the image; `place` is the left end of the text's base line, pixels."""
     import cv2
 
     # OpenCV's font knows ASCII alone.
     plain = text.encode("ascii", "replace").decode()
     (wide, _), _ = cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     # Too wide for its place: smaller, as far as it can still be read.
-    scale *= max(0.7, min(1.0, (image.shape[1] - x - 2) / max(wide, 1)))
+    scale *= max(0.7, min(1.0, (image.shape[1] - place[0] - 2) / max(wide, 1)))
     part = np.ascontiguousarray(image)
-    cv2.putText(part, plain, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+    cv2.putText(part, plain, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
     image[...] = part

@@ -1,5 +1,6 @@
 """What the trainings of all heads share: what an update sees, and what a kind has to say."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,7 +42,7 @@ class HeadBatch:
     chunks: Tensor | None = None
 
 
-class HeadTask(nn.Module):
+class HeadTask(nn.Module, ABC):
     """A head with what only its training needs.
 
     Args:
@@ -75,13 +76,13 @@ class HeadTask(nn.Module):
         )
         return HeadBatch(episodes.latents[rows], pixels=pixels, states=states, chunks=chunks)
 
+    @abstractmethod
     def losses(self, batch: HeadBatch) -> Terms:
         """Scalars: `loss`, and its terms before their weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, episodes: LatentEpisodes, generator: torch.Generator) -> dict[str, float]:
         """Metrics on held-out episodes, by name."""
-        raise NotImplementedError
 
     def finish(self) -> nn.Module:
         """The trained head, as it is saved."""
