@@ -1,13 +1,18 @@
 """Two training workers on this machine: processes of one thread each that share a process group."""
 
 import gc
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+# Tests of one group share a pytest worker, and so the process that their workers are forks of.
+one_pytest_worker = pytest.mark.xdist_group("two_workers")
 
 
 def on_two_workers(job: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
@@ -18,7 +23,9 @@ def on_two_workers(job: Callable[..., Any], folder: Path, *arguments: Any) -> li
         folder: Empty; the workers meet and leave their results there.
         arguments: The same for both.
     """
-    mp.spawn(_work, (folder, job, arguments), nprocs=2)
+    # Workers are forks of one process that has imported torch and does nothing else, so they start at once.
+    multiprocessing.set_forkserver_preload(["torch", "jepawm.training.run"])
+    mp.start_processes(_work, (folder, job, arguments), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

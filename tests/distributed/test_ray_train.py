@@ -53,25 +53,6 @@ def _largest_difference(a, b):
     return max(float(np.abs(a[key] - b[key]).max()) for key in a)
 
 
-@pytest.fixture(scope="module")
-def local_weights(wall_dataset, tmp_path_factory):
-    return _weights(LocalRuntime().train(_config(), str(wall_dataset.path), str(tmp_path_factory.mktemp("local"))))
-
-
-def test_one_ray_worker_is_bit_equal_to_the_local_loop(ray_local, wall_dataset, local_weights, tmp_path):
-    from jepawm.distributed.train import ray_train
-
-    checkpoint = ray_train(_config(), str(wall_dataset.path), str(tmp_path))
-    assert _largest_difference(_weights(checkpoint), local_weights) == 0
-    assert [record["train_step"] for record in read_metrics(str(tmp_path / "metrics.jsonl"))] == [3, 6, 9, 12]
-    # The same command again finds the run finished; a longer one goes on from its last checkpoint.
-    longer = replace(_config(), train=replace(_config().train, num_train_steps=15))
-    checkpoint = ray_train(longer, str(wall_dataset.path), str(tmp_path))
-    assert checkpoint.endswith("step-00000015")
-    steps = [record["train_step"] for record in read_metrics(str(tmp_path / "metrics.jsonl"))]
-    assert steps == [3, 6, 9, 12, 15]
-
-
 def test_two_workers_make_the_updates_of_one_process_that_averages_both_halves(ray_local, wall_dataset, tmp_path):
     from jepawm.distributed.train import ray_train
 
@@ -181,8 +162,8 @@ def test_training_on_the_stream(ray_local, wall_dataset, tmp_path):
     assert records[-1]["train/loss"] < records[0]["train/loss"]
 
 
-def test_a_killed_training_worker_costs_the_steps_since_its_checkpoint_and_nothing_else(
-    ray_local, wall_dataset, local_weights, tmp_path, monkeypatch
+def test_a_killed_worker_costs_the_steps_since_its_checkpoint_and_the_weights_are_the_local_loops(
+    ray_local, wall_dataset, tmp_path, monkeypatch
 ):
     from jepawm.distributed import train
 
@@ -201,13 +182,22 @@ def test_a_killed_training_worker_costs_the_steps_since_its_checkpoint_and_nothi
         train.MetricsWriter.write = write_and_die
         train.train_on_worker(job)
 
-    monkeypatch.setattr(train, "train_on_worker", train_and_die_once)
     config = _config(scaling=ScalingConfig(num_workers=1, cpus_per_worker=1, max_train_failures=1))
-    checkpoint = train.ray_train(config, str(wall_dataset.path), str(tmp_path))
+    run_dir, metrics = tmp_path / "ray", str(tmp_path / "ray" / "metrics.jsonl")
+    run_dir.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "train_on_worker", train_and_die_once)
+        checkpoint = train.ray_train(config, str(wall_dataset.path), str(run_dir))
     # The worker died after train step 9, three steps past its checkpoint.
-    assert int((tmp_path / "death").read_text()) != os.getpid()
-    assert _largest_difference(_weights(checkpoint), local_weights) == 0
-    assert [record["train_step"] for record in read_metrics(str(tmp_path / "metrics.jsonl"))] == [3, 6, 9, 12]
+    assert int((run_dir / "death").read_text()) != os.getpid()
+    local = LocalRuntime().train(_config(), str(wall_dataset.path), str(tmp_path / "local"))
+    assert _largest_difference(_weights(checkpoint), _weights(local)) == 0
+    assert [record["train_step"] for record in read_metrics(metrics)] == [3, 6, 9, 12]
+    # A longer training of the same run goes on from the last checkpoint.
+    longer = replace(config, train=replace(config.train, num_train_steps=15))
+    checkpoint = train.ray_train(longer, str(wall_dataset.path), str(run_dir))
+    assert checkpoint.endswith("step-00000015")
+    assert [record["train_step"] for record in read_metrics(metrics)] == [3, 6, 9, 12, 15]
 
 
 def test_a_node_that_is_taken_away_and_a_signal_end_at_a_checkpoint_and_lose_no_step(

@@ -25,9 +25,9 @@ def golden() -> Mapping[str, np.ndarray]:
         return dict(vectors)
 
 
-@pytest.fixture(params=sorted(envs.ENTRY_POINTS))
+@pytest.fixture(scope="module", params=sorted(envs.ENTRY_POINTS))
 def env(request: pytest.FixtureRequest) -> Iterator[gymnasium.Env]:
-    """Every registered environment, small."""
+    """Every registered environment, small. The tests of a file share it, and each begins with a reset."""
     if "Push" in request.param:
         pytest.importorskip("pymunk")
     if "Metaworld" in request.param:

@@ -52,7 +52,9 @@ def test_make_with_module_prefix() -> None:
 @pytest.mark.filterwarnings("ignore:.*we recommend using a symmetric and normalized space.*")
 @pytest.mark.filterwarnings("ignore:.*A Box observation space (minimum|maximum) value is.*infinity.*")
 def test_check_env(env: gymnasium.Env) -> None:
-    check_env(env.unwrapped)
+    # Gymnasium draws with several more instances, which take long to make where a simulator is heavy.
+    is_heavy = env.spec.id in LONG_ENV_STEPS
+    check_env(env.unwrapped, skip_render_check=is_heavy, skip_close_check=is_heavy)
 
 
 def test_metadata(env: gymnasium.Env) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from jepawm.checkpoints.model_folder import load_world_model
+from jepawm.cli.main import main
 from jepawm.config import RunConfig
 from jepawm.config.yaml_io import load_yaml
 from jepawm.tracking import read_metrics
@@ -46,7 +47,7 @@ def command(run_dir: Path | None, **changes: Any) -> list[str]:
     if run_dir is not None:
         sizes["run-dir"] = run_dir
     flags = [word for key, value in sizes.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, str(REPO / "ray_jobs" / "train.py"), "--local", "--tracking.no-mlflow", *flags]
+    return ["train", "--local", "--tracking.no-mlflow", *flags]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,13 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def run(arguments: list[str], surroundings: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, env=surroundings, cwd=cwd, capture_output=True, text=True, timeout=240)
+def in_a_process(words: list[str]) -> list[str]:
+    """The job whose words these are."""
+    return [sys.executable, str(REPO / "ray_jobs" / f"{words[0]}.py"), *words[1:]]
+
+
+def run(words: list[str], surroundings: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(in_a_process(words), env=surroundings, cwd=cwd, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +157,18 @@ def test_the_same_command_again_does_nothing_twice(finished: tuple[Path, str], s
 
 
 def end_after_checkpoint(
-    name: str, number: signal.Signals, arguments: list[str], surroundings: dict[str, str], run_dir: Path
+    name: str, number: signal.Signals, words: list[str], surroundings: dict[str, str], run_dir: Path
 ) -> tuple[int, str]:
     """Sends a signal to a run that has written a checkpoint; its exit code and the last line that it printed."""
     log = run_dir.parent / "log"
     with open(log, "w") as printed:
         process = subprocess.Popen(
-            arguments, env=surroundings, cwd=run_dir.parent, stdout=printed, stderr=printed, start_new_session=True
+            in_a_process(words),
+            env=surroundings,
+            cwd=run_dir.parent,
+            stdout=printed,
+            stderr=printed,
+            start_new_session=True,
         )
         end = time.monotonic() + 120
         while not (run_dir / "checkpoints" / name).is_dir():
@@ -173,7 +184,8 @@ def end_after_checkpoint(
 def test_a_run_killed_while_training_goes_on_from_its_checkpoint(surroundings: dict[str, str], tmp_path: Path) -> None:
     # Long enough that the signals come before the end.
     run_dir = tmp_path / "killed"
-    arguments = command(run_dir, train__num_train_steps=400, evaluation__num_animations=0)
+    sizes = {"train__num_train_steps": 400, "train__batch_size": 16, "train__diagnostics_every": 200}
+    arguments = command(run_dir, evaluation__num_animations=0, evaluation__num_episodes=1, **sizes)
     code, last_line = end_after_checkpoint("step-00000010", signal.SIGTERM, arguments, surroundings, run_dir)
     kept = max(int(name[5:13]) for name in os.listdir(run_dir / "checkpoints") if ".tmp" not in name)
     assert code == 143
@@ -202,6 +214,16 @@ def test_a_run_killed_while_training_goes_on_from_its_checkpoint(surroundings: d
     assert after[400]["train/seconds"] > after[kept]["train/seconds"]
 
 
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and error line of a command that is refused; it runs in this process, which has imported torch."""
+    code = main(words)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.strip().splitlines()
+    assert line.startswith("error: ")
+    return code, line
+
+
 def test_a_missing_dataset_is_one_line_and_exit_code_1(surroundings: dict[str, str], tmp_path: Path) -> None:
     missing = tmp_path / "nothing-here"
     done = run(command(None, data__source="dataset", data__path=missing), surroundings, tmp_path)
@@ -221,30 +243,26 @@ def test_a_missing_dataset_is_one_line_and_exit_code_1(surroundings: dict[str, s
     ],
 )
 def test_a_wrong_configuration_is_one_line_and_exit_code_2(
-    changes: dict[str, Any], words: str, surroundings: dict[str, str], tmp_path: Path
+    changes: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    done = run(command(tmp_path / "run", **changes), surroundings, tmp_path)
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("error: ")
+    code, line = refused(command(tmp_path / "run", **changes), capsys)
+    assert code == 2
     assert words in line
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_is_evaluated_as_it_was_trained(
-    finished: tuple[Path, str], surroundings: dict[str, str], tmp_path: Path
-) -> None:
-    script, model = str(REPO / "ray_jobs" / "evaluate.py"), str(finished[0] / "model")
-    evaluate = [sys.executable, script, "--local", "--model", model]
-    done = run([*evaluate, "--model.predictor.num-layers", "5"], surroundings, tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == f"error: model.predictor.num_layers is 2 in {model}, which was trained so; leave it out\n"
-    done = run([*evaluate, "--data.frameskip", "3"], surroundings, tmp_path)
-    assert done.stderr == f"error: data.frameskip is 5 in {model}, which was trained so; leave it out\n"
+def test_a_model_is_evaluated_as_it_was_trained(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(finished[0] / "model")
+    evaluate = ["evaluate", "--local", "--model", model]
+    code, line = refused([*evaluate, "--model.predictor.num-layers", "5"], capsys)
+    assert code == 2
+    assert line == f"error: model.predictor.num_layers is 2 in {model}, which was trained so; leave it out"
+    _, line = refused([*evaluate, "--data.frameskip", "3"], capsys)
+    assert line == f"error: data.frameskip is 5 in {model}, which was trained so; leave it out"
 
 
 def test_other_proprio_than_the_environments_is_refused_before_training(
-    finished: tuple[Path, str], surroundings: dict[str, str], tmp_path: Path
+    finished: tuple[Path, str], surroundings: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (source,) = (Path(surroundings["JEPAWM_HOME"]) / "datasets").glob("wall-v1-*")
     shutil.copytree(source, tmp_path / "walks")
@@ -254,10 +272,9 @@ def test_other_proprio_than_the_environments_is_refused_before_training(
     proprio = {"model__proprio__encoding": "feature", "model__predictor__name": "adaln"}
     proprio["model__predictor__num_heads"] = "4"
     words = command(tmp_path / "run", data__source="dataset", data__path=tmp_path / "walks", **proprio)
-    done = run(words, surroundings, tmp_path)
-    assert done.returncode == 2
-    assert "holds proprio of 2 numbers (u, v), envs:envs/Wall-v1 gives 2 (x, y)" in done.stderr
-    assert done.stdout == ""
+    code, line = refused(words, capsys)
+    assert code == 2
+    assert "holds proprio of 2 numbers (u, v), envs:envs/Wall-v1 gives 2 (x, y)" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -266,8 +283,7 @@ def test_a_run_keeps_no_place_in_its_model_and_its_configuration_is_a_recipe(
 ) -> None:
     run_dir, _ = finished
     assert load_yaml(RunConfig, str(run_dir / "model" / "config.yaml")).run_dir is None
-    script = str(REPO / "ray_jobs" / "train.py")
-    again = [sys.executable, script, "--recipe", str(run_dir / "config.yaml"), "--run-dir", str(tmp_path / "again")]
+    again = ["train", "--recipe", str(run_dir / "config.yaml"), "--run-dir", str(tmp_path / "again")]
     done = run(again, surroundings, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     before, after = (json.loads((folder / "eval.json").read_text()) for folder in (run_dir, tmp_path / "again"))

@@ -78,7 +78,9 @@ def test_a_head_learns_what_latents_hold_and_nothing_from_empty_ones(name: str) 
     assert records[-1]["train_step"] == train.num_train_steps
     assert records[-1]["train/loss"] < 0.6 * records[0]["train/loss"]
     assert unexplained(name, task.measure(held_out, generator())) < 0.6
-    blind, _ = trained(name, dot_world.with_empty_latents(known), train, optim=optim)
+    # Nothing can be learnt from empty latents but a constant, which takes fewer steps.
+    short = dataclasses.replace(train, num_train_steps=train.num_train_steps // 3)
+    blind, _ = trained(name, dot_world.with_empty_latents(known), short, optim=optim)
     assert unexplained(name, blind.measure(dot_world.with_empty_latents(held_out), generator())) > 0.9
 
 
