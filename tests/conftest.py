@@ -83,6 +83,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return super()._split_scope(nodeid).split("::")[0]
 
+    # Files go to workers in the order of `suite.prepare`; xdist would begin with those of the most tests.
+    config.option.loadscopereorder = False
     return ByFile(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 

@@ -67,16 +67,23 @@ def number_of_workers(config: pytest.Config) -> int:
 
 
 def prepare(items: list[pytest.Item]) -> None:
-    """Puts tests that need Ray into one group, and tests that start a Ray of their own before those that share one.
+    """Orders the tests so that no core waits for the other at the end: the longest come first.
 
-    The latter: two Rays on one machine may want the same port, so a Ray of its own comes before the shared one.
+    Tests that need Ray are one group, which takes longest. In it, tests that start a Ray of their own come before those
+    that share one, because two Rays on one machine may want the same port. The other rooms follow by their budgets.
     """
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
-    items.sort(key=lambda item: not (item.get_closest_marker("ray") and item.get_closest_marker("e2e")))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, bool, int]:
+    needs_ray = item.get_closest_marker("ray") is not None
+    starts_ray = needs_ray and item.get_closest_marker("e2e") is not None
+    return not needs_ray, not starts_ray, -BUDGETS_S.get(room_of(item.nodeid), 0)
 
 
 def room_of(nodeid: str) -> str:
