@@ -70,6 +70,7 @@ class Agent:
             from, before every plan, and the search starts from the cheapest.
         shrinking_horizon: End a replan where the plan before it ended, see `jepawm.planning.MPC`.
         precision: Number format of encoding and unrolling; None: the planner's, float32 for one that is built already.
+        heads: Heads of the model that were read already, by name; `head` reads the others from the model's folder.
         say: Told an estimate of the memory that planning takes, once, before the first search; None: nobody is.
 
     Attributes:
@@ -92,6 +93,7 @@ class Agent:
         warm_start: bool | Starts = True,
         shrinking_horizon: bool = False,
         precision: Precision | None = None,
+        heads: Mapping[str, nn.Module] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.model = model
@@ -115,7 +117,7 @@ class Agent:
         self._context: _Context | None = None
         self._goals: Latent | None = None
         self._executed_BnA: Tensor | None = None
-        self._heads: dict[str, nn.Module] = {}
+        self._heads: dict[str, nn.Module] = dict(heads or {})
 
     @property
     def device(self) -> torch.device:

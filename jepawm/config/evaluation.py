@@ -178,6 +178,7 @@ class EvaluationPlan:
         evaluation: Episodes, goals and protocols.
         diagnostics_windows: Held-out windows that a measurement uses.
         run: The whole configuration as plain data, for the record.
+        episodes_per_group: Episodes planned in one batch, at most; None: all.
     """
 
     seed: int
@@ -188,3 +189,4 @@ class EvaluationPlan:
     evaluation: EvaluationConfig
     diagnostics_windows: int
     run: Mapping[str, Any]
+    episodes_per_group: int | None = None

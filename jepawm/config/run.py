@@ -112,6 +112,11 @@ class RunConfig:
             raise ConfigError(
                 f"--local trains in this one process; scaling.num_workers must be 1, found {self.scaling.num_workers}"
             )
+        if self.local and self.scaling.num_planner_hosts:
+            raise ConfigError(
+                "--local plans in this one process; scaling.num_planner_hosts must be 0, found "
+                f"{self.scaling.num_planner_hosts}"
+            )
         for name in self.evaluation.protocols:
             protocol: ProtocolConfig = getattr(self.evaluation, name)
             protocol.check_horizon(name, self.planner.horizon)
@@ -187,4 +192,5 @@ class RunConfig:
             evaluation=self.evaluation,
             diagnostics_windows=self.train.diagnostics_windows,
             run=to_dict(self),
+            episodes_per_group=self.scaling.largest_group,
         )

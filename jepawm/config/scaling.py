@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from jepawm.config.checks import not_negative, positive
+from jepawm.errors import ConfigError
+
+# Episodes that a planner host plans in one batch, at most, unless a setting says otherwise.
+EPISODES_PER_GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,17 @@ class ScalingConfig:
     cpus_per_worker: int | None = None
     """CPUs of a training worker; None: the machine's CPUs shared by the workers."""
     num_env_actors: int = 2
-    """Actors that host environments."""
+    """Actors that host environments; planner hosts share them out."""
+    num_planner_hosts: int = 0
+    """Actors that plan, each in environment actors of its own; 0: the driver plans. Not with `--local`."""
+    cpus_per_planner_host: int | None = None
+    """Threads that a planner host plans with on a CPU; None: a node's CPUs shared by the planner hosts on it."""
+    gpus_per_planner_host: float | None = None
+    """GPUs that a planner host claims; None: 1, less where the cluster has fewer GPUs than there are planner hosts, 0
+    where it has none now. State it for a cluster that starts its GPU nodes on demand."""
+    episodes_per_group: int | None = None
+    """Episodes planned in one batch, at most. Equal groups give equal outcomes to the bit, wherever they are played;
+    None: all episodes in the driver, 16 on planner hosts."""
     episodes_per_call: int = 32
     """Episodes an actor collects per call."""
     max_actor_restarts: int = 3
@@ -29,7 +43,23 @@ class ScalingConfig:
     object_store_memory_mib: int | None = None
     """Object store of a Ray started here, MiB; None: Ray's default."""
 
+    @property
+    def largest_group(self) -> int | None:
+        """Episodes planned in one batch, at most; None: all."""
+        return self.episodes_per_group or (EPISODES_PER_GROUP if self.num_planner_hosts else None)
+
     def __post_init__(self) -> None:
         positive(self, "num_workers", "num_env_actors", "episodes_per_call", "env_call_timeout_s")
-        positive(self, "cpus_per_worker", "object_store_memory_mib")
-        not_negative(self, "max_actor_restarts", "max_train_failures")
+        positive(self, "cpus_per_worker", "object_store_memory_mib", "cpus_per_planner_host", "episodes_per_group")
+        not_negative(self, "max_actor_restarts", "max_train_failures", "num_planner_hosts", "gpus_per_planner_host")
+        gpus = self.gpus_per_planner_host
+        if gpus is not None and gpus > 1 and gpus % 1:
+            raise ConfigError(
+                f"scaling.gpus_per_planner_host must be a whole number, or a share below 1 of one GPU, found {gpus}"
+            )
+        if self.num_env_actors < self.num_planner_hosts:
+            raise ConfigError(
+                f"scaling.num_env_actors ({self.num_env_actors}) must be at least scaling.num_planner_hosts "
+                f"({self.num_planner_hosts}): each planner host plays in environment actors of its own; two for each let "
+                "it plan one group of episodes while the environments of another step"
+            )

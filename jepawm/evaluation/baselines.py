@@ -102,18 +102,13 @@ class InverseDynamicsPolicy:
         return self._now, self._goals
 
 
-def learned_baselines(model: WorldModel, spec: ModelSpec) -> dict[str, InverseDynamicsPolicy]:
-    """The policies that lie beside a model, by the name of their head; none where there is no such head.
+def learned_baselines(spec: ModelSpec) -> list[str]:
+    """Names of the heads beside a model that act without search; none where there is no such head.
 
     Args:
-        model: The world model, in evaluation mode.
-        spec: What it was read with; `spec.folder` holds its heads.
+        spec: What the model was read with; `spec.folder` holds its heads.
 
     Raises:
         CheckpointError: A head that is damaged, or that was trained on other weights.
     """
-    if spec.folder is None:
-        return {}
-    reader = Agent(model, spec, RandomPlansConfig())
-    names = heads_of_kind(spec.folder, INVERSE_DYNAMICS)
-    return {name: InverseDynamicsPolicy(model, spec, reader.head(name)) for name in names}
+    return [] if spec.folder is None else heads_of_kind(spec.folder, INVERSE_DYNAMICS)

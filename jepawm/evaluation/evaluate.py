@@ -18,6 +18,7 @@ from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.play import Animation, play_all
+from jepawm.evaluation.planner_host import Players
 from jepawm.evaluation.result import (
     DatasetFacts,
     EvaluationResult,
@@ -56,6 +57,7 @@ def evaluate(
     *,
     model_dir: str,
     console: Console,
+    players: Players | None = None,
 ) -> Evaluation:
     """Judges a world model as `plan.evaluation` says.
 
@@ -67,6 +69,7 @@ def evaluate(
         dataset: For held-out prediction and goals; None leaves prediction out.
         model_dir: Where the model was read from, for the record.
         console: Progress.
+        players: What plans and plays; None: this process does, in `pool`.
 
     Returns:
         What was found, recorded episodes of the headline protocol, and the episode set.
@@ -84,7 +87,7 @@ def evaluate(
     animations: dict[int, Animation] = {}
     if pool is not None:
         goals = None if dataset is None or split is None else HeldOutEpisodes.of(dataset, split.held_out)
-        played, episodes, animations = play_all(plan, model, spec, pool, goals, console)
+        played, episodes, animations = play_all(plan, model, spec, pool, goals, console, players)
     elif dataset is None:
         raise ConfigError(
             "env.id is 'none' and the training data is not here: there is nothing to judge the model by; set env.id, "

@@ -2,23 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from jepawm.agent import Agent
 from jepawm.checkpoints.model_folder import ModelSpec
-from jepawm.config import ObjectiveConfig, PlannerConfig, RandomPlansConfig
+from jepawm.config import RandomPlansConfig
 from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError
 from jepawm.evaluation.baselines import learned_baselines
 from jepawm.evaluation.conditions import protocol_conditions
 from jepawm.evaluation.episodes import EpisodeSet, read_episodes
-from jepawm.evaluation.failures import diagnose
 from jepawm.evaluation.goals import HeldOutEpisodes, draw_episodes
 from jepawm.evaluation.outcomes import DistancePoint, FailureDiagnosis, ProtocolReport
-from jepawm.evaluation.protocol import ProtocolRun, Recording, run_protocol
+from jepawm.evaluation.planner_host import Game, PlannerHost, Players
+from jepawm.evaluation.protocol import ProtocolRun, Recording
 from jepawm.evaluation.result import Played
 from jepawm.rollout import EnvDescription, EnvPool, Task
 from jepawm.world_model import WorldModel
@@ -48,6 +46,7 @@ def play_all(
     pool: EnvPool,
     held_out: HeldOutEpisodes | None,
     console: Console,
+    players: Players | None = None,
 ) -> tuple[Played, EpisodeSet, dict[int, Animation]]:
     """Plays every protocol in the environment, and the random baseline beside it.
 
@@ -58,6 +57,7 @@ def play_all(
         pool: Hosts of the environment.
         held_out: Episodes for the goals that come from recordings; None where there are none.
         console: Progress.
+        players: What plans and plays; None: this process does, in `pool`.
 
     Returns:
         What was played, the episodes, and the recorded ones of the first protocol.
@@ -70,7 +70,9 @@ def play_all(
     evaluation = plan.evaluation
     description = pool.describe()
     _check_environment(spec, description, plan.env.id)
-    stage = _Stage(plan, model, spec, pool, console, measures_distance=bool(description.distance_name))
+    here = PlannerHost(model, spec, [pool], episodes_per_group=plan.episodes_per_group, say=console.say)
+    players = here if players is None else players
+    stage = _Stage(plan, model, spec, players, console, measures_distance=bool(description.distance_name))
     # Before the first one is played: too few tasks at one distance would end the evaluation after hours.
     curve = {offset: _episodes(plan, pool, held_out, offset) for offset in evaluation.goal_offsets_env_steps}
     episodes = _episodes(plan, pool, held_out)
@@ -99,6 +101,7 @@ def play_all(
         tasks_sha256=episodes.sha256,
         distance_curve=tuple(points),
         episodes_file=episodes.file,
+        host_log=tuple(here.log if players is here else [*here.log, *players.log]),
     )
     return played, episodes, animations
 
@@ -122,7 +125,7 @@ class _Stage:
     plan: EvaluationPlan
     model: WorldModel
     spec: ModelSpec
-    pool: EnvPool
+    players: Players
     console: Console
     measures_distance: bool
 
@@ -130,26 +133,18 @@ class _Stage:
         self, title: str, protocol: ProtocolConfig, tasks: Sequence[Task], record: Sequence[int] = ()
     ) -> tuple[ProtocolReport, ProtocolRun]:
         """Plays tasks with the planner, with random plans and with learned policies under the same rules."""
-        objective = self._objective(protocol)
-        common: dict[str, Any] = {
-            "seed": self.plan.evaluation.seed,
-            "measures_distance": self.measures_distance,
-        }
+        game = self._game(protocol)
         with self.console.bar(f"{title}: chunks", protocol.max_chunks) as advance:
-            planned = run_protocol(
-                self._agent(protocol), protocol, self.pool, tasks, record=record, on_progress=advance, **common
-            )
-        baseline = self._agent(protocol, RandomPlansConfig.beside(self.plan.planner))
-        random = run_protocol(baseline, protocol, self.pool, tasks, **common)
+            planned = self.players.play(game, tasks, record, advance)
+        random = self.players.play(replace(game, planner=RandomPlansConfig.beside(self.plan.planner)), tasks)
         baselines = {
-            head: run_protocol(policy, protocol, self.pool, tasks, **common).result()
-            for head, policy in learned_baselines(self.model, self.spec).items()
+            head: self.players.play(replace(game, head=head), tasks).result() for head in learned_baselines(self.spec)
         }
         report = ProtocolReport(
-            rules=replace(protocol, cost=objective.weighting),
+            rules=replace(protocol, cost=game.objective.weighting),
             planned=planned.result(),
             random=random.result(),
-            conditions=protocol_conditions(protocol, self.plan.planner, objective, self.model.frameskip),
+            conditions=protocol_conditions(protocol, self.plan.planner, game.objective, self.model.frameskip),
             baselines=baselines,
         )
         return report, planned
@@ -163,25 +158,17 @@ class _Stage:
             return None
         number = evaluation.num_diagnosis_candidates
         self.console.say(f"   replaying {number} candidates for each of {len(chosen)} failed episodes")
-        found = diagnose(
-            self._agent(protocol), protocol, self.pool, chosen, seed=evaluation.seed, num_candidates=number
-        )
+        found = self.players.diagnose(self._game(protocol), chosen, number)
         return FailureDiagnosis(len(failed), number, found)
 
-    def _objective(self, protocol: ProtocolConfig) -> ObjectiveConfig:
+    def _game(self, protocol: ProtocolConfig) -> Game:
         objective = self.plan.objective
-        return objective if protocol.cost is None else replace(objective, weighting=protocol.cost)
-
-    def _agent(self, protocol: ProtocolConfig, planner: PlannerConfig | None = None) -> Agent:
-        return Agent(
-            self.model,
-            self.spec,
-            planner or self.plan.planner,
-            self._objective(protocol),
-            replan_every=protocol.replan_every,
-            warm_start=protocol.warm_start,
-            shrinking_horizon=protocol.horizon == "shrinking",
-            say=self.console.say if planner is None else None,
+        return Game(
+            protocol=protocol,
+            planner=self.plan.planner,
+            objective=objective if protocol.cost is None else replace(objective, weighting=protocol.cost),
+            seed=self.plan.evaluation.seed,
+            measures_distance=self.measures_distance,
         )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -85,7 +86,8 @@ class ProtocolRun:
         outcomes: One per episode.
         plan_ms: Wall time of each batch of plans, ms.
         plan_batch: Episodes in each such batch.
-        execute_s: Wall time of executing actions in all, seconds.
+        execute_s: Wall time of executing actions in all, seconds; where groups of episodes were played at once, the sum
+            over the groups divided by how many ran at once.
         wall_s: Wall time in all, seconds.
         recordings: Of the episodes that were asked for, by episode id.
     """
@@ -97,6 +99,26 @@ class ProtocolRun:
     execute_s: float
     wall_s: float
     recordings: dict[int, Recording] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, groups: "Sequence[ProtocolRun]", *, at_once: int, wall_s: float) -> "ProtocolRun":
+        """Groups of episodes of one protocol as one.
+
+        Args:
+            groups: In the order of the tasks.
+            at_once: Groups that were played at the same time.
+            wall_s: Wall time in all, seconds.
+        """
+        outcomes = tuple(outcome for group in groups for outcome in group.outcomes)
+        return cls(
+            rate=success_rate([outcome.solved for outcome in outcomes]),
+            outcomes=outcomes,
+            plan_ms=tuple(ms for group in groups for ms in group.plan_ms),
+            plan_batch=tuple(size for group in groups for size in group.plan_batch),
+            execute_s=sum(group.execute_s for group in groups) / at_once,
+            wall_s=wall_s,
+            recordings={key: kept for group in groups for key, kept in group.recordings.items()},
+        )
 
     def result(self) -> ProtocolResult:
         """The numbers; recordings are left out."""
@@ -133,6 +155,7 @@ def run_protocol(
     record: Sequence[int] = (),
     measures_distance: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    turn: AbstractContextManager[object] | None = None,
 ) -> ProtocolRun:
     """Plays every task under one protocol.
 
@@ -145,22 +168,26 @@ def run_protocol(
         record: Episodes whose frames are kept.
         measures_distance: Whether the environment tells how far an episode ended from its goal.
         on_progress: Called with the number of chunks executed, of at most `protocol.max_chunks`.
+        turn: Held while the agent computes, by one of several groups that are played at once: meanwhile the
+            environments of the others step. None: nobody else computes.
 
     Returns:
         One outcome per task, in order; the same whichever hosts played them.
     """
     began = time.perf_counter()
+    turn = nullcontext() if turn is None else turn
     model = agent.model
     first = pool.begin(tasks)
     goals = goal_observations(pool, tasks, proprio=model.uses_proprio)
     episodes = EpisodeLog(tasks, first, record)
-    agent.reset(
-        Observations(
-            np.stack([seen.pixels for seen in first])[:, None],
-            np.stack([seen.proprio for seen in first]).astype(np.float32)[:, None],
-        ),
-        goals,
-    )
+    with turn:
+        agent.reset(
+            Observations(
+                np.stack([seen.pixels for seen in first])[:, None],
+                np.stack([seen.proprio for seen in first]).astype(np.float32)[:, None],
+            ),
+            goals,
+        )
     running = list(range(len(tasks)))
     plan_ms: list[float] = []
     plan_batch: list[int] = []
@@ -168,10 +195,11 @@ def run_protocol(
     while running and done < protocol.max_chunks:
         size = min(protocol.replan_every, protocol.max_chunks - done)
         ids = [tasks[row].episode_id for row in running]
-        started = time.perf_counter()
-        generators = [plan_generator(seed, episode_id, len(plan_ms), device=agent.device) for episode_id in ids]
-        raw = agent.act(generators, size).unflatten(-1, (model.frameskip, -1)).cpu().numpy()
-        planned = time.perf_counter()
+        with turn:
+            started = time.perf_counter()
+            generators = [plan_generator(seed, episode_id, len(plan_ms), device=agent.device) for episode_id in ids]
+            raw = agent.act(generators, size).unflatten(-1, (model.frameskip, -1)).cpu().numpy()
+            planned = time.perf_counter()
         plan_ms.append(1e3 * (planned - started))
         plan_batch.append(len(running))
         # The model looks back `context_window` frames, so earlier ones are not drawn.
@@ -182,20 +210,23 @@ def run_protocol(
         costs_BI = _search_costs(agent, len(running))
         for row, result, costs_I in zip(running, executed, costs_BI, strict=True):
             episodes.add(row, result, is_solved(protocol, result.solved, is_last=is_last), costs_I)
-        agent.observe(
-            Observations(
-                np.stack([result.pixels for result in executed]), np.stack([result.proprio for result in executed])
+        with turn:
+            agent.observe(
+                Observations(
+                    np.stack([result.pixels for result in executed]), np.stack([result.proprio for result in executed])
+                )
             )
-        )
         unsolved = [at for at, row in enumerate(running) if not episodes.outcomes[row].solved]
         agent.keep(unsolved)
         running = [running[at] for at in unsolved]
         if on_progress is not None:
             on_progress(done if running else protocol.max_chunks)
     pool.finish()
+    with turn:
+        latent_distances = _latent_distances(model, episodes.last_seen, goals)
     outcomes = [
         replace(outcome, latent_distance=float(each))
-        for outcome, each in zip(episodes.outcomes, _latent_distances(model, episodes.last_seen, goals), strict=True)
+        for outcome, each in zip(episodes.outcomes, latent_distances, strict=True)
     ]
     if measures_distance:
         ends, goal_states = [np.array(outcome.end) for outcome in outcomes], [task.goal for task in tasks]

@@ -96,6 +96,7 @@ class Played:
         tasks_sha256: Of the tasks: equal ones are the same episodes with the same goals.
         distance_curve: The first protocol with goals at several distances; empty where it was not asked for.
         episodes_file: The episode set that was played; empty where the tasks were drawn.
+        host_log: One line per environment or planner host that died; its episodes were played again.
     """
 
     protocols: dict[str, ProtocolReport]
@@ -105,6 +106,7 @@ class Played:
     tasks_sha256: str
     distance_curve: tuple[DistancePoint, ...] = ()
     episodes_file: str = ""
+    host_log: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
@@ -169,6 +171,7 @@ class EvaluationResult:
                 "distance_name": self.played.distance_name,
                 "distance_curve": [point.to_dict() for point in self.played.distance_curve],
                 "episodes_file": self.played.episodes_file,
+                "host_log": list(self.played.host_log),
             }
         data |= {
             "protocols": {name: protocol.to_dict() for name, protocol in self.protocols.items()},
@@ -198,6 +201,7 @@ class EvaluationResult:
                 protocols={name: ProtocolReport.from_dict(each) for name, each in data["protocols"].items()},
                 distance_curve=tuple(DistancePoint.from_dict(each) for each in data.get("distance_curve", ())),
                 episodes_file=data.get("episodes_file", ""),
+                host_log=tuple(data.get("host_log", ())),
                 **{item.name: data[item.name] for item in fields(Played)[1:5]},
             )
         held_out = HeldOut(

@@ -1,10 +1,9 @@
-"""Where environment hosts live. `jepawm.distributed.env_pool` has the backend of Ray actors."""
+"""Where hosts live. `jepawm.distributed.actors` has the backend of Ray actors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from jepawm.rollout.calls import HostCall
-from jepawm.rollout.host import EnvHost
+from jepawm.rollout.calls import Call
 
 
 class HostDied(Exception):
@@ -20,7 +19,7 @@ class Backend(Protocol):
 
     num_hosts: int
 
-    def submit(self, host: int, call: HostCall[Any]) -> Any:
+    def submit(self, host: int, call: Call[Any, Any]) -> Any:
         """Starts a call and returns a handle."""
         ...
 
@@ -46,18 +45,18 @@ class SerialBackend:
     """Hosts in this process; calls run one after the other.
 
     Args:
-        make_host: Makes a fresh host.
+        make_host: Makes a fresh host: an `EnvHost`, or another object that calls run on and that can be closed.
         num_hosts: Hosts.
     """
 
-    def __init__(self, make_host: Callable[[], EnvHost], num_hosts: int = 1) -> None:
+    def __init__(self, make_host: Callable[[], Any], num_hosts: int = 1) -> None:
         self.num_hosts = num_hosts
         self._make_host = make_host
         self._hosts = [make_host() for _ in range(num_hosts)]
-        self._submitted: dict[int, tuple[int, HostCall[Any]]] = {}
+        self._submitted: dict[int, tuple[int, Call[Any, Any]]] = {}
         self._next_handle = 0
 
-    def submit(self, host: int, call: HostCall[Any]) -> int:
+    def submit(self, host: int, call: Call[Any, Any]) -> int:
         self._next_handle += 1
         self._submitted[self._next_handle] = (host, call)
         return self._next_handle

@@ -1,4 +1,4 @@
-"""The calls an environment host answers, one typed object each.
+"""The calls that hosts answer, one typed object each; here those of environment hosts.
 
 A call is plain data: it can be sent to a host in this process or in another one, and sent again when a host dies.
 """
@@ -15,20 +15,21 @@ from jepawm.rollout.host import EnvHost
 from jepawm.rollout.packing import pack, pack_first, unpack, unpack_first
 from jepawm.rollout.records import CollectPlan, EnvDescription, Executed, Followed, Observed, Task
 
+Host = TypeVar("Host")
 Answer = TypeVar("Answer")
 
 
-class HostCall(ABC, Generic[Answer]):
-    """One call to one host. Subclasses hold the arguments.
+class Call(ABC, Generic[Host, Answer]):
+    """One call to one host of some kind. Subclasses hold the arguments.
 
     Attributes:
-        method: Name of the `EnvHost` method that answers, for messages.
+        method: Name of the host's method that answers, for messages.
     """
 
     method: ClassVar[str]
 
     @abstractmethod
-    def run(self, host: EnvHost) -> Answer:
+    def run(self, host: Host) -> Answer:
         """Asks a host."""
 
     def pack(self, answer: Answer) -> Any:
@@ -48,6 +49,10 @@ class HostCall(ABC, Generic[Answer]):
         """The answers to a call and to its `remaining` calls as one answer."""
         (answer,) = answers
         return answer
+
+
+class HostCall(Call[EnvHost, Answer]):
+    """One call to one environment host."""
 
 
 @dataclass(frozen=True)

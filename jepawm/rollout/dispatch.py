@@ -11,14 +11,40 @@ from typing import Any
 
 import numpy as np
 
-from jepawm.errors import EnvironmentFault
+from jepawm.errors import EnvironmentFault, JepawmError
 from jepawm.rollout.backend import Backend, HostDied, NodeLost
-from jepawm.rollout.calls import Answer, Begin, Execute, Finish, HostCall
+from jepawm.rollout.calls import Answer, Begin, Call, Execute, Finish, HostCall
 from jepawm.rollout.records import Executed, Observed, Task
 
 # Calls that may run ahead of the oldest unanswered one, per host that lives. A slow consumer (the dataset writer) must
 # not let finished episodes pile up in memory without bound.
 CALLS_AHEAD_PER_HOST = 4
+
+
+@dataclass(frozen=True)
+class HostKind:
+    """How messages call a kind of host.
+
+    Attributes:
+        name: Of one host.
+        repeated: What a replacement does for the work that a dead host leaves.
+        remedy: What to do where hosts die again and again; begins a sentence.
+        error: What is raised then.
+    """
+
+    name: str
+    repeated: str
+    remedy: str
+    error: type[JepawmError] = EnvironmentFault
+
+
+ENV_HOSTS = HostKind(
+    name="environment host",
+    repeated="its episodes are replayed",
+    remedy="If a host ran out of memory, use fewer hosts (scaling.num_env_actors) or look at the simulator; if it only "
+    "answered late, give it more time (scaling.env_call_timeout_s) or fewer episodes at once (more "
+    "scaling.num_env_actors)",
+)
 
 
 @dataclass
@@ -44,6 +70,7 @@ class Dispatcher:
     Args:
         backend: Where the hosts live.
         max_restarts: Times one host may be replaced before its episodes move to the other hosts.
+        kind: How messages call the hosts.
 
     Attributes:
         restarts: Deaths of each host; the loss of its node is none.
@@ -51,15 +78,16 @@ class Dispatcher:
         alive: Hosts that have not been given up.
     """
 
-    def __init__(self, backend: Backend, *, max_restarts: int) -> None:
+    def __init__(self, backend: Backend, *, max_restarts: int, kind: HostKind = ENV_HOSTS) -> None:
         self.backend = backend
+        self.kind = kind
         self.max_restarts = max_restarts
         self.restarts = [0] * backend.num_hosts
         self.log: list[str] = []
         self.alive = set(range(backend.num_hosts))
         self._episodes: dict[int, _RunningEpisode] = {}
 
-    def ask(self, host: int, call: HostCall[Answer]) -> Answer:
+    def ask(self, host: int, call: Call[Any, Answer]) -> Answer:
         """Asks one host, once.
 
         Raises:
@@ -69,7 +97,7 @@ class Dispatcher:
         answer: Answer = result()
         return answer
 
-    def ask_any(self, calls: Sequence[HostCall[Answer]]) -> Iterator[Answer]:
+    def ask_any(self, calls: Sequence[Call[Any, Answer]]) -> Iterator[Answer]:
         """Asks any hosts; a call whose host dies is made again.
 
         Yields:
@@ -95,7 +123,7 @@ class Dispatcher:
                 answer = result()
             except HostDied as death:
                 self._replace(host, death)
-                remaining: HostCall[Answer] | None = calls[index]
+                remaining: Call[Any, Answer] | None = calls[index]
             else:
                 parts[index].append(answer)
                 remaining = calls[index].remaining(answer)
@@ -219,23 +247,22 @@ class Dispatcher:
         lost_episodes = [episode for episode in self._episodes.values() if episode.host == host]
         for episode in lost_episodes:
             episode.lost = True
+        name = self.kind.name
         if isinstance(death, NodeLost):
-            self.log.append(f"environment host {host} was lost with its node ({death}); it starts on another node")
+            self.log.append(f"{name} {host} was lost with its node ({death}); it starts on another node")
             self.backend.restart(host)
             return
         if self.restarts[host] <= self.max_restarts:
-            self.log.append(f"environment host {host} died ({death}); restarted, its episodes are replayed")
+            self.log.append(f"{name} {host} died ({death}); restarted, {self.kind.repeated}")
             self.backend.restart(host)
             return
         self.alive.discard(host)
         if not self.alive:
-            raise EnvironmentFault(
-                f"every environment host died more than scaling.max_actor_restarts = {self.max_restarts} times; the "
-                f"last death: {death}. If a host ran out of memory, use fewer hosts (scaling.num_env_actors) or look "
-                "at the simulator; if it only answered late, give it more time (scaling.env_call_timeout_s) or fewer "
-                "episodes at once (more scaling.num_env_actors)"
+            raise self.kind.error(
+                f"every {name} died more than scaling.max_actor_restarts = {self.max_restarts} times; the last death: "
+                f"{death}. {self.kind.remedy}"
             ) from death
-        self.log.append(f"environment host {host} died {self.restarts[host]} times; its episodes move to the others")
+        self.log.append(f"{name} {host} died {self.restarts[host]} times; its episodes move to the others")
         hosts_left = sorted(self.alive)
         for index, episode in enumerate(lost_episodes):
             episode.host = hosts_left[index % len(hosts_left)]
