@@ -117,6 +117,11 @@ class RunConfig:
                 "--local plans in this one process; scaling.num_planner_hosts must be 0, found "
                 f"{self.scaling.num_planner_hosts}"
             )
+        if self.scaling.gpus_per_planner_host and not self.device.startswith(("auto", "cuda")):
+            raise ConfigError(
+                f"device is '{self.device}', and scaling.gpus_per_planner_host claims "
+                f"{self.scaling.gpus_per_planner_host:g} GPUs that nothing would use; set one of them otherwise"
+            )
         for name in self.evaluation.protocols:
             protocol: ProtocolConfig = getattr(self.evaluation, name)
             protocol.check_horizon(name, self.planner.horizon)

@@ -21,7 +21,7 @@ class ScalingConfig:
     cpus_per_worker: int | None = None
     """CPUs of a training worker; None: the machine's CPUs shared by the workers."""
     num_env_actors: int = 2
-    """Actors that host environments; planner hosts share them out."""
+    """Actors that host environments; planner hosts have equal shares of them."""
     num_planner_hosts: int = 0
     """Actors that plan, each in environment actors of its own; 0: the driver plans. Not with `--local`."""
     cpus_per_planner_host: int | None = None
@@ -57,9 +57,9 @@ class ScalingConfig:
             raise ConfigError(
                 f"scaling.gpus_per_planner_host must be a whole number, or a share below 1 of one GPU, found {gpus}"
             )
-        if self.num_env_actors < self.num_planner_hosts:
+        if self.num_planner_hosts and self.num_env_actors % self.num_planner_hosts:
             raise ConfigError(
-                f"scaling.num_env_actors ({self.num_env_actors}) must be at least scaling.num_planner_hosts "
-                f"({self.num_planner_hosts}): each planner host plays in environment actors of its own; two for each let "
-                "it plan one group of episodes while the environments of another step"
+                f"scaling.num_env_actors ({self.num_env_actors}) must be a multiple of scaling.num_planner_hosts "
+                f"({self.num_planner_hosts}): each planner host plays in as many environment actors of its own; with "
+                "two or more it plans for one group of episodes while the environments of another step"
             )

@@ -31,7 +31,8 @@ class ActorKind:
         shell: The actor's class. Its `ready()` returns the id of its node, its `answer(call)` the packed answer.
         arguments: Of the class.
         options: Of `ray.remote`; `num_cpus` is one of them.
-        call_timeout_s: An actor that takes longer for one call counts as dead; infinite: only its death is one.
+        call_timeout_s: An actor that takes longer for one call counts as dead; infinite: it may take its time.
+        error: Raised where a host raises an error that is not one of ours.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ActorKind:
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     call_timeout_s: float = math.inf
+    error: type[JepawmError] = EnvironmentFault
 
 
 @dataclass
@@ -160,7 +162,7 @@ class RayBackend:
         except RayTaskError as error:
             if isinstance(error.cause, JepawmError):
                 raise error.cause from error
-            raise EnvironmentFault(
+            raise self.kind.error(
                 f"{self.kind.name} {submitted.host} failed in '{submitted.call.method}': {error.cause!r}"
             ) from error
 

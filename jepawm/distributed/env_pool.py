@@ -48,7 +48,7 @@ def env_backend(env: EnvConfig, num_hosts: int, *, call_timeout_s: float) -> Ray
         num_hosts: Actors.
         call_timeout_s: An actor that takes longer for one call counts as dead.
     """
-    options = {"num_cpus": CPUS_PER_ACTOR, "runtime_env": {"env_vars": _actor_variables()}}
+    options = {"num_cpus": CPUS_PER_ACTOR, "runtime_env": {"env_vars": _SINGLE_THREAD | mujoco_variables()}}
     kind = ActorKind("environment actor", _HostActor, (env,), options, call_timeout_s)
     return RayBackend(kind, num_hosts)
 
@@ -65,6 +65,6 @@ def ray_env_pool(env: EnvConfig, scaling: ScalingConfig, num_hosts: int | None =
     return EnvPool(backend, max_restarts=scaling.max_actor_restarts)
 
 
-def _actor_variables() -> dict[str, str]:
-    """Environment variables of an actor: one thread, and the MuJoCo renderer that this process uses."""
-    return _SINGLE_THREAD | {name: value for name, value in os.environ.items() if name.startswith("MUJOCO_")}
+def mujoco_variables() -> dict[str, str]:
+    """Environment variables that choose the MuJoCo renderer, as in this process."""
+    return {name: value for name, value in os.environ.items() if name.startswith("MUJOCO_")}

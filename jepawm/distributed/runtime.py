@@ -1,11 +1,14 @@
 """A run on Ray: environment actors, Ray Train workers, one session around both."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader
 from jepawm.distributed.session import connect
+from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.rollout import EnvPool
+from jepawm.rollout.backend import Backend
 from jepawm.training.features import EncodeJob
 
 
@@ -18,11 +21,23 @@ class RayRuntime:
 
     def __init__(self, scaling: ScalingConfig) -> None:
         self._started = connect(object_store_memory_mib=scaling.object_store_memory_mib)
+        self._parcels: dict[tuple[str, ...], Any] = {}
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
         from jepawm.distributed.env_pool import ray_env_pool
 
         return ray_env_pool(env, scaling)
+
+    def planner_backend(self, env: EnvConfig, scaling: ScalingConfig, device: str, parcel: ModelParcel) -> Backend:
+        import ray
+
+        from jepawm.distributed.planner_pool import planner_backend
+
+        # Weights go to the object store once; those of an earlier version are let go.
+        key = (parcel.version, *sorted(parcel.heads))
+        if key not in self._parcels:
+            self._parcels = {key: ray.put(parcel)}
+        return planner_backend(env, scaling, device, self._parcels[key])
 
     def reader(self) -> Reader:
         from jepawm.distributed.convert import read_on_ray

@@ -17,8 +17,8 @@ from jepawm.evaluation.decoded import drawn_predictions
 from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes
 from jepawm.evaluation.manifest import manifest
-from jepawm.evaluation.play import Animation, play_all
 from jepawm.evaluation.planner_host import Players
+from jepawm.evaluation.play import Animation, play_all
 from jepawm.evaluation.result import (
     DatasetFacts,
     EvaluationResult,

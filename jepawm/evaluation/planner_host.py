@@ -141,9 +141,7 @@ class PlannerHost:
         found: list[DiagnosedEpisode] = []
         for group in split_groups(tasks, self.episodes_per_group):
             agent = self._agent(game)
-            found += diagnose(
-                agent, game.protocol, self.pools[0], group, seed=game.seed, num_candidates=num_candidates
-            )
+            found += diagnose(agent, game.protocol, self.pools[0], group, seed=game.seed, num_candidates=num_candidates)
         return tuple(found)
 
     def play_groups(

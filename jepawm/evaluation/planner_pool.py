@@ -1,5 +1,6 @@
 """A pool of planner hosts: `Players` that send groups of episodes to hosts that may die."""
 
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,6 +79,16 @@ class PlannerCall(Call[PlannerHost, Answered[Found]]):
 
 
 @dataclass(frozen=True)
+class GetProcessId(PlannerCall[int]):
+    """See `PlannerPool.process_id`."""
+
+    method = "process_id"
+
+    def find(self, host: PlannerHost) -> int:
+        return os.getpid()
+
+
+@dataclass(frozen=True)
 class PlayGroups(PlannerCall[list[ProtocolRun]]):
     """See `PlannerHost.play_groups`."""
 
@@ -144,6 +155,14 @@ class PlannerPool:
     def log(self) -> list[str]:
         """One line per death of a planner host, and what planner hosts told of their environment hosts."""
         return [*self._dispatcher.log, *self._deaths]
+
+    def process_id(self, host: int) -> int:
+        """Process id of a host.
+
+        Raises:
+            HostDied: The host died before it answered.
+        """
+        return self._dispatcher.ask(host, GetProcessId()).found
 
     def play(
         self, game: Game, tasks: Sequence[Task], record: Sequence[int] = (), on_progress: Progress | None = None

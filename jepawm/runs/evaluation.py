@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jepawm.checkpoints.model_folder import load_world_model, read_spec
+from jepawm.checkpoints.model_folder import load_world_model, read_spec, weights_sha256
 from jepawm.config import RunConfig, from_dict, to_dict
 from jepawm.config.places import evaluations_dir
 from jepawm.console import Console
@@ -14,10 +14,12 @@ from jepawm.data.loading.split import Split
 from jepawm.device import pick_device
 from jepawm.evaluation.action_score import action_score
 from jepawm.evaluation.evaluate import evaluate
+from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
+from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_same_environment
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
@@ -196,9 +198,17 @@ def evaluate_and_report(
     else:
         episodes = config.evaluation.episodes or f"{config.evaluation.num_episodes} episodes"
         what = f"{episodes}, {', '.join(config.evaluation.protocols)}"
-        with console.stage("evaluate", what), runtime.env_pool(config.env, config.scaling) as pool:
-            found = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=console)
-            for line in pool.log:
+
+        def parcel() -> ModelParcel:
+            return pack_model(model, spec, config.objective, weights_sha256(model_dir))
+
+        with (
+            console.stage("evaluate", what),
+            runtime.env_pool(config.env, config.scaling) as pool,
+            planner_hosts(config, runtime, parcel, console.say) as players,
+        ):
+            found = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=console, players=players)
+            for line in found.result.played.host_log if found.result.played is not None else ():
                 console.say(f"   {line}")
     report_path = os.path.join(job.folder, "report.html")
     with console.stage("report", report_path):

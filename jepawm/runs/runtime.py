@@ -12,8 +12,11 @@ from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader, read_serially
 from jepawm.device import pick_device
+from jepawm.errors import ConfigError
+from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.rollout.backend import Backend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import (
     checkpoint_name,
@@ -33,6 +36,17 @@ class Runtime(Protocol):
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
         """A pool of environment hosts."""
+        ...
+
+    def planner_backend(self, env: EnvConfig, scaling: ScalingConfig, device: str, parcel: ModelParcel) -> Backend:
+        """Planner hosts, see `jepawm.evaluation.planner_pool`.
+
+        Args:
+            env: Which environment.
+            scaling: Hosts, what each claims, and their environment hosts.
+            device: As in the run.
+            parcel: The model that they plan with.
+        """
         ...
 
     def reader(self) -> Reader:
@@ -87,6 +101,9 @@ class LocalRuntime:
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
         import_triton_before_mesa()
         return EnvPool(SerialBackend(lambda: EnvHost(env)), max_restarts=scaling.max_actor_restarts)
+
+    def planner_backend(self, env: EnvConfig, scaling: ScalingConfig, device: str, parcel: ModelParcel) -> Backend:
+        raise ConfigError("planner hosts are Ray actors; leave out --local, or set scaling.num_planner_hosts to 0")
 
     def reader(self) -> Reader:
         return read_serially

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from jepawm.config import EnvConfig
-from jepawm.distributed import env_pool
-from jepawm.distributed.env_pool import START_TIMEOUT_S, RayBackend
+from jepawm.distributed import actors
+from jepawm.distributed.actors import START_TIMEOUT_S, RayBackend
+from jepawm.distributed.env_pool import env_backend
 from jepawm.rollout import HostDied
 from jepawm.rollout.calls import GetProcessId
 
@@ -78,9 +79,9 @@ class ScriptedActor:
 
 
 def backend_on(ray: ScriptedRay, monkeypatch: pytest.MonkeyPatch, num_hosts: int = 1) -> RayBackend:
-    monkeypatch.setattr(env_pool, "ray", ray)
-    monkeypatch.setattr(env_pool, "time", ray)
-    return RayBackend(EnvConfig(), num_hosts, call_timeout_s=LIMIT_S)
+    monkeypatch.setattr(actors, "ray", ray)
+    monkeypatch.setattr(actors, "time", ray)
+    return env_backend(EnvConfig(), num_hosts, call_timeout_s=LIMIT_S)
 
 
 def test_the_start_of_an_actor_does_not_count_as_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
