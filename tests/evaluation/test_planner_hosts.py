@@ -9,36 +9,19 @@ import numpy as np
 import pytest
 import torch
 from mortal_hosts import MortalBackend
+from wall_game import GAME, WALL, wall_model, wall_spec
 
-from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
-from jepawm.config import (
-    EncoderConfig,
-    EnvConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    PlannerConfig,
-    PredictorConfig,
-    ProprioConfig,
-    ProtocolConfig,
-)
+from jepawm.checkpoints.model_folder import ModelSpec
+from jepawm.config import ObjectiveConfig
 from jepawm.errors import PlanningError
 from jepawm.evaluation.goals import sampled_tasks
-from jepawm.evaluation.planner_host import Game, PlannerHost, split_groups
+from jepawm.evaluation.planner_host import PlannerHost, split_groups
 from jepawm.evaluation.planner_pool import PlannerPool
 from jepawm.evaluation.protocol import ProtocolRun
 from jepawm.rollout import EnvHost, EnvPool, Observed, SerialBackend, Task
 from jepawm.runs.planner_hosts import pack_model
-from jepawm.types import ActionSpec, Statistics
 from jepawm.world_model import WorldModel
 
-WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
-GAME = Game(
-    protocol=ProtocolConfig(2, 6, "plan_end"),
-    planner=PlannerConfig(horizon=4, num_samples=16, num_elites=4, num_iterations=2, precision="float32"),
-    objective=ObjectiveConfig(),
-    seed=3,
-    measures_distance=True,
-)
 GROUP = 2
 
 
@@ -53,17 +36,12 @@ def tasks() -> list[Task]:
 
 @pytest.fixture(scope="module")
 def spec() -> ModelSpec:
-    encoder = EncoderConfig(latent_dim=8, channels=(4, 8), kernel_sizes=(5, 3), strides=(4, 2), hidden_dim=16)
-    predictor = PredictorConfig(name="adaln", depth=1, num_heads=2, mlp_dim=16, context_window=3)
-    statistics = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 32, 16)))
-    model = ModelConfig(encoder, predictor, ProprioConfig("feature", dims=4))
-    return ModelSpec(model, 32, 5, statistics, ActionSpec(2, (-2.0, -2.0), (2.0, 2.0), max_norm=1.8))
+    return wall_spec()
 
 
 @pytest.fixture(scope="module")
 def model(spec: ModelSpec) -> WorldModel:
-    torch.manual_seed(0)
-    return build_world_model(spec).eval()
+    return wall_model(spec)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from mortal_hosts import MortalBackend
 from jepawm.config import EnvConfig
 from jepawm.data.encoding import EncodedEpisode
 from jepawm.errors import DataError, EnvironmentFault
-from jepawm.rollout import CollectPlan, EnvHost, EnvPool, HostDied, SerialBackend, Task
+from jepawm.rollout import CollectPlan, EnvHost, EnvPool, SerialBackend, Task
 from jepawm.rollout import host as host_module
 from jepawm.rollout.backend import NodeLost
 from jepawm.rollout.faults import environment_fault

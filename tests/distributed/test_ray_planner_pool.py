@@ -1,0 +1,37 @@
+"""Planner hosts in actors, which start environment actors of their own."""
+
+import os
+import signal
+
+import pytest
+from wall_game import GAME, WALL, wall_model, wall_spec
+
+from jepawm.config import ObjectiveConfig, ScalingConfig
+from jepawm.evaluation.goals import sampled_tasks
+from jepawm.evaluation.planner_host import PlannerHost
+from jepawm.evaluation.planner_pool import PlannerPool
+from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.runs.planner_hosts import pack_model
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_killed_planner_host_costs_a_rerun_and_nothing_else(ray_local):
+    import ray
+
+    from jepawm.distributed.planner_pool import planner_backend
+
+    spec = wall_spec()
+    model = wall_model(spec)
+    scaling = ScalingConfig(num_env_actors=2, num_planner_hosts=1, cpus_per_planner_host=1, episodes_per_group=2)
+    with EnvPool(SerialBackend(lambda: EnvHost(WALL))) as here:
+        tasks, _ = sampled_tasks(here, seed=99, num_episodes=3)
+        expected = PlannerHost(model, spec, [here], episodes_per_group=scaling.largest_group).play(GAME, tasks)
+    parcel = ray.put(pack_model(model, spec, ObjectiveConfig(), "version"))
+    backend = planner_backend(WALL, scaling, "cpu", parcel)
+    with PlannerPool(backend, max_restarts=1, episodes_per_group=scaling.largest_group) as pool:
+        os.kill(pool.process_id(0), signal.SIGKILL)
+        played = pool.play(GAME, tasks)
+        assert pool.restarts == [1]
+        assert "planner host 0 died" in pool.log[0]
+    assert played.outcomes == expected.outcomes
