@@ -29,7 +29,7 @@ EVALUATE = Command(
         *("evaluation.seed", "evaluation.num_episodes", "evaluation.protocols", "evaluation.num_animations"),
         *("evaluation.goal_source", "evaluation.goal_offset", "evaluation.episodes"),
         *("evaluation.goal_offsets_env_steps", "evaluation.num_diagnosed_failures"),
-        *("scaling.num_env_actors", "tracking.mlflow"),
+        *("scaling.num_env_actors", "scaling.num_planner_hosts", "tracking.mlflow"),
     ),
     takes_recipe=False,
 )

@@ -64,7 +64,7 @@ TRAIN = Command(
         *("train.num_train_steps", "train.batch_size", "optim.learning_rate"),
         *("planner.name", "planner.horizon", "planner.num_samples", "planner.num_iterations"),
         *("evaluation.num_episodes", "evaluation.seed", "evaluation.protocols"),
-        *("scaling.num_workers", "scaling.num_env_actors", "tracking.mlflow"),
+        *("scaling.num_workers", "scaling.num_env_actors", "scaling.num_planner_hosts", "tracking.mlflow"),
     ),
 )
 

@@ -134,6 +134,19 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
             lambda: RunConfig(local=True, scaling=ScalingConfig(num_workers=2)),
             r"--local .*num_workers must be 1, found 2",
         ),
+        (
+            lambda: RunConfig(local=True, scaling=ScalingConfig(num_planner_hosts=1)),
+            r"--local plans in this one process; scaling.num_planner_hosts must be 0, found 1",
+        ),
+        (
+            lambda: ScalingConfig(num_env_actors=3, num_planner_hosts=2),
+            r"scaling.num_env_actors \(3\) must be a multiple of scaling.num_planner_hosts \(2\)",
+        ),
+        (
+            lambda: RunConfig(device="cpu", scaling=ScalingConfig(gpus_per_planner_host=0.5)),
+            r"device is 'cpu', and scaling.gpus_per_planner_host claims 0.5 GPUs",
+        ),
+        (lambda: ScalingConfig(gpus_per_planner_host=1.5), r"gpus_per_planner_host must be a whole number, or a share"),
         (lambda: RunConfig(data=DataConfig(source="dataset")), r"data.path is needed when data.source is 'dataset'"),
         (
             lambda: RunConfig(loss=LossConfig(variance=0, sigreg=0, inverse_dynamics=0)),

@@ -126,6 +126,14 @@ def test_capacity_counts_workers_and_actors() -> None:
     assert "scaling.num_env_actors is 21: 21 environment actors x 0.1 CPU" in problem
 
 
+def test_capacity_counts_planner_hosts_and_both_kinds_of_environment_actors() -> None:
+    assert capacity_problem(ScalingConfig(num_planner_hosts=2, num_env_actors=4), 1.8) is None
+    problem = capacity_problem(ScalingConfig(num_planner_hosts=3, num_env_actors=6), 2.0)
+    assert problem is not None
+    assert "3 planner hosts x 0.5 CPU, their 6 environment actors and 6 that draw the episodes x 0.1 CPU" in problem
+    assert "= 2.7 CPUs, there are 2" in problem
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

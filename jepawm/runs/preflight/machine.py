@@ -8,9 +8,10 @@ from jepawm.config import DataConfig, ScalingConfig
 from jepawm.data.loading.cache_folder import default_cache_root
 from jepawm.errors import ConfigError
 
-# What a training worker and an environment actor claim of Ray's logical CPUs; see `jepawm.distributed`.
+# What a training worker, an environment actor and a planner host claim of Ray's logical CPUs; see `jepawm.distributed`.
 CPUS_OF_WORKER = 0.5
 CPUS_OF_ENV_ACTOR = 0.1
+CPUS_OF_PLANNER_HOST = 0.5
 # Size of compressed shards as a share of the decoded frames: what Wall's zstd shards take, rounded up.
 SHARDS_OVER_FRAMES = 0.2
 # A training state holds the weights and AdamW's two moments, in float32.
@@ -25,26 +26,36 @@ def joins_a_cluster() -> bool:
 def capacity_problem(scaling: ScalingConfig, num_cpus: float) -> str | None:
     """Says, with the sums, which processes of a run the CPUs cannot hold; None where all fit.
 
-    Environment actors and training workers are counted apart, for they never run at the same time.
+    Training workers are counted apart from the others, for they do not run while episodes are played. Planner hosts
+    play in environment actors of their own, beside those that draw the episodes.
 
     Args:
-        scaling: Workers and actors.
+        scaling: Workers, actors and planner hosts.
         num_cpus: Logical CPUs of the machine or cluster.
     """
+    env_actors = scaling.num_env_actors
     for key, kind, count, claim in (
         ("scaling.num_workers", "workers", scaling.num_workers, CPUS_OF_WORKER),
-        ("scaling.num_env_actors", "environment actors", scaling.num_env_actors, CPUS_OF_ENV_ACTOR),
+        ("scaling.num_env_actors", "environment actors", env_actors, CPUS_OF_ENV_ACTOR),
     ):
         if count * claim > num_cpus:
             return (
                 f"{key} is {count}: {count} {kind} x {claim:g} CPU = {count * claim:g} CPUs, there are {num_cpus:g}; "
                 f"at most {int(num_cpus / claim)} fit"
             )
+    hosts = scaling.num_planner_hosts
+    total = hosts * CPUS_OF_PLANNER_HOST + 2 * env_actors * CPUS_OF_ENV_ACTOR
+    if hosts and total > num_cpus:
+        return (
+            f"scaling.num_planner_hosts is {hosts}: {hosts} planner hosts x {CPUS_OF_PLANNER_HOST:g} CPU, their "
+            f"{env_actors} environment actors and {env_actors} that draw the episodes x {CPUS_OF_ENV_ACTOR:g} CPU = "
+            f"{total:g} CPUs, there are {num_cpus:g}; lower it or scaling.num_env_actors"
+        )
     return None
 
 
 def check_capacity(scaling: ScalingConfig, num_cpus: float) -> None:
-    """Refuses more training workers or environment actors than the CPUs hold.
+    """Refuses more training workers, environment actors or planner hosts than the CPUs hold.
 
     Raises:
         ConfigError: The sums of `capacity_problem`.
