@@ -210,6 +210,8 @@ def _provenance(result: EvaluationResult) -> str:
         "hardware": f"{machine['cpu']}, {machine['cpu_cores']} cores, GPU: {machine['gpu']}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
+    if result.played is not None and result.played.host_log:
+        told["hosts that died"] = "; ".join(result.played.host_log)
     config = html.escape(yaml.safe_dump(result.config, sort_keys=False))
     return (
         "<p>The configuration below is <code>config.yaml</code> of the run, and a recipe: "

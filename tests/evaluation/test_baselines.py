@@ -1,6 +1,7 @@
 """A policy without search: it solves what random plans do not, and an evaluation plays it beside the planner."""
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import dot_world
@@ -26,11 +27,14 @@ from jepawm.data import EpisodeDataset
 from jepawm.errors import PlanningError
 from jepawm.evaluation.baselines import InverseDynamicsPolicy, learned_baselines
 from jepawm.evaluation.evaluate import evaluate
+from jepawm.evaluation.planner_host import PlannerHost
+from jepawm.evaluation.planner_pool import PlannerPool
 from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.latent import Latent
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.runs.heads import train_head
+from jepawm.runs.planner_hosts import pack_model
 from jepawm.runs.summary import print_result
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
 from jepawm.training.head_tasks import build_task
@@ -156,7 +160,22 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
         result = evaluate(
             CONFIG.evaluation_plan(), model, spec, pool, wall_dataset, model_dir=folder, console=Console(quiet=True)
         ).result
+    # The nodes of planner hosts may not see the model's folder: its heads travel with it.
+    parcel = pickle.loads(pickle.dumps(pack_model(model, spec, CONFIG.objective, "version")))
+    away = dataclasses.replace(parcel.spec, folder=str(tmp_path / "nowhere"))
+    with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
+        host = PlannerHost(parcel.model, away, [pool], heads=parcel.heads)
+        there = evaluate(
+            *(CONFIG.evaluation_plan(), model, spec, pool, None),
+            model_dir=folder,
+            console=Console(quiet=True),
+            players=PlannerPool(SerialBackend(lambda: host), max_restarts=0, episodes_per_group=None),
+        ).result
+    for name in ("planned", "random"):
+        played = [getattr(each.protocols["per_chunk"], name).episodes for each in (result, there)]
+        assert played[0] == played[1]
     baseline = result.protocols["per_chunk"].baselines["inverse_dynamics"]
+    assert there.protocols["per_chunk"].baselines["inverse_dynamics"].episodes == baseline.episodes
     assert [each.episode_id for each in baseline.episodes] == [
         each.episode_id for each in result.protocols["per_chunk"].planned.episodes
     ]

@@ -1,6 +1,7 @@
 """A whole evaluation of a saved model, with goals from held-out episodes."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from configs import split_of, trained_spec
+from mortal_hosts import MortalBackend
 
 from jepawm.checkpoints.model_folder import load_world_model, weights_sha256
 from jepawm.config import (
@@ -19,15 +21,19 @@ from jepawm.config import (
     PredictorConfig,
     ProprioConfig,
     RunConfig,
+    ScalingConfig,
     TrackingConfig,
 )
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.evaluate import evaluate
+from jepawm.evaluation.planner_host import PlannerHost
+from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.files import write_json
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.rollout.backend import Backend
 from jepawm.runs.pipeline import evaluate_model
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
@@ -282,6 +288,44 @@ def test_an_evaluation_is_tracked_as_a_run_of_its_own(
     with pytest.raises(DataError, match=r"nowhere\.json cannot be read"):
         evaluate_model(broken, LocalRuntime(), Console(quiet=True), model_dir)
     assert SINKS[1].ended == [({}, [], "FAILED")]
+
+
+class HostsHere(LocalRuntime):
+    """Planner hosts in this process; the first one dies in its first call."""
+
+    def planner_backend(self, env: EnvConfig, scaling: ScalingConfig, device: str, parcel: ModelParcel) -> Backend:
+        assert (device, parcel.version) == ("cpu", weights_sha256(str(parcel.spec.folder)))
+
+        def make_host() -> PlannerHost:
+            pools = [self.env_pool(env, scaling) for _ in range(2)]
+            return PlannerHost(parcel.model, parcel.spec, pools, episodes_per_group=scaling.largest_group)
+
+        return MortalBackend(make_host, scaling.num_planner_hosts, [(0, "play_groups", 1)])
+
+
+def test_an_evaluation_on_planner_hosts_finds_what_the_driver_finds(
+    model_dir: str, wall_env: EnvConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepawm.runs.evaluation.find_dataset", lambda config: None)
+    found = []
+    for runtime, hosts in ((LocalRuntime(), 0), (HostsHere(), 2)):
+        config = dataclasses.replace(
+            with_evaluation(goal_source="sampler", num_diagnosed_failures=3),
+            env=wall_env,
+            scaling=ScalingConfig(num_planner_hosts=hosts, episodes_per_group=2),
+            run_dir=str(tmp_path / str(hosts)),
+            tracking=TrackingConfig(mlflow=False),
+        )
+        evaluate_model(config, runtime, Console(quiet=True), model_dir)
+        found.append(json.loads((tmp_path / str(hosts) / "eval.json").read_text()))
+    here, there = found
+    assert there["episodes"] == here["episodes"]
+    assert there["protocols"]["per_chunk"]["failures"] == here["protocols"]["per_chunk"]["failures"]
+    assert there["protocols"]["per_chunk"]["random"]["episodes"] == here["protocols"]["per_chunk"]["random"]["episodes"]
+    assert here["host_log"] == []
+    assert there["host_log"] == ["planner host 0 died (scripted); restarted, its episodes are played again"]
+    page = (tmp_path / "2" / "report.html").read_text()
+    assert "planner host 0 died (scripted)" in page
 
 
 def test_plans_may_be_shorter_than_those_of_the_training(
