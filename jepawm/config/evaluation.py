@@ -122,6 +122,9 @@ class EvaluationConfig:
         default_factory=lambda: ProtocolConfig(replan_every=3, max_chunks=20, success_at="episode_end")
     )
     """Replan after a few chunks until the episode's env_steps are used up."""
+    every_num_train_steps: int | None = None
+    """Also evaluate while training goes on, each so many train steps (a multiple of `train.checkpoint_every`): the
+    first protocol alone, on the same episodes; None: only at the end."""
     published: str | None = None
     """The published evaluation that the settings come from, see `jepawm evaluate --published`; the result says in which
     settings it differs."""
@@ -144,6 +147,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         positive(self, "num_episodes", "goal_offset", "prediction_horizon", "num_diagnosis_candidates")
+        positive(self, "every_num_train_steps")
         if not self.protocols:
             raise ConfigError("evaluation.protocols must name at least one protocol")
         if len(set(self.protocols)) < len(self.protocols):

@@ -125,6 +125,12 @@ class RunConfig:
         for name in self.evaluation.protocols:
             protocol: ProtocolConfig = getattr(self.evaluation, name)
             protocol.check_horizon(name, self.planner.horizon)
+        every = self.evaluation.every_num_train_steps
+        if every is not None and every % self.train.checkpoint_every:
+            raise ConfigError(
+                f"evaluation.every_num_train_steps ({every}) must be a multiple of train.checkpoint_every "
+                f"({self.train.checkpoint_every}), for checkpoints are what is evaluated"
+            )
         uneven = [each for each in self.evaluation.goal_offsets_env_steps if each % self.data.frameskip]
         if uneven:
             raise ConfigError(

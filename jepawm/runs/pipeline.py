@@ -18,6 +18,7 @@ from jepawm.errors import JepawmError
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.interrupts import telling_how_to_go_on
 from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir, sweep_leftovers
+from jepawm.runs.during_training import EvaluationsDuringTraining, during_training, evaluator
 from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.evaluation import (
     EvaluationJob,
@@ -173,7 +174,12 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "
             advance(record["train_step"], f"loss {record.get('train/loss', float('nan')):.3f}, {speed:.0f} windows/s")
             times.save_now_and_then()
 
-        with MetricsFollower(os.path.join(run_dir, METRICS_FILE), show):
+        # A base model below a compact one is not what plans.
+        watched = config if stage == "train" else during_training(config)
+        with (
+            MetricsFollower(os.path.join(run_dir, METRICS_FILE), show),
+            EvaluationsDuringTraining(watched, run_dir, evaluator(dataset, here.runtime), console.say),
+        ):
             checkpoint = here.runtime.train(config, str(dataset.path), run_dir)
     times.save()
     _tell_training_problems(read_metrics(os.path.join(run_dir, METRICS_FILE)), console)

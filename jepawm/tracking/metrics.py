@@ -18,6 +18,8 @@ from jepawm.errors import DataError
 from jepawm.files import atomic_file
 
 METRICS_FILE = "metrics.jsonl"
+# Evaluations while training goes on; the driver writes it, and a worker the other one.
+EVALUATIONS_FILE = "evaluations.jsonl"
 
 Record = dict[str, Any]
 
@@ -42,8 +44,13 @@ class MetricsWriter:
 
     def write(self, record: Record) -> None:
         """Appends a record with the time of day, in seconds since 1970."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**record, "time_s": time.time()}) + "\n")
+        append_metrics(self.path, record)
+
+
+def append_metrics(path: str, record: Record) -> None:
+    """Appends a record with the time of day, in seconds since 1970."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps({**record, "time_s": time.time()}) + "\n")
 
 
 def read_metrics(path: str) -> list[Record]:

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from jepawm.errors import TrackingError, require
 from jepawm.tracking.database import why_not_opened
-from jepawm.tracking.metrics import METRICS_FILE, MetricsPlace, Record
+from jepawm.tracking.metrics import EVALUATIONS_FILE, METRICS_FILE, MetricsPlace, Record
 
 _RUN_ID_FILE = "mlflow_run_id"
-_SENT_FILE = "mlflow_sent"
+# Files of records, and the file that holds the last train step of each that was sent.
+_FILES = {METRICS_FILE: "mlflow_sent", EVALUATIONS_FILE: "mlflow_evaluations_sent"}
 # Address of the tracker that knows a run, so that `jepawm track sync` finds it from elsewhere.
 URI_FILE = "mlflow_uri"
 
@@ -49,7 +50,7 @@ class MLflowSink:
         self.artifacts_uri = artifacts_uri
         self._client: Any = None
         self._run_id = ""
-        self._place = MetricsPlace()
+        self._places = {name: MetricsPlace() for name in _FILES}
 
     def start(self) -> None:
         """Opens or continues the MLflow run.
@@ -92,7 +93,9 @@ class MLflowSink:
         Path(self.run_dir, URI_FILE).write_text(self.uri)
 
     def sync(self) -> int:
-        """Sends the records of `metrics.jsonl` that were not sent yet, reading what was appended since the last call.
+        """Sends the records of `metrics.jsonl` and `evaluations.jsonl` that were not sent yet.
+
+        It reads what was appended since the last call.
 
         Returns:
             Number of records sent.
@@ -101,15 +104,18 @@ class MLflowSink:
             return self._send_new_records()
         except BaseException:
             # Records that were read but not sent are read again by the next call.
-            self._place = MetricsPlace()
+            self._places = {name: MetricsPlace() for name in _FILES}
             raise
 
     def _send_new_records(self) -> int:
+        return sum(self._send_new_records_of(name) for name in _FILES)
+
+    def _send_new_records_of(self, name: str) -> int:
         from mlflow.entities import Metric
 
-        sent_file = Path(self.run_dir, _SENT_FILE)
+        sent_file = Path(self.run_dir, _FILES[name])
         sent = int(sent_file.read_text()) if sent_file.exists() else -1
-        new = self._place.new_records(os.path.join(self.run_dir, METRICS_FILE))
+        new = self._places[name].new_records(os.path.join(self.run_dir, name))
         records = [record for record in new if record.get("train_step", 0) > sent]
         for record in records:
             step, when = record.get("train_step", 0), int(1000 * record["time_s"])

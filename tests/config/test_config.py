@@ -146,6 +146,10 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
             lambda: RunConfig(device="cpu", scaling=ScalingConfig(gpus_per_planner_host=0.5)),
             r"device is 'cpu', and scaling.gpus_per_planner_host claims 0.5 GPUs",
         ),
+        (
+            lambda: RunConfig(evaluation=EvaluationConfig(every_num_train_steps=750)),
+            r"evaluation.every_num_train_steps \(750\) must be a multiple of train.checkpoint_every \(500\)",
+        ),
         (lambda: ScalingConfig(gpus_per_planner_host=1.5), r"gpus_per_planner_host must be a whole number, or a share"),
         (lambda: RunConfig(data=DataConfig(source="dataset")), r"data.path is needed when data.source is 'dataset'"),
         (

@@ -37,6 +37,7 @@ SIZES = {
     "planner.num-iterations-warm": 1,
     "evaluation.num-episodes": 4,
     "evaluation.num-animations": 2,
+    "evaluation.every-num-train-steps": 30,
     "evaluation.two-plan.max-chunks": 6,
     "evaluation.per-chunk.max-chunks": 4,
 }
@@ -93,6 +94,8 @@ def test_a_local_run_leaves_everything_behind(finished: tuple[Path, str]) -> Non
         "config.yaml",
         "episodes.json",
         "eval.json",
+        "evaluations",
+        "evaluations.jsonl",
         "finished",
         "metrics.jsonl",
         "model",
@@ -109,6 +112,20 @@ def test_a_local_run_leaves_everything_behind(finished: tuple[Path, str]) -> Non
     assert "one process, without Ray" in told
     for stage in ("== collect", "== train", "== evaluate", "== report", "success rate", "report.html"):
         assert stage in told, stage
+
+
+def test_a_checkpoint_is_evaluated_while_training_goes_on(finished: tuple[Path, str]) -> None:
+    run_dir, told = finished
+    folder = run_dir / "evaluations" / "step-00000030"
+    early, last = (json.loads((place / "eval.json").read_text()) for place in (folder, run_dir))
+    (record,) = read_metrics(str(run_dir / "evaluations.jsonl"))
+    assert record["train_step"] == 30
+    assert record["model_sha256"] == early["model"]["sha256"] != last["model"]["sha256"]
+    assert record["during_training/eval/two_plan/success_rate"] == early["success_rate"]
+    # The same episodes as in the end, under the first protocol alone.
+    assert (early["tasks_sha256"], list(early["protocols"])) == (last["tasks_sha256"], ["two_plan"])
+    assert f"train step 30: two_plan {early['success_rate']:.3f}" in told
+    assert f"weights {record['model_sha256'][:12]}" in told
 
 
 def test_the_evaluation_file_has_what_is_promised(finished: tuple[Path, str]) -> None:

@@ -16,7 +16,16 @@ from jepawm.cli.main import main as jepawm_command
 from jepawm.config import RunConfig
 from jepawm.config.yaml_io import save_yaml
 from jepawm.errors import DataError, TrackingError
-from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, MetricsWriter, MLflowSink, read_metrics
+from jepawm.tracking import (
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    BackgroundTracker,
+    MetricsFollower,
+    MetricsWriter,
+    MLflowSink,
+    append_metrics,
+    read_metrics,
+)
 from jepawm.tracking.database import why_not_opened
 
 
@@ -186,9 +195,12 @@ def test_mlflow_holds_what_the_file_holds(tmp_path: Path, capsys: pytest.Capture
     assert first.sync() == 0
     # A resumed run goes on in the same MLflow run, and sends nothing twice.
     write_steps(writer, 5)
+    # An evaluation of train step 2 may end after train step 5.
+    evaluated = {"train_step": 2, "model_sha256": "ab", "during_training/eval/success_rate": 0.4}
+    append_metrics(str(run_dir / EVALUATIONS_FILE), evaluated)
     second = sink()
     second.start()
-    assert second.sync() == 1
+    assert second.sync() == 2
     second.finish({"eval/success_rate": 0.5}, [str(report)])
 
     experiment = client.get_experiment_by_name("mine")
@@ -201,6 +213,8 @@ def test_mlflow_holds_what_the_file_holds(tmp_path: Path, capsys: pytest.Capture
     assert run.data.metrics["eval/success_rate"] == 0.5
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (4, 0.25), (5, 0.2)]
+    (point,) = client.get_metric_history(run.info.run_id, "during_training/eval/success_rate")
+    assert (point.step, point.value) == (2, 0.4)
     assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["report.txt"]
 
     # The command sends what a broken tracker left behind.
