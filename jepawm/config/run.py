@@ -115,7 +115,8 @@ class RunConfig:
         if self.local and self.scaling.num_planner_hosts:
             raise ConfigError(
                 "--local plans in this one process; scaling.num_planner_hosts must be 0, found "
-                f"{self.scaling.num_planner_hosts}"
+                f"{self.scaling.num_planner_hosts}; a model that was trained with --local is evaluated on Ray with "
+                "--no-local"
             )
         if self.scaling.gpus_per_planner_host and not self.device.startswith(("auto", "cuda")):
             raise ConfigError(
