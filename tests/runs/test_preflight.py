@@ -132,6 +132,12 @@ def test_capacity_counts_planner_hosts_and_both_kinds_of_environment_actors() ->
     assert problem is not None
     assert "3 planner hosts x 0.5 CPU, their 6 environment actors and 6 that draw the episodes x 0.1 CPU" in problem
     assert "= 2.7 CPUs, there are 2" in problem
+    # Workers count beside them only where checkpoints are evaluated while training goes on.
+    beside = ScalingConfig(num_workers=2, num_planner_hosts=1, num_env_actors=3)
+    assert capacity_problem(beside, 2.0) is None
+    assert "1 CPUs of 2 workers and 1.1 of environment actors" in str(
+        capacity_problem(beside, 2.0, evaluates_while_training=True)
+    )
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def check_run(config: RunConfig) -> None:
     pick_device(config.device)
     check_run_dir(config)
     check_writable(config.run_dir or home(), "run_dir" if config.run_dir else "$JEPAWM_HOME")
-    _check_machine(config)
+    _check_machine(config, evaluates_while_training=config.evaluation.every_num_train_steps is not None)
     description = check_environment(config.env)
     if description is not None:
         check_stated_numbers(config.data, config.objective, description)
@@ -174,7 +174,8 @@ def check_dataset_fits(config: RunConfig, dataset: EpisodeDataset, runtime: Runt
 
 def tell_missing_capacity(config: RunConfig, runtime: Runtime, console: Console) -> None:
     """Says which processes a cluster cannot hold yet: it may grow, so the run waits, but not in silence."""
-    problem = capacity_problem(config.scaling, runtime.num_cpus())
+    beside = config.evaluation.every_num_train_steps is not None
+    problem = capacity_problem(config.scaling, runtime.num_cpus(), evaluates_while_training=beside)
     if problem is not None:
         console.say(f"   the cluster is too small now, the run waits for it to grow: {problem}")
 
@@ -184,9 +185,10 @@ def _describe(config: RunConfig, runtime: Runtime) -> EnvDescription:
         return pool.describe()
 
 
-def _check_machine(config: RunConfig) -> None:
+def _check_machine(config: RunConfig, *, evaluates_while_training: bool = False) -> None:
     if not config.local and not joins_a_cluster():
-        check_capacity(config.scaling, float(os.cpu_count() or 1))
+        cpus = float(os.cpu_count() or 1)
+        check_capacity(config.scaling, cpus, evaluates_while_training=evaluates_while_training)
 
 
 def _check_source(config: RunConfig) -> EpisodeDataset | None:

@@ -23,15 +23,16 @@ def joins_a_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
 
 
-def capacity_problem(scaling: ScalingConfig, num_cpus: float) -> str | None:
+def capacity_problem(scaling: ScalingConfig, num_cpus: float, *, evaluates_while_training: bool = False) -> str | None:
     """Says, with the sums, which processes of a run the CPUs cannot hold; None where all fit.
 
-    Training workers are counted apart from the others, for they do not run while episodes are played. Planner hosts
+    Training workers are counted apart from the others, unless episodes are played while training goes on. Planner hosts
     play in environment actors of their own, beside those that draw the episodes.
 
     Args:
         scaling: Workers, actors and planner hosts.
         num_cpus: Logical CPUs of the machine or cluster.
+        evaluates_while_training: Whether checkpoints are evaluated while training goes on.
     """
     env_actors = scaling.num_env_actors
     for key, kind, count, claim in (
@@ -51,16 +52,24 @@ def capacity_problem(scaling: ScalingConfig, num_cpus: float) -> str | None:
             f"{env_actors} environment actors and {env_actors} that draw the episodes x {CPUS_OF_ENV_ACTOR:g} CPU = "
             f"{total:g} CPUs, there are {num_cpus:g}; lower it or scaling.num_env_actors"
         )
+    playing = total if hosts else env_actors * CPUS_OF_ENV_ACTOR
+    training = scaling.num_workers * CPUS_OF_WORKER
+    if evaluates_while_training and training + playing > num_cpus:
+        return (
+            f"evaluation.every_num_train_steps evaluates while training goes on: {training:g} CPUs of "
+            f"{scaling.num_workers} workers and {playing:g} of environment actors and planner hosts, there are "
+            f"{num_cpus:g}; lower scaling.num_workers or scaling.num_env_actors, or leave it out"
+        )
     return None
 
 
-def check_capacity(scaling: ScalingConfig, num_cpus: float) -> None:
+def check_capacity(scaling: ScalingConfig, num_cpus: float, *, evaluates_while_training: bool = False) -> None:
     """Refuses more training workers, environment actors or planner hosts than the CPUs hold.
 
     Raises:
         ConfigError: The sums of `capacity_problem`.
     """
-    problem = capacity_problem(scaling, num_cpus)
+    problem = capacity_problem(scaling, num_cpus, evaluates_while_training=evaluates_while_training)
     if problem is not None:
         raise ConfigError(problem)
 
