@@ -139,8 +139,8 @@ class PlannerHost:
     def diagnose(self, game: Game, tasks: Sequence[Task], num_candidates: int) -> tuple[DiagnosedEpisode, ...]:
         """See `Players.diagnose`; one group after the other."""
         found: list[DiagnosedEpisode] = []
-        for group in split_groups(tasks, self.episodes_per_group):
-            agent = self._agent(game)
+        for number, group in enumerate(split_groups(tasks, self.episodes_per_group)):
+            agent = self._agent(game, tells_memory=number == 0)
             found += diagnose(agent, game.protocol, self.pools[0], group, seed=game.seed, num_candidates=num_candidates)
         return tuple(found)
 
@@ -165,7 +165,7 @@ class PlannerHost:
                     on_progress(sum(done_in) // len(groups))
 
             return run_protocol(
-                self._player(game),
+                self._player(game, tells_memory=number == 0),
                 game.protocol,
                 pool,
                 group,
@@ -202,12 +202,13 @@ class PlannerHost:
         for pool in self.pools:
             pool.close()
 
-    def _player(self, game: Game) -> Player:
-        if game.head is None:
-            return self._agent(game)
-        return InverseDynamicsPolicy(self.model, self.spec, self._agent(game).head(game.head))
+    def _player(self, game: Game, *, tells_memory: bool) -> Player:
+        agent = self._agent(game, tells_memory=tells_memory)
+        return agent if game.head is None else InverseDynamicsPolicy(self.model, self.spec, agent.head(game.head))
 
-    def _agent(self, game: Game) -> Agent:
+    def _agent(self, game: Game, *, tells_memory: bool) -> Agent:
+        """What plans; of several groups, which need as much memory each, one tells how much."""
+        tells_memory = tells_memory and not isinstance(game.planner, RandomPlansConfig)
         return Agent(
             self.model,
             self.spec,
@@ -217,5 +218,5 @@ class PlannerHost:
             warm_start=game.protocol.warm_start,
             shrinking_horizon=game.protocol.horizon == "shrinking",
             heads=self.heads,
-            say=None if isinstance(game.planner, RandomPlansConfig) else self._say,
+            say=self._say if tells_memory else None,
         )

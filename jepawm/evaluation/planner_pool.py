@@ -124,7 +124,7 @@ class PlannerPool:
         backend: Where the hosts live, with the model.
         max_restarts: Times one host may be replaced before its groups go to the other hosts.
         episodes_per_group: Episodes planned in one batch, at most.
-        say: Told each estimate of memory once; None: nobody is.
+        say: Told an estimate of memory once for all groups; None: nobody is.
     """
 
     def __init__(
@@ -137,7 +137,6 @@ class PlannerPool:
     ) -> None:
         self.episodes_per_group = episodes_per_group
         self._say = say
-        self._said: set[str] = set()
         self._dispatcher = Dispatcher(backend, max_restarts=max_restarts, kind=PLANNER_HOSTS)
         self._deaths: list[str] = []
 
@@ -199,10 +198,11 @@ class PlannerPool:
 
     def _ask(self, calls: Sequence[PlannerCall[Found]]) -> Iterator[Found]:
         """Results in the order of the calls; what the hosts tell beside them is kept for the log."""
+        has_said = False
         for answer in self._dispatcher.ask_any(calls):
             self._deaths += answer.deaths
-            for line in answer.said:
-                if self._say is not None and line not in self._said:
-                    self._say(line)
-                self._said.add(line)
+            # The groups of other hosts need as much.
+            for line in answer.said if self._say is not None and not has_said else ():
+                self._say(line)
+            has_said = has_said or bool(answer.said)
             yield answer.found
