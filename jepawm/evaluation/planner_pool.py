@@ -202,7 +202,8 @@ class PlannerPool:
         for answer in self._dispatcher.ask_any(calls):
             self._deaths += answer.deaths
             # The groups of other hosts need as much.
-            for line in answer.said if self._say is not None and not has_said else ():
-                self._say(line)
+            if self._say is not None and not has_said:
+                for line in answer.said:
+                    self._say(line)
             has_said = has_said or bool(answer.said)
             yield answer.found
