@@ -20,7 +20,7 @@ from jepawm.world_model import WorldModel
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
 GAME = Game(
-    protocol=ProtocolConfig(2, 6, "plan_end"),
+    protocol=ProtocolConfig(2, 4, "plan_end"),
     planner=PlannerConfig(horizon=4, num_samples=16, num_elites=4, num_iterations=2, precision="float32"),
     objective=ObjectiveConfig(),
     seed=3,
