@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -35,17 +36,21 @@ class _PlannerActor:
         self, env: EnvConfig, scaling: ScalingConfig, device: str, num_threads: int, parcel: Sequence[Any]
     ) -> None:
         torch.set_num_threads(min(num_threads, os.cpu_count() or 1))
-        sent: ModelParcel = ray.get(parcel[0])
-        place = pick_device(device)
+        self._env, self._scaling, self._device, self._parcel = env, scaling, device, parcel
+
+    @cached_property
+    def _host(self) -> PlannerHost:
+        """Made in the first call: what is wrong then reaches the caller, and an error in `__init__` would not."""
+        sent: ModelParcel = ray.get(self._parcel[0])
+        device, env_actors = pick_device(self._device), self._scaling.num_env_actors
         # A pool for each group that is played at the same time, as far as there are environment actors.
-        pools = min(GROUPS_PER_CALL, scaling.num_env_actors)
-        sizes = [(scaling.num_env_actors + pool) // pools for pool in range(pools)]
-        self._host = PlannerHost(
-            sent.model.to(place).eval(),
+        pools = min(GROUPS_PER_CALL, env_actors)
+        return PlannerHost(
+            sent.model.to(device).eval(),
             sent.spec,
-            [ray_env_pool(env, scaling, size) for size in sizes],
-            heads={name: head.to(place).eval() for name, head in sent.heads.items()},
-            episodes_per_group=scaling.largest_group,
+            [ray_env_pool(self._env, self._scaling, (env_actors + pool) // pools) for pool in range(pools)],
+            heads={name: head.to(device).eval() for name, head in sent.heads.items()},
+            episodes_per_group=self._scaling.largest_group,
         )
 
     def ready(self) -> str:
