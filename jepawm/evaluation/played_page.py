@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from jepawm.config import ProtocolConfig
+from jepawm.evaluation.filmstrips import PLANNED, RANDOM
 from jepawm.evaluation.outcomes import CAUSES, DiagnosedEpisode, EpisodeOutcome, FailureDiagnosis, ProtocolReport
-from jepawm.evaluation.pages import PLANNED, RANDOM, animation, facts, figure, intervals, percent, picture, table
+from jepawm.evaluation.pages import animation, facts, figure, intervals, percent, picture, table
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.result import Played
 
