@@ -68,10 +68,12 @@ class NearestFrames:
     Attributes:
         visual_LPD: `[L,P,D]` latents of the frames.
         pixels: `[L,Y,X,3]` uint8 frames.
+        source: Whose frames they are, e.g. `training frames`.
     """
 
     visual_LPD: Tensor
     pixels: np.ndarray
+    source: str
 
     @classmethod
     @torch.no_grad()
@@ -83,6 +85,7 @@ class NearestFrames:
         number: int,
         *,
         seed: int,
+        source: str = "training frames",
     ) -> "NearestFrames":
         """Takes some frames of episodes at random.
 
@@ -92,6 +95,7 @@ class NearestFrames:
             episode_ids: Training episodes, so that no picture shows what was held out.
             number: Frames at most.
             seed: Of the choice.
+            source: Whose frames they are, for the caption.
 
         Raises:
             DataError: No episodes, or frames of another size than the model sees.
@@ -110,13 +114,13 @@ class NearestFrames:
             part = slice(at, at + _AT_ONCE)
             pixels = torch.from_numpy(batch.pixels[part]).to(device).movedim(-1, 2)
             encoded.append(encode_visual(model, pixels)[:, 0])
-        return cls(torch.cat(encoded), batch.pixels[:, 0])
+        return cls(torch.cat(encoded), batch.pixels[:, 0], source)
 
     @property
     def about(self) -> str:
         """Says that the pictures are recorded ones."""
         return (
-            f"no head draws this model's latents, so each picture is the nearest of {len(self.pixels)} training frames "
+            f"no head draws this model's latents, so each picture is the nearest of {len(self.pixels)} {self.source} "
             "by latent distance, not what the model imagines itself"
         )
 

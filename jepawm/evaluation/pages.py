@@ -98,7 +98,7 @@ def intervals(axes: Any, rows: Sequence[tuple[str, Sequence[tuple[str, str, Succ
 
 def picture(frame: np.ndarray) -> str:
     """An image `[Y,X,C]` uint8 as a data address."""
-    return _webp([enlarged(frame)], [1000])
+    return webp([enlarged(frame)], [1000])
 
 
 def animation(frames: np.ndarray, captions: Sequence[str], *, frame_ms: int = 80, pause_ms: int = 1500) -> str:
@@ -116,10 +116,11 @@ def animation(frames: np.ndarray, captions: Sequence[str], *, frame_ms: int = 80
         for at, (frame, caption) in enumerate(zip(frames, captions, strict=True))
     ]
     durations = [pause_ms, *[frame_ms] * (len(images) - 2), pause_ms][: len(images)]
-    return _webp(images, durations)
+    return webp(images, durations)
 
 
-def _webp(images: Sequence[np.ndarray], durations: Sequence[int]) -> str:
+def webp(images: Sequence[np.ndarray], durations: Sequence[int]) -> str:
+    """Images `[Y,X,3]` uint8 as an animation in a data address, each for some ms."""
     from PIL import Image
 
     first, *rest = [Image.fromarray(image) for image in images]
