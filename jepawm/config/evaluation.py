@@ -126,7 +126,10 @@ class EvaluationConfig:
     """The published evaluation that the settings come from, see `jepawm evaluate --published`; the result says in which
     settings it differs."""
     num_animations: int = 6
-    """Episodes shown as animations in the report."""
+    """Episodes shown as animations in the report, with what the model imagined beside them."""
+    num_nearest_frames: int = 256
+    """Where no head draws latents, an imagined latent is shown as the nearest of so many training frames; 0: it is not
+    shown."""
     num_diagnosed_failures: int = 10
     """Failed episodes of the first protocol whose cause is found by replaying candidates in the environment; 0: none.
     """
@@ -148,7 +151,7 @@ class EvaluationConfig:
             raise ConfigError("evaluation.protocols must name at least one protocol")
         if len(set(self.protocols)) < len(self.protocols):
             raise ConfigError(f"evaluation.protocols names a protocol twice: {', '.join(self.protocols)}")
-        not_negative(self, "num_animations", "num_diagnosed_failures", "seed")
+        not_negative(self, "num_animations", "num_nearest_frames", "num_diagnosed_failures", "seed")
         offsets = self.goal_offsets_env_steps
         if any(offset < 1 for offset in offsets) or sorted(set(offsets)) != list(offsets):
             found = ", ".join(map(str, offsets))

@@ -16,6 +16,8 @@ from jepawm.evaluation.conditions import model_conditions
 from jepawm.evaluation.decoded import drawn_predictions
 from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes
+from jepawm.evaluation.imagination import with_imagination
+from jepawm.evaluation.latent_pictures import LatentPictures, NearestFrames, drawing_head
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.play import Animation, play_all
 from jepawm.evaluation.result import (
@@ -95,6 +97,9 @@ def evaluate(
             "env.id is 'none' and no episode is held out: there is nothing to judge the model by; set env.id or raise "
             "data.held_out_fraction"
         )
+    pictures = _pictures(plan, model, spec, dataset, split) if animations else None
+    if pictures is not None:
+        animations = with_imagination(animations, model, pictures)
     result = EvaluationResult(
         seed=plan.evaluation.seed,
         model=ModelFacts(
@@ -117,6 +122,17 @@ def evaluate(
         )
         result = replace(result, dataset=facts, held_out=_held_out(plan, model, spec, dataset, split, console))
     return Evaluation(result, animations, episodes)
+
+
+def _pictures(
+    plan: EvaluationPlan, model: WorldModel, spec: ModelSpec, dataset: EpisodeDataset | None, split: Split | None
+) -> LatentPictures | None:
+    """What shows imagined latents: a head, or else training frames where they are here; None where nothing can."""
+    head = drawing_head(model, spec)
+    number = plan.evaluation.num_nearest_frames
+    if head is not None or dataset is None or split is None or not number:
+        return head
+    return NearestFrames.among(model, dataset, split.train, number, seed=plan.seed)
 
 
 def _published(plan: EvaluationPlan) -> dict[str, Any] | None:

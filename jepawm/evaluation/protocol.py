@@ -62,11 +62,13 @@ class Recording:
         frames: `[F,Y,X,C]` uint8, the start first and then one for each env_step.
         sim_states: `[F,S]` at the same moments.
         costs: For each plan, the `[I]` lowest candidate cost of each iteration of its search.
+        chunks: For each plan, the `[n,frameskip,a]` raw actions that were executed of it.
     """
 
     frames: np.ndarray
     sim_states: np.ndarray
     costs: list[np.ndarray]
+    chunks: list[np.ndarray]
 
     def extend(self, executed: Executed, cost: np.ndarray) -> None:
         """Adds one plan's search and what came of it."""
@@ -178,6 +180,7 @@ def run_protocol(
         executed = pool.execute(ids, raw, [i for i in record if i in ids], min(size, model.context_window))
         execute_s += time.perf_counter() - planned
         done += size
+        episodes.record_chunks(running, raw)
         is_last = done >= protocol.max_chunks
         costs_BI = _search_costs(agent, len(running))
         for row, result, costs_I in zip(running, executed, costs_BI, strict=True):
@@ -284,7 +287,7 @@ class EpisodeLog:
         ]
         self._last = [(seen.pixels, seen.proprio) for seen in observed]
         self.recordings = {
-            task.episode_id: Recording(seen.pixels[None], seen.sim_state[None], [])
+            task.episode_id: Recording(seen.pixels[None], seen.sim_state[None], [], [])
             for task, seen in zip(tasks, observed, strict=True)
             if task.episode_id in record
         }
@@ -294,6 +297,18 @@ class EpisodeLog:
         """`[B,1]` what was seen last in each episode."""
         pixels, proprio = (np.stack(parts)[:, None] for parts in zip(*self._last, strict=True))
         return Observations(pixels, proprio.astype(np.float32))
+
+    def record_chunks(self, rows: Sequence[int], chunks_Bnka: np.ndarray) -> None:
+        """Keeps the actions that were executed in recorded episodes.
+
+        Args:
+            rows: Of the episodes.
+            chunks_Bnka: `[B,n,frameskip,a]` raw actions.
+        """
+        for row, chunks_nka in zip(rows, chunks_Bnka, strict=True):
+            recording = self.recordings.get(self.outcomes[row].episode_id)
+            if recording is not None:
+                recording.chunks.append(chunks_nka)
 
     def add(self, row: int, executed: Executed, solved: bool, costs_I: np.ndarray) -> None:
         """Notes what one plan brought.
