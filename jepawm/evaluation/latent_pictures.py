@@ -1,6 +1,6 @@
 """Pictures of latents: drawn by a head, or else the training frame whose latent is nearest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,6 @@ from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.data import EpisodeDataset, ShardReader
 from jepawm.data.loading.windows import WindowIndex
 from jepawm.errors import ConfigError, DataError, did_you_mean
-from jepawm.heads.image import Decoder
 from jepawm.seeding import stream_seed
 from jepawm.world_model import WorldModel
 
@@ -42,11 +41,11 @@ class DrawnByHead:
     """Pictures that a head draws.
 
     Attributes:
-        head: The head.
+        decode: The head's `decode`: `[B,T,P,D]` latents to `[B,T,3,Y,X]` uint8.
         name: Of its folder beside the model.
     """
 
-    head: Decoder
+    decode: Callable[[Tensor], Tensor]
     name: str
 
     @property
@@ -57,7 +56,7 @@ class DrawnByHead:
     @torch.no_grad()
     def of(self, visual_MPD: Float[Tensor, "M P D"]) -> np.ndarray:
         """`[M,P,D]` visual latents to `[M,Y,X,3]` uint8."""
-        drawn = [self.head.decode(part[:, None])[:, 0] for part in visual_MPD.split(_AT_ONCE)]
+        drawn = [self.decode(part[:, None])[:, 0] for part in visual_MPD.split(_AT_ONCE)]
         return np.ascontiguousarray(torch.cat(drawn).movedim(1, -1).cpu().numpy())
 
 
@@ -164,8 +163,8 @@ def drawing_head(model: WorldModel, spec: ModelSpec, name: str | None = None) ->
         return None
     found = name or names[0]
     head, _ = load_head(spec.folder, found, model.action_mean.device)
-    assert isinstance(head, Decoder), "kinds that draw have decode"
-    return DrawnByHead(head, found)
+    decode: Callable[[Tensor], Tensor] = head.decode  # type: ignore[assignment]
+    return DrawnByHead(decode, found)
 
 
 def check_frames(model: WorldModel, dataset: EpisodeDataset) -> None:
