@@ -67,7 +67,7 @@ class ProtocolConfig:
 
 
 ProtocolName = Literal["two_plan", "per_chunk", "open_loop", "mpc"]
-GoalSource = Literal["sampler", "held_out", "held_out_replay", "other_episode", "expert", "random_actions"]
+GoalSource = Literal["sampler", "held_out", "held_out_replay", "other_episode", "expert", "random_actions", "image"]
 
 # Sources that take goals from held-out episodes.
 FROM_RECORDINGS = ("held_out", "held_out_replay", "other_episode")
@@ -93,7 +93,10 @@ class EvaluationConfig:
     one `goal_offset` model steps later; `held_out_replay`: the same start, and where the recorded actions lead from it
     in the environment; `other_episode`: states of two held-out episodes; `expert`: a sampled start, and where the
     environment's scripted policy is after `goal_offset` model steps; `random_actions`: the same with uniform random
-    actions."""
+    actions; `image`: a sampled start, and a picture that a person gives (`goal_images`)."""
+    goal_images: str | None = None
+    """The pictures of `image`: a file (PNG, JPEG), a folder of them, or a `.npz` with `pixels` [n,Y,X,3] and, where
+    success is to be judged, `sim_state` [n,S]. Episode i has picture i, and they begin again after the last."""
     goal_offset: int = 5
     """Model steps from start to goal, for the sources that have it."""
     goal_offsets_env_steps: tuple[int, ...] = ()
@@ -152,6 +155,13 @@ class EvaluationConfig:
         if len(set(self.protocols)) < len(self.protocols):
             raise ConfigError(f"evaluation.protocols names a protocol twice: {', '.join(self.protocols)}")
         not_negative(self, "num_animations", "num_nearest_frames", "num_diagnosed_failures", "seed")
+        if (self.goal_source == "image") != (self.goal_images is not None):
+            raise ConfigError(
+                "evaluation.goal_source 'image' and evaluation.goal_images belong together: pass "
+                "--evaluation.goal-source image --evaluation.goal-images PATH"
+            )
+        if self.goal_source == "image" and self.episodes is not None:
+            raise ConfigError("evaluation.episodes fixes starts and goals, leave evaluation.goal_images out")
         offsets = self.goal_offsets_env_steps
         if any(offset < 1 for offset in offsets) or sorted(set(offsets)) != list(offsets):
             found = ", ".join(map(str, offsets))

@@ -16,10 +16,12 @@ from jepawm.evaluation.conditions import model_conditions
 from jepawm.evaluation.decoded import drawn_predictions
 from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes
+from jepawm.evaluation.image_goals import play_image_goals
+from jepawm.evaluation.image_outcomes import ImageGoals
 from jepawm.evaluation.imagination import with_imagination
 from jepawm.evaluation.latent_pictures import LatentPictures, NearestFrames, drawing_head
 from jepawm.evaluation.manifest import manifest
-from jepawm.evaluation.play import Animation, play_all
+from jepawm.evaluation.play import Animation, check_environment, play_all
 from jepawm.evaluation.result import (
     DatasetFacts,
     EvaluationResult,
@@ -83,8 +85,12 @@ def evaluate(
         _check_prediction_horizon(plan, dataset, split)
     played: Played | None = None
     episodes: EpisodeSet | None = None
+    image_goals: ImageGoals | None = None
     animations: dict[int, Animation] = {}
-    if pool is not None:
+    if pool is not None and plan.evaluation.goal_source == "image":
+        check_environment(spec, pool.describe(), plan.env.id)
+        image_goals, animations = play_image_goals(plan, model, spec, pool, console)
+    elif pool is not None:
         goals = None if dataset is None or split is None else HeldOutEpisodes.of(dataset, split.held_out)
         played, episodes, animations = play_all(plan, model, spec, pool, goals, console)
     elif dataset is None:
@@ -110,6 +116,7 @@ def evaluate(
         config=dict(plan.run),
         provenance=Provenance(**manifest()),
         played=played,
+        image_goals=image_goals,
         conditions=model_conditions(model, spec),
         published=_published(plan),
     )

@@ -78,7 +78,7 @@ def play_all(
     """
     evaluation = plan.evaluation
     description = pool.describe()
-    _check_environment(spec, description, plan.env.id)
+    check_environment(spec, description, plan.env.id)
     stage = _Stage(plan, model, spec, pool, console, measures_distance=bool(description.distance_name))
     # Before the first one is played: too few tasks at one distance would end the evaluation after hours.
     curve = {offset: _episodes(plan, pool, held_out, offset) for offset in evaluation.goal_offsets_env_steps}
@@ -195,8 +195,12 @@ class _Stage:
         )
 
 
-def _check_environment(spec: ModelSpec, description: EnvDescription, env_id: str) -> None:
-    """Refuses an environment whose actions or proprio the model was not trained with."""
+def check_environment(spec: ModelSpec, description: EnvDescription, env_id: str) -> None:
+    """Refuses an environment whose actions or proprio the model was not trained with.
+
+    Raises:
+        ConfigError: Names both widths.
+    """
     remedy = "env.id must be the environment the model was trained for"
     if description.action.dim != spec.action.dim:
         raise ConfigError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jepawm.config.evaluation import ProtocolConfig
+from jepawm.evaluation.latent_pictures import encode_visual
 from jepawm.evaluation.metrics import SuccessRate, success_rate
 from jepawm.evaluation.outcomes import EpisodeOutcome, ProtocolResult
 from jepawm.planning import Plan
@@ -133,6 +134,7 @@ def run_protocol(
     *,
     seed: int,
     record: Sequence[int] = (),
+    goals: Observations | None = None,
     measures_distance: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> ProtocolRun:
@@ -145,6 +147,7 @@ def run_protocol(
         tasks: Not solved at their start.
         seed: Of the planner's noise, with each task's episode id and the number of the plan.
         record: Episodes whose frames are kept.
+        goals: `[B,1]` what should be seen at the end; None: the tasks' goals as the environment draws them.
         measures_distance: Whether the environment tells how far an episode ended from its goal.
         on_progress: Called with the number of chunks executed, of at most `protocol.max_chunks`.
 
@@ -154,7 +157,7 @@ def run_protocol(
     began = time.perf_counter()
     model = agent.model
     first = pool.begin(tasks)
-    goals = goal_observations(pool, tasks, proprio=model.uses_proprio)
+    goals = goal_observations(pool, tasks, proprio=model.uses_proprio) if goals is None else goals
     episodes = EpisodeLog(tasks, first, record)
     agent.reset(
         Observations(
@@ -198,7 +201,7 @@ def run_protocol(
     pool.finish()
     outcomes = [
         replace(outcome, latent_distance=float(each))
-        for outcome, each in zip(episodes.outcomes, _latent_distances(model, episodes.last_seen, goals), strict=True)
+        for outcome, each in zip(episodes.outcomes, latent_distances(model, episodes.last_seen, goals), strict=True)
     ]
     if measures_distance:
         ends, goal_states = [np.array(outcome.end) for outcome in outcomes], [task.goal for task in tasks]
@@ -242,23 +245,20 @@ def _search_costs(agent: Player, episodes: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def _latent_distances(model: WorldModel, ends: Observations, goals: Observations) -> np.ndarray:
+def latent_distances(model: WorldModel, ends: Observations, goals: Observations) -> np.ndarray:
     """`[B]` mean squared differences between the visual latents of the last frames and of the goals, in float32."""
     found = []
     for at in range(0, len(ends.pixels), _FRAMES_AT_ONCE):
         part = slice(at, at + _FRAMES_AT_ONCE)
-        end, goal = (_encoded(model, each, part) for each in (ends, goals))
+        end, goal = (_encoded(model, each.pixels[part]) for each in (ends, goals))
         found.append((end - goal).float().square().flatten(1).mean(dim=1).cpu().numpy())
     return np.concatenate(found)
 
 
-def _encoded(model: WorldModel, observations: Observations, part: slice) -> Tensor:
-    """`[B,P,D]` visual latents of observations `[B,1]`."""
-    device = model.action_mean.device
-    pixels = torch.from_numpy(np.ascontiguousarray(observations.pixels[part])).to(device).movedim(-1, 2)
-    felt = observations.proprio
-    proprio = torch.from_numpy(felt[part]).to(device) if model.uses_proprio and felt is not None else None
-    return model.encode(pixels, proprio).visual[:, 0]
+def _encoded(model: WorldModel, pixels: np.ndarray) -> Tensor:
+    """`[B,P,D]` visual latents of frames `[B,1,Y,X,C]`."""
+    frames = torch.from_numpy(np.ascontiguousarray(pixels)).to(model.action_mean.device)
+    return encode_visual(model, frames.movedim(-1, 2))[:, 0]
 
 
 class EpisodeLog:
