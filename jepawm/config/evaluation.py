@@ -130,6 +130,8 @@ class EvaluationConfig:
     settings it differs."""
     num_animations: int = 6
     """Episodes shown as animations in the report, with what the model imagined beside them."""
+    videos: bool = False
+    """Also write each animation as a video beside the report, `episode-ID.mp4`; needs the extra `video`."""
     num_nearest_frames: int = 256
     """Where no head draws latents, an imagined latent is shown as the nearest of so many training frames; 0: it is not
     shown."""

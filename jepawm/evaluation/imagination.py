@@ -42,6 +42,16 @@ class Imagination:
     frameskip: int
     about: str
 
+    def moments(self, num_frames: int) -> np.ndarray:
+        """`[F]` which moment is shown at each frame of a rollout: while a chunk is executed, the one after it."""
+        shown: np.ndarray = -(-np.arange(num_frames) // self.frameskip)
+        return shown
+
+    def films(self, num_frames: int) -> dict[str, np.ndarray]:
+        """Both imaginations as `[F,Y,X,3]` films in step with a rollout of `F` frames, by their titles."""
+        at = self.moments(num_frames)
+        return {"imagined, as planned": self.planned[at], "imagined from the start": self.from_start[at]}
+
 
 def with_imagination(
     animations: Mapping[int, Animation], model: WorldModel, pictures: LatentPictures

@@ -49,15 +49,15 @@ def about_imagination(animations: Mapping[int, Animation]) -> str:
 
 def _imagined(item: Animation, imagination: Imagination) -> dict[str, str]:
     """The two imaginations, in step with the rollout beside them."""
-    frameskip = imagination.frameskip
-    moment_of = -(-np.arange(len(item.rollout)) // frameskip)
+    moment_of = imagination.moments(len(item.rollout))
     # The chunk in whose imagination a moment lies, and the plan that chunk belongs to.
     plan_of = np.repeat(np.arange(len(item.chunks)), [len(part) for part in item.chunks])
     planned = ["seen" if at == 0 else f"step {at}, plan {plan_of[at - 1] + 1}" for at in moment_of]
     from_start = ["seen" if at == 0 else f"{at} steps on" for at in moment_of]
+    films = imagination.films(len(item.rollout)).items()
     return {
-        "imagined, as planned": animation(imagination.planned[moment_of], planned),
-        "imagined from the start": animation(imagination.from_start[moment_of], from_start),
+        title: animation(frames, captions)
+        for (title, frames), captions in zip(films, (planned, from_start), strict=True)
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from jepawm.config import RunConfig
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
+from jepawm.errors import require
 from jepawm.evaluation.episodes import read_episodes
 from jepawm.evaluation.goals import HeldOutEpisodes, draw_episodes
 from jepawm.evaluation.image_goals import read_goal_images
@@ -30,8 +31,11 @@ def check_tasks(
             not have.
         DataError: An episode set or pictures that cannot be read; almost all tasks solved at the start.
         EnvironmentFault: A scripted policy that there is not.
+        MissingDependencyError: Videos are asked for, and the extra that writes them is not installed.
     """
     evaluation = config.evaluation
+    if evaluation.videos:
+        require("av", "video")
     if config.env.id == "none":
         return
     if evaluation.goal_images is not None:
