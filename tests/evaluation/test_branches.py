@@ -1,5 +1,6 @@
 """Files of actions made by hand: what the numbers mean, and what is refused."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_a_change_of_pose_is_named_by_its_axes(tmp_path: Path) -> None:
     found = read(tmp_path, text, POSE)
     np.testing.assert_allclose(found.actions_BSa[0], [[0, 0, 0.05, 0, 0, 0, -0.75]] * 2)
     np.testing.assert_allclose(found.actions_BSa[1], [[0, 0, 0, 0, 0, 0.1, 0.75]] * 2, rtol=1e-6)
+
+
+def test_the_file_in_the_docs_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    (block,) = re.findall(r"```text\n(horizon: .*?)```", page, re.DOTALL)
+    found = read(tmp_path, block, POSE, recorded=np.zeros((8, 7), np.float32))
+    assert found.names[1:3] == ("open gripper and lift", "close and lift")
+    np.testing.assert_allclose(found.actions_BSa[2, 0], [0, 0, 0.05, 0, 0, 0, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(found.actions_BSa[4, :, 0], [0.05, 0.05, 0.1, 0.1, -0.1, -0.1, -0.1, -0.1])
 
 
 def test_what_is_not_named_may_be_as_recorded_and_beyond_its_bounds(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a model imagined of an episode that was recorded, and the pictures that show it."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from imagining import FRAMESKIP, model_of
 
 from jepawm.data import EpisodeDataset
+from jepawm.data.video import read_video
 from jepawm.errors import DataError
 from jepawm.evaluation.imagination import imagine
 from jepawm.evaluation.latent_pictures import DrawnByHead, NearestFrames, encode_visual
 from jepawm.evaluation.play import Animation
+from jepawm.evaluation.rollout_videos import FRAMES_PER_S, write_videos
 from jepawm.world_model import WorldModel
 
 MODEL_STEPS = 6
@@ -81,6 +84,22 @@ def test_one_plan_without_replans_is_both_imaginations(wall_dataset: EpisodeData
     found = imagine(recording(wall_dataset, [MODEL_STEPS]), model, kept)
     torch.testing.assert_close(*kept.latents, rtol=0, atol=0)
     np.testing.assert_array_equal(found.distance_planned, found.distance_from_start)
+
+
+def test_a_video_shows_rollout_and_imagination_in_step(
+    wall_dataset: EpisodeDataset, model: WorldModel, tmp_path: Path
+) -> None:
+    pytest.importorskip("av", reason="the extra video is not installed")
+    item = recording(wall_dataset, [2, 4])
+    pictures = NearestFrames.among(model, wall_dataset, wall_dataset.episode_ids[:1], 40, seed=0)
+    imagined = imagine(item, model, pictures)
+    assert imagined.moments(12).tolist() == [0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3]
+    (path,) = write_videos(str(tmp_path), {4: dataclasses.replace(item, imagination=imagined)})
+    assert Path(path).name == "episode-4.mp4"
+    frames, fps = read_video(path, what="episode 4")
+    assert (len(frames), fps) == (MODEL_STEPS * FRAMESKIP + 1, pytest.approx(FRAMES_PER_S))
+    # Four films of 64 px, each enlarged twice: goal, rollout, as planned, from the start.
+    assert frames.shape[2] >= 4 * 128
 
 
 def test_the_nearest_frame_of_a_seen_one_is_itself(wall_dataset: EpisodeDataset, model: WorldModel) -> None:
