@@ -10,6 +10,7 @@ import torch
 from configs import split_of, trained_spec
 from imagining import FRAMESKIP, model_of
 from PIL import Image
+from torch import Tensor
 
 from jepawm.checkpoints.head_folder import HeadSpec, save_head
 from jepawm.checkpoints.model_folder import load_world_model, weights_sha256
@@ -18,8 +19,9 @@ from jepawm.config import DataConfig, RunConfig
 from jepawm.config.counterfactual import CounterfactualJob
 from jepawm.config.head import HeadConfig
 from jepawm.data import EpisodeDataset
+from jepawm.data.importers.poses import ACTION as POSE
 from jepawm.errors import ConfigError, DataError
-from jepawm.evaluation.branches import Branches
+from jepawm.evaluation.branches import Branches, read_branches
 from jepawm.evaluation.counterfactual import (
     Counterfactual,
     films,
@@ -29,6 +31,7 @@ from jepawm.evaluation.counterfactual import (
 )
 from jepawm.heads import HeadShape
 from jepawm.heads.registry import build_head
+from jepawm.latent import Latent
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
 from jepawm.world_model import WorldModel
 
@@ -104,6 +107,40 @@ def test_what_was_recorded_is_compared_as_far_as_it_goes(wall_dataset: EpisodeDa
     assert list(shown) == ["what was recorded", "branch 0"]
     true = wall_dataset.read_episode(3).pixels[[39, 44, 49, 49, 49]]
     np.testing.assert_array_equal(shown["what was recorded"], true)
+
+
+class Arm(WorldModel):
+    """Its latent is where the hand is (x, y, z) and how far the gripper is closed; actions change just that."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        self.image_size, self.frameskip, self.uses_proprio, self.context_window = 8, 1, False, 1
+        self.action_mean, self.action_dim = torch.zeros(7), 7
+
+    def encode(self, pixels_BTCYX: Tensor, proprio_BTR: Tensor | None = None) -> Latent:
+        return Latent(torch.zeros(*pixels_BTCYX.shape[:2], 1, 4))
+
+    def unroll(self, context: Latent, actions_BHA: Tensor, past_actions_BLA: Tensor | None = None) -> Latent:
+        moved = actions_BHA[..., [0, 1, 2, 6]].cumsum(dim=1)
+        return Latent(context.visual[:, -1:] + moved[:, :, None])
+
+
+def test_actions_of_a_robot_arm_lead_apart_where_they_differ(tmp_path: Path) -> None:
+    text = "{horizon: 3, branches: {open and lift: {gripper: -0.2, z: 0.05}, close and lift: {gripper: 0.2, z: 0.05}}}"
+    (tmp_path / "a.yaml").write_text(text)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "seen.png")
+    arm = Arm()
+    moment = moment_of_picture(arm, str(tmp_path / "seen.png"))
+    read = read_branches(tmp_path / "a.yaml", POSE, 1, moment.later_actions)
+    found = imagine_branches(arm, moment, read)
+    (apart,) = found.distances(read.names)
+    steps = np.arange(4)
+    # Four numbers of the latent, of which the gripper's alone differs: by 0.4 a model step.
+    np.testing.assert_allclose(apart.per_model_step, (0.4 * steps) ** 2 / 4, rtol=1e-5)
+    branch = found.branch(0, "open and lift", read.actions_BSa[0])
+    np.testing.assert_allclose(branch.from_present, ((0.05 * steps) ** 2 + (0.2 * steps) ** 2) / 4, rtol=1e-5)
+    assert branch.from_recording == []
+    assert branch.actions == [[0, 0, 0.05, 0, 0, 0, -0.2]] * 3
 
 
 def test_moments_that_there_are_not_are_refused(
