@@ -13,7 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from jepawm.checkpoints.head_folder import HeadSpec, save_head
-from jepawm.checkpoints.model_folder import load_world_model, weights_sha256
+from jepawm.checkpoints.model_folder import (
+    build_world_model,
+    load_world_model,
+    save_world_model,
+    weights_sha256,
+)
 from jepawm.cli.main import main
 from jepawm.config import DataConfig, RunConfig
 from jepawm.config.counterfactual import CounterfactualJob
@@ -32,7 +37,6 @@ from jepawm.evaluation.counterfactual import (
 from jepawm.heads import HeadShape
 from jepawm.heads.registry import build_head
 from jepawm.latent import Latent
-from jepawm.training.checkpoint import fresh_state, save_checkpoint
 from jepawm.world_model import WorldModel
 
 YAML = """
@@ -176,7 +180,7 @@ def test_the_command_writes_a_page_its_numbers_and_an_animation(
     config = RunConfig(device="cpu", data=DataConfig(source="dataset", path=str(wall_dataset.path)))
     spec = trained_spec(config, wall_dataset)
     model_dir = str(tmp_path / "run" / "model")
-    save_checkpoint(model_dir, fresh_state(config.training_plan(), spec, torch.device("cpu")), spec)
+    save_world_model(model_dir, build_world_model(spec), spec)
     (tmp_path / "a.yaml").write_text(YAML)
     words = ["counterfactual", "--model", str(tmp_path / "run"), "--actions", str(tmp_path / "a.yaml")]
     out = tmp_path / "out"

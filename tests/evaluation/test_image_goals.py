@@ -12,7 +12,7 @@ from configs import trained_spec
 from imagining import model_of
 from PIL import Image
 
-from jepawm.checkpoints.model_folder import ModelSpec, load_world_model
+from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, load_world_model, save_world_model
 from jepawm.config import EnvConfig, EvaluationConfig, PlannerConfig, RunConfig, to_dict
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
@@ -26,7 +26,6 @@ from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.runs.preflight.tasks import check_tasks
-from jepawm.training.checkpoint import fresh_state, save_checkpoint
 from jepawm.world_model import WorldModel
 
 CONFIG = RunConfig(
@@ -106,7 +105,7 @@ def test_a_picture_without_a_state_gives_latent_distance_alone(
     Image.fromarray(wide).save(tmp_path / "goal.jpg")
     model_dir = str(tmp_path / "model")
     spec = trained_spec(CONFIG, wall_dataset)
-    save_checkpoint(model_dir, fresh_state(CONFIG.training_plan(), spec, torch.device("cpu")), spec)
+    save_world_model(model_dir, build_world_model(spec), spec)
     plain, spec = load_world_model(model_dir)
     plan = dataclasses.replace(towards(tmp_path / "goal.jpg").evaluation_plan(), env=wall_env)
     found = evaluate(plan, plain, spec, pool, wall_dataset, model_dir=model_dir, console=Console(quiet=True))
