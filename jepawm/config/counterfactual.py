@@ -40,6 +40,8 @@ class CounterfactualJob:
     reads it)."""
     head: str | None = None
     """Head that draws; by default the first one that can. Without any, the nearest training frames are shown."""
+    nearest: bool = False
+    """Show nearest frames, also where a head draws."""
     nearest_frames: int = 512
     """Recorded frames among which the nearest ones are sought, where no head draws: of training episodes, or, where
     those are not here, of the other episodes of `data.path`."""
@@ -53,6 +55,8 @@ class CounterfactualJob:
     def __post_init__(self) -> None:
         not_negative(self, "frame")
         positive(self, "context_frames", "nearest_frames")
+        if self.nearest and self.head is not None:
+            raise ConfigError("--nearest shows recorded frames and --head what a head draws: leave one of them out")
         if self.observation is not None and self.episode is not None:
             raise ConfigError("--observation is in place of an episode: leave out --episode")
         if self.observation is not None and self.context_frames > 1:

@@ -101,7 +101,7 @@ def _distances(found: Counterfactual) -> str:
         for each in axes:
             each.set_ylim(bottom=0)
             if each.lines:
-                each.legend(frameon=False, fontsize=7)
+                each.legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.28))
 
     at = f"after {found.horizon} model steps"
     rows = [
@@ -113,7 +113,7 @@ def _distances(found: Counterfactual) -> str:
     ]
     said = "<p class=muted>Distances are mean squared differences of visual latents.</p>"
     alone = table(["branch", f"from the present, {at}", "from the recorded frames, at their last"], rows)
-    return figure(draw, (8.0, 2.8), columns=2) + alone + (table(["branches", at], pairs) if pairs else "") + said
+    return figure(draw, (8.0, 3.4), columns=2) + alone + (table(["branches", at], pairs) if pairs else "") + said
 
 
 def _last(distances: list[float]) -> str:

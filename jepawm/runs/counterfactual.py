@@ -141,7 +141,7 @@ def _moment(job: CounterfactualJob, model: WorldModel, episodes: _Episodes) -> M
 
 
 def _pictures(job: CounterfactualJob, model: WorldModel, spec: ModelSpec, episodes: _Episodes) -> LatentPictures:
-    head = drawing_head(model, spec, job.head)
+    head = None if job.nearest else drawing_head(model, spec, job.head)
     if head is not None:
         return head
     ids = [episode_id for episode_id in episodes.training if episode_id != job.episode or episodes.is_own]

@@ -170,6 +170,8 @@ def test_moments_that_there_are_not_are_refused(
         moment_of_picture(model, str(tmp_path / "seen.npz"), 1)
     with pytest.raises(ConfigError, match="leave out --episode"):
         CounterfactualJob(observation="seen.png", episode=1)
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        CounterfactualJob(nearest=True, head="image")
     with pytest.raises(ConfigError, match="--context-frames above 1 needs the actions between"):
         CounterfactualJob(observation="seen.png", context_frames=2)
 
@@ -212,6 +214,8 @@ def test_the_command_writes_a_page_its_numbers_and_an_animation(
     save_head(model_dir, "drawn", build_head(head, shape), HeadSpec(head, shape, weights_sha256(model_dir)))
     assert main([*words, "--output", str(out), "--episode", "2", "--frame", "5"]) == 0
     assert "drawn by the head drawn" in capsys.readouterr().out
+    assert main([*words, "--output", str(out), "--nearest", "--nearest-frames", "8"]) == 0
+    assert "nearest of 8 training frames" in capsys.readouterr().out
     assert main([*words, "--head", "image"]) == 2
     assert "no head 'image'" in capsys.readouterr().err
     assert main(["counterfactual", "--model", str(tmp_path / "run")]) == 2
