@@ -78,7 +78,7 @@ def curves_of(item: Animation, distance_name: str) -> str:
                 ("from the start", RANDOM, imagined.distance_from_start),
             ):
                 of_latents[0].plot(env_steps, values, marker=".", color=colour, label=name)
-            of_latents[0].set(xlabel="env_step", ylabel="latent distance to the goal")
+            of_latents[0].set(xlabel="env_step", ylabel="latent distance")
             of_latents[0].set_ylim(bottom=0)
             of_latents[0].legend(frameon=False, fontsize=7)
         if distances is None:
@@ -92,7 +92,7 @@ def curves_of(item: Animation, distance_name: str) -> str:
         for number, cost in enumerate(costs):
             shade = 0.25 + 0.75 * (number + 1) / len(costs)
             of_cost.plot(range(1, len(cost) + 1), cost, color=PLANNED, alpha=shade, linewidth=1)
-            of_cost.set(xlabel="iteration of the search", ylabel="lowest cost of a candidate")
+            of_cost.set(xlabel="iteration of the search", ylabel="lowest cost")
 
     said = "<br><span class=muted>costs: one line a plan, later plans darker</span>" if len(costs) > 1 else ""
     columns = 2 if imagined is None else 3
