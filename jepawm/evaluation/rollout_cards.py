@@ -43,8 +43,8 @@ def about_imagination(animations: Mapping[int, Animation]) -> str:
     return (
         "<p class=muted><b>imagined, as planned</b>: what each plan's actions lead to by prediction, from what was "
         "seen when it was made. <b>imagined from the start</b>: all executed actions, predicted from the first frame "
-        "alone. While a chunk is executed, both show the moment after it. Latent distances are to the goal: mean squared "
-        f"differences of visual latents. Pictures: {html.escape(about[0])}.</p>"
+        "alone. While a chunk is executed, both show the moment after it. Latent distances are to the goal, mean "
+        f"squared differences of visual latents. Pictures: {html.escape(about[0])}.</p>"
     )
 
 
