@@ -4,8 +4,7 @@ import html
 from pathlib import Path
 
 from jepawm.evaluation.compare import Comparison, Difference, ProtocolComparison
-from jepawm.evaluation.filmstrips import RANDOM
-from jepawm.evaluation.pages import figure, intervals, page, percent, table
+from jepawm.evaluation.pages import RANDOM, figure, intervals, page, percent, table
 
 _COLOURS = ("#1f6feb", "#d1702f", "#17703a", "#8250df", "#a4262c", "#0b7285")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-PLANNED, RANDOM = "#1f6feb", "#8b97a5"
+_BAR = "#1f6feb"
 
 # Height of the strip below an animation that shows how far it is, pixels of the enlarged picture.
 _STRIP_PX = 18
@@ -36,7 +36,7 @@ def with_strip(frame: np.ndarray, share: float, caption: str) -> np.ndarray:
     image = Image.new("RGB", (width, height + _STRIP_PX), "white")
     image.paste(Image.fromarray(frame), (0, 0))
     draw = ImageDraw.Draw(image)
-    draw.rectangle((0, height, round(share * (width - 1)), height + 3), fill=PLANNED)
+    draw.rectangle((0, height, round(share * (width - 1)), height + 3), fill=_BAR)
     draw.text((1, height + 5), caption, fill="#1c2430")
     return np.asarray(image)
 

@@ -19,7 +19,7 @@ from jepawm.errors import DataError
 from jepawm.evaluation.goals import task_seed
 from jepawm.evaluation.image_outcomes import ImageGoalEpisode, ImageGoals
 from jepawm.evaluation.play import Animation
-from jepawm.evaluation.protocol import ProtocolRun, latent_distances, run_protocol
+from jepawm.evaluation.protocol import ProtocolRun, run_protocol, visual_distances
 from jepawm.pictures import Pictures, read_pictures
 from jepawm.rollout import EnvDescription, EnvPool, Task
 from jepawm.types import Observations
@@ -103,7 +103,7 @@ def play_image_goals(
 
     first = pool.begin(tasks)
     pool.finish()
-    at_start = latent_distances(model, Observations(np.stack([seen.pixels for seen in first])[:, None]), goals)
+    at_start = visual_distances(model, Observations(np.stack([seen.pixels for seen in first])[:, None]), goals)
     planned = play(plan.planner, ids[: evaluation.num_animations])
     random = play(RandomPlansConfig.beside(plan.planner))
     rows = zip(ids, chosen, at_start, planned.outcomes, random.outcomes, strict=True)

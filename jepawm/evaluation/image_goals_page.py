@@ -4,9 +4,8 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from jepawm.evaluation.filmstrips import PLANNED, RANDOM
 from jepawm.evaluation.image_outcomes import ImageGoalEpisode, ImageGoals
-from jepawm.evaluation.pages import figure, percent, table
+from jepawm.evaluation.pages import PLANNED, RANDOM, figure, percent, table
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.rollout_cards import about_imagination, curves_of, pictures_of
 

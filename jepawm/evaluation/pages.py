@@ -11,6 +11,8 @@ import numpy as np
 from jepawm.evaluation.filmstrips import enlarged, with_strip
 from jepawm.evaluation.metrics import SuccessRate
 
+PLANNED, RANDOM = "#1f6feb", "#8b97a5"
+
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid #d8dee6}

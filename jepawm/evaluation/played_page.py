@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jepawm.config import ProtocolConfig
-from jepawm.evaluation.filmstrips import PLANNED, RANDOM
 from jepawm.evaluation.outcomes import CAUSES, DiagnosedEpisode, EpisodeOutcome, FailureDiagnosis, ProtocolReport
-from jepawm.evaluation.pages import facts, figure, intervals, percent, table
+from jepawm.evaluation.pages import PLANNED, RANDOM, facts, figure, intervals, percent, table
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.result import Played
 from jepawm.evaluation.rollout_cards import about_imagination, curves_of, pictures_of

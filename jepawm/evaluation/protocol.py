@@ -201,7 +201,7 @@ def run_protocol(
     pool.finish()
     outcomes = [
         replace(outcome, latent_distance=float(each))
-        for outcome, each in zip(episodes.outcomes, latent_distances(model, episodes.last_seen, goals), strict=True)
+        for outcome, each in zip(episodes.outcomes, visual_distances(model, episodes.last_seen, goals), strict=True)
     ]
     if measures_distance:
         ends, goal_states = [np.array(outcome.end) for outcome in outcomes], [task.goal for task in tasks]
@@ -245,7 +245,7 @@ def _search_costs(agent: Player, episodes: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def latent_distances(model: WorldModel, ends: Observations, goals: Observations) -> np.ndarray:
+def visual_distances(model: WorldModel, ends: Observations, goals: Observations) -> np.ndarray:
     """`[B]` mean squared differences between the visual latents of the last frames and of the goals, in float32."""
     found = []
     for at in range(0, len(ends.pixels), _FRAMES_AT_ONCE):
@@ -257,7 +257,7 @@ def latent_distances(model: WorldModel, ends: Observations, goals: Observations)
 
 def _encoded(model: WorldModel, pixels: np.ndarray) -> Tensor:
     """`[B,P,D]` visual latents of frames `[B,1,Y,X,C]`."""
-    frames = torch.from_numpy(np.ascontiguousarray(pixels)).to(model.action_mean.device)
+    frames = torch.from_numpy(np.array(pixels)).to(model.action_mean.device)
     return encode_visual(model, frames.movedim(-1, 2))[:, 0]
 
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jepawm.evaluation.filmstrips import PLANNED, RANDOM
 from jepawm.evaluation.imagination import Imagination
-from jepawm.evaluation.pages import animation, figure, picture
+from jepawm.evaluation.pages import PLANNED, RANDOM, animation, figure, picture
 from jepawm.evaluation.play import Animation
 
 
