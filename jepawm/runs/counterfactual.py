@@ -50,6 +50,13 @@ class _Episodes:
     held_out: tuple[int, ...] = ()
     is_own: bool = False
 
+    def clip(self, job: CounterfactualJob) -> int | None:
+        """The episode of the clip; None for a picture."""
+        if job.observation is not None:
+            return None
+        # A clip that the model was trained on shows less than one that it has not seen.
+        return (self.held_out or self.training)[0] if job.episode is None else job.episode
+
 
 def show_counterfactual(job: CounterfactualJob, console: Console) -> Counterfactual:
     """Unrolls the branches, and writes `counterfactual.html`, `.json`, `.gif` and, where asked for, `.mp4`.
@@ -134,9 +141,8 @@ def _moment(job: CounterfactualJob, model: WorldModel, episodes: _Episodes) -> M
         raise DataError(
             "the episodes that the model was trained on are not here; pass --data.path DATASET, or --observation FILE"
         )
-    # A clip that the model was trained on shows less than one that it has not seen.
-    ids = episodes.held_out or episodes.training
-    episode_id = ids[0] if job.episode is None else job.episode
+    episode_id = episodes.clip(job)
+    assert episode_id is not None, "there is no picture"
     return moment_of_clip(model, episodes.dataset, episode_id, job.frame, context_frames=job.context_frames)
 
 
@@ -144,7 +150,9 @@ def _pictures(job: CounterfactualJob, model: WorldModel, spec: ModelSpec, episod
     head = None if job.nearest else drawing_head(model, spec, job.head)
     if head is not None:
         return head
-    ids = [episode_id for episode_id in episodes.training if episode_id != job.episode or episodes.is_own]
+    # The frames of the clip itself would show what was recorded in place of what is imagined.
+    clip = episodes.clip(job) if episodes.dataset is not None else None
+    ids = [episode_id for episode_id in episodes.training if episode_id != clip]
     if episodes.dataset is None or not ids:
         raise DataError(
             "nothing can show what the model imagines: no head draws its latents, and no recorded episodes are here; "
