@@ -23,9 +23,10 @@ from jepawm.config.yaml_io import override
 from jepawm.device import autocast, pick_device
 from jepawm.engine import PlanningUnroll, UnrollSettings
 from jepawm.engine.cuda_graphs import CudaGraphs
-from jepawm.errors import ConfigError, PlanningError, did_you_mean
+from jepawm.errors import ConfigError, DataError, PlanningError, did_you_mean
 from jepawm.hub import load_published_run
 from jepawm.latent import Latent, concatenate
+from jepawm.pictures import read_pictures, square
 from jepawm.planning import MPC, ActionSearchSpace, Objective, Plan, Planner, build_objective, build_planner
 from jepawm.planning.base import CheckedAtTheEnd
 from jepawm.types import Observations
@@ -33,6 +34,11 @@ from jepawm.world_model import WorldModel
 
 Observation = Mapping[str, Any]
 """`pixels` `[Y,X,C]` uint8 and, for models that read it, `proprio` `[R]` in raw units; what an environment returns."""
+
+Goal = Observation | str | os.PathLike[str] | np.ndarray
+"""What should be observed at the end: an observation, or a picture of any size (its pixels `[Y,X,3]` uint8, a PNG or
+JPEG, or a `.npz` with `pixels`), whose middle square is resized to the frames that the model sees. A picture has no
+proprio, so plans towards one are judged by visual latents alone."""
 
 Starts = Callable[[Latent, Latent], Tensor]
 """Observed latents `[B,T]` (the present last) and goals `[B]` to raw chunks `[B,M,H,A]` of plans to start from: of a
@@ -47,12 +53,15 @@ class ActionPlan:
         actions: `[H*frameskip,a]` float32, one row an environment step, raw units, inside the bounds.
         cost: Cost of the plan, as the planner measured it.
         best_cost_per_iteration: `[I]` lowest cost among each iteration's candidates.
+        mean_elite_cost_per_iteration: `[I]` mean cost of each iteration's elites; of all candidates where the planner
+            has no elites.
         latents: `[H]` predicted latents, one after each chunk of `frameskip` actions; a decoder draws them.
     """
 
     actions: np.ndarray
     cost: float
     best_cost_per_iteration: np.ndarray
+    mean_elite_cost_per_iteration: np.ndarray
     latents: Latent
 
 
@@ -150,7 +159,7 @@ class Agent:
 
         Args:
             observations: `[B,T]` what the agents see, the present last; `T` is 1 at an episode's start.
-            goals: `[B,1]` what they should see at the end.
+            goals: `[B,1]` what they should see at the end; without proprio, plans are judged by visual latents alone.
 
         Raises:
             PlanningError: Another number of goals than of observations.
@@ -161,7 +170,7 @@ class Agent:
                 f"{len(observations.pixels)} episodes"
             )
         self._context = _Context(self.model.context_window, self.encode(observations))
-        self._goals = self.encode(goals)[:, 0]
+        self._goals = self._encode_goals(goals)
         self._executed_BnA = None
         self.last_plan = None
         self._mpc.reset()
@@ -233,20 +242,21 @@ class Agent:
         """The cost of latents `[B,N,H]` that came after each chunk of a candidate, e.g. of frames that were seen."""
         return self._goal_objective()(latents).float()
 
-    def plan(self, observation: Observation, goal: Observation, *, seed: int = 0, **settings: Any) -> ActionPlan:
+    def plan(self, observation: Observation, goal: Goal, *, seed: int = 0, **settings: Any) -> ActionPlan:
         """Searches the actions whose predicted end is nearest to the goal: one episode, one plan.
 
         A batch that was begun with `reset` is left as it is.
 
         Args:
             observation: The present.
-            goal: What should be observed at the end.
+            goal: What should be observed at the end: an observation, or a picture.
             seed: Of the search; equal seeds give equal plans.
             **settings: Settings of the planner or the objective in place of the agent's own: `num_samples=64`, or
                 `name="random_shooting"` for another planner.
 
         Raises:
             ConfigError: A wrong observation, or a setting that does not exist.
+            DataError: A picture that cannot be read, or a file with more than one.
             PlanningError: Costs that no plan can be chosen from.
         """
         agent = self._with(settings)
@@ -290,16 +300,37 @@ class Agent:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _plan_one(self, observation: Observation, goal: Observation, seed: int) -> ActionPlan:
-        self.reset(self.observations([observation]), self.observations([goal]))
+    def _plan_one(self, observation: Observation, goal: Goal, seed: int) -> ActionPlan:
+        goals = self.observations([goal]) if isinstance(goal, Mapping) else self._picture(goal)
+        self.reset(self.observations([observation]), goals)
         plan = self._search([torch.Generator().manual_seed(seed)])
         latents = self._unroll()(plan.chunks_BHA[:, None])
         return ActionPlan(
             actions=plan.chunks_BHA[0].unflatten(-1, (self.model.frameskip, -1)).flatten(0, 1).cpu().numpy(),
             cost=float(self._goal_objective()(latents)),
             best_cost_per_iteration=plan.best_cost_IB[:, 0].cpu().numpy(),
+            mean_elite_cost_per_iteration=plan.mean_elite_cost_IB[:, 0].cpu().numpy(),
             latents=latents[0, 0],
         )
+
+    def _picture(self, picture: str | os.PathLike[str] | np.ndarray) -> Observations:
+        """A picture as `[1,1]` observations without proprio."""
+        side = self.model.image_size
+        if isinstance(picture, (str, os.PathLike)):
+            pixels = read_pictures(picture, side).pixels
+            if len(pixels) != 1:
+                raise DataError(f"{os.fspath(picture)} holds {len(pixels)} pictures, a goal is one of them")
+        else:
+            pixels = square(_checked_pixels(np.asarray(picture), "a picture as a goal")[None], side)
+        return Observations(pixels[None])
+
+    def _encode_goals(self, goals: Observations) -> Latent:
+        """Latents `[B]` of goals; the visual part alone where a goal's proprio is not known."""
+        if not self.model.uses_proprio or goals.proprio is not None:
+            return self.encode(goals)[:, 0]
+        # The visual part does not depend on proprio.
+        unread = np.zeros((*goals.pixels.shape[:2], self.model.proprio_dim), np.float32)
+        return Latent(self.encode(replace(goals, proprio=unread)).visual[:, 0])
 
     def _with(self, settings: Mapping[str, Any]) -> "Agent":
         """An agent of the same model with some settings of planner and objective changed, and no batch begun."""
@@ -370,13 +401,31 @@ class Agent:
         assert self._goals is not None, "reset sets both"
         if isinstance(self.objective, ObjectiveConfig):
             temporal = self.head(self.objective.head) if self.objective.distance == "temporal" else None
-            return build_objective(self.objective, self._goals, temporal)
-        return self.objective(self._goals)
+            objective = build_objective(self.objective, self._goals, temporal)
+        else:
+            objective = self.objective(self._goals)
+        if self.model.uses_proprio and self._goals.proprio is None:
+            return _VisualAlone(objective)
+        return objective
 
     def _begun(self) -> "_Context":
         if self._context is None:
             raise PlanningError("Agent.reset comes first: the agent knows no observations and no goals")
         return self._context
+
+
+class _VisualAlone:
+    """An objective that sees the visual part of predicted latents alone, as its goal has no other.
+
+    Args:
+        objective: Latents to cost.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def __call__(self, latents: Latent) -> Tensor:
+        return self._objective(Latent(latents.visual))
 
 
 class _Context:
@@ -437,9 +486,12 @@ def load_agent(
 
 
 def _pixels(observation: Observation) -> np.ndarray:
-    pixels = np.asarray(_part(observation, "pixels"))
+    return _checked_pixels(np.asarray(_part(observation, "pixels")), "observation['pixels']")
+
+
+def _checked_pixels(pixels: np.ndarray, what: str) -> np.ndarray:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ConfigError(f"observation['pixels'] must be uint8 [Y,X,3], found {pixels.dtype} {list(pixels.shape)}")
+        raise ConfigError(f"{what} must be uint8 [Y,X,3], found {pixels.dtype} {list(pixels.shape)}")
     return pixels
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from configs import spec_of
+from PIL import Image
 from published_files import published_model, published_parts
 from safetensors.torch import save_file
 
@@ -26,7 +27,7 @@ from jepawm.config import (
     RunConfig,
 )
 from jepawm.encoders import build_encoder
-from jepawm.errors import CheckpointError, ConfigError, PlanningError
+from jepawm.errors import CheckpointError, ConfigError, DataError, PlanningError
 from jepawm.heads import ImageHead
 from jepawm.types import ActionSpec, Statistics
 
@@ -76,7 +77,8 @@ def test_a_plan_is_actions_for_the_environment(agent: Agent) -> None:
     assert (plan.actions >= low).all()
     assert (plan.actions <= high).all()
     assert plan.latents.visual.shape == (3, 16, 24)
-    assert plan.best_cost_per_iteration.shape == (4,)
+    assert plan.best_cost_per_iteration.shape == plan.mean_elite_cost_per_iteration.shape == (4,)
+    assert (plan.mean_elite_cost_per_iteration >= plan.best_cost_per_iteration).all()
 
 
 def test_the_plan_is_the_planners_and_its_cost_the_models(agent: Agent) -> None:
@@ -117,6 +119,26 @@ def test_a_run_folder_leads_to_its_model(folder: Path, agent: Agent) -> None:
     np.testing.assert_array_equal(
         same.plan(observation(1), observation(2)).actions, agent.plan(observation(1), observation(2)).actions
     )
+
+
+def test_a_picture_is_a_goal_without_proprio(agent: Agent, tmp_path: Path) -> None:
+    now, wanted = observation(1), observation(2)["pixels"]
+    plan = agent.plan(now, wanted)
+    with torch.inference_mode():
+        end = agent.model.unroll(agent.encode(now), torch.from_numpy(plan.actions).view(1, 3, 10))[0, -1]
+        goal = agent.encode({"pixels": wanted, "proprio": np.zeros(2)})[0, 0]
+    # The visual part alone, whatever the weight of proprio.
+    assert plan.cost == pytest.approx(float((end.visual - goal.visual).square().mean()), rel=1e-4)
+    np.testing.assert_array_equal(agent.plan(now, wanted, proprio_weight=5.0).actions, plan.actions)
+    # A file of another size, whose middle is the picture with each pixel four times as large.
+    large = np.pad(wanted.repeat(2, 0).repeat(2, 1), ((0, 0), (8, 8), (0, 0)))
+    Image.fromarray(large).save(tmp_path / "goal.png")
+    np.testing.assert_array_equal(agent.plan(now, tmp_path / "goal.png").actions, plan.actions)
+    np.savez(tmp_path / "two.npz", pixels=np.stack([wanted, wanted]))
+    with pytest.raises(DataError, match="holds 2 pictures, a goal is one of them"):
+        agent.plan(now, str(tmp_path / "two.npz"))
+    with pytest.raises(ConfigError, match=r"a picture as a goal must be uint8 \[Y,X,3\], found float64"):
+        agent.plan(now, wanted / 255)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ EVALUATE = Command(
         "objective",
         *("evaluation.seed", "evaluation.num_episodes", "evaluation.protocols", "evaluation.num_animations"),
         *("evaluation.goal_source", "evaluation.goal_offset", "evaluation.episodes"),
+        "evaluation.goal_images",
         *("evaluation.goal_offsets_env_steps", "evaluation.num_diagnosed_failures"),
         *("scaling.num_env_actors", "scaling.num_planner_hosts", "tracking.mlflow"),
     ),

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "encode": ("jepawm.cli.encode", "a frozen encoder's features of a dataset, once, for training on them"),
     "train-head": ("jepawm.cli.train_head", "train what reads a model's latents: frames, states, distances, actions"),
     "evaluate": ("jepawm.cli.evaluate", "judge a trained model: other episodes, protocols, planners"),
+    "counterfactual": ("jepawm.cli.counterfactual", "what a model imagines under actions made by hand"),
     "compare": ("jepawm.cli.compare", "two or more evaluations: is the difference real, or noise?"),
     "episodes": ("jepawm.cli.episodes", "make and show files of starts and goals that evaluations play"),
     "runs": ("jepawm.cli.runs", "list, show and remove runs"),
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    commands = "\n".join(f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items())
+    commands = "\n".join(f"  {name:<14} {about}" for name, (_, about) in COMMANDS.items())
     return (
         "usage: jepawm COMMAND ...\n\nJoint-embedding world models for physical planning, on Ray.\n\n"
         f"{commands}\n\njepawm COMMAND --help says more; jepawm --version names the versions."

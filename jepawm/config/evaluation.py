@@ -67,7 +67,7 @@ class ProtocolConfig:
 
 
 ProtocolName = Literal["two_plan", "per_chunk", "open_loop", "mpc"]
-GoalSource = Literal["sampler", "held_out", "held_out_replay", "other_episode", "expert", "random_actions"]
+GoalSource = Literal["sampler", "held_out", "held_out_replay", "other_episode", "expert", "random_actions", "image"]
 
 # Sources that take goals from held-out episodes.
 FROM_RECORDINGS = ("held_out", "held_out_replay", "other_episode")
@@ -93,7 +93,10 @@ class EvaluationConfig:
     one `goal_offset` model steps later; `held_out_replay`: the same start, and where the recorded actions lead from it
     in the environment; `other_episode`: states of two held-out episodes; `expert`: a sampled start, and where the
     environment's scripted policy is after `goal_offset` model steps; `random_actions`: the same with uniform random
-    actions."""
+    actions; `image`: a sampled start, and a picture that a person gives (`goal_images`)."""
+    goal_images: str | None = None
+    """The pictures of `image`: a file (PNG, JPEG), a folder of them, or a `.npz` with `pixels` [n,Y,X,3] and, where
+    success is to be judged, `sim_state` [n,S]. Episode i has picture i, and they begin again after the last."""
     goal_offset: int = 5
     """Model steps from start to goal, for the sources that have it."""
     goal_offsets_env_steps: tuple[int, ...] = ()
@@ -129,7 +132,12 @@ class EvaluationConfig:
     """The published evaluation that the settings come from, see `jepawm evaluate --published`; the result says in which
     settings it differs."""
     num_animations: int = 6
-    """Episodes shown as animations in the report."""
+    """Episodes shown as animations in the report, with what the model imagined beside them."""
+    videos: bool = False
+    """Also write each animation as a video beside the report, `episode-ID.mp4`; needs the extra `video`."""
+    num_nearest_frames: int = 256
+    """Where no head draws latents, an imagined latent is shown as the nearest of so many training frames; 0: it is not
+    shown."""
     num_diagnosed_failures: int = 10
     """Failed episodes of the first protocol whose cause is found by replaying candidates in the environment; 0: none.
     """
@@ -152,7 +160,14 @@ class EvaluationConfig:
             raise ConfigError("evaluation.protocols must name at least one protocol")
         if len(set(self.protocols)) < len(self.protocols):
             raise ConfigError(f"evaluation.protocols names a protocol twice: {', '.join(self.protocols)}")
-        not_negative(self, "num_animations", "num_diagnosed_failures", "seed")
+        not_negative(self, "num_animations", "num_nearest_frames", "num_diagnosed_failures", "seed")
+        if (self.goal_source == "image") != (self.goal_images is not None):
+            raise ConfigError(
+                "evaluation.goal_source 'image' and evaluation.goal_images belong together: pass "
+                "--evaluation.goal-source image --evaluation.goal-images PATH"
+            )
+        if self.goal_source == "image" and self.episodes is not None:
+            raise ConfigError("evaluation.episodes fixes starts and goals, leave evaluation.goal_images out")
         offsets = self.goal_offsets_env_steps
         if any(offset < 1 for offset in offsets) or sorted(set(offsets)) != list(offsets):
             found = ", ".join(map(str, offsets))

@@ -9,12 +9,10 @@ from jepawm.checkpoints.head_folder import HeadSpec, heads_of_kind, load_head
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config.head import ImageHeadConfig
 from jepawm.errors import CheckpointError, MissingDependencyError
+from jepawm.evaluation.latent_pictures import DRAWING_KINDS
 from jepawm.training.image_metrics import EXTRA, LPIPS, can_measure, image_metrics
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
-
-DRAWING_KINDS = ("image", "vqvae", "transposed_conv")
-"""Kinds of heads that have `decode`: latents to frames."""
 
 MOST_WINDOWS = 64
 _WINDOWS_AT_ONCE = 8

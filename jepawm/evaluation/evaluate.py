@@ -16,9 +16,13 @@ from jepawm.evaluation.conditions import model_conditions
 from jepawm.evaluation.decoded import drawn_predictions
 from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes
+from jepawm.evaluation.image_goals import play_image_goals
+from jepawm.evaluation.image_outcomes import ImageGoals
+from jepawm.evaluation.imagination import with_imagination
+from jepawm.evaluation.latent_pictures import LatentPictures, NearestFrames, drawing_head
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.planner_host import Players
-from jepawm.evaluation.play import Animation, play_all
+from jepawm.evaluation.play import Animation, check_environment, play_all
 from jepawm.evaluation.result import (
     DatasetFacts,
     EvaluationResult,
@@ -84,8 +88,12 @@ def evaluate(
         _check_prediction_horizon(plan, dataset, split)
     played: Played | None = None
     episodes: EpisodeSet | None = None
+    image_goals: ImageGoals | None = None
     animations: dict[int, Animation] = {}
-    if pool is not None:
+    if pool is not None and plan.evaluation.goal_source == "image":
+        check_environment(spec, pool.describe(), plan.env.id)
+        image_goals, animations = play_image_goals(plan, model, spec, pool, console)
+    elif pool is not None:
         goals = None if dataset is None or split is None else HeldOutEpisodes.of(dataset, split.held_out)
         played, episodes, animations = play_all(plan, model, spec, pool, goals, console, players)
     elif dataset is None:
@@ -98,6 +106,9 @@ def evaluate(
             "env.id is 'none' and no episode is held out: there is nothing to judge the model by; set env.id or raise "
             "data.held_out_fraction"
         )
+    pictures = _pictures(plan, model, spec, dataset, split) if animations else None
+    if pictures is not None:
+        animations = with_imagination(animations, model, pictures)
     result = EvaluationResult(
         seed=plan.evaluation.seed,
         model=ModelFacts(
@@ -108,6 +119,7 @@ def evaluate(
         config=dict(plan.run),
         provenance=Provenance(**manifest()),
         played=played,
+        image_goals=image_goals,
         conditions=model_conditions(model, spec),
         published=_published(plan),
     )
@@ -120,6 +132,17 @@ def evaluate(
         )
         result = replace(result, dataset=facts, held_out=_held_out(plan, model, spec, dataset, split, console))
     return Evaluation(result, animations, episodes)
+
+
+def _pictures(
+    plan: EvaluationPlan, model: WorldModel, spec: ModelSpec, dataset: EpisodeDataset | None, split: Split | None
+) -> LatentPictures | None:
+    """What shows imagined latents: a head, or else training frames where they are here; None where nothing can."""
+    head = drawing_head(model, spec)
+    number = plan.evaluation.num_nearest_frames
+    if head is not None or dataset is None or split is None or not number:
+        return head
+    return NearestFrames.among(model, dataset, split.train, number, seed=plan.seed)
 
 
 def _published(plan: EvaluationPlan) -> dict[str, Any] | None:

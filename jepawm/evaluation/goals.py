@@ -96,6 +96,11 @@ def draw_episodes(
         EnvironmentFault: An environment without a scripted policy where `expert` asks for one.
     """
     source = evaluation.goal_source
+    if source == "image":
+        raise ConfigError(
+            "evaluation.goal_source 'image' has pictures for goals, not states: they are no episode set; name them in "
+            "an evaluation (--evaluation.goal-images)"
+        )
     draw: Callable[[Sequence[int]], list[Task]]
     if source in FROM_RECORDINGS:
         if held_out is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jepawm.evaluation.filmstrips import enlarged, with_strip
 from jepawm.evaluation.metrics import SuccessRate
 
 PLANNED, RANDOM = "#1f6feb", "#8b97a5"
@@ -23,11 +24,6 @@ border-radius:6px;padding:.6rem}.roll img{image-rendering:pixelated;width:128px;
 .ok{color:#17703a;font-weight:600}.no{color:#a4262c;font-weight:600}details{margin:1rem 0}
 pre{background:#f5f7fa;padding:.8rem;overflow:auto;font-size:12px}svg{max-width:100%;height:auto}
 """
-
-# Height of the strip below an animation that shows how far it is, pixels of the enlarged picture.
-_STRIP_PX = 18
-# Pictures are enlarged to at least this many pixels, so that the numbers on the strip can be read.
-_LEAST_SIDE_PX = 128
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -104,7 +100,7 @@ def intervals(axes: Any, rows: Sequence[tuple[str, Sequence[tuple[str, str, Succ
 
 def picture(frame: np.ndarray) -> str:
     """An image `[Y,X,C]` uint8 as a data address."""
-    return _webp([_enlarged(frame)], [1000])
+    return webp([enlarged(frame)], [1000])
 
 
 def animation(frames: np.ndarray, captions: Sequence[str], *, frame_ms: int = 80, pause_ms: int = 1500) -> str:
@@ -118,31 +114,15 @@ def animation(frames: np.ndarray, captions: Sequence[str], *, frame_ms: int = 80
         pause_ms: Time of the first and the last frame, ms.
     """
     images = [
-        _with_strip(_enlarged(frame), (at + 1) / len(frames), caption)
+        with_strip(enlarged(frame), (at + 1) / len(frames), caption)
         for at, (frame, caption) in enumerate(zip(frames, captions, strict=True))
     ]
     durations = [pause_ms, *[frame_ms] * (len(images) - 2), pause_ms][: len(images)]
-    return _webp(images, durations)
+    return webp(images, durations)
 
 
-def _enlarged(frame: np.ndarray) -> np.ndarray:
-    times = -(-_LEAST_SIDE_PX // min(frame.shape[:2]))
-    return frame.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def _with_strip(frame: np.ndarray, share: float, caption: str) -> np.ndarray:
-    from PIL import Image, ImageDraw
-
-    height, width = frame.shape[:2]
-    image = Image.new("RGB", (width, height + _STRIP_PX), "white")
-    image.paste(Image.fromarray(frame), (0, 0))
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((0, height, round(share * (width - 1)), height + 3), fill=PLANNED)
-    draw.text((1, height + 5), caption, fill="#1c2430")
-    return np.asarray(image)
-
-
-def _webp(images: Sequence[np.ndarray], durations: Sequence[int]) -> str:
+def webp(images: Sequence[np.ndarray], durations: Sequence[int]) -> str:
+    """Images `[Y,X,3]` uint8 as an animation in a data address, each for some ms."""
     from PIL import Image
 
     first, *rest = [Image.fromarray(image) for image in images]

@@ -1,7 +1,8 @@
 """Planning in the environment: every protocol, success against goal distance, and why episodes failed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from jepawm.evaluation.result import Played
 from jepawm.rollout import EnvDescription, EnvPool, Task
 from jepawm.world_model import WorldModel
 
+if TYPE_CHECKING:
+    from jepawm.evaluation.imagination import Imagination
+
 
 @dataclass(frozen=True)
 class Animation:
@@ -31,12 +35,18 @@ class Animation:
         goal: `[Y,X,C]` uint8.
         costs: For each plan, the `[I]` lowest candidate cost of each iteration of its search.
         distances: `[F]` distance to the goal at the moments of `rollout`; None where the environment measures none.
+        chunks: For each plan, the `[n,frameskip,a]` raw actions that were executed of it.
+        proprio: `[F,R]` at the moments of `rollout`; None for a model that does not read it.
+        imagination: What the model imagined of it; None where nothing can show that.
     """
 
     rollout: np.ndarray
     goal: np.ndarray
     costs: list[np.ndarray]
     distances: np.ndarray | None = None
+    chunks: list[np.ndarray] = field(default_factory=list)
+    proprio: np.ndarray | None = None
+    imagination: "Imagination | None" = None
 
 
 def play_all(
@@ -69,7 +79,7 @@ def play_all(
     """
     evaluation = plan.evaluation
     description = pool.describe()
-    _check_environment(spec, description, plan.env.id)
+    check_environment(spec, description, plan.env.id)
     here = PlannerHost(model, spec, [pool], episodes_per_group=plan.episodes_per_group, say=console.say)
     players = here if players is None else players
     stage = _Stage(plan, model, spec, players, console, measures_distance=bool(description.distance_name))
@@ -85,7 +95,8 @@ def play_all(
         report, planned = stage.play(name, protocol, episodes.tasks, record if is_headline else ())
         if is_headline:
             report = replace(report, failures=stage.diagnose(protocol, episodes.tasks, planned))
-            animations = _animations(pool, list(episodes.tasks), planned.recordings, stage.measures_distance)
+            recordings = [(task, planned.recordings.get(task.episode_id)) for task in episodes.tasks]
+            animations = _animations(pool, recordings, stage.measures_distance, reads_proprio=model.uses_proprio)
         protocols[name] = report
     headline = evaluation.protocols[0]
     points = []
@@ -172,8 +183,12 @@ class _Stage:
         )
 
 
-def _check_environment(spec: ModelSpec, description: EnvDescription, env_id: str) -> None:
-    """Refuses an environment whose actions or proprio the model was not trained with."""
+def check_environment(spec: ModelSpec, description: EnvDescription, env_id: str) -> None:
+    """Refuses an environment whose actions or proprio the model was not trained with.
+
+    Raises:
+        ConfigError: Names both widths.
+    """
     remedy = "env.id must be the environment the model was trained for"
     if description.action.dim != spec.action.dim:
         raise ConfigError(
@@ -204,18 +219,26 @@ def _episodes(
 
 
 def _animations(
-    pool: EnvPool, tasks: list[Task], recordings: dict[int, Recording], measures_distance: bool
+    pool: EnvPool,
+    played: Sequence[tuple[Task, Recording | None]],
+    measures_distance: bool,
+    *,
+    reads_proprio: bool,
 ) -> dict[int, Animation]:
-    chosen = [task for task in tasks if task.episode_id in recordings]
+    """The episodes that were recorded, by id."""
+    chosen = [(task, recorded) for task, recorded in played if recorded is not None]
     if not chosen:
         return {}
-    goals = pool.render([task.goal for task in chosen], [task.variation for task in chosen])
+    goals = pool.render([task.goal for task, _ in chosen], [task.variation for task, _ in chosen])
     animations = {}
-    for task, goal in zip(chosen, goals, strict=True):
-        recorded = recordings[task.episode_id]
-        distances = None
-        if measures_distance:
-            states = list(recorded.sim_states)
-            distances = np.array(pool.distances(states, [task.goal] * len(states)))
-        animations[task.episode_id] = Animation(recorded.frames, goal, recorded.costs, distances)
+    for (task, recorded), goal in zip(chosen, goals, strict=True):
+        states = list(recorded.sim_states)
+        animations[task.episode_id] = Animation(
+            rollout=recorded.frames,
+            goal=goal,
+            costs=recorded.costs,
+            distances=np.array(pool.distances(states, [task.goal] * len(states))) if measures_distance else None,
+            chunks=recorded.chunks,
+            proprio=pool.proprio(states) if reads_proprio else None,
+        )
     return animations

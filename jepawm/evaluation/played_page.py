@@ -4,13 +4,12 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from jepawm.config import ProtocolConfig
 from jepawm.evaluation.outcomes import CAUSES, DiagnosedEpisode, EpisodeOutcome, FailureDiagnosis, ProtocolReport
-from jepawm.evaluation.pages import PLANNED, RANDOM, animation, facts, figure, intervals, percent, picture, table
+from jepawm.evaluation.pages import PLANNED, RANDOM, facts, figure, intervals, percent, table
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.result import Played
+from jepawm.evaluation.rollout_cards import about_imagination, curves_of, pictures_of
 
 _CHUNK = (
     "<p class=muted>A chunk is the actions of one model step. Random plans are drawn from the planner's own first "
@@ -163,56 +162,17 @@ def _rollouts(played: Played, animations: Mapping[int, Animation]) -> str:
     told = facts((*rules, *(headline.conditions or {}).items()))
     strip = "env_step: distance to the goal" if played.distance_name else "env_step"
     said = f"<p class=muted>Failures first. Below a rollout: {strip}.</p>"
-    return f"{told}{said}<div class=rolls>{''.join(cards)}</div>"
+    return f"{told}{said}{about_imagination(animations)}<div class=rolls>{''.join(cards)}</div>"
 
 
 def _card(played: Played, outcome: EpisodeOutcome, item: Animation, cause: DiagnosedEpisode | None) -> str:
     verdict = "<span class=ok>solved</span>" if outcome.solved else "<span class=no>not solved</span>"
-    sources = {"start": picture(item.rollout[0]), "goal": picture(item.goal), "rollout": _rollout(item)}
-    images = "".join(
-        f"<td><img alt='{name}' src='{source}'><br><span class=muted>{name}</span></td>"
-        for name, source in sources.items()
-    )
     why = "" if cause is None else f"<br>cause: <b>{cause.cause}</b>, {html.escape(CAUSES[cause.cause])}"
     return (
         f"<div class=roll>episode {outcome.episode_id}: {verdict} after {outcome.env_steps} environment steps, "
-        f"{outcome.num_plans} plan(s){why}{_varied(outcome)}<table><tr>{images}</tr></table>"
-        f"{_curves(item, played.distance_name)}</div>"
+        f"{outcome.num_plans} plan(s){why}{_varied(outcome)}{pictures_of(item)}"
+        f"{curves_of(item, played.distance_name)}</div>"
     )
-
-
-def _rollout(item: Animation) -> str:
-    if item.distances is None:
-        captions = [f"env_step {at}" for at in range(len(item.rollout))]
-    else:
-        captions = [f"{at}: {distance:.3g}" for at, distance in enumerate(item.distances)]
-    return animation(item.rollout, captions)
-
-
-def _curves(item: Animation, distance_name: str) -> str:
-    """The distance to the goal over time, and the costs of each plan's search."""
-    costs = [cost for cost in item.costs if len(cost) > 1 and np.isfinite(cost).all()]
-    distances = item.distances
-    if not costs and distances is None:
-        return ""
-
-    def draw(axes: Any) -> None:
-        of_distance, of_cost = axes
-        if distances is None:
-            of_distance.set_axis_off()
-        else:
-            of_distance.plot(range(len(distances)), distances, color=PLANNED)
-            of_distance.set(xlabel="env_step", ylabel=distance_name)
-            of_distance.set_ylim(bottom=0)
-        if not costs:
-            of_cost.set_axis_off()
-        for number, cost in enumerate(costs):
-            shade = 0.25 + 0.75 * (number + 1) / len(costs)
-            of_cost.plot(range(1, len(cost) + 1), cost, color=PLANNED, alpha=shade, linewidth=1)
-            of_cost.set(xlabel="iteration of the search", ylabel="lowest cost of a candidate")
-
-    said = "<br><span class=muted>costs: one line a plan, later plans darker</span>" if len(costs) > 1 else ""
-    return figure(draw, (6.0, 1.9), columns=2) + said
 
 
 def _varied(outcome: EpisodeOutcome) -> str:

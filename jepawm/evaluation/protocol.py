@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jepawm.config.evaluation import ProtocolConfig
+from jepawm.evaluation.latent_pictures import encode_visual
 from jepawm.evaluation.metrics import SuccessRate, success_rate
 from jepawm.evaluation.outcomes import EpisodeOutcome, ProtocolResult
 from jepawm.planning import Plan
@@ -63,11 +64,13 @@ class Recording:
         frames: `[F,Y,X,C]` uint8, the start first and then one for each env_step.
         sim_states: `[F,S]` at the same moments.
         costs: For each plan, the `[I]` lowest candidate cost of each iteration of its search.
+        chunks: For each plan, the `[n,frameskip,a]` raw actions that were executed of it.
     """
 
     frames: np.ndarray
     sim_states: np.ndarray
     costs: list[np.ndarray]
+    chunks: list[np.ndarray]
 
     def extend(self, executed: Executed, cost: np.ndarray) -> None:
         """Adds one plan's search and what came of it."""
@@ -153,6 +156,7 @@ def run_protocol(
     *,
     seed: int,
     record: Sequence[int] = (),
+    goals: Observations | None = None,
     measures_distance: bool = False,
     on_progress: Callable[[int], None] | None = None,
     turn: AbstractContextManager[object] | None = None,
@@ -166,6 +170,7 @@ def run_protocol(
         tasks: Not solved at their start.
         seed: Of the planner's noise, with each task's episode id and the number of the plan.
         record: Episodes whose frames are kept.
+        goals: `[B,1]` what should be seen at the end; None: the tasks' goals as the environment draws them.
         measures_distance: Whether the environment tells how far an episode ended from its goal.
         on_progress: Called with the number of chunks executed, of at most `protocol.max_chunks`.
         turn: Held while the agent computes, by one of several groups that are played at once: meanwhile the
@@ -178,7 +183,7 @@ def run_protocol(
     turn = nullcontext() if turn is None else turn
     model = agent.model
     first = pool.begin(tasks)
-    goals = goal_observations(pool, tasks, proprio=model.uses_proprio)
+    goals = goal_observations(pool, tasks, proprio=model.uses_proprio) if goals is None else goals
     episodes = EpisodeLog(tasks, first, record)
     with turn:
         agent.reset(
@@ -206,6 +211,7 @@ def run_protocol(
         executed = pool.execute(ids, raw, [i for i in record if i in ids], min(size, model.context_window))
         execute_s += time.perf_counter() - planned
         done += size
+        episodes.record_chunks(running, raw)
         is_last = done >= protocol.max_chunks
         costs_BI = _search_costs(agent, len(running))
         for row, result, costs_I in zip(running, executed, costs_BI, strict=True):
@@ -223,7 +229,7 @@ def run_protocol(
             on_progress(done if running else protocol.max_chunks)
     pool.finish()
     with turn:
-        latent_distances = _latent_distances(model, episodes.last_seen, goals)
+        latent_distances = visual_distances(model, episodes.last_seen, goals)
     outcomes = [
         replace(outcome, latent_distance=float(each))
         for outcome, each in zip(episodes.outcomes, latent_distances, strict=True)
@@ -270,23 +276,20 @@ def _search_costs(agent: Player, episodes: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def _latent_distances(model: WorldModel, ends: Observations, goals: Observations) -> np.ndarray:
+def visual_distances(model: WorldModel, ends: Observations, goals: Observations) -> np.ndarray:
     """`[B]` mean squared differences between the visual latents of the last frames and of the goals, in float32."""
     found = []
     for at in range(0, len(ends.pixels), _FRAMES_AT_ONCE):
         part = slice(at, at + _FRAMES_AT_ONCE)
-        end, goal = (_encoded(model, each, part) for each in (ends, goals))
+        end, goal = (_encoded(model, each.pixels[part]) for each in (ends, goals))
         found.append((end - goal).float().square().flatten(1).mean(dim=1).cpu().numpy())
     return np.concatenate(found)
 
 
-def _encoded(model: WorldModel, observations: Observations, part: slice) -> Tensor:
-    """`[B,P,D]` visual latents of observations `[B,1]`."""
-    device = model.action_mean.device
-    pixels = torch.from_numpy(np.ascontiguousarray(observations.pixels[part])).to(device).movedim(-1, 2)
-    felt = observations.proprio
-    proprio = torch.from_numpy(felt[part]).to(device) if model.uses_proprio and felt is not None else None
-    return model.encode(pixels, proprio).visual[:, 0]
+def _encoded(model: WorldModel, pixels: np.ndarray) -> Tensor:
+    """`[B,P,D]` visual latents of frames `[B,1,Y,X,C]`."""
+    frames = torch.from_numpy(np.array(pixels)).to(model.action_mean.device)
+    return encode_visual(model, frames.movedim(-1, 2))[:, 0]
 
 
 class EpisodeLog:
@@ -315,7 +318,7 @@ class EpisodeLog:
         ]
         self._last = [(seen.pixels, seen.proprio) for seen in observed]
         self.recordings = {
-            task.episode_id: Recording(seen.pixels[None], seen.sim_state[None], [])
+            task.episode_id: Recording(seen.pixels[None], seen.sim_state[None], [], [])
             for task, seen in zip(tasks, observed, strict=True)
             if task.episode_id in record
         }
@@ -325,6 +328,18 @@ class EpisodeLog:
         """`[B,1]` what was seen last in each episode."""
         pixels, proprio = (np.stack(parts)[:, None] for parts in zip(*self._last, strict=True))
         return Observations(pixels, proprio.astype(np.float32))
+
+    def record_chunks(self, rows: Sequence[int], chunks_Bnka: np.ndarray) -> None:
+        """Keeps the actions that were executed in recorded episodes.
+
+        Args:
+            rows: Of the episodes.
+            chunks_Bnka: `[B,n,frameskip,a]` raw actions.
+        """
+        for row, chunks_nka in zip(rows, chunks_Bnka, strict=True):
+            recording = self.recordings.get(self.outcomes[row].episode_id)
+            if recording is not None:
+                recording.chunks.append(chunks_nka)
 
     def add(self, row: int, executed: Executed, solved: bool, costs_I: np.ndarray) -> None:
         """Notes what one plan brought.

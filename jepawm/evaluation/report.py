@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jepawm.evaluation.image_goals_page import image_goals_parts
 from jepawm.evaluation.pages import facts, figure, page, percent, table
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.played_page import played_parts
@@ -29,6 +30,7 @@ def write_report(
     parts = [
         _head(result),
         *(played_parts(result.played, animations) if result.played is not None else ()),
+        *(image_goals_parts(result.image_goals, animations) if result.image_goals is not None else ()),
         *_published(result),
         "<h2>Training</h2>",
         _training(metrics),
@@ -45,6 +47,12 @@ def write_report(
 
 def _head(result: EvaluationResult) -> str:
     about = f"<p class=muted>{result.model.num_parameters:,} parameters. {html.escape(result.provenance.created)}.</p>"
+    if result.image_goals is not None:
+        env_id, number = html.escape(str(result.config["env"]["id"])), len(result.image_goals.episodes)
+        return (
+            f"<h1>{html.escape(result.recipe)} <span class=muted>on {env_id}</span></h1>"
+            f"<p>{number} episodes towards pictures that a person gave.</p>{about}"
+        )
     if result.played is None:
         assert result.dataset is not None, "without an environment there are held-out episodes"
         return (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from jepawm.evaluation.image_outcomes import ImageGoals
 from jepawm.evaluation.outcomes import DistancePoint, ProtocolReport, rate_to_dict
 
 
@@ -124,7 +125,8 @@ class EvaluationResult:
         config: The run's configuration, as plain data.
         provenance: Where the numbers come from.
         held_out: What held-out episodes say.
-        played: What was played; None where there is no environment.
+        played: What was played; None where there is no environment, or where goals are pictures.
+        image_goals: What plans towards pictures reached; None where goals are states.
         dataset: The episodes the model was trained on; None where they are not here.
         recipe: Name of the run's recipe.
         run_dir: Where `eval.json` lies.
@@ -149,6 +151,7 @@ class EvaluationResult:
     wall_s: dict[str, float] = field(default_factory=dict)
     conditions: dict[str, str] = field(default_factory=dict)
     published: dict[str, Any] | None = None
+    image_goals: ImageGoals | None = None
 
     @property
     def protocols(self) -> dict[str, ProtocolReport]:
@@ -190,6 +193,7 @@ class EvaluationResult:
             data["prediction_windows"] = self.held_out.prediction_windows
             data["prediction_episodes"] = self.held_out.prediction_episodes
         last = ("wall_s", "recipe", "run_dir", "report", "mlflow_uri", "conditions", "published")
+        data["image_goals"] = None if self.image_goals is None else self.image_goals.to_dict()
         return {**data, **{name: getattr(self, name) for name in last}}
 
     @classmethod
@@ -222,5 +226,6 @@ class EvaluationResult:
             dataset=DatasetFacts(**data["dataset"]) if "dataset" in data else None,
             conditions=data.get("conditions", {}),
             published=data.get("published"),
+            image_goals=ImageGoals.from_dict(data["image_goals"]) if data.get("image_goals") else None,
             **{name: data[name] for name in ("recipe", "run_dir", "report", "mlflow_uri", "wall_s")},
         )

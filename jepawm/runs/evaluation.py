@@ -17,6 +17,7 @@ from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import EvaluationResult
+from jepawm.evaluation.rollout_videos import write_videos
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
 from jepawm.runs.planner_hosts import pack_model, planner_hosts
@@ -223,6 +224,8 @@ def evaluate_and_report(
         write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
         if found.episodes is not None:
             write_json(os.path.join(job.folder, EPISODES_FILE), found.episodes.to_dict())
+        if config.evaluation.videos:
+            write_videos(job.folder, found.animations)
         write_report(report_path, result, read_metrics(os.path.join(job.folder, METRICS_FILE)), found.animations)
     return result
 

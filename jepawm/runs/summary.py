@@ -3,6 +3,7 @@
 import shlex
 
 from jepawm.console import Console
+from jepawm.evaluation.image_outcomes import ImageGoals
 from jepawm.evaluation.metrics import SuccessRate
 from jepawm.evaluation.result import EvaluationResult, Played
 
@@ -18,6 +19,8 @@ def print_result(result: EvaluationResult, console: Console, *, num_parts: int =
     console.say()
     if result.played is not None:
         _print_played(result.played, console)
+    if result.image_goals is not None:
+        _print_image_goals(result.image_goals, console)
     if result.held_out.prediction:
         first, last = result.held_out.prediction[0], result.held_out.prediction[-1]
         console.say(
@@ -67,6 +70,18 @@ def _print_played(played: Played, console: Console) -> None:
         console.say(
             f"failures     {causes} (first plans of {len(failures.episodes)} of {failures.num_failed} failed episodes)"
         )
+
+
+def _print_image_goals(found: ImageGoals, console: Console) -> None:
+    at_start, at_end, random = found.means
+    console.say(
+        f"pictures     {len(found.episodes)} episodes, {found.protocol}; mean latent distance {at_start:.4g} at the "
+        f"start, {at_end:.4g} at the end, {random:.4g} at the end of random plans"
+    )
+    if found.rate is None or found.random_rate is None:
+        console.say("             success is not judged: no simulator state of the goals is known")
+    else:
+        console.say(f"             solved at the end {_rate(found.rate)}, random plans {_rate(found.random_rate)}")
 
 
 def _print_conditions(result: EvaluationResult, console: Console) -> None:

@@ -107,6 +107,8 @@ def summary_metrics(result: EvaluationResult) -> Record:
     for point in () if result.played is None else result.played.distance_curve:
         rate = point.report.planned.rate.success_rate
         summary[f"eval/success_rate_at_env_steps/{point.goal_offset_env_steps}"] = rate
+    if result.image_goals is not None:
+        _, summary["eval/image_goals/latent_distance"], summary["eval/image_goals/random"] = result.image_goals.means
     for row in result.held_out.prediction:
         summary[f"eval/prediction/{row.model_steps}"] = row.share_of_persistence
     return summary

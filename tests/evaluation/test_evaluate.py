@@ -100,6 +100,13 @@ def test_goals_come_from_held_out_episodes(wall_dataset: EpisodeDataset, model_d
     assert len(shown.costs) == first["num_plans"]
     assert shown.distances is not None
     assert shown.distances[-1] == pytest.approx(first["distance"])
+    # What the model imagined stands beside it, at the start and after each chunk.
+    assert sum(len(part) for part in shown.chunks) * 5 == first["env_steps"]
+    assert len(shown.chunks) == first["num_plans"]
+    assert shown.imagination is not None
+    assert len(shown.imagination.planned) == first["env_steps"] // 5 + 1
+    assert "nearest of 256 training frames" in shown.imagination.about
+    assert shown.imagination.distance_seen[-1] == pytest.approx(first["latent_distance"], rel=1e-4)
     # Starts and goals come from recordings, so the actions between them are known.
     assert found.episodes is not None
     assert [task.actions.shape for task in found.episodes.tasks if task.actions is not None] == [(20, 2)] * 3

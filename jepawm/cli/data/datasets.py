@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -48,36 +48,41 @@ class Check:
 
 @dataclass(frozen=True)
 class Show:
-    """Draw a contact sheet of a few episodes: their frames and actions."""
+    """Draw a contact sheet of a few episodes: their frames and actions. With --mp4: a video of them instead."""
 
     path: Positional[Path]
     """The dataset folder."""
-    output: Path = Path("sheet.png")
-    """The picture to write."""
+    output: Path | None = None
+    """The picture to write; by default sheet.png, and none with --mp4."""
+    mp4: Path | None = None
+    """The video to write: every frame of each episode, in real time."""
     episodes: int = 4
     """How many episodes, evenly spaced over the dataset."""
     ids: tuple[int, ...] = ()
     """These episodes instead."""
     frames: int = 8
-    """Frames per episode."""
+    """Frames per episode, in a picture or with --window."""
     window: int | None = None
     """Show a window that begins at this frame, as a model sees it, instead of the whole episode."""
     frameskip: int = 1
     """Frames between two that are shown, with --window."""
 
     def run(self) -> int:
-        """Prints the path of the picture."""
+        """Prints the paths of the picture and the video."""
         from jepawm.data import contact_sheet
+        from jepawm.data.inspect.film import film
 
-        drawn = contact_sheet(
-            self.path,
-            self.output,
-            episodes=self.ids or self.episodes,
-            frames=self.frames,
-            window=self.window,
-            frameskip=self.frameskip,
-        )
-        print(drawn)
+        shown: dict[str, Any] = {
+            "episodes": self.ids or self.episodes,
+            "frames": self.frames,
+            "window": self.window,
+            "frameskip": self.frameskip,
+        }
+        output = Path("sheet.png") if self.output is None and self.mp4 is None else self.output
+        if output is not None:
+            print(contact_sheet(self.path, output, **shown))
+        if self.mp4 is not None:
+            print(film(self.path, self.mp4, **shown))
         return 0
 
 

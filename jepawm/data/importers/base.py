@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
 from jepawm.data.codecs import check_codec
 from jepawm.data.meta import DatasetSpec
 from jepawm.errors import DataError
@@ -220,22 +218,6 @@ class EpisodeSource(ABC):
 def square_spec(height: int, width: int, options: ImportOptions) -> int:
     """Side of the frames that a source of `height` x `width` px becomes, see `ImportOptions.image_size`."""
     return options.image_size or min(height, width)
-
-
-def square(frames: np.ndarray, side: int) -> np.ndarray:
-    """Crops frames `[F,Y,X,C]` uint8 to the square in their middle, and resizes it to `side` px."""
-    height, width = frames.shape[1:3]
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    frames = frames[:, top : top + short, left : left + short]
-    if short == side:
-        return np.ascontiguousarray(frames)
-    import cv2
-
-    # Area averaging does not alias when shrinking.
-    how = cv2.INTER_AREA if side < short else cv2.INTER_LINEAR
-    resized = [cv2.resize(np.ascontiguousarray(frame), (side, side), interpolation=how) for frame in frames]
-    return np.stack(resized).reshape(len(frames), side, side, frames.shape[-1])
 
 
 def file_stamp(path: Path, *, limit: int = 100_000) -> list[Any]:

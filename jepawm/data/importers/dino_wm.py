@@ -28,12 +28,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jepawm.data.importers.arrays import action_bounds, finite
-from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, square, square_spec
+from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, square_spec
 from jepawm.data.importers.reading import LONGER_VIDEO
 from jepawm.data.importers.tensors import load_array, load_saved
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.data.video import read_video, video_info
 from jepawm.errors import DataError, did_you_mean
+from jepawm.pictures import square
 from jepawm.published_statistics import PUBLISHED_STATISTICS
 from jepawm.types import ActionSpec, Episode, VectorSpec
 

@@ -27,11 +27,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jepawm.data.importers.arrays import action_bounds
-from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, file_stamp, square, square_spec
+from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, file_stamp, square_spec
 from jepawm.data.importers.reading import LONGER_VIDEO, indexed_names, vectors
 from jepawm.data.meta import META_FILE, DatasetSpec, PixelSpec
 from jepawm.data.video import read_video, video_info
 from jepawm.errors import DataError
+from jepawm.pictures import square
 from jepawm.published_statistics import PUBLISHED_STATISTICS
 from jepawm.types import ActionSpec, Episode, VectorSpec
 

@@ -28,10 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square
+from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions
 from jepawm.data.importers.zarr_arrays import ENDS, ZarrArrays, checked_ends, mark_bad_rows
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.errors import DataError
+from jepawm.pictures import square
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 ACTION_SCALE_PX = 100.0

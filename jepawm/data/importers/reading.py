@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from jepawm.data.importers.base import square
 from jepawm.errors import DataError
+from jepawm.pictures import square
 
 # Recognising a folder must stay quick, however many folders it has.
 _FOLDERS_LOOKED_AT = 2000

@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from jepawm.data.importers.arrays import finite
-from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, square, square_spec
+from jepawm.data.importers.base import NOTES, Choices, EpisodeSource, ImportOptions, square_spec
 from jepawm.data.importers.reading import LONGER_VIDEO, casts, indexed_names, outward, pick
 from jepawm.data.importers.stable_worldmodel_stores import open_store
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.errors import DataError
+from jepawm.pictures import square
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 PROPRIO = ("proprio", "observation", "state")

@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 
 from jepawm.data.importers.arrays import as_frames, channels_last
-from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square, square_spec
+from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, square_spec
 from jepawm.data.importers.pusht_zarr import PushTZarr
 from jepawm.data.importers.reading import casts, indexed_names, outward
 from jepawm.data.importers.zarr_arrays import ENDS, ZarrArrays, checked_ends, mark_bad_rows
 from jepawm.data.meta import DatasetSpec, PixelSpec
 from jepawm.errors import DataError, did_you_mean
+from jepawm.pictures import square
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 ACTION = "data/action"

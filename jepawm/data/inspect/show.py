@@ -60,16 +60,8 @@ def contact_sheet(
     import cv2
 
     dataset = EpisodeDataset(path)
-    if isinstance(episodes, int):
-        count = min(episodes, len(dataset))
-        picked = dataset.episode_ids[np.linspace(0, len(dataset) - 1, count).astype(int)].tolist() if count > 0 else []
-    else:
-        picked = list(episodes)
-    if not picked or frames < 1:
-        raise DataError(f"{dataset.path}: nothing to draw: {len(picked)} episodes, {frames} frames")
-    if frameskip < 1:
-        raise DataError(f"frameskip must be 1 or more, found {frameskip}")
-    shown = [_shown(dataset, episode_id, frames, window, frameskip) for episode_id in picked]
+    picked = picked_episodes(dataset, episodes)
+    shown = [shown_frames(dataset, episode_id, frames, window, frameskip) for episode_id in picked]
     rows = [_episode_row(dataset, episode_id, times) for episode_id, times in zip(picked, shown, strict=True)]
     width = max(row.shape[1] for row in rows)
     # An episode with fewer frames than are asked for ends early.
@@ -87,8 +79,34 @@ def contact_sheet(
     return output
 
 
-def _shown(dataset: EpisodeDataset, episode_id: int, frames: int, window: int | None, frameskip: int) -> list[int]:
-    """Indices of the frames that are shown of an episode."""
+def picked_episodes(dataset: EpisodeDataset, episodes: int | Sequence[int]) -> list[int]:
+    """Ids of the episodes that are shown: those that are named, or so many, evenly spaced over the dataset.
+
+    Raises:
+        DataError: There are none.
+    """
+    if isinstance(episodes, int):
+        count = min(episodes, len(dataset))
+        picked = dataset.episode_ids[np.linspace(0, len(dataset) - 1, count).astype(int)].tolist() if count > 0 else []
+    else:
+        picked = list(episodes)
+    if not picked:
+        raise DataError(f"{dataset.path}: nothing to draw: 0 episodes")
+    return picked
+
+
+def shown_frames(
+    dataset: EpisodeDataset, episode_id: int, frames: int, window: int | None, frameskip: int
+) -> list[int]:
+    """Indices of the frames that are shown of an episode.
+
+    Raises:
+        DataError: No frames, or a window that is longer than the episode.
+    """
+    if frames < 1:
+        raise DataError(f"{dataset.path}: nothing to draw: {frames} frames")
+    if frameskip < 1:
+        raise DataError(f"frameskip must be 1 or more, found {frameskip}")
     total = dataset.num_frames(episode_id)
     if window is None:
         # A short episode shows each frame once.
@@ -111,7 +129,7 @@ def _title(dataset: EpisodeDataset, width: int) -> np.ndarray:
         f"px ({spec.pixels.codec}), {spec.control_hz:g} Hz, {spec.action.dim} actions, {spec.proprio.dim} proprio"
     )
     bar = np.full((TITLE_PX, width, 3), 225, dtype=np.uint8)
-    _write(bar, text, (4, TITLE_PX - 6), scale=0.42)
+    write(bar, text, (4, TITLE_PX - 6), scale=0.42)
     return bar
 
 
@@ -126,8 +144,6 @@ def _tile_size(height: int, width: int) -> tuple[int, int]:
 
 def _episode_row(dataset: EpisodeDataset, episode_id: int, times: list[int]) -> np.ndarray:
     """`[height,width,3]` uint8: captions, frames and the actions of one episode."""
-    import cv2
-
     spec = dataset.spec
     tile_y, tile_x = _tile_size(spec.pixels.height, spec.pixels.width)
     chunks = dataset.chunks(episode_id, ["frames"])
@@ -137,26 +153,47 @@ def _episode_row(dataset: EpisodeDataset, episode_id: int, times: list[int]) -> 
         chunk = chunks[t // dataset.chunk_frames]
         assert chunk.frames is not None
         decode_frame(chunk.frames[t - chunk.first_frame], spec.pixels.codec, frame)
-        how = cv2.INTER_AREA if tile_x < spec.pixels.width else cv2.INTER_NEAREST
-        tile = cv2.resize(_as_rgb(frame), (tile_x, tile_y), interpolation=how)
-        row[CAPTION_PX:, k * tile_x : (k + 1) * tile_x] = tile
+        row[CAPTION_PX:, k * tile_x : (k + 1) * tile_x] = resized(as_rgb(frame), (tile_y, tile_x))
         time = f"t {t} ({t * spec.env_steps_per_frame / spec.control_hz:.1f} s)"
         caption = f"ep {episode_id}/{dataset.num_frames(episode_id)}, {time}" if k == 0 else time
-        _write(row[:, k * tile_x : (k + 1) * tile_x], caption, (3, CAPTION_PX - 5), scale=0.36)
-    # The strip shows the actions from the first to the last frame; the marks are the frames.
-    first, last = (t * spec.env_steps_per_frame for t in (times[0], max(times[-1], times[0] + 1)))
-    actions = dataset.read_column("actions", episode_id)[first:last]
-    marks = [(t - times[0]) / max(times[-1] - times[0], 1) for t in times]
-    names = spec.action.names or tuple(str(i) for i in range(spec.action.dim))
+        write(row[:, k * tile_x : (k + 1) * tile_x], caption, (3, CAPTION_PX - 5), scale=0.36)
     width = row.shape[1]
-    if spec.action.dim <= MAX_CURVES:
-        drawn = _curves(actions, names, marks, width)
-    else:
-        drawn = _lanes(actions, dataset.statistics.action_mean, names, marks, width)
+    drawn = action_strip(dataset, episode_id, times, width, marked=True)
     return np.concatenate([row, drawn, np.full((4, width, 3), 255, dtype=np.uint8)])
 
 
-def _as_rgb(frame: np.ndarray) -> np.ndarray:
+def action_strip(
+    dataset: EpisodeDataset, episode_id: int, times: list[int], width: int, *, marked: bool = False
+) -> np.ndarray:
+    """`[height,width,3]` uint8: the actions from the first to the last shown frame of an episode, and a legend.
+
+    Args:
+        dataset: The dataset.
+        episode_id: The episode.
+        times: Indices of the frames that are shown.
+        width: Of the strip, px.
+        marked: Draw a line where each frame is.
+    """
+    spec = dataset.spec
+    first, last = (t * spec.env_steps_per_frame for t in (times[0], max(times[-1], times[0] + 1)))
+    actions = dataset.read_column("actions", episode_id)[first:last]
+    marks = [(t - times[0]) / max(times[-1] - times[0], 1) for t in times] if marked else []
+    names = spec.action.names or tuple(str(i) for i in range(spec.action.dim))
+    if spec.action.dim <= MAX_CURVES:
+        return _curves(actions, names, marks, width)
+    return _lanes(actions, dataset.statistics.action_mean, names, marks, width)
+
+
+def resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame `[Y,X,3]` with another `(height, width)`: pixels are doubled when enlarging, averaged when shrinking."""
+    import cv2
+
+    how = cv2.INTER_AREA if size[1] < frame.shape[1] else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(frame, (size[1], size[0]), interpolation=how))
+
+
+def as_rgb(frame: np.ndarray) -> np.ndarray:
+    """A frame of one channel or more as `[Y,X,3]`."""
     channels = frame.shape[-1]
     if channels >= 3:
         return np.ascontiguousarray(frame[..., :3])
@@ -229,11 +266,11 @@ def _legend(labels: Sequence[str], width: int, colours: Sequence[tuple[int, int,
     box = np.full(((line + 1) * LEGEND_PX, width, 3), 255, dtype=np.uint8)
     for i, (text, (at_line, at_x)) in enumerate(zip(labels, placed, strict=True)):
         place = (at_x, at_line * LEGEND_PX + LEGEND_PX - 4)
-        _write(box, text, place, scale=0.34, colour=colours[i % len(colours)])
+        write(box, text, place, scale=0.34, colour=colours[i % len(colours)])
     return box
 
 
-def _write(
+def write(
     image: np.ndarray, text: str, place: tuple[int, int], *, scale: float, colour: tuple[int, int, int] = (0, 0, 0)
 ) -> None:
     """Writes into the image; `place` is the left end of the text's base line, pixels."""

@@ -5,8 +5,10 @@ from dataclasses import replace
 from jepawm.config import RunConfig
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
+from jepawm.errors import require
 from jepawm.evaluation.episodes import read_episodes
 from jepawm.evaluation.goals import HeldOutEpisodes, draw_episodes
+from jepawm.evaluation.image_goals import read_goal_images
 from jepawm.rollout import EnvDescription, EnvHost, EnvPool, SerialBackend
 
 # Tasks that are drawn to see whether there are any.
@@ -27,11 +29,17 @@ def check_tasks(
     Raises:
         ConfigError: An episode set of another environment; a source of goals that the episodes or the environment do
             not have.
-        DataError: An episode set that cannot be read; almost all tasks solved at the start.
+        DataError: An episode set or pictures that cannot be read; almost all tasks solved at the start.
         EnvironmentFault: A scripted policy that there is not.
+        MissingDependencyError: Videos are asked for, and the extra that writes them is not installed.
     """
     evaluation = config.evaluation
+    if evaluation.videos:
+        require("av", "video")
     if config.env.id == "none":
+        return
+    if evaluation.goal_images is not None:
+        read_goal_images(evaluation.goal_images, config.env.image_size, description)
         return
     if evaluation.episodes is not None:
         episodes = read_episodes(evaluation.episodes)
