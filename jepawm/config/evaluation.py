@@ -9,6 +9,7 @@ from jepawm.config.data import DataConfig
 from jepawm.config.env import EnvConfig
 from jepawm.config.objective import ObjectiveConfig, Weighting
 from jepawm.config.planner import PlannerConfig
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.errors import ConfigError
 
 SuccessAt = Literal["plan_end", "any_env_step", "episode_end"]
@@ -175,6 +176,7 @@ class EvaluationPlan:
         data: Windows and split of the episodes the model was trained on.
         planner: The search.
         objective: The cost of a candidate.
+        subgoals: What plans aim at on the way to a goal.
         evaluation: Episodes, goals and protocols.
         diagnostics_windows: Held-out windows that a measurement uses.
         run: The whole configuration as plain data, for the record.
@@ -185,6 +187,7 @@ class EvaluationPlan:
     data: DataConfig
     planner: PlannerConfig
     objective: ObjectiveConfig
+    subgoals: SubgoalConfig
     evaluation: EvaluationConfig
     diagnostics_windows: int
     run: Mapping[str, Any]

@@ -16,6 +16,7 @@ from jepawm.config.objective import ObjectiveConfig
 from jepawm.config.optim import OptimConfig
 from jepawm.config.planner import PlannerConfig
 from jepawm.config.scaling import ScalingConfig
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.config.tracking import TrackingConfig
 from jepawm.config.training import TrainConfig, TrainingPlan
 from jepawm.config.yaml_io import to_dict
@@ -61,6 +62,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    subgoals: SubgoalConfig = field(default_factory=SubgoalConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -184,6 +186,7 @@ class RunConfig:
             data=self.data,
             planner=self.planner,
             objective=self.objective,
+            subgoals=self.subgoals,
             evaluation=self.evaluation,
             diagnostics_windows=self.train.diagnostics_windows,
             run=to_dict(self),

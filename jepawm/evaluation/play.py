@@ -13,7 +13,7 @@ from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError
 from jepawm.evaluation.baselines import learned_baselines
-from jepawm.evaluation.conditions import protocol_conditions
+from jepawm.evaluation.conditions import protocol_conditions, subgoal_conditions
 from jepawm.evaluation.episodes import EpisodeSet, read_episodes
 from jepawm.evaluation.failures import diagnose
 from jepawm.evaluation.goals import HeldOutEpisodes, draw_episodes
@@ -149,7 +149,10 @@ class _Stage:
             rules=replace(protocol, cost=objective.weighting),
             planned=planned.result(),
             random=random.result(),
-            conditions=protocol_conditions(protocol, self.plan.planner, objective, self.model.frameskip),
+            conditions={
+                **protocol_conditions(protocol, self.plan.planner, objective, self.model.frameskip),
+                **subgoal_conditions(self.plan.subgoals),
+            },
             baselines=baselines,
         )
         return report, planned
@@ -178,6 +181,8 @@ class _Stage:
             self.spec,
             planner or self.plan.planner,
             self._objective(protocol),
+            # Random plans read no goal.
+            subgoals=self.plan.subgoals if planner is None else None,
             replan_every=protocol.replan_every,
             warm_start=protocol.warm_start,
             shrinking_horizon=protocol.horizon == "shrinking",

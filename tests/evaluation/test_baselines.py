@@ -17,8 +17,10 @@ from jepawm.config import (
     EvaluationConfig,
     OptimConfig,
     PlannerConfig,
+    PredictorConfig,
     RandomPlansConfig,
     RunConfig,
+    SubgoalConfig,
 )
 from jepawm.config.head import HeadConfig, HeadJob, HeadTrainConfig
 from jepawm.console import Console
@@ -147,19 +149,23 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
     for head in (
         HeadConfig(name="inverse_dynamics", hidden_dim=8, num_layers=1),
         HeadConfig(name="image", dim=16, depth=1, num_heads=2),
+        HeadConfig(name="macro", num_model_steps=2, hidden_dim=8, predictor=PredictorConfig(hidden_dim=8)),
     ):
         train = HeadTrainConfig(num_train_steps=2, batch_size=8)
         data = dataclasses.replace(HeadJob().data, path=str(wall_dataset.path))
         train_head(HeadJob(model=folder, device="cpu", head=head, train=train, data=data), Console(quiet=True))
     model, spec = load_world_model(folder)
+    search = dataclasses.replace(CONFIG.planner, num_iterations_warm=1)
+    plan = dataclasses.replace(CONFIG, subgoals=SubgoalConfig(name="macro", planner=search)).evaluation_plan()
     with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
-        result = evaluate(
-            CONFIG.evaluation_plan(), model, spec, pool, wall_dataset, model_dir=folder, console=Console(quiet=True)
-        ).result
+        result = evaluate(plan, model, spec, pool, wall_dataset, model_dir=folder, console=Console(quiet=True)).result
     baseline = result.protocols["per_chunk"].baselines["inverse_dynamics"]
     assert [each.episode_id for each in baseline.episodes] == [
         each.episode_id for each in result.protocols["per_chunk"].planned.episodes
     ]
+    told = result.protocols["per_chunk"].conditions
+    assert told is not None
+    assert told["subgoals"].startswith("head macro, 2 macro-actions (shrinking), cost last; cem, 8 samples")
     written = result.to_dict()
     assert written["baselines"]["inverse_dynamics"]["num_episodes"] == 3
     assert len(written["baselines"]["inverse_dynamics"]["success_interval"]) == 2

@@ -16,6 +16,7 @@ from jepawm.checkpoints.model_folder import load_world_model
 from jepawm.cli.main import main
 from jepawm.config import DataConfig, ModelConfig, PlannerConfig, PredictorConfig, ProprioConfig, RunConfig
 from jepawm.config.head import HeadConfig, HeadDataConfig, HeadJob, HeadTrainConfig
+from jepawm.config.predictor import MLPPredictorConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset, EpisodeWriter
 from jepawm.errors import CheckpointError, ConfigError, DataError
@@ -31,6 +32,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "state": {"dim": 16, "depth": 1, "num_heads": 2},
     "distance": {"hidden_dim": 16, "horizon": 4},
     "inverse_dynamics": {"hidden_dim": 16, "horizon": 4},
+    "macro": {"hidden_dim": 16, "num_model_steps": 2, "predictor": MLPPredictorConfig(hidden_dim=8)},
 }
 
 

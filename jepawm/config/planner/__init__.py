@@ -2,7 +2,7 @@
 
 from jepawm.config.planner.base import PlannerConfig, Precision, RandomPlansConfig
 from jepawm.config.planner.gradient import CEMGradientConfig, GradientConfig
-from jepawm.config.planner.library import NevergradConfig
+from jepawm.config.planner.nevergrad import NevergradConfig
 from jepawm.config.planner.sampling import (
     CEMConfig,
     ICEMConfig,
