@@ -2,6 +2,7 @@
 
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import ObjectiveConfig, PlannerConfig, ProtocolConfig, SubgoalConfig
+from jepawm.config.evaluation import NearestStartsConfig
 from jepawm.config.subgoals import MacroSubgoalsConfig
 from jepawm.types import ActionSpec
 from jepawm.world_model import WorldModel
@@ -75,6 +76,14 @@ def subgoal_conditions(subgoals: SubgoalConfig) -> dict[str, str]:
     search = subgoals.planner
     told = f"head {subgoals.head}, {search.horizon} macro-actions ({subgoals.horizon}), cost {subgoals.weighting}"
     return {"subgoals": f"{told}; {_search(search)}"}
+
+
+def start_conditions(starts: NearestStartsConfig) -> dict[str, str]:
+    """Which recorded actions searches start from, in words: `starts`; empty where they start from none."""
+    if not starts.num_starts:
+        return {}
+    told = f"the cheapest of {starts.num_starts} recorded sequences near the present and the goal"
+    return {"starts": f"{told}, from {starts.num_episodes} training episodes at most"}
 
 
 def _search(planner: PlannerConfig) -> str:

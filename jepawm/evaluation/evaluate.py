@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jepawm.agent import Starts
 from jepawm.checkpoints.model_folder import ModelSpec, weights_sha256
 from jepawm.config.evaluation import EvaluationPlan
 from jepawm.config.published import published_evaluation
@@ -17,6 +18,7 @@ from jepawm.evaluation.decoded import drawn_predictions
 from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes
 from jepawm.evaluation.manifest import manifest
+from jepawm.evaluation.nearest import nearest_starts
 from jepawm.evaluation.play import Animation, play_all
 from jepawm.evaluation.result import (
     DatasetFacts,
@@ -84,7 +86,15 @@ def evaluate(
     animations: dict[int, Animation] = {}
     if pool is not None:
         goals = None if dataset is None or split is None else HeldOutEpisodes.of(dataset, split.held_out)
-        played, episodes, animations = play_all(plan, model, spec, pool, goals, console)
+        starts: Starts | None = None
+        if plan.evaluation.nearest_starts.num_starts:
+            if dataset is None or split is None:
+                raise ConfigError(
+                    "evaluation.nearest_starts starts from recorded actions, and the training data is not here; set "
+                    "evaluation.nearest_starts.num_starts to 0, or pass --data.source dataset --data.path DATASET"
+                )
+            starts = nearest_starts(plan, model, dataset, split.train, console=console)
+        played, episodes, animations = play_all(plan, model, spec, pool, goals, console=console, starts=starts)
     elif dataset is None:
         raise ConfigError(
             "env.id is 'none' and the training data is not here: there is nothing to judge the model by; set env.id, "

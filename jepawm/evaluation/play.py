@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from jepawm.agent import Agent
+from jepawm.agent import Agent, Starts
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import ObjectiveConfig, PlannerConfig, RandomPlansConfig
 from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError
 from jepawm.evaluation.baselines import learned_baselines
-from jepawm.evaluation.conditions import protocol_conditions, subgoal_conditions
+from jepawm.evaluation.conditions import protocol_conditions, start_conditions, subgoal_conditions
 from jepawm.evaluation.episodes import EpisodeSet, read_episodes
 from jepawm.evaluation.failures import diagnose
 from jepawm.evaluation.goals import HeldOutEpisodes, draw_episodes
@@ -47,7 +47,9 @@ def play_all(
     spec: ModelSpec,
     pool: EnvPool,
     held_out: HeldOutEpisodes | None,
+    *,
     console: Console,
+    starts: Starts | None = None,
 ) -> tuple[Played, EpisodeSet, dict[int, Animation]]:
     """Plays every protocol in the environment, and the random baseline beside it.
 
@@ -58,6 +60,7 @@ def play_all(
         pool: Hosts of the environment.
         held_out: Episodes for the goals that come from recordings; None where there are none.
         console: Progress.
+        starts: Gives plans that searches start from; None: they start as the protocol says.
 
     Returns:
         What was played, the episodes, and the recorded ones of the first protocol.
@@ -70,7 +73,8 @@ def play_all(
     evaluation = plan.evaluation
     description = pool.describe()
     _check_environment(spec, description, plan.env.id)
-    stage = _Stage(plan, model, spec, pool, console, measures_distance=bool(description.distance_name))
+    measures_distance = bool(description.distance_name)
+    stage = _Stage(plan, model, spec, pool, console, measures_distance=measures_distance, starts=starts)
     # Before the first one is played: too few tasks at one distance would end the evaluation after hours.
     curve = {offset: _episodes(plan, pool, held_out, offset) for offset in evaluation.goal_offsets_env_steps}
     episodes = _episodes(plan, pool, held_out)
@@ -125,6 +129,7 @@ class _Stage:
     pool: EnvPool
     console: Console
     measures_distance: bool
+    starts: Starts | None
 
     def play(
         self, title: str, protocol: ProtocolConfig, tasks: Sequence[Task], record: Sequence[int] = ()
@@ -152,6 +157,7 @@ class _Stage:
             conditions={
                 **protocol_conditions(protocol, self.plan.planner, objective, self.model.frameskip),
                 **subgoal_conditions(self.plan.subgoals),
+                **start_conditions(self.plan.evaluation.nearest_starts),
             },
             baselines=baselines,
         )
@@ -185,6 +191,7 @@ class _Stage:
             subgoals=self.plan.subgoals if planner is None else None,
             replan_every=protocol.replan_every,
             warm_start=protocol.warm_start,
+            starts=self.starts if planner is None else None,
             shrinking_horizon=protocol.horizon == "shrinking",
             say=self.console.say if planner is None else None,
         )
