@@ -14,7 +14,7 @@ from jepawm.config.loss import LossConfig, UnrollLossConfig
 from jepawm.config.model import ModelConfig
 from jepawm.config.objective import ObjectiveConfig
 from jepawm.config.optim import OptimConfig
-from jepawm.config.planner import PlannerConfig
+from jepawm.config.planner import FunctionPlannerConfig, PlannerConfig
 from jepawm.config.scaling import ScalingConfig
 from jepawm.config.subgoals import SubgoalConfig
 from jepawm.config.tracking import TrackingConfig
@@ -114,6 +114,8 @@ class RunConfig:
             raise ConfigError(
                 f"--local trains in this one process; scaling.num_workers must be 1, found {self.scaling.num_workers}"
             )
+        if isinstance(self.planner, FunctionPlannerConfig):
+            self.planner.check_function()
         for name in self.evaluation.protocols:
             protocol: ProtocolConfig = getattr(self.evaluation, name)
             protocol.check_horizon(name, self.planner.horizon)
