@@ -100,7 +100,7 @@ class MacroModel(nn.Module):
     @torch.no_grad()
     def fit_scale(self, latents: Latent) -> None:
         """Takes mean and deviation of each feature from latents `[M]`; features that hardly vary are not blown up."""
-        rows = self._raw_tokens(latents).flatten(0, -2).double()
+        rows = self._raw_tokens(latents).flatten(0, -2).cpu().double()
         std = rows.std(dim=0, correction=0)
         self.token_mean.copy_(rows.mean(dim=0))
         self.token_std.copy_(std.clamp_min(1e-3 * float(std.mean()) + 1e-12))
@@ -112,7 +112,7 @@ class MacroModel(nn.Module):
         A deviation below a thousandth of the largest one counts as that much. Bounds are then narrow in directions in
         which codes hardly vary, so that a search stays where the data is.
         """
-        codes_Md = self.encode(chunks_MkA).double()
+        codes_Md = self.encode(chunks_MkA).cpu().double()
         mean_d = codes_Md.mean(dim=0)
         away_Md = codes_Md - mean_d
         variances_d, axes_dd = torch.linalg.eigh(away_Md.T @ away_Md / len(codes_Md))
