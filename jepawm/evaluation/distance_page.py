@@ -49,18 +49,13 @@ def curves_figure(curves: Sequence[Curve]) -> str:
     return figure(draw, (8.0, 3.4))
 
 
-def baseline_curves(points: Sequence[DistancePoint], beside: str = "") -> list[Curve]:
-    """Random plans, and each policy that searches nothing.
-
-    Args:
-        points: One a distance.
-        beside: Added to the labels: the evaluation that they belong to.
-    """
+def _baseline_curves(points: Sequence[DistancePoint]) -> list[Curve]:
+    """Random plans, and each policy that searches nothing."""
     heads = dict.fromkeys(head for point in points for head in point.report.baselines)
     random = [(point.goal_offset_env_steps, point.report.random.rate) for point in points]
     learned = [
         Curve(
-            f"{head} alone{beside}",
+            f"{head} alone",
             LEARNED[at % len(LEARNED)],
             [
                 (point.goal_offset_env_steps, point.report.baselines[head].rate)
@@ -71,7 +66,7 @@ def baseline_curves(points: Sequence[DistancePoint], beside: str = "") -> list[C
         )
         for at, head in enumerate(heads)
     ]
-    return [Curve(f"random plans{beside}", RANDOM, random, dashed=True), *learned]
+    return [Curve("random plans", RANDOM, random, dashed=True), *learned]
 
 
 def distance_curve(played: Played) -> str:
@@ -99,5 +94,5 @@ def distance_curve(played: Played) -> str:
         for text in point.report.verdicts()
     )
     said = f"<p class=muted>Protocol {html.escape(played.headline)}, goals from {html.escape(played.goal_source)}.</p>"
-    figures = curves_figure([planned, *baseline_curves(points)])
+    figures = curves_figure([planned, *_baseline_curves(points)])
     return said + figures + verdicts + table([*header, "episodes", "chunks at most", "solved at the start"], rows)
