@@ -10,7 +10,7 @@ from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import DataError
 from jepawm.planning.nearest import LatentProjection, NearestStarts
-from jepawm.seeding import stream_generator
+from jepawm.seeding import stream_seed
 from jepawm.training.latent_episodes import encode_episodes
 from jepawm.world_model import WorldModel
 
@@ -26,7 +26,7 @@ def nearest_starts(
     *,
     console: Console,
 ) -> NearestStarts:
-    """An index of training episodes, see `NearestStarts`; it holds a short vector and a chunk for each frame.
+    """An index of training episodes, see `NearestStarts`: on the CPU, a short vector and a chunk for each frame.
 
     Args:
         plan: `evaluation.nearest_starts`, the planner's horizon, and the objective's proprio weight.
@@ -46,7 +46,7 @@ def nearest_starts(
     projection = LatentProjection(
         settings.dims,
         proprio_weight=plan.objective.proprio_weight,
-        generator=stream_generator(plan.evaluation.seed, "nearest_starts"),
+        seed=stream_seed(plan.evaluation.seed, "nearest_starts"),
     )
     vectors, chunks, lengths = [], [], list[int]()
     with console.bar("episodes to start from", len(chosen)) as advance:
@@ -67,8 +67,8 @@ def nearest_starts(
                 if length < 2:
                     continue
                 lengths.append(length)
-                vectors.append(projection(found.latents[rows]))
-                chunks.append(found.chunks[rows] * model.action_std + model.action_mean)
+                vectors.append(projection(found.latents[rows]).cpu())
+                chunks.append((found.chunks[rows] * model.action_std + model.action_mean).cpu())
             advance(min(at + _EPISODES_AT_ONCE, len(chosen)))
     if not lengths:
         raise DataError(f"{dataset.path}: no training episode is a model step long, so none can be started from")

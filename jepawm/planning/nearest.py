@@ -23,15 +23,15 @@ class LatentProjection:
     Args:
         dims: Most numbers of a vector.
         proprio_weight: Of the proprio part beside the visual one.
-        generator: Of the matrix, on the CPU.
+        seed: Of the matrix.
 
     Reference: Johnson and Lindenstrauss 1984, Extensions of Lipschitz mappings into a Hilbert space.
     """
 
-    def __init__(self, dims: int, *, proprio_weight: float, generator: torch.Generator) -> None:
+    def __init__(self, dims: int, *, proprio_weight: float, seed: int) -> None:
         self.dims = dims
         self.proprio_weight = proprio_weight
-        self._generator = generator
+        self.seed = seed
         self._matrix: Tensor | None = None
 
     def __call__(self, latents: Latent) -> Float[Tensor, "*lead F"]:
@@ -46,9 +46,9 @@ class LatentProjection:
         if width <= self.dims:
             return whole
         if self._matrix is None:
-            drawn = torch.randn(width, self.dims, generator=self._generator)
-            self._matrix = drawn.to(whole.device) / self.dims**0.5
-        return whole @ self._matrix
+            drawn = torch.randn(width, self.dims, generator=torch.Generator().manual_seed(self.seed))
+            self._matrix = drawn / self.dims**0.5
+        return whole @ self._matrix.to(whole.device)
 
 
 class NearestStarts:
@@ -100,7 +100,8 @@ class NearestStarts:
 
     def __call__(self, latents: Latent, goals: Latent) -> Float[Tensor, "B M H A"]:
         """Observed latents `[B,T]`, the present last, and what plans aim at `[B]`, to raw chunks `[B,M,H,A]`."""
-        now_BF, goal_BF = self._projection(latents[:, -1]), self._projection(goals)
+        device = self._vectors_MF.device
+        now_BF, goal_BF = (self._projection(each).to(device) for each in (latents[:, -1], goals))
         found = [
             self._starts(now, goal)
             for now, goal in zip(now_BF.split(_ROWS_AT_ONCE), goal_BF.split(_ROWS_AT_ONCE), strict=True)

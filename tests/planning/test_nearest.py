@@ -22,7 +22,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def projection(dims: int = 64) -> LatentProjection:
-    return LatentProjection(dims, proprio_weight=0.1, generator=generator())
+    return LatentProjection(dims, proprio_weight=0.1, seed=0)
 
 
 def index_of(known: LatentEpisodes, *, num_starts: int = 4, dims: int = 64, horizon: int = HORIZON) -> NearestStarts:
