@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from jepawm.checkpoints.head_folder import load_head
 from jepawm.checkpoints.model_folder import ModelSpec, load_world_model
 from jepawm.checkpoints.zoo import ZOO
-from jepawm.config.objective import ObjectiveConfig
+from jepawm.config.objective import ObjectiveConfig, Weighting
 from jepawm.config.planner import PlannerConfig, Precision
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.config.yaml_io import override
 from jepawm.device import autocast, pick_device
 from jepawm.engine import PlanningUnroll, UnrollSettings
@@ -27,7 +28,17 @@ from jepawm.errors import ConfigError, DataError, PlanningError, did_you_mean
 from jepawm.hub import load_published_run
 from jepawm.latent import Latent, concatenate
 from jepawm.pictures import read_pictures, square
-from jepawm.planning import MPC, ActionSearchSpace, Objective, Plan, Planner, build_objective, build_planner
+from jepawm.planning import (
+    MPC,
+    ActionSearchSpace,
+    Objective,
+    Plan,
+    Planner,
+    Subgoals,
+    build_objective,
+    build_planner,
+    build_subgoals,
+)
 from jepawm.planning.base import CheckedAtTheEnd
 from jepawm.types import Observations
 from jepawm.world_model import WorldModel
@@ -41,8 +52,8 @@ JPEG, or a `.npz` with `pixels`), whose middle square is resized to the frames t
 proprio, so plans towards one are judged by visual latents alone."""
 
 Starts = Callable[[Latent, Latent], Tensor]
-"""Observed latents `[B,T]` (the present last) and goals `[B]` to raw chunks `[B,M,H,A]` of plans to start from: of a
-policy, or of the recorded windows whose latents are nearest."""
+"""Observed latents `[B,T]` (the present last) and what plans aim at `[B]` to raw chunks `[B,M,H,A]` of plans to start
+from: of a policy, or of the recorded windows whose latents are nearest."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class ActionPlan:
         mean_elite_cost_per_iteration: `[I]` mean cost of each iteration's elites; of all candidates where the planner
             has no elites.
         latents: `[H]` predicted latents, one after each chunk of `frameskip` actions; a decoder draws them.
+        aim: Latent `[]` that the plan is to reach: the goal's, or a subgoal's on the way to it.
     """
 
     actions: np.ndarray
@@ -63,6 +75,7 @@ class ActionPlan:
     best_cost_per_iteration: np.ndarray
     mean_elite_cost_per_iteration: np.ndarray
     latents: Latent
+    aim: Latent
 
 
 class Agent:
@@ -75,8 +88,9 @@ class Agent:
         objective: The cost of a candidate, as a configuration or a callable that makes an objective of goal latents
             `[B]`; None: the model's own.
         replan_every: Chunks that are executed of a plan; None: all of it.
-        warm_start: Start a replan from the unexecuted rest of the last plan; a callable gives further plans to start
-            from, before every plan, and the search starts from the cheapest.
+        subgoals: What plans aim at on the way to the goal, as a configuration or built already; None: at the goal.
+        warm_start: Start a replan from the unexecuted rest of the last plan; off: every search starts afresh.
+        starts: Gives further plans to start from, before every plan; the search starts from the cheapest.
         shrinking_horizon: End a replan where the plan before it ended, see `jepawm.planning.MPC`.
         precision: Number format of encoding and unrolling; None: the planner's, float32 for one that is built already.
         heads: Heads of the model that were read already, by name; `head` reads the others from the model's folder.
@@ -87,6 +101,7 @@ class Agent:
         spec: Statistics and bounds.
         planner: The search.
         objective: The cost of a candidate.
+        subgoals: What plans aim at on the way to the goal.
         precision: Number format of encoding and unrolling.
         last_plan: What `act` chose last, with the costs of its iterations; None before the first plan of a batch.
     """
@@ -98,8 +113,10 @@ class Agent:
         planner: PlannerConfig | Planner | None = None,
         objective: ObjectiveConfig | Callable[[Latent], Objective] | None = None,
         *,
+        subgoals: SubgoalConfig | Subgoals | None = None,
         replan_every: int | None = None,
-        warm_start: bool | Starts = True,
+        warm_start: bool = True,
+        starts: Starts | None = None,
         shrinking_horizon: bool = False,
         precision: Precision | None = None,
         heads: Mapping[str, nn.Module] | None = None,
@@ -119,12 +136,16 @@ class Agent:
         else:
             self.precision = precision or "float32"
         self._unrolling = UnrollSettings(self.precision, compiled, CudaGraphs() if graphs else None, say)
-        self._starts = None if isinstance(warm_start, bool) else warm_start
+        self._starts = starts
         shorter = self._shorter_planner if shrinking_horizon else None
-        self._mpc = MPC(search, replan_every=replan_every, warm_start=bool(warm_start), shorter_planner=shorter)
+        self._mpc = MPC(search, replan_every=replan_every, warm_start=warm_start, shorter_planner=shorter)
+        self.subgoals = subgoals
+        # A configuration names a head, which is read when the first batch begins.
+        self._subgoals = None if isinstance(subgoals, SubgoalConfig) else subgoals
         self.last_plan: Plan | None = None
         self._context: _Context | None = None
         self._goals: Latent | None = None
+        self._aims: Latent | None = None
         self._executed_BnA: Tensor | None = None
         self._heads: dict[str, nn.Module] = dict(heads or {})
 
@@ -162,7 +183,8 @@ class Agent:
             goals: `[B,1]` what they should see at the end; without proprio, plans are judged by visual latents alone.
 
         Raises:
-            PlanningError: Another number of goals than of observations.
+            PlanningError: Another number of goals than of observations, or a head that gives no subgoals.
+            CheckpointError: No head of the name that makes subgoals.
         """
         if len(goals.pixels) != len(observations.pixels):
             raise PlanningError(
@@ -171,9 +193,13 @@ class Agent:
             )
         self._context = _Context(self.model.context_window, self.encode(observations))
         self._goals = self._encode_goals(goals)
-        self._executed_BnA = None
+        self._aims = self._executed_BnA = None
         self.last_plan = None
         self._mpc.reset()
+        if isinstance(self.subgoals, SubgoalConfig) and self._subgoals is None:
+            self._subgoals = build_subgoals(self.subgoals, self.head, self.device)
+        if self._subgoals is not None:
+            self._subgoals.reset()
         self._tell_memory()
 
     def act(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Float[Tensor, "B n A"]:
@@ -197,6 +223,8 @@ class Agent:
             )
         plan = self.last_plan = self._search(generators, num_chunks)
         self._executed_BnA = plan.chunks_BHA[:, : self._mpc.replan_every if num_chunks is None else num_chunks]
+        if self._subgoals is not None:
+            self._subgoals.executed(self._executed_BnA.shape[1])
         return self._executed_BnA
 
     def observe(self, observations: Observations) -> None:
@@ -231,6 +259,8 @@ class Agent:
         self._goals = None if self._goals is None else self._goals[index]
         self._executed_BnA = None if self._executed_BnA is None else self._executed_BnA[index]
         self._mpc.keep(rows)
+        if self._subgoals is not None:
+            self._subgoals.keep(rows)
 
     @torch.no_grad()
     def imagined_cost(self, chunks_BNHA: Float[Tensor, "B N H A"]) -> Float[Tensor, "B N"]:
@@ -305,12 +335,14 @@ class Agent:
         self.reset(self.observations([observation]), goals)
         plan = self._search([torch.Generator().manual_seed(seed)])
         latents = self._unroll()(plan.chunks_BHA[:, None])
+        assert self._aims is not None, "a search has one"
         return ActionPlan(
             actions=plan.chunks_BHA[0].unflatten(-1, (self.model.frameskip, -1)).flatten(0, 1).cpu().numpy(),
-            cost=float(self._goal_objective()(latents)),
+            cost=float(self._objective_of(self._aims)(latents)),
             best_cost_per_iteration=plan.best_cost_IB[:, 0].cpu().numpy(),
             mean_elite_cost_per_iteration=plan.mean_elite_cost_IB[:, 0].cpu().numpy(),
             latents=latents[0, 0],
+            aim=self._aims[0],
         )
 
     def _picture(self, picture: str | os.PathLike[str] | np.ndarray) -> Observations:
@@ -336,7 +368,9 @@ class Agent:
         """An agent of the same model with some settings of planner and objective changed, and no batch begun."""
         precision = None if "precision" in settings else self._asked_precision
         if not settings:
-            return Agent(self.model, self.spec, self.planner, self.objective, precision=precision)
+            return Agent(
+                self.model, self.spec, self.planner, self.objective, subgoals=self.subgoals, precision=precision
+            )
         if not (isinstance(self.planner, PlannerConfig) and isinstance(self.objective, ObjectiveConfig)):
             raise ConfigError(
                 f"agent.plan: {', '.join(settings)} cannot be changed, for the agent was made with a planner or an "
@@ -350,6 +384,7 @@ class Agent:
             self.spec,
             override(self.planner, planner, "agent.plan"),
             override(self.objective, objective, "agent.plan"),
+            subgoals=self.subgoals,
             precision=precision,
         )
 
@@ -370,10 +405,9 @@ class Agent:
 
     @torch.no_grad()
     def _search(self, generators: Sequence[torch.Generator], num_chunks: int | None = None) -> Plan:
-        starts_BMHA = None
-        if self._starts is not None and self._goals is not None:
-            starts_BMHA = self._starts(self._begun().latents, self._goals)
-        unroll, objective = self._unroll(), self._goal_objective()
+        self._aims = self._next_aims(generators)
+        starts_BMHA = None if self._starts is None else self._starts(self._begun().latents, self._aims)
+        unroll, objective = self._unroll(), self._objective_of(self._aims)
         if self.device.type != "cuda":
             return self._mpc.plan(unroll, objective, generators, num_chunks, starts_BMHA=starts_BMHA)
         checked = CheckedAtTheEnd(objective)
@@ -397,16 +431,29 @@ class Agent:
         self._unroll().candidates_per_forward(self._goal_objective(), chunks_BNHA, planner.max_candidates_per_forward)
 
     def _goal_objective(self) -> Objective:
+        """The cost by the distance to the goals themselves."""
         self._begun()
         assert self._goals is not None, "reset sets both"
-        if isinstance(self.objective, ObjectiveConfig):
-            temporal = self.head(self.objective.head) if self.objective.distance == "temporal" else None
-            objective = build_objective(self.objective, self._goals, temporal)
-        else:
-            objective = self.objective(self._goals)
-        if self.model.uses_proprio and self._goals.proprio is None:
-            return _VisualAlone(objective)
-        return objective
+        return self._objective_of(self._goals)
+
+    def _objective_of(self, goals: Latent, weighting: Weighting | None = None) -> Objective:
+        """The cost by the distance to latents `[B]`; `weighting`: in place of the objective's own."""
+        if not isinstance(self.objective, ObjectiveConfig):
+            return self._of_known_parts(self.objective(goals), goals)
+        config = self.objective if weighting is None else replace(self.objective, weighting=weighting)
+        temporal = self.head(config.head) if config.distance == "temporal" else None
+        return self._of_known_parts(build_objective(config, goals, temporal), goals)
+
+    def _of_known_parts(self, objective: Objective, goals: Latent) -> Objective:
+        """The objective, of visual latents alone where the goals have no proprio."""
+        return _VisualAlone(objective) if self.model.uses_proprio and goals.proprio is None else objective
+
+    def _next_aims(self, generators: Sequence[torch.Generator]) -> Latent:
+        """Latents `[B]` that the next plans are to reach: subgoals, or the goals themselves."""
+        assert self._goals is not None, "reset sets them"
+        if self._subgoals is None:
+            return self._goals
+        return self._subgoals.towards(self._begun().latents[:, -1], self._goals, self._objective_of, generators)
 
     def _begun(self) -> "_Context":
         if self._context is None:

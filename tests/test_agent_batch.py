@@ -1,5 +1,6 @@
 """One agent for a batch of episodes: rows do not disturb each other, and wrong use is named."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +12,13 @@ from torch import Tensor
 from jepawm.agent import Agent
 from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
 from jepawm.config import EncoderConfig, ModelConfig, ObjectiveConfig, PlannerConfig, PredictorConfig, ProprioConfig
+from jepawm.config.head import HeadConfig
+from jepawm.config.subgoals import MacroSubgoalsConfig
 from jepawm.errors import ConfigError, PlanningError
+from jepawm.heads import HeadShape, build_head
 from jepawm.latent import Latent
-from jepawm.planning import Plan
+from jepawm.macro_model import MacroModel
+from jepawm.planning import GoalDistance, MacroSubgoals, Plan
 from jepawm.seeding import plan_generator
 from jepawm.types import ActionSpec, Observations, Statistics
 
@@ -60,6 +65,67 @@ def test_an_episode_is_played_alike_alone_and_beside_others(spec: ModelSpec) -> 
         alone.observe(seen([2], 1, 2 + plan))
         # The first episode of those that are left ends.
         together.keep(range(1, len(rows)) if len(rows) > 1 else [0])
+
+
+def macro_subgoals(spec: ModelSpec) -> MacroSubgoals:
+    """A high level that was not trained, over the latents of `make`'s model."""
+    torch.manual_seed(1)
+    config = HeadConfig(name="macro", num_model_steps=2, macro_dim=3, hidden_dim=8, num_layers=1)
+    shape = HeadShape(grid=(1, 1), latent_dim=8, proprio_dim=4, image_size=SIDE, chunk_dim=FRAMESKIP * 2)
+    model = build_head(config, shape).double().eval()
+    assert isinstance(model, MacroModel)
+    model.fit_macros(torch.randn(50, 2, FRAMESKIP * 2, dtype=torch.float64))
+    search = dataclasses.replace(PLANNER, precision="auto")
+    return MacroSubgoals(MacroSubgoalsConfig(planner=search), model, "cpu")
+
+
+def test_with_two_levels_an_episode_is_played_alike_alone_and_beside_others(spec: ModelSpec) -> None:
+    together, alone = (make(spec, subgoals=macro_subgoals(spec)) for _ in range(2))
+    straight = make(spec)
+    together.reset(seen([0, 1, 2], 1, 0), seen([0, 1, 2], 1, 1))
+    for agent in (alone, straight):
+        agent.reset(seen([2], 1, 0), seen([2], 1, 1))
+    assert not torch.allclose(alone.act(noise([2], 0)), straight.act(noise([2], 0)), rtol=1e-3, atol=1e-3)
+    alone.reset(seen([2], 1, 0), seen([2], 1, 1))
+    for plan, rows in enumerate(([0, 1, 2], [1, 2], [1, 2], [2])):
+        chunks = together.act(noise(rows, plan))
+        torch.testing.assert_close(chunks[-1:], alone.act(noise([2], plan)), rtol=1e-5, atol=1e-5)
+        together.observe(seen(rows, 1, 2 + plan))
+        alone.observe(seen([2], 1, 2 + plan))
+        together.keep({3: [1, 2], 2: [0, 1] if plan == 1 else [1], 1: [0]}[len(rows)])
+
+
+class Halfway:
+    """Aims at the mean of the present and the goal, in the latents; remembers how much was executed."""
+
+    def __init__(self) -> None:
+        self.chunks: list[int] = []
+
+    def reset(self) -> None:
+        self.chunks = []
+
+    def keep(self, rows: Sequence[int]) -> None:
+        pass
+
+    def executed(self, num_chunks: int) -> None:
+        self.chunks.append(num_chunks)
+
+    def towards(self, now: Latent, goals: Latent, objective_of: Any, generators: Any) -> Latent:
+        assert objective_of(goals, "last")(goals[:, None, None]).tolist() == [[0.0]]
+        return Latent(
+            *((here + there) / 2 for here, there in zip(now.parts().values(), goals.parts().values(), strict=True))
+        )
+
+
+def test_a_plan_says_what_it_aims_at(spec: ModelSpec) -> None:
+    now, goal = ({"pixels": np.full((SIDE, SIDE, 3), level, np.uint8), "proprio": np.ones(2)} for level in (0, 200))
+    straight, in_two_levels = make(spec), make(spec, subgoals=Halfway())
+    here, there = (straight.encode(each)[0, 0].visual for each in (now, goal))
+    assert torch.equal(straight.plan(now, goal).aim.visual, there)
+    found = in_two_levels.plan(now, goal)
+    torch.testing.assert_close(found.aim.visual, (here + there) / 2)
+    to_aim = GoalDistance(ObjectiveConfig(), found.aim[None])(found.latents[None, None])
+    assert found.cost == pytest.approx(float(to_aim), rel=1e-6)
 
 
 def test_every_chunk_of_a_plan_is_handed_out_where_no_replan_is_asked_for(spec: ModelSpec) -> None:

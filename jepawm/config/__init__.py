@@ -17,6 +17,7 @@ from jepawm.config.planner import CEMConfig, PlannerConfig, RandomPlansConfig
 from jepawm.config.predictor import PredictorConfig
 from jepawm.config.run import RunConfig
 from jepawm.config.scaling import ScalingConfig
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.config.tracking import TrackingConfig
 from jepawm.config.training import TrainConfig
 from jepawm.config.yaml_io import from_dict, to_dict
@@ -39,6 +40,7 @@ __all__ = [
     "RunConfig",
     "ScalingConfig",
     "ScheduleConfig",
+    "SubgoalConfig",
     "TrackingConfig",
     "TrainConfig",
     "from_dict",

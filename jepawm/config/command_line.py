@@ -153,13 +153,17 @@ def _take_kinds(words: list[str]) -> tuple[dict[str, str], list[str]]:
     A preset is read like a kind: its settings come first, and single flags change them.
     """
     kinds: dict[str, str] = {}
-    for section, union in tagged_sections(RunConfig).items():
+    unions = list(tagged_sections(RunConfig).items())
+    for section, union in unions:
         for key, choices in (("name", union.kinds), (PRESET_KEY, union.presets)):
             if not choices:
                 continue
             value, words = take_value(words, f"--{section}.{key}", f"one of {', '.join(choices)}")
             if value is not None:
                 kinds[f"{section}.{key}"] = value
+        if f"{section}.name" in kinds:
+            # A kind may have sections with several kinds of their own (`--subgoals.planner.name`).
+            unions += tagged_sections(union.kind(kinds[f"{section}.name"]), f"{section}.").items()
     return kinds, words
 
 

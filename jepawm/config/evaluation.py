@@ -9,6 +9,7 @@ from jepawm.config.data import DataConfig
 from jepawm.config.env import EnvConfig
 from jepawm.config.objective import ObjectiveConfig, Weighting
 from jepawm.config.planner import PlannerConfig
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.errors import ConfigError
 
 SuccessAt = Literal["plan_end", "any_env_step", "episode_end"]
@@ -64,6 +65,29 @@ class ProtocolConfig:
                 f"evaluation.{name}.horizon is 'shrinking': planner.horizon ({horizon}) must be a multiple of "
                 f"evaluation.{name}.replan_every ({self.replan_every}), so that a plan ends where a replan would begin"
             )
+
+
+@dataclass(frozen=True)
+class NearestStartsConfig:
+    """Recorded actions that searches start from: those that followed latents like the present's, and led to latents
+    like the goal's."""
+
+    section: ClassVar[str] = "evaluation.nearest_starts"
+
+    num_starts: int = 0
+    """Recorded sequences that a search may start from, beside the rest of the last plan; it begins at the cheapest.
+    0: none. Wherever a search is given a start it has `planner.num_iterations_warm` iterations."""
+    num_episodes: int = 500
+    """Training episodes in the index, evenly spaced over the dataset."""
+    dims: int = 64
+    """Most numbers that stand for a latent in the index; a frame takes 4 bytes for each, and 4 for each of its action
+    chunk's."""
+    memory_gib: float = 2.0
+    """Most memory that the whole latents of eight episodes may take while they are encoded, GiB."""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "num_starts")
+        positive(self, "num_episodes", "dims", "memory_gib")
 
 
 ProtocolName = Literal["two_plan", "per_chunk", "open_loop", "mpc"]
@@ -143,6 +167,7 @@ class EvaluationConfig:
     """
     num_diagnosis_candidates: int = 32
     """Candidates that are replayed for each of them."""
+    nearest_starts: NearestStartsConfig = field(default_factory=NearestStartsConfig)
     prediction_horizon: int = 6
     """Largest number of model steps at which held-out prediction is measured."""
     allow_other_env: bool = False
@@ -194,6 +219,7 @@ class EvaluationPlan:
         data: Windows and split of the episodes the model was trained on.
         planner: The search.
         objective: The cost of a candidate.
+        subgoals: What plans aim at on the way to a goal.
         evaluation: Episodes, goals and protocols.
         diagnostics_windows: Held-out windows that a measurement uses.
         run: The whole configuration as plain data, for the record.
@@ -205,6 +231,7 @@ class EvaluationPlan:
     data: DataConfig
     planner: PlannerConfig
     objective: ObjectiveConfig
+    subgoals: SubgoalConfig
     evaluation: EvaluationConfig
     diagnostics_windows: int
     run: Mapping[str, Any]

@@ -25,14 +25,15 @@ class HeadConfig(TaggedConfig):
         "state": "jepawm.config.head:StateHeadConfig",
         "distance": "jepawm.config.head:DistanceHeadConfig",
         "inverse_dynamics": "jepawm.config.head:InverseDynamicsHeadConfig",
+        "macro": "jepawm.config.macro:MacroHeadConfig",
     }
     task: ClassVar[str]
     """`module:Class` of what trains and measures the kind, see `jepawm.training.head_tasks`."""
 
     name: str = ""
     """`image`, `vqvae`, `transposed_conv`: draw the frame; `state`: the simulator's state; `distance`: how many model
-    steps a goal is away; `inverse_dynamics`: the action chunk that leads to a goal; `module:Class`: a dataclass of your
-    own."""
+    steps a goal is away; `inverse_dynamics`: the action chunk that leads to a goal; `macro`: latents several model
+    steps ahead, for `subgoals.name` macro; `module:Class`: a dataclass of your own."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from jepawm.config.loss import LossConfig, UnrollLossConfig
 from jepawm.config.model import ModelConfig
 from jepawm.config.objective import ObjectiveConfig
 from jepawm.config.optim import OptimConfig
-from jepawm.config.planner import PlannerConfig
+from jepawm.config.planner import FunctionPlannerConfig, PlannerConfig
 from jepawm.config.scaling import ScalingConfig
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.config.tracking import TrackingConfig
 from jepawm.config.training import TrainConfig, TrainingPlan
 from jepawm.config.yaml_io import to_dict
@@ -61,6 +62,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    subgoals: SubgoalConfig = field(default_factory=SubgoalConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -123,6 +125,8 @@ class RunConfig:
                 f"device is '{self.device}', and scaling.gpus_per_planner_host claims "
                 f"{self.scaling.gpus_per_planner_host:g} GPUs that nothing would use; set one of them otherwise"
             )
+        if isinstance(self.planner, FunctionPlannerConfig):
+            self.planner.check_function()
         for name in self.evaluation.protocols:
             protocol: ProtocolConfig = getattr(self.evaluation, name)
             protocol.check_horizon(name, self.planner.horizon)
@@ -201,6 +205,7 @@ class RunConfig:
             data=self.data,
             planner=self.planner,
             objective=self.objective,
+            subgoals=self.subgoals,
             evaluation=self.evaluation,
             diagnostics_windows=self.train.diagnostics_windows,
             run=to_dict(self),

@@ -6,8 +6,16 @@ from typing import Any
 
 from jepawm.config.yaml_io import flatten
 from jepawm.errors import ConfigError
-from jepawm.evaluation.metrics import CONFIDENCE, PairedTest, SuccessRate, holm, paired_test, unpaired_p_value
-from jepawm.evaluation.outcomes import ProtocolResult
+from jepawm.evaluation.metrics import (
+    CONFIDENCE,
+    PairedTest,
+    SuccessRate,
+    holm,
+    paired_test,
+    search_verdicts,
+    unpaired_p_value,
+)
+from jepawm.evaluation.outcomes import ProtocolReport, ProtocolResult
 from jepawm.evaluation.result import EvaluationResult
 
 # Settings that say where a run lies and how it was scaled; they change no number.
@@ -66,6 +74,7 @@ class ProtocolComparison:
         protocol: Its name.
         rates: Success rate of each evaluation that played it.
         random_rates: Of the random plans beside each.
+        baseline_rates: Of the policies that search nothing beside each, by the name of their head.
         decision_ms_p50: Median planning time of one episode in each, ms; None in files of earlier versions.
         differences: Each further evaluation beside the first.
     """
@@ -73,8 +82,32 @@ class ProtocolComparison:
     protocol: str
     rates: Mapping[str, SuccessRate]
     random_rates: Mapping[str, SuccessRate]
+    baseline_rates: Mapping[str, Mapping[str, SuccessRate]]
     decision_ms_p50: Mapping[str, float | None]
     differences: tuple[Difference, ...]
+
+    def verdicts(self) -> list[str]:
+        """What a person takes from it, in sentences: baselines that are not beaten, then each difference."""
+        first = next(iter(self.rates))
+        unbeaten = [
+            f"{name}: {text}"
+            for name, rate in self.rates.items()
+            for text in search_verdicts(rate, self.baseline_rates[name])
+        ]
+        return [*unbeaten, *(each.verdict(first) for each in self.differences)]
+
+
+@dataclass(frozen=True)
+class DistanceComparison:
+    """All evaluations that played goals at one distance.
+
+    Attributes:
+        goal_offset_env_steps: Env_steps from start to goal.
+        played: The first protocol of the evaluations, at this distance.
+    """
+
+    goal_offset_env_steps: int
+    played: ProtocolComparison
 
 
 @dataclass(frozen=True)
@@ -86,20 +119,27 @@ class Comparison:
         protocols: Every protocol that at least two of them played.
         settings: Settings that differ: dotted key to one value for each evaluation.
         warnings: What makes the numbers less comparable than they look.
+        distances: Success against goal distance, of the evaluations that measured it; one entry a distance.
     """
 
     names: tuple[str, ...]
     protocols: tuple[ProtocolComparison, ...]
     settings: Mapping[str, tuple[Any, ...]]
     warnings: tuple[str, ...]
+    distances: tuple[DistanceComparison, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return {
             "names": list(self.names),
-            "protocols": [
-                {**asdict(each), "verdicts": [item.verdict(self.names[0]) for item in each.differences]}
-                for each in self.protocols
+            "protocols": [{**asdict(each), "verdicts": each.verdicts()} for each in self.protocols],
+            "distances": [
+                {
+                    "goal_offset_env_steps": each.goal_offset_env_steps,
+                    **asdict(each.played),
+                    "verdicts": each.played.verdicts(),
+                }
+                for each in self.distances
             ],
             "settings": {key: list(values) for key, values in self.settings.items()},
             "warnings": list(self.warnings),
@@ -125,29 +165,63 @@ def compare(results: Mapping[str, EvaluationResult]) -> Comparison:
     for protocol in dict.fromkeys(name for result in results.values() for name in result.protocols):
         played = {name: result for name, result in results.items() if protocol in result.protocols}
         if len(played) > 1:
-            protocols.append(_compare_protocol(protocol, played))
+            reports = {name: _Report(result.protocols[protocol], _tasks(result)) for name, result in played.items()}
+            protocols.append(_compare_protocol(protocol, reports))
     if not protocols:
         told = "; ".join(f"{name}: {', '.join(result.protocols) or 'none'}" for name, result in results.items())
         raise ConfigError(
             f"no protocol was played by two of the evaluations ({told}); evaluate them with the same "
             "--evaluation.protocols"
         )
-    return Comparison(names, tuple(protocols), _settings(results), tuple(_warnings(results)))
+    distances = _compare_distances(results)
+    return Comparison(names, tuple(protocols), _settings(results), tuple(_warnings(results)), distances)
 
 
-def _compare_protocol(protocol: str, results: Mapping[str, EvaluationResult]) -> ProtocolComparison:
-    reports = {name: result.protocols[protocol] for name, result in results.items()}
-    (first, of_first), *others = reports.items()
+@dataclass(frozen=True)
+class _Report:
+    """What one evaluation played, and the SHA-256 of the tasks."""
+
+    report: ProtocolReport
+    tasks_sha256: str
+
+
+def _tasks(result: EvaluationResult) -> str:
+    assert result.played is not None, "it played a protocol"
+    return result.played.tasks_sha256
+
+
+def _compare_distances(results: Mapping[str, EvaluationResult]) -> tuple[DistanceComparison, ...]:
+    """Evaluations at each distance that any of them played; one alone is compared with nothing, but shown."""
+    found: dict[tuple[int, str], dict[str, _Report]] = {}
+    for name, result in results.items():
+        for point in () if result.played is None else result.played.distance_curve:
+            assert result.played is not None, "it has a curve"
+            key = (point.goal_offset_env_steps, result.played.headline)
+            found.setdefault(key, {})[name] = _Report(point.report, point.tasks_sha256)
+    return tuple(
+        DistanceComparison(offset, _compare_protocol(f"{headline}, goals {offset} env_steps away", reports))
+        for (offset, headline), reports in sorted(found.items())
+    )
+
+
+def _compare_protocol(protocol: str, reports: Mapping[str, _Report]) -> ProtocolComparison:
+    (_, of_first), *others = reports.items()
     differences = [
-        _difference(name, of_first.planned, report.planned, is_paired=_same_tasks(results[first], results[name]))
-        for name, report in others
+        _difference(
+            name,
+            of_first.report.planned,
+            each.report.planned,
+            is_paired=of_first.tasks_sha256 == each.tasks_sha256,
+        )
+        for name, each in others
     ]
     adjusted = holm([each.p_value for each in differences])
     return ProtocolComparison(
         protocol=protocol,
-        rates={name: report.planned.rate for name, report in reports.items()},
-        random_rates={name: report.random.rate for name, report in reports.items()},
-        decision_ms_p50={name: report.planned.decision_ms_p50 for name, report in reports.items()},
+        rates={name: each.report.planned.rate for name, each in reports.items()},
+        random_rates={name: each.report.random.rate for name, each in reports.items()},
+        baseline_rates={name: each.report.baseline_rates for name, each in reports.items()},
+        decision_ms_p50={name: each.report.planned.decision_ms_p50 for name, each in reports.items()},
         differences=tuple(replace(each, adjusted_p_value=p) for each, p in zip(differences, adjusted, strict=True)),
     )
 
@@ -160,12 +234,6 @@ def _difference(name: str, first: ProtocolResult, second: ProtocolResult, *, is_
     solved = [{episode.episode_id: episode.solved for episode in each.episodes} for each in (first, second)]
     paired = paired_test(*([by_id[episode_id] for episode_id in sorted(by_id)] for by_id in solved))
     return Difference(name, difference, paired, paired.p_value, paired.p_value)
-
-
-def _same_tasks(first: EvaluationResult, second: EvaluationResult) -> bool:
-    assert first.played is not None, "it played a protocol"
-    assert second.played is not None, "it played a protocol"
-    return first.played.tasks_sha256 == second.played.tasks_sha256
 
 
 def _settings(results: Mapping[str, EvaluationResult]) -> dict[str, tuple[Any, ...]]:
@@ -182,7 +250,7 @@ def _warnings(results: Mapping[str, EvaluationResult]) -> list[str]:
     played = {name: result for name, result in results.items() if result.played is not None}
     first = next(iter(played))
     warnings = []
-    others = [name for name, result in played.items() if not _same_tasks(played[first], result)]
+    others = [name for name, result in played.items() if _tasks(played[first]) != _tasks(result)]
     if others:
         warnings.append(
             f"{', '.join(others)} played other episodes than {first}: episodes cannot be paired, and a difference may "

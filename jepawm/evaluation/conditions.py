@@ -1,7 +1,9 @@
 """What a success rate must say beside its number, so that two of them can be compared."""
 
 from jepawm.checkpoints.model_folder import ModelSpec
-from jepawm.config import ObjectiveConfig, PlannerConfig, ProtocolConfig
+from jepawm.config import ObjectiveConfig, PlannerConfig, ProtocolConfig, SubgoalConfig
+from jepawm.config.evaluation import NearestStartsConfig
+from jepawm.config.subgoals import MacroSubgoalsConfig
 from jepawm.types import ActionSpec
 from jepawm.world_model import WorldModel
 
@@ -55,16 +57,39 @@ def protocol_conditions(
     else:
         gathering = f"one plan of {planner.horizon} chunks, {protocol.replan_every} executed, without looking again"
     env_steps = protocol.max_chunks * frameskip
-    counts = ("num_samples", "num_elites", "num_iterations", "num_iterations_warm")
-    told = [f"{getattr(planner, name)} {name.removeprefix('num_')}" for name in counts if hasattr(planner, name)]
     held = "one action held for a chunk" if planner.hold_actions else "each env_step's action searched"
     return {
         "action_gathering": gathering,
         "budget": f"{env_steps} env_steps = {protocol.max_chunks} chunks of {frameskip} actions",
         "solved": _SOLVED[protocol.success_at],
-        "planner": ", ".join([planner.name, *told, f"first std {planner.init_std:g}", held]),
+        "planner": f"{_search(planner)}, {held}",
         "cost": f"{objective.distance}, {objective.weighting}, proprio weight {objective.proprio_weight:g}",
     }
+
+
+def subgoal_conditions(subgoals: SubgoalConfig) -> dict[str, str]:
+    """What plans aim at, in words: `subgoals`; empty where they aim at the goal itself."""
+    if subgoals.name == "none":
+        return {}
+    if not isinstance(subgoals, MacroSubgoalsConfig):
+        return {"subgoals": subgoals.name}
+    search = subgoals.planner
+    told = f"head {subgoals.head}, {search.horizon} macro-actions ({subgoals.horizon}), cost {subgoals.weighting}"
+    return {"subgoals": f"{told}; {_search(search)}"}
+
+
+def start_conditions(starts: NearestStartsConfig) -> dict[str, str]:
+    """Which recorded actions searches start from, in words: `starts`; empty where they start from none."""
+    if not starts.num_starts:
+        return {}
+    told = f"the cheapest of {starts.num_starts} recorded sequences near the present and the goal"
+    return {"starts": f"{told}, from {starts.num_episodes} training episodes at most"}
+
+
+def _search(planner: PlannerConfig) -> str:
+    counts = ("num_samples", "num_elites", "num_iterations", "num_iterations_warm")
+    told = [f"{getattr(planner, name)} {name.removeprefix('num_')}" for name in counts if hasattr(planner, name)]
+    return ", ".join([planner.name, *told, f"first std {planner.init_std:g}"])
 
 
 def _bounds(action: ActionSpec) -> str:

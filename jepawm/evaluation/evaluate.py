@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jepawm.agent import Starts
 from jepawm.checkpoints.model_folder import ModelSpec, weights_sha256
 from jepawm.config.evaluation import EvaluationPlan
 from jepawm.config.published import published_evaluation
@@ -21,6 +22,7 @@ from jepawm.evaluation.image_outcomes import ImageGoals
 from jepawm.evaluation.imagination import with_imagination
 from jepawm.evaluation.latent_pictures import LatentPictures, NearestFrames, drawing_head
 from jepawm.evaluation.manifest import manifest
+from jepawm.evaluation.nearest import nearest_starts
 from jepawm.evaluation.planner_host import Players
 from jepawm.evaluation.play import Animation, check_environment, play_all
 from jepawm.evaluation.result import (
@@ -95,7 +97,17 @@ def evaluate(
         image_goals, animations = play_image_goals(plan, model, spec, pool, console)
     elif pool is not None:
         goals = None if dataset is None or split is None else HeldOutEpisodes.of(dataset, split.held_out)
-        played, episodes, animations = play_all(plan, model, spec, pool, goals, console, players)
+        starts: Starts | None = None
+        if plan.evaluation.nearest_starts.num_starts:
+            if dataset is None or split is None:
+                raise ConfigError(
+                    "evaluation.nearest_starts starts from recorded actions, and the training data is not here; set "
+                    "evaluation.nearest_starts.num_starts to 0, or pass --data.source dataset --data.path DATASET"
+                )
+            starts = nearest_starts(plan, model, dataset, split.train, console=console)
+        played, episodes, animations = play_all(
+            plan, model, spec, pool, goals, console=console, starts=starts, players=players
+        )
     elif dataset is None:
         raise ConfigError(
             "env.id is 'none' and the training data is not here: there is nothing to judge the model by; set env.id, "

@@ -1,7 +1,7 @@
 """Success rates with intervals, and whether two of them differ."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
@@ -33,6 +33,26 @@ def success_rate(solved: list[bool]) -> SuccessRate:
 
     interval = binomtest(sum(solved), len(solved)).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     return SuccessRate(sum(solved) / len(solved), (float(interval.low), float(interval.high)), len(solved))
+
+
+def unbeaten(planned: SuccessRate, baselines: Mapping[str, SuccessRate]) -> tuple[str, ...]:
+    """Baselines without search that planning does not beat: their intervals do not lie below the planner's."""
+    lowest = planned.success_interval[0]
+    return tuple(name for name, rate in baselines.items() if rate.success_interval[1] >= lowest)
+
+
+def search_verdicts(planned: SuccessRate, baselines: Mapping[str, SuccessRate]) -> list[str]:
+    """One sentence for each baseline that planning does not beat.
+
+    Args:
+        planned: What the planner reached.
+        baselines: What policies that search nothing reached under the same rules, by the name of their head.
+    """
+    return [
+        f"planning is no better than acting without search: {planned} against {baselines[name]} of the head {name} "
+        "alone"
+        for name in unbeaten(planned, baselines)
+    ]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from jepawm.config.evaluation import ProtocolConfig
-from jepawm.evaluation.metrics import SuccessRate
+from jepawm.evaluation.metrics import SuccessRate, search_verdicts, unbeaten
 
 Cause = Literal["search", "cost", "model", "replanning"]
 CAUSES: dict[Cause, str] = {
@@ -188,11 +188,21 @@ class ProtocolReport:
     conditions: dict[str, str] | None = None
     baselines: dict[str, ProtocolResult] = field(default_factory=dict)
 
+    @property
+    def baseline_rates(self) -> dict[str, SuccessRate]:
+        """Success rates of the policies that search nothing, by the name of their head."""
+        return {name: baseline.rate for name, baseline in self.baselines.items()}
+
+    def verdicts(self) -> list[str]:
+        """One sentence for each baseline that planning does not beat."""
+        return search_verdicts(self.planned.rate, self.baseline_rates)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for `eval.json`."""
         data = {
             **self.planned.to_dict(),
             "random": self.random.to_dict(),
+            "unbeaten": list(unbeaten(self.planned.rate, self.baseline_rates)),
             "baselines": {name: result.to_dict() for name, result in self.baselines.items()},
             "protocol": asdict(self.rules),
         }

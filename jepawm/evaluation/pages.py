@@ -12,6 +12,8 @@ from jepawm.evaluation.filmstrips import enlarged, with_strip
 from jepawm.evaluation.metrics import SuccessRate
 
 PLANNED, RANDOM = "#1f6feb", "#8b97a5"
+# Policies that search nothing.
+LEARNED = ("#d1702f", "#8250df", "#0b7285")
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c2430;background:#fff}

@@ -15,10 +15,11 @@ from typing import Protocol
 import numpy as np
 from torch import nn
 
-from jepawm.agent import Agent
+from jepawm.agent import Agent, Starts
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import ObjectiveConfig, PlannerConfig, RandomPlansConfig
 from jepawm.config.evaluation import ProtocolConfig
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.evaluation.baselines import InverseDynamicsPolicy
 from jepawm.evaluation.failures import diagnose
 from jepawm.evaluation.outcomes import DiagnosedEpisode
@@ -39,6 +40,8 @@ class Game:
         objective: The cost of a candidate, with the protocol's weighting.
         seed: Of the planner's noise, with each episode id and the number of the plan.
         measures_distance: Whether the environment tells how far an episode ended from its goal.
+        subgoals: What plans aim at on the way to the goal; random plans read no goal and have none.
+        starts: Gives plans that searches start from; None: they start as the protocol says.
         head: The inverse dynamics beside the model that acts in place of the planner; None: the planner acts.
     """
 
@@ -47,6 +50,8 @@ class Game:
     objective: ObjectiveConfig
     seed: int
     measures_distance: bool
+    subgoals: SubgoalConfig | None = None
+    starts: Starts | None = None
     head: str | None = None
 
 

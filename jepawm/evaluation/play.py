@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jepawm.agent import Starts
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import RandomPlansConfig
 from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError
 from jepawm.evaluation.baselines import learned_baselines
-from jepawm.evaluation.conditions import protocol_conditions
+from jepawm.evaluation.conditions import protocol_conditions, start_conditions, subgoal_conditions
 from jepawm.evaluation.episodes import EpisodeSet, read_episodes
 from jepawm.evaluation.goals import HeldOutEpisodes, draw_episodes
 from jepawm.evaluation.outcomes import DistancePoint, FailureDiagnosis, ProtocolReport
@@ -55,7 +56,9 @@ def play_all(
     spec: ModelSpec,
     pool: EnvPool,
     held_out: HeldOutEpisodes | None,
+    *,
     console: Console,
+    starts: Starts | None = None,
     players: Players | None = None,
 ) -> tuple[Played, EpisodeSet, dict[int, Animation]]:
     """Plays every protocol in the environment, and the random baseline beside it.
@@ -67,6 +70,7 @@ def play_all(
         pool: Hosts of the environment.
         held_out: Episodes for the goals that come from recordings; None where there are none.
         console: Progress.
+        starts: Gives plans that searches start from; None: they start as the protocol says.
         players: What plans and plays; None: this process does, in `pool`.
 
     Returns:
@@ -82,7 +86,9 @@ def play_all(
     check_environment(spec, description, plan.env.id)
     here = PlannerHost(model, spec, [pool], episodes_per_group=plan.episodes_per_group, say=console.say)
     players = here if players is None else players
-    stage = _Stage(plan, model, spec, players, console, measures_distance=bool(description.distance_name))
+    stage = _Stage(
+        plan, model, spec, players, console, measures_distance=bool(description.distance_name), starts=starts
+    )
     # Before the first one is played: too few tasks at one distance would end the evaluation after hours.
     curve = {offset: _episodes(plan, pool, held_out, offset) for offset in evaluation.goal_offsets_env_steps}
     episodes = _episodes(plan, pool, held_out)
@@ -139,6 +145,7 @@ class _Stage:
     players: Players
     console: Console
     measures_distance: bool
+    starts: Starts | None
 
     def play(
         self, title: str, protocol: ProtocolConfig, tasks: Sequence[Task], record: Sequence[int] = ()
@@ -155,7 +162,11 @@ class _Stage:
             rules=replace(protocol, cost=game.objective.weighting),
             planned=planned.result(),
             random=random.result(),
-            conditions=protocol_conditions(protocol, self.plan.planner, game.objective, self.model.frameskip),
+            conditions={
+                **protocol_conditions(protocol, self.plan.planner, game.objective, self.model.frameskip),
+                **subgoal_conditions(self.plan.subgoals),
+                **start_conditions(self.plan.evaluation.nearest_starts),
+            },
             baselines=baselines,
         )
         return report, planned
@@ -180,6 +191,8 @@ class _Stage:
             objective=objective if protocol.cost is None else replace(objective, weighting=protocol.cost),
             seed=self.plan.evaluation.seed,
             measures_distance=self.measures_distance,
+            subgoals=self.plan.subgoals,
+            starts=self.starts,
         )
 
 

@@ -2,11 +2,11 @@
 
 import html
 from collections.abc import Mapping
-from typing import Any
 
 from jepawm.config import ProtocolConfig
+from jepawm.evaluation.distance_page import distance_curve
 from jepawm.evaluation.outcomes import CAUSES, DiagnosedEpisode, EpisodeOutcome, FailureDiagnosis, ProtocolReport
-from jepawm.evaluation.pages import PLANNED, RANDOM, facts, figure, intervals, percent, table
+from jepawm.evaluation.pages import LEARNED, PLANNED, RANDOM, facts, figure, intervals, percent, table
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.result import Played
 from jepawm.evaluation.rollout_cards import about_imagination, curves_of, pictures_of
@@ -26,9 +26,9 @@ def played_parts(played: Played, animations: Mapping[int, Animation]) -> list[st
         animations: Recorded episodes of the headline protocol, by episode id.
     """
     headline = played.protocols[played.headline]
-    parts = ["<h2>Success</h2>", _success_table(played), _CHUNK, _success_figure(played)]
+    parts = ["<h2>Success</h2>", *_verdicts(played), _success_table(played), _CHUNK, _success_figure(played)]
     if played.distance_curve:
-        parts += ["<h2>Success against goal distance</h2>", _distance_curve(played)]
+        parts += ["<h2>Success against goal distance</h2>", distance_curve(played)]
     if headline.failures is not None:
         parts += ["<h2>Why episodes failed</h2>", _failures(headline.failures, played.headline)]
     return [*parts, "<h2>Rollouts</h2>", _rollouts(played, animations)]
@@ -41,6 +41,15 @@ def rules_in_words(rules: ProtocolConfig) -> str:
         f"replan every {rules.replan_every} chunk(s){shrinking}, at most {rules.max_chunks}; solved at "
         f"{rules.success_at.replace('_', ' ')}; cost: {rules.cost}"
     )
+
+
+def _verdicts(played: Played) -> list[str]:
+    """In words: the baselines that planning does not beat."""
+    return [
+        f"<p class=no>{html.escape(name)}: {html.escape(text)}.</p>"
+        for name, protocol in played.protocols.items()
+        for text in protocol.verdicts()
+    ]
 
 
 def _success_table(played: Played) -> str:
@@ -91,48 +100,15 @@ def _speed(protocol: ProtocolReport) -> str:
 
 
 def _success_figure(played: Played) -> str:
-    rows = [
-        (name, [("planned", PLANNED, protocol.planned.rate), ("random plans", RANDOM, protocol.random.rate)])
-        for name, protocol in played.protocols.items()
-    ]
+    heads = baseline_names(played)
+    rows = []
+    for name, protocol in played.protocols.items():
+        entries = [("planned", PLANNED, protocol.planned.rate), ("random plans", RANDOM, protocol.random.rate)]
+        for at, head in enumerate(heads):
+            if head in protocol.baselines:
+                entries.append((f"{head} alone", LEARNED[at % len(LEARNED)], protocol.baselines[head].rate))
+        rows.append((name, entries))
     return figure(lambda axes: intervals(axes, rows), (7.0, 0.6 + 0.55 * len(rows)))
-
-
-def _distance_curve(played: Played) -> str:
-    points = played.distance_curve
-    offsets = [point.goal_offset_env_steps for point in points]
-
-    def draw(axes: Any) -> None:
-        for label, colour, rates in (
-            ("planned", PLANNED, [point.report.planned.rate for point in points]),
-            ("random plans", RANDOM, [point.report.random.rate for point in points]),
-        ):
-            low, high = zip(*(rate.success_interval for rate in rates), strict=True)
-            axes.fill_between(offsets, low, high, color=colour, alpha=0.18, linewidth=0)
-            values = [rate.success_rate for rate in rates]
-            axes.plot(offsets, values, marker="o", color=colour, label=label)
-        axes.set(
-            xlabel="env_steps from start to goal where the goal comes from",
-            ylabel="success rate, 95 % interval",
-            xticks=offsets,
-            ylim=(-0.02, 1.02),
-        )
-        axes.legend(frameon=False)
-
-    rows = [
-        [
-            f"{point.goal_offset_env_steps}",
-            percent(point.report.planned.rate),
-            percent(point.report.random.rate),
-            str(point.report.planned.rate.num_episodes),
-            str(point.report.rules.max_chunks),
-            str(point.solved_at_start),
-        ]
-        for point in points
-    ]
-    header = ["env_steps to the goal", "planned [95 %]", "random plans [95 %]", "episodes", "chunks at most"]
-    said = f"<p class=muted>Protocol {html.escape(played.headline)}, goals from {html.escape(played.goal_source)}.</p>"
-    return said + figure(draw, (7.0, 3.2)) + table([*header, "solved at the start"], rows)
 
 
 def _failures(failures: FailureDiagnosis, protocol: str) -> str:

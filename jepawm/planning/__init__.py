@@ -8,6 +8,7 @@ from jepawm.planning.mpc import MPC
 from jepawm.planning.objective import GoalDistance, LatentDistance, TemporalHead
 from jepawm.planning.registry import build_objective, build_planner
 from jepawm.planning.search_space import ActionSearchSpace
+from jepawm.planning.subgoals import MacroSubgoals, Subgoals, build_subgoals
 from jepawm.planning.trace import CandidateLog
 
 __all__ = [
@@ -16,11 +17,14 @@ __all__ = [
     "CandidateLog",
     "GoalDistance",
     "LatentDistance",
+    "MacroSubgoals",
     "Objective",
     "Plan",
     "Planner",
+    "Subgoals",
     "TemporalHead",
     "Unroll",
     "build_objective",
     "build_planner",
+    "build_subgoals",
 ]

@@ -67,7 +67,8 @@ class MPC:
             generators: One per episode.
             num_chunks: Chunks of this plan that are executed; None: `replan_every`.
             starts_BMHA: `[B,M,H,A]` raw chunks of plans to start from besides the rest of the last plan, e.g. of a
-                policy; the search starts from the cheapest of all these. None: no further starts.
+                policy; the search starts from the cheapest of all these. A plan that shrank takes their first chunks.
+                None: no further starts.
 
         Returns:
             One plan per episode.
@@ -78,6 +79,8 @@ class MPC:
         start_BHd = self._rest_BHd if self.warm_start else None
         planner = self._planner_now()
         if starts_BMHA is not None:
+            if self._shorter_planner is not None and self._chunks_left:
+                starts_BMHA = starts_BMHA[:, :, : self._chunks_left]
             start_BHd = cheapest_start(unroll, objective, planner, starts_BMHA, start_BHd)
         # Planners whose plans have no elites take no such keyword.
         carried: dict[str, Any] = {} if self._elites_BKHd is None else {"elites_BKHd": self._elites_BKHd}

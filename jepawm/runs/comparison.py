@@ -41,7 +41,10 @@ def print_comparison(comparison: Comparison, say: Callable[[str], None]) -> None
         say(f"beware: {text}")
     for protocol in comparison.protocols:
         say("")
-        _print_protocol(protocol, comparison.names[0], say)
+        _print_protocol(protocol, say)
+    for each in comparison.distances:
+        say("")
+        _print_protocol(each.played, say)
     if comparison.settings:
         say("")
         say("settings that differ")
@@ -50,7 +53,8 @@ def print_comparison(comparison: Comparison, say: Callable[[str], None]) -> None
             say(f"  {key:<{width}}  {' | '.join(str(value) for value in values)}")
 
 
-def _print_protocol(protocol: ProtocolComparison, first: str, say: Callable[[str], None]) -> None:
+def _print_protocol(protocol: ProtocolComparison, say: Callable[[str], None]) -> None:
+    first = next(iter(protocol.rates))
     width = 2 + max(len(name) for name in (*protocol.rates, protocol.protocol))
     header = f"{'success rate [95 % interval]':<34}{'random plans':<34}ms per decision (p50)"
     say(f"{protocol.protocol:<{width + 2}}{header}".rstrip())
@@ -58,6 +62,8 @@ def _print_protocol(protocol: ProtocolComparison, first: str, say: Callable[[str
         speed = protocol.decision_ms_p50[name]
         told = "" if speed is None else f"{speed:.3g}"
         say(f"  {name:<{width}}{rate!s:<34}{protocol.random_rates[name]!s:<34}{told}".rstrip())
+        for head, baseline in protocol.baseline_rates[name].items():
+            say(f"  {'':<{width}}{baseline!s:<34}by its head {head} alone, without search")
     for each in protocol.differences:
         if each.paired is not None:
             counts = (each.paired.both, each.paired.only_first, each.paired.only_second, each.paired.neither)
@@ -66,7 +72,8 @@ def _print_protocol(protocol: ProtocolComparison, first: str, say: Callable[[str
                     f"{first} and {each.name}", counts[0], first, counts[1], each.name, counts[2], counts[3]
                 )
             )
-        say(f"  {each.verdict(first)}")
+    for text in protocol.verdicts():
+        say(f"  {text}")
 
 
 def _find(source: str) -> str:

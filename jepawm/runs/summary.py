@@ -54,9 +54,16 @@ def _print_played(played: Played, console: Console) -> None:
             f"{f'{point.goal_offset_env_steps} env_steps':<12} {_rate(point.report.planned.rate):<30} "
             f"{_rate(point.report.random.rate):<24} goals so far away, {point.report.rules.max_chunks} chunks at most"
         )
-    for name, protocol in played.protocols.items():
-        for head, baseline in protocol.baselines.items():
+    reports = {
+        **played.protocols,
+        **{f"{point.goal_offset_env_steps} env_steps": point.report for point in played.distance_curve},
+    }
+    for name, report in reports.items():
+        for head, baseline in report.baselines.items():
             console.say(f"{name:<12} {_rate(baseline.rate):<30} by the head {head} alone, without search")
+    for name, report in reports.items():
+        for text in report.verdicts():
+            console.say(f"{name:<12} {text}")
     for name, protocol in played.protocols.items():
         if protocol.planned.mean_distance is not None:
             console.say(

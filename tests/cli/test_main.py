@@ -9,6 +9,7 @@ import pytest
 from jepawm.cli.main import COMMANDS, main
 from jepawm.config.command_line import TRAIN, field_texts, parse
 from jepawm.config.planner import CEMConfig, PlannerConfig
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.config.yaml_io import recipe_names
 from jepawm.errors import ConfigError
 
@@ -113,6 +114,16 @@ def test_a_flag_that_moved_is_answered_with_its_new_name() -> None:
 def test_a_kind_is_chosen_on_the_command_line() -> None:
     config, _ = parse(["--planner.name=random_shooting", "--planner.num-samples", "9", "--planner.horizon", "7"])
     assert config.planner == PlannerConfig(name="random_shooting", num_samples=9, horizon=7, init_std=1.5)
+
+
+def test_a_kind_inside_a_kind_is_chosen_on_the_command_line() -> None:
+    words = ["--subgoals.name", "macro", "--subgoals.planner.name=mppi", "--subgoals.planner.temperature", "2"]
+    config, _ = parse([*words, "--subgoals.planner.horizon", "4", "--subgoals.horizon", "fixed"])
+    search = PlannerConfig(name="mppi", temperature=2.0, horizon=4)
+    assert config.subgoals == SubgoalConfig(name="macro", planner=search, horizon="fixed")
+    assert parse([])[0].subgoals == SubgoalConfig(name="none")
+    with pytest.raises(ConfigError, match=r"planner\.name: unknown 'mpi' \(did you mean 'mppi'\?\)"):
+        parse(["--subgoals.name", "macro", "--subgoals.planner.name", "mpi"])
 
 
 def test_every_setting_has_a_text() -> None:

@@ -18,21 +18,28 @@ from jepawm.config import (
     EvaluationConfig,
     OptimConfig,
     PlannerConfig,
+    PredictorConfig,
     RandomPlansConfig,
     RunConfig,
+    SubgoalConfig,
 )
 from jepawm.config.head import HeadConfig, HeadJob, HeadTrainConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import PlanningError
 from jepawm.evaluation.baselines import InverseDynamicsPolicy, learned_baselines
+from jepawm.evaluation.compare import compare
+from jepawm.evaluation.compare_page import write_comparison
 from jepawm.evaluation.evaluate import evaluate
+from jepawm.evaluation.metrics import SuccessRate
+from jepawm.evaluation.outcomes import ProtocolReport
 from jepawm.evaluation.planner_host import PlannerHost
 from jepawm.evaluation.planner_pool import PlannerPool
 from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.latent import Latent
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
+from jepawm.runs.comparison import print_comparison
 from jepawm.runs.heads import train_head
 from jepawm.runs.planner_hosts import pack_model
 from jepawm.runs.summary import print_result
@@ -151,22 +158,23 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
     for head in (
         HeadConfig(name="inverse_dynamics", hidden_dim=8, num_layers=1),
         HeadConfig(name="image", dim=16, depth=1, num_heads=2),
+        HeadConfig(name="macro", num_model_steps=2, hidden_dim=8, predictor=PredictorConfig(hidden_dim=8)),
     ):
         train = HeadTrainConfig(num_train_steps=2, batch_size=8)
         data = dataclasses.replace(HeadJob().data, path=str(wall_dataset.path))
         train_head(HeadJob(model=folder, device="cpu", head=head, train=train, data=data), Console(quiet=True))
     model, spec = load_world_model(folder)
+    search = dataclasses.replace(CONFIG.planner, num_iterations_warm=1)
+    plan = dataclasses.replace(CONFIG, subgoals=SubgoalConfig(name="macro", planner=search)).evaluation_plan()
     with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
-        result = evaluate(
-            CONFIG.evaluation_plan(), model, spec, pool, wall_dataset, model_dir=folder, console=Console(quiet=True)
-        ).result
+        result = evaluate(plan, model, spec, pool, wall_dataset, model_dir=folder, console=Console(quiet=True)).result
     # The nodes of planner hosts may not see the model's folder: its heads travel with it.
     parcel = pickle.loads(pickle.dumps(pack_model(model, spec, CONFIG.objective, "version")))
     away = dataclasses.replace(parcel.spec, folder=str(tmp_path / "nowhere"))
     with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
         host = PlannerHost(parcel.model, away, [pool], heads=parcel.heads)
         there = evaluate(
-            *(CONFIG.evaluation_plan(), model, spec, pool, None),
+            *(plan, model, spec, pool, None),
             model_dir=folder,
             console=Console(quiet=True),
             players=PlannerPool(SerialBackend(lambda: host), max_restarts=0, episodes_per_group=None),
@@ -179,6 +187,9 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
     assert [each.episode_id for each in baseline.episodes] == [
         each.episode_id for each in result.protocols["per_chunk"].planned.episodes
     ]
+    told = result.protocols["per_chunk"].conditions
+    assert told is not None
+    assert told["subgoals"].startswith("head macro, 2 macro-actions (shrinking), cost last; cem, 8 samples")
     written = result.to_dict()
     assert written["baselines"]["inverse_dynamics"]["num_episodes"] == 3
     assert len(written["baselines"]["inverse_dynamics"]["success_interval"]) == 2
@@ -193,19 +204,78 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
     assert "Frames that the head <b>image</b> draws" in page
 
 
-def test_the_console_names_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+def with_baseline(result: EvaluationResult, rate: SuccessRate) -> EvaluationResult:
+    """A result whose every report has a head that acts alone at a rate."""
+
+    def beside(report: ProtocolReport) -> ProtocolReport:
+        return dataclasses.replace(report, baselines={"gc_idm": dataclasses.replace(report.random, rate=rate)})
+
+    assert result.played is not None
+    played = dataclasses.replace(
+        result.played,
+        protocols={name: beside(report) for name, report in result.played.protocols.items()},
+        distance_curve=tuple(
+            dataclasses.replace(point, report=beside(point.report)) for point in result.played.distance_curve
+        ),
+    )
+    return dataclasses.replace(result, played=played)
+
+
+@pytest.mark.parametrize(
+    ("rate", "is_beaten"),
+    [
+        # The planner's interval is 0.714 to 0.917.
+        (SuccessRate(0.5, (0.36, 0.64), 50), True),
+        (SuccessRate(0.6, (0.46, 0.714), 50), False),
+    ],
+)
+def test_a_planner_that_does_not_beat_acting_without_search_is_said_so_everywhere(
+    rate: SuccessRate, is_beaten: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     from test_evaluation import synthetic_result
 
-    result = synthetic_result()
-    assert result.played is not None
-    report = result.played.protocols["two_plan"]
-    with_baseline = dataclasses.replace(report, baselines={"inverse_dynamics": report.random})
-    played = dataclasses.replace(result.played, protocols={"two_plan": with_baseline})
-    print_result(dataclasses.replace(result, played=played), Console())
-    assert (
-        "0.060 [0.021, 0.162]"
-        in capsys.readouterr().out.split("by the head inverse_dynamics alone")[0].splitlines()[-1]
-    )
+    result = with_baseline(synthetic_result(), rate)
+    assert EvaluationResult.from_dict(result.to_dict()) == result
+    written = result.to_dict()
+    points = [*written["protocols"].values(), *written["distance_curve"]]
+    assert [point["unbeaten"] for point in points] == [[] if is_beaten else ["gc_idm"]] * 4
+    print_result(result, Console())
+    write_report(str(tmp_path / "report.html"), result, [], {})
+    compared = compare({"a": result, "b": synthetic_result()})
+    print_comparison(compared, print)
+    write_comparison(str(tmp_path / "comparison.html"), compared)
+    console = capsys.readouterr().out
+    report, comparison = ((tmp_path / name).read_text("utf-8") for name in ("report.html", "comparison.html"))
+    words = "no better than acting without search"
+    # Two protocols and two distances, of an evaluation and of a comparison.
+    assert console.count(words) == (0 if is_beaten else 8)
+    assert report.count(words) == comparison.count(words) == (0 if is_beaten else 4)
+    for text in (console, report, comparison):
+        assert "gc_idm alone" in text
+
+
+def test_the_curve_shows_every_condition_on_the_same_axes(tmp_path: Path) -> None:
+    from test_evaluation import synthetic_result
+
+    result = with_baseline(synthetic_result(), SuccessRate(0.5, (0.36, 0.64), 50))
+    write_report(str(tmp_path / "report.html"), result, [], {})
+    curve = (tmp_path / "report.html").read_text("utf-8").split("<h2>Success against goal distance")[1]
+    drawn = curve[: curve.index("</svg>")]
+    # Matplotlib writes each text of a figure as a comment beside its outlines.
+    for label in ("planned", "random plans", "gc_idm alone"):
+        assert f"<!-- {label} -->" in drawn
+    found = compare({"a": result, "b": result, "c": synthetic_result()})
+    assert [each.goal_offset_env_steps for each in found.distances] == [25, 50]
+    assert [item.difference for each in found.distances for item in each.played.differences] == [0.0] * 4
+    assert all(item.paired is not None for each in found.distances for item in each.played.differences)
+    assert [each["goal_offset_env_steps"] for each in found.to_dict()["distances"]] == [25, 50]
+    write_comparison(str(tmp_path / "comparison.html"), found)
+    page = (tmp_path / "comparison.html").read_text("utf-8").split("<h2>Success against goal distance")[1]
+    drawn = page[: page.index("</svg>")]
+    # Baselines of the same model on the same tasks are drawn once.
+    for label, count in (("a", 1), ("b", 1), ("c", 1), ("random plans, a", 1), ("random plans, b", 0)):
+        assert drawn.count(f"<!-- {label} -->") == count, label
+    assert drawn.count("gc_idm alone, ") == 1
 
 
 def test_a_model_without_heads_or_folder_has_no_learned_baseline(wall_dataset: EpisodeDataset) -> None:

@@ -24,6 +24,7 @@ from jepawm.config import (
     ScalingConfig,
     TrackingConfig,
 )
+from jepawm.config.evaluation import NearestStartsConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, DataError
@@ -120,6 +121,8 @@ def test_goals_come_from_held_out_episodes(wall_dataset: EpisodeDataset, model_d
 def test_an_evaluation_without_data_leaves_prediction_out(model_dir: str, wall_env: EnvConfig) -> None:
     with pytest.raises(ConfigError, match="goal_source 'held_out' needs the dataset"):
         judge(CONFIG, None, model_dir, wall_env)
+    with pytest.raises(ConfigError, match=r"evaluation\.nearest_starts starts from recorded actions, and the training"):
+        judge(with_evaluation(nearest_starts=NearestStartsConfig(num_starts=1)), None, model_dir, wall_env)
     sampled = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, goal_source="sampler"))
     result, _ = judge(sampled, None, model_dir, wall_env)
     assert result["prediction"] == []
@@ -202,8 +205,13 @@ def test_an_episode_set_is_played_as_it_was_written(
 def test_success_is_measured_against_goal_distance(
     wall_dataset: EpisodeDataset, model_dir: str, wall_env: EnvConfig
 ) -> None:
-    config = with_evaluation(goal_offsets_env_steps=(10, 40), num_diagnosed_failures=0, num_animations=0)
+    nearest = NearestStartsConfig(num_starts=2, num_episodes=10)
+    config = with_evaluation(
+        goal_offsets_env_steps=(10, 40), num_diagnosed_failures=0, num_animations=0, nearest_starts=nearest
+    )
     result, _ = judge(config, wall_dataset, model_dir, wall_env)
+    for report in (result["protocols"]["per_chunk"], *result["distance_curve"]):
+        assert "cheapest of 2 recorded sequences near the present and the goal" in report["conditions"]["starts"]
     near, far = result["distance_curve"]
     assert [point["goal_offset_env_steps"] for point in (near, far)] == [10, 40]
     # Twice as many chunks as the goal is away, and no fewer than the protocol has.

@@ -7,6 +7,7 @@ from jepawm.config.head import HeadConfig
 from jepawm.errors import ConfigError
 from jepawm.heads import HeadShape, build_head
 from jepawm.heads.pairs import PairFeatures
+from jepawm.latent import Latent
 
 SHAPE = HeadShape((2, 3), latent_dim=4, proprio_dim=5, image_size=16, chunk_dim=6, state_names=("x", "y"))
 PAIRS = {"distance": (), "inverse_dynamics": (6,)}
@@ -99,6 +100,8 @@ def test_every_kind_is_built_at_a_small_size(name: str) -> None:
         assert head(visual, visual).shape == (2, 3, *PAIRS[name])
     elif name == "state":
         assert head(visual).shape == (2, 3, 2)
+    elif name == "macro":
+        assert head.unroll(Latent(visual[:, 0]), torch.randn(2, 5, 3, 8)).visual.shape == (2, 5, 3, 1, 4)
     else:
         assert head.decode(visual).shape == (2, 3, 3, 16, 16)
 

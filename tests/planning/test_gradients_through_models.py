@@ -129,7 +129,7 @@ def test_an_agent_starts_its_search_from_the_plans_of_a_callable() -> None:
         return torch.full((1, 2, 3, FRAMESKIP * 2), 0.5)
 
     config = PlannerConfig(horizon=3, num_samples=8, num_elites=2, num_iterations_warm=1, init_std=1e-6, min_std=0.0)
-    agent = Agent(build_world_model(spec).eval(), spec, config, replan_every=1, warm_start=starts)
+    agent = Agent(build_world_model(spec).eval(), spec, config, replan_every=1, starts=starts)
     seen, goals = agent.observations([observation(1)]), agent.observations([observation(2)])
     agent.reset(seen, goals)
     chunks = agent.act([torch.Generator().manual_seed(0)])

@@ -1,9 +1,10 @@
-"""Model-predictive control with a horizon that shrinks."""
+"""Model-predictive control: what a replan starts from, and a horizon that shrinks."""
 
 from collections.abc import Sequence
 
 import pytest
 import torch
+from chunk_world import HORIZON, Scripted, generators
 from torch import Tensor
 
 from jepawm.errors import PlanningError
@@ -96,3 +97,49 @@ def test_no_more_chunks_are_executed_than_are_left() -> None:
     plan(mpc, 1)
     with pytest.raises(PlanningError, match=r"a plan has 1 to 1 chunks to execute, found num_chunks 2"):
         plan(mpc, 1, num_chunks=2)
+
+
+# -- a fixed horizon ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replan_every", [1, 3])
+def test_a_replan_starts_from_the_rest_of_the_last_plan(replan_every: int) -> None:
+    planner = Scripted()
+    mpc = MPC(planner, replan_every=replan_every)
+    first = mpc.plan(nothing, nothing, generators(1, 2))
+    assert planner.warm_starts == [None]
+    # The first episode is done; the second goes on with its own plan.
+    mpc.keep([1])
+    mpc.plan(nothing, nothing, generators(2))
+    was = torch.arange(2 * HORIZON * 2.0).view(2, HORIZON, 2)[1:] + 100
+    expected = torch.cat([was[:, replan_every:], was[:, -1:].expand(-1, replan_every, -1)], dim=1)
+    assert planner.warm_starts[1] is not None
+    torch.testing.assert_close(planner.warm_starts[1], expected)
+    torch.testing.assert_close(first.chunks_BHA[1, 0, :2], was[0, 0])
+    # New episodes start afresh.
+    mpc.reset()
+    mpc.plan(nothing, nothing, generators(1, 2))
+    assert planner.warm_starts[2] is None
+
+
+def test_the_planner_is_handed_the_objective() -> None:
+    planner = Scripted()
+    MPC(planner, replan_every=1).plan(nothing, nothing, generators(1, 2))
+    assert planner.objectives == [nothing]
+
+
+@pytest.mark.parametrize("replan_every", [HORIZON, None])
+def test_a_plan_that_is_executed_to_its_end_leaves_no_warm_start(replan_every: int | None) -> None:
+    planner = Scripted()
+    mpc = MPC(planner, replan_every=replan_every)
+    for _ in range(2):
+        mpc.plan(nothing, nothing, generators(1))
+    assert planner.warm_starts == [None, None]
+
+
+def test_warm_starts_can_be_turned_off() -> None:
+    planner = Scripted()
+    mpc = MPC(planner, replan_every=1, warm_start=False)
+    for _ in range(2):
+        mpc.plan(nothing, nothing, generators(1))
+    assert planner.warm_starts == [None, None]

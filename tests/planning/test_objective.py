@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from jepawm.config import ObjectiveConfig
 from jepawm.errors import ConfigError, PlanningError
 from jepawm.latent import Latent
-from jepawm.planning import build_objective
+from jepawm.planning import GoalDistance, build_objective
 
 B, N, H, P, D = 2, 3, 4, 6, 5
 
@@ -114,3 +115,55 @@ def test_a_function_of_a_users_own_is_a_distance() -> None:
 def test_an_objective_that_means_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ObjectiveConfig(**settings)
+
+
+# -- the distance to the goal -----------------------------------------------------------------------------------------
+
+
+def random_latent(*lead: int, proprio: bool) -> Latent:
+    generator = torch.Generator().manual_seed(len(lead))
+    visual = torch.randn(*lead, 3, 5, generator=generator)
+    return Latent(visual, torch.randn(*lead, 1, 2, generator=generator) if proprio else None)
+
+
+def at_goal(goal: Latent) -> Latent:
+    """One candidate that is at the goal all the way."""
+    return goal.map(lambda part: part[:, None, None].expand(-1, 1, 4, -1, -1))
+
+
+def distance(goal: Latent, way: Any, proprio_weight: float = 0.1) -> GoalDistance:
+    return GoalDistance(ObjectiveConfig(weighting=way, proprio_weight=proprio_weight), goal)
+
+
+def test_goal_distance_is_the_mean_square_at_the_end_or_over_the_way() -> None:
+    goal, latents = random_latent(2, proprio=False), random_latent(2, 7, 4, proprio=False)
+    last, total = (distance(goal, way)(latents) for way in ("last", "sum"))
+    assert last.shape == total.shape == (2, 7)
+    for b in range(2):
+        for n in range(7):
+            each = [np.mean((latents.visual[b, n, h].numpy() - goal.visual[b].numpy()) ** 2) for h in range(4)]
+            assert last[b, n].item() == pytest.approx(each[-1], rel=1e-5)
+            assert total[b, n].item() == pytest.approx(sum(each), rel=1e-5)
+    assert distance(goal, "sum")(at_goal(goal)).tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 3.0])
+def test_the_proprio_part_is_weighed_beside_the_visual_one(weight: float) -> None:
+    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
+    of_visual = {way: distance(Latent(goal.visual), way)(Latent(latents.visual)) for way in ("last", "sum")}
+    gap = (latents.proprio - goal.proprio[:, None, None]).square().mean(dim=(-2, -1))
+    for way, of_proprio in (("last", gap[:, :, -1]), ("sum", gap.sum(dim=-1))):
+        found = distance(goal, way, weight)(latents)
+        torch.testing.assert_close(found, of_visual[way] + weight * of_proprio)
+    assert distance(goal, "sum", weight)(at_goal(goal)).tolist() == [[0.0], [0.0]]
+    torch.testing.assert_close(distance(goal, "last")(latents), distance(goal, "last", 0.1)(latents))
+
+
+@pytest.mark.parametrize("way", ["last", "sum"])
+def test_the_cost_of_an_episode_is_of_its_own_goal(way: Any) -> None:
+    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
+    whole = distance(goal, way)(latents)
+    for b in (0, 1):
+        torch.testing.assert_close(distance(goal[b : b + 1], way)(latents[b : b + 1])[0], whole[b])
+    swapped = distance(goal[torch.tensor([1, 0])], way)(latents)
+    assert not torch.isclose(swapped, whole).any()

@@ -7,13 +7,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from chunk_world import (
+    BALL,
+    BOX,
+    BOX_AND_BALL,
+    BOX_CLOSED,
+    FRAMESKIP,
+    HORIZON,
+    MEAN,
+    STD,
+    Inside,
+    Quadratic,
+    Rippled,
+    generators,
+    make_space,
+    targets,
+    unroll,
+)
 from torch import Tensor
 
-from jepawm.config import ObjectiveConfig, PlannerConfig
-from jepawm.errors import PlanningError
+from jepawm.config import PlannerConfig, RunConfig
+from jepawm.config.command_line import parse
+from jepawm.config.planner import FunctionPlannerConfig
+from jepawm.errors import ConfigError, PlanningError
 from jepawm.latent import Latent
-from jepawm.planning import MPC, ActionSearchSpace, GoalDistance, Plan, Planner, build_planner
-from jepawm.planning.base import draw_normal
+from jepawm.planning import ActionSearchSpace, Plan, Planner, build_planner
+from jepawm.planning.base import draw_normal, score
 from jepawm.types import ActionSpec, Statistics
 
 
@@ -36,6 +55,28 @@ class Case(NamedTuple):
     package: str | None = None
 
 
+def narrowing(
+    unroll: Any,
+    objective: Any,
+    space: ActionSearchSpace,
+    *,
+    config: FunctionPlannerConfig,
+    generators: Sequence[torch.Generator],
+    start_BHd: Tensor,
+) -> Tensor:
+    """A user's own search: the best of many plans around the best one so far, nearer and nearer."""
+    best_BHd, rows = start_BHd, torch.arange(len(generators))
+    for number in range(config.num_iterations):
+        noise_BNHd = draw_normal(generators, (config.num_samples, *start_BHd.shape[1:]), space.device)
+        noise_BNHd[:, 0] = 0
+        search_BNHd = space.project(best_BHd[:, None] + config.init_std * 0.8**number * noise_BNHd)
+        cost_BN = score(
+            unroll, objective, space, search_BNHd, max_candidates_per_forward=config.max_candidates_per_forward
+        )
+        best_BHd = search_BNHd[rows, cost_BN.argmin(dim=1)]
+    return best_BHd
+
+
 # Every kind that searches. A new planner joins here and gets all of these tests.
 PLANNERS: dict[str, Case] = {
     "cem": Case(
@@ -55,6 +96,9 @@ PLANNERS: dict[str, Case] = {
         {"num_samples": 256, "num_elites": 26, "num_iterations": 8, "num_iterations_warm": 4, "num_gradient_steps": 15},
         *(0.01, 256, 0.1),
     ),
+    "function": Case(
+        {"num_samples": 256, "num_iterations": 12, "function": "test_planner_contract:narrowing"}, 0.1, 256, 0.3
+    ),
     # An ask and a tell take a millisecond; what it finds in more of them is tested in test_search_details.py.
     "nevergrad": Case({"num_samples": 16, "num_iterations": 8, "execute": "best"}, 0.7, 16, 0.7, "nevergrad"),
 }
@@ -69,47 +113,11 @@ SEARCHING = [
     for name, case in PLANNERS.items()
 ]
 BOTH = [*SEARCHING, "random"]
-FRAMESKIP, HORIZON = 3, 4
-MEAN, STD = np.array([0.2, -0.1], np.float32), np.array([0.5, 2.0], np.float32)
-FREE = ActionSpec(2, (-np.inf, -np.inf), (np.inf, np.inf))
-
-
-def make_space(spec: ActionSpec = FREE, *, hold: bool = True) -> ActionSearchSpace:
-    statistics = Statistics(MEAN, STD, np.zeros(1, np.float32), np.ones(1, np.float32))
-    return ActionSearchSpace(spec, statistics, frameskip=FRAMESKIP, hold=hold)
 
 
 def make_planner(name: str, space: ActionSearchSpace, **changes: object) -> Planner:
     settings = PLANNERS[name].settings if name in PLANNERS else {}
     return build_planner(PlannerConfig(**{"name": name, "horizon": HORIZON, **settings, **changes}), space)
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def unroll(chunks_BNHA: Tensor) -> Tensor:
-    """A world in which the latent is the chunk."""
-    return chunks_BNHA[:, :, :, None, :]
-
-
-class Quadratic:
-    """Squared distance of each episode's chunks to its own target `[B,H,A]`."""
-
-    def __init__(self, target_BHA: Tensor) -> None:
-        self.target = target_BHA
-        self.widths: list[int] = []
-
-    def __call__(self, latents_BNHPD: Tensor) -> Tensor:
-        self.widths.append(latents_BNHPD.shape[1])
-        return (latents_BNHPD[:, :, :, 0] - self.target[:, None]).square().sum(dim=(-2, -1))
-
-
-def targets(seed: int, count: int = 3, *, hold: bool = True) -> Tensor:
-    """Chunks that a search could find, within about one standard deviation of the data."""
-    draws = torch.randn(count, HORIZON, 1 if hold else FRAMESKIP, 2, generator=torch.Generator().manual_seed(seed))
-    raw = torch.from_numpy(MEAN) + 0.7 * torch.from_numpy(STD) * draws
-    return raw.expand(-1, -1, FRAMESKIP, -1).flatten(2)
 
 
 def plan(name: str, space: ActionSearchSpace, target: Tensor, seeds: Sequence[int], **changes: object) -> Plan:
@@ -164,31 +172,6 @@ def test_a_warm_start_makes_no_plan_worse(name: str) -> None:
     assert (again.best_cost_IB[0] <= of_first + 1e-6).all()
 
 
-class Rippled:
-    """A bowl with a ripple: many minima, the lowest of which may lie on the bound.
-
-    In standard deviations `u` from the data's mean, `cost = sum of (u - c)^2 + depth (1 - cos(wave (u - c)))` over the
-    numbers of a plan; each number counts by itself, so the lowest cost inside the bounds is found on a line.
-    """
-
-    DEPTH, WAVE = 0.4, 9.0
-
-    def __init__(self, centre_BHa: Tensor) -> None:
-        self.centre = centre_BHa
-
-    def of(self, away: Tensor) -> Tensor:
-        return away.square() + self.DEPTH * (1 - torch.cos(self.WAVE * away))
-
-    def __call__(self, latents_BNHPD: Tensor) -> Tensor:
-        actions = latents_BNHPD[:, :, :, 0, :2]
-        u = (actions - torch.from_numpy(MEAN)) / torch.from_numpy(STD)
-        return self.of(u - self.centre[:, None]).sum(dim=(-2, -1))
-
-    def lowest_B(self, bound: float) -> Tensor:
-        line = torch.linspace(-bound, bound, 4001)
-        return self.of(line - self.centre[..., None]).amin(dim=-1).sum(dim=(-2, -1))
-
-
 @pytest.mark.parametrize("name", SEARCHING)
 def test_a_bounded_cost_with_many_minima_is_solved(name: str) -> None:
     horizon, bound = 2, 1.2
@@ -237,30 +220,6 @@ def test_cem_replans_in_fewer_iterations() -> None:
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
-
-
-class Inside:
-    """Unrolls, and fails on a candidate outside the bounds."""
-
-    def __init__(self, spec: ActionSpec) -> None:
-        self.spec = spec
-
-    def check(self, chunks: Tensor) -> None:
-        raw = chunks.unflatten(-1, (FRAMESKIP, 2))
-        assert (raw >= torch.tensor(self.spec.low) - 1e-5).all()
-        assert (raw <= torch.tensor(self.spec.high) + 1e-5).all()
-        if self.spec.max_norm is not None:
-            assert (raw.norm(dim=-1) <= self.spec.max_norm + 1e-5).all()
-
-    def __call__(self, chunks_BNHA: Tensor) -> Tensor:
-        self.check(chunks_BNHA)
-        return unroll(chunks_BNHA)
-
-
-BOX = ActionSpec(2, (-0.3, -0.5), (0.4, np.inf))
-BOX_CLOSED = ActionSpec(2, (-0.3, -0.5), (0.4, 0.7))
-BALL = ActionSpec(2, (-np.inf, -np.inf), (np.inf, np.inf), max_norm=0.6)
-BOX_AND_BALL = ActionSpec(2, (-0.5, -0.5), (0.5, 0.5), max_norm=0.6)
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -384,112 +343,41 @@ def test_candidates_that_all_lie_in_one_corner_may_cost_the_same() -> None:
     torch.testing.assert_close(found.chunks_BHA[0, 0, :2], torch.tensor(BOX_CLOSED.high))
 
 
-# -- the objective ---------------------------------------------------------------------------------------------------
+# -- a function ------------------------------------------------------------------------------------------------------
 
 
-def random_latent(*lead: int, proprio: bool) -> Latent:
-    generator = torch.Generator().manual_seed(len(lead))
-    visual = torch.randn(*lead, 3, 5, generator=generator)
-    return Latent(visual, torch.randn(*lead, 1, 2, generator=generator) if proprio else None)
+def no_plans(*_: Any, start_BHd: Tensor, **__: Any) -> Tensor:
+    return start_BHd[:, :1]
 
 
-def at_goal(goal: Latent) -> Latent:
-    """One candidate that is at the goal all the way."""
-    return goal.map(lambda part: part[:, None, None].expand(-1, 1, 4, -1, -1))
+def far_away(*_: Any, start_BHd: Tensor, **__: Any) -> Tensor:
+    return start_BHd + 50
 
 
-def distance(goal: Latent, way: Any, proprio_weight: float = 0.1) -> GoalDistance:
-    return GoalDistance(ObjectiveConfig(weighting=way, proprio_weight=proprio_weight), goal)
+def test_a_functions_plans_are_checked_and_are_no_worse_than_their_start() -> None:
+    target, space = targets(0), make_space(BOX_CLOSED)
+    with pytest.raises(PlanningError, match=r"no_plans must return plans of shape \[3, 4, 2\], found \[3, 1, 2\]"):
+        plan("function", space, target, (1, 2, 3), function="test_planner_contract:no_plans")
+    found = plan("function", space, target, (1, 2, 3), function="test_planner_contract:far_away")
+    of_start, of_found = (
+        Quadratic(target)(unroll(space.to_chunks(each)[:, None]))[:, 0]
+        for each in (torch.zeros_like(found.search_BHd), found.search_BHd)
+    )
+    assert (of_found <= of_start).all()
+    torch.testing.assert_close(found.best_cost_IB[0], of_found)
 
 
-def test_goal_distance_is_the_mean_square_at_the_end_or_over_the_way() -> None:
-    goal, latents = random_latent(2, proprio=False), random_latent(2, 7, 4, proprio=False)
-    last, total = (distance(goal, way)(latents) for way in ("last", "sum"))
-    assert last.shape == total.shape == (2, 7)
-    for b in range(2):
-        for n in range(7):
-            each = [np.mean((latents.visual[b, n, h].numpy() - goal.visual[b].numpy()) ** 2) for h in range(4)]
-            assert last[b, n].item() == pytest.approx(each[-1], rel=1e-5)
-            assert total[b, n].item() == pytest.approx(sum(each), rel=1e-5)
-    assert distance(goal, "sum")(at_goal(goal)).tolist() == [[0.0], [0.0]]
+def test_a_function_is_named_by_module_and_attribute() -> None:
+    for name, message in (("narrowing", "written module:function, found 'narrowing'"), ("math:pi", "is no function")):
+        with pytest.raises(ConfigError, match=message):
+            make_planner("function", make_space(), function=name)
+    with pytest.raises(ConfigError, match="written module:function, found ''"):
+        RunConfig(planner=PlannerConfig(name="function"))
+    config, _ = parse(["--planner.name", "function", "--planner.function", "my_search:narrowing"])
+    assert config.planner == PlannerConfig(name="function", function="my_search:narrowing", init_std=1.5)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.1, 3.0])
-def test_the_proprio_part_is_weighed_beside_the_visual_one(weight: float) -> None:
-    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
-    of_visual = {way: distance(Latent(goal.visual), way)(Latent(latents.visual)) for way in ("last", "sum")}
-    gap = (latents.proprio - goal.proprio[:, None, None]).square().mean(dim=(-2, -1))
-    for way, of_proprio in (("last", gap[:, :, -1]), ("sum", gap.sum(dim=-1))):
-        found = distance(goal, way, weight)(latents)
-        torch.testing.assert_close(found, of_visual[way] + weight * of_proprio)
-    assert distance(goal, "sum", weight)(at_goal(goal)).tolist() == [[0.0], [0.0]]
-    torch.testing.assert_close(distance(goal, "last")(latents), distance(goal, "last", 0.1)(latents))
-
-
-@pytest.mark.parametrize("way", ["last", "sum"])
-def test_the_cost_of_an_episode_is_of_its_own_goal(way: Any) -> None:
-    goal, latents = random_latent(2, proprio=True), random_latent(2, 7, 4, proprio=True)
-    whole = distance(goal, way)(latents)
-    for b in (0, 1):
-        torch.testing.assert_close(distance(goal[b : b + 1], way)(latents[b : b + 1])[0], whole[b])
-    swapped = distance(goal[torch.tensor([1, 0])], way)(latents)
-    assert not torch.isclose(swapped, whole).any()
-
-
-# -- model-predictive control ----------------------------------------------------------------------------------------
-
-
-class Scripted:
-    """A planner that remembers how it was asked, and answers with numbered plans."""
-
-    def __init__(self) -> None:
-        self.warm_starts: list[Tensor | None] = []
-        self.objectives: list[Any] = []
-
-    def plan(
-        self,
-        unroll: object,
-        objective: object,
-        *,
-        generators: Sequence[torch.Generator],
-        warm_start_BHd: Tensor | None = None,
-    ) -> Plan:
-        self.warm_starts.append(warm_start_BHd)
-        self.objectives.append(objective)
-        B = len(generators)
-        search = torch.arange(B * HORIZON * 2.0).view(B, HORIZON, 2) + 100 * len(self.warm_starts)
-        nothing = torch.zeros(1, B)
-        return Plan(search.repeat(1, 1, FRAMESKIP), search, nothing, nothing)
-
-
-def nothing(_: object) -> Tensor:
-    raise AssertionError("a scripted planner asks no objective")
-
-
-@pytest.mark.parametrize("replan_every", [1, 3])
-def test_a_replan_starts_from_the_rest_of_the_last_plan(replan_every: int) -> None:
-    planner = Scripted()
-    mpc = MPC(planner, replan_every=replan_every)
-    first = mpc.plan(unroll, nothing, generators(1, 2))
-    assert planner.warm_starts == [None]
-    # The first episode is done; the second goes on with its own plan.
-    mpc.keep([1])
-    mpc.plan(unroll, nothing, generators(2))
-    was = torch.arange(2 * HORIZON * 2.0).view(2, HORIZON, 2)[1:] + 100
-    expected = torch.cat([was[:, replan_every:], was[:, -1:].expand(-1, replan_every, -1)], dim=1)
-    assert planner.warm_starts[1] is not None
-    torch.testing.assert_close(planner.warm_starts[1], expected)
-    torch.testing.assert_close(first.chunks_BHA[1, 0, :2], was[0, 0])
-    # New episodes start afresh.
-    mpc.reset()
-    mpc.plan(unroll, nothing, generators(1, 2))
-    assert planner.warm_starts[2] is None
-
-
-def test_the_planner_is_handed_the_objective() -> None:
-    planner = Scripted()
-    MPC(planner, replan_every=1).plan(unroll, nothing, generators(1, 2))
-    assert planner.objectives == [nothing]
+# -- what else ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SEARCHING)
@@ -504,23 +392,6 @@ def test_planners_hand_on_whatever_the_world_predicts(name: str) -> None:
         generators=generators(1, 2, 3),
     )
     torch.testing.assert_close(found.chunks_BHA, plain.chunks_BHA)
-
-
-@pytest.mark.parametrize("replan_every", [HORIZON, None])
-def test_a_plan_that_is_executed_to_its_end_leaves_no_warm_start(replan_every: int | None) -> None:
-    planner = Scripted()
-    mpc = MPC(planner, replan_every=replan_every)
-    for _ in range(2):
-        mpc.plan(unroll, nothing, generators(1))
-    assert planner.warm_starts == [None, None]
-
-
-def test_warm_starts_can_be_turned_off() -> None:
-    planner = Scripted()
-    mpc = MPC(planner, replan_every=1, warm_start=False)
-    for _ in range(2):
-        mpc.plan(unroll, nothing, generators(1))
-    assert planner.warm_starts == [None, None]
 
 
 def test_random_plans_ask_no_model_and_spread_like_the_data() -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import math
 from typing import Any
 
+import chunk_world
 import pytest
 import test_planner_contract as contract
 import torch
@@ -360,7 +361,7 @@ def test_optimisers_of_nevergrad_are_chosen_by_name() -> None:
 def test_a_search_starts_from_the_cheapest_of_given_plans_and_the_rest() -> None:
     target = contract.targets(0)
     objective = contract.Quadratic(target)
-    planner = contract.Scripted()
+    planner = chunk_world.Scripted()
     with pytest.raises(PlanningError, match=r"needs an attribute 'space'.*Scripted has none"):
         MPC(planner, replan_every=1).plan(
             contract.unroll, objective, contract.generators(1, 2, 3), starts_BMHA=target[:, None]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_planner_contract import (
+from chunk_world import (
     BALL,
     BOX,
     BOX_AND_BALL,

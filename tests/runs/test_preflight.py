@@ -20,12 +20,13 @@ from jepawm.config import (
     ProprioConfig,
     RunConfig,
     ScalingConfig,
+    SubgoalConfig,
     TrainConfig,
     home,
 )
 from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
-from jepawm.errors import ConfigError, DataError, EnvironmentFault, JepawmError
+from jepawm.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, JepawmError
 from jepawm.runs.episode_sets import make_episodes
 from jepawm.runs.pipeline import collect_run, train_run
 from jepawm.runs.preflight import check_evaluation, check_run
@@ -308,3 +309,11 @@ def test_goal_distances_beyond_the_recordings_are_refused_early() -> None:
     message = r"evaluation.goal_offsets_env_steps 100 needs held-out episodes of 101 frames; .* at most 50"
     with pytest.raises(DataError, match=message):
         check_run(in_wall(goal_source="held_out", goal_offsets_env_steps=(25, 50, 100)))
+
+
+def test_two_levels_need_a_high_level_that_is_trained(tmp_path: Path) -> None:
+    in_two_levels = replace(recorded(write(tmp_path / "random")), subgoals=SubgoalConfig(name="macro"))
+    with pytest.raises(ConfigError, match=r"subgoals\.name 'macro' needs a head that is trained on the finished model"):
+        check_run(in_two_levels)
+    with pytest.raises(CheckpointError, match=r"has no head 'macro' \(it has none\); train one with jepawm train-head"):
+        check_evaluation(in_two_levels, recorded(str(tmp_path / "random")), str(tmp_path / "model"))

@@ -16,6 +16,7 @@ from jepawm.checkpoints.model_folder import load_world_model
 from jepawm.cli.main import main
 from jepawm.config import DataConfig, ModelConfig, PlannerConfig, PredictorConfig, ProprioConfig, RunConfig
 from jepawm.config.head import HeadConfig, HeadDataConfig, HeadJob, HeadTrainConfig
+from jepawm.config.predictor import MLPPredictorConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset, EpisodeWriter
 from jepawm.errors import CheckpointError, ConfigError, DataError
@@ -31,6 +32,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "state": {"dim": 16, "depth": 1, "num_heads": 2},
     "distance": {"hidden_dim": 16, "horizon": 4},
     "inverse_dynamics": {"hidden_dim": 16, "horizon": 4},
+    "macro": {"hidden_dim": 16, "num_model_steps": 2, "predictor": MLPPredictorConfig(hidden_dim=8)},
 }
 
 
@@ -83,6 +85,13 @@ def test_the_command_line_is_the_same_function(run_dir: Path, capsys: pytest.Cap
     assert "mse_mean_chunk" in capsys.readouterr().out
     direct = train_head(job(run_dir, "inverse_dynamics", save_as="direct"), Console(quiet=True))
     assert load_head(str(run_dir / "model"), "policy")[1].metrics == direct.spec.metrics
+    words = ["--model", str(run_dir), "--head.name", "macro", "--head.predictor.name=recurrent", "--device", "cpu"]
+    words += ["--head.predictor.hidden-dim", "8", "--head.num-model-steps", "2", "--train.num-train-steps", "2"]
+    assert main(["train-head", *words, "--save-as", "gated"]) == 0
+    assert "mse_persistence_after_2" in capsys.readouterr().out
+    assert load_head(str(run_dir / "model"), "gated")[1].config.predictor == PredictorConfig(
+        name="recurrent", hidden_dim=8
+    )
     assert main(["train-head", "--head.name", "nonsense"]) == 2
     assert "unknown 'nonsense'" in capsys.readouterr().err
 

@@ -10,9 +10,11 @@ import torch
 
 from jepawm.config import OptimConfig
 from jepawm.config.head import HeadConfig, HeadTrainConfig
-from jepawm.errors import TrainingError
+from jepawm.config.predictor import MLPPredictorConfig
+from jepawm.errors import DataError, TrainingError
 from jepawm.latent import Latent
 from jepawm.training.head_tasks import HeadTask, build_task
+from jepawm.training.head_tasks.macro import MacroBatch
 from jepawm.training.heads import fit_head
 from jepawm.training.latent_episodes import LatentEpisodes
 
@@ -23,6 +25,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "state": {"dim": 32, "depth": 1, "num_heads": 2, "units": "standardised"},
     "distance": {"hidden_dim": 64, "num_layers": 2, "horizon": 9, "quantile": 0.5},
     "inverse_dynamics": {"hidden_dim": 64, "num_layers": 2, "horizon": 9},
+    "macro": {"macro_dim": 2, "hidden_dim": 32, "num_model_steps": 3, "predictor": MLPPredictorConfig(hidden_dim=32)},
 }
 TRAIN = HeadTrainConfig(num_train_steps=150, batch_size=64, precision="float32", log_every=15)
 OPTIM = OptimConfig(learning_rate=3e-3, weight_decay=0.0, grad_clip_norm=1.0)
@@ -56,6 +59,8 @@ def unexplained(name: str, metrics: dict[str, float]) -> float:
         return metrics["quantile_loss"] / metrics["quantile_loss_constant"]
     if name == "inverse_dynamics":
         return metrics["mse"] / metrics["mse_mean_chunk"]
+    if name == "macro":
+        return metrics["mse_after_2"] / metrics["mse_shuffled_after_2"]
     return metrics["mse"] / metrics["mse_mean_frame"]
 
 
@@ -182,3 +187,31 @@ def test_batches_of_pairs_hold_the_chunk_that_was_executed_and_goals_that_were_r
         assert torch.equal(chunk, chunks[row])
         pairs.add((row, goal_row))
     assert pairs == {(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4)}
+
+
+# -- macro-actions ---------------------------------------------------------------------------------------------------
+
+
+def test_a_macro_window_is_the_chunks_between_the_frames_that_are_compared() -> None:
+    known = dot_world.episodes(6, 1)
+    task = build_task(HeadConfig(name="macro", **SIZES["macro"]), dot_world.SHAPE)
+    batch = task.draw(known, 50, generator())
+    assert isinstance(batch, MacroBatch)
+    assert batch.after is not None
+    assert batch.chunks_BKkA is not None
+    assert batch.chunks_BKkA.shape == (50, 2, 3, 2)
+    # In the dot's world places add up the chunks between them, in strides.
+    now, after = (places(each) for each in (batch.now, batch.after))
+    moved = now[:, None] + dot_world.STRIDE * batch.chunks_BKkA.sum(dim=2).cumsum(dim=1)
+    torch.testing.assert_close(after, moved, atol=1e-5, rtol=0)
+
+
+def places(latents: Latent) -> torch.Tensor:
+    """`[...,2]` places that the dot's latents stand for."""
+    x_minus_y, x_plus_y = latents.visual[..., 0, 0], latents.visual[..., 0, 1]
+    return torch.stack([x_plus_y + x_minus_y, x_plus_y - x_minus_y], dim=-1) / 8 + 0.5
+
+
+def test_macro_windows_that_no_episode_holds_are_refused() -> None:
+    with pytest.raises(DataError, match="2 macro-actions of 5 model steps, the longest of 3 episodes has 9 "):
+        trained("macro", dot_world.episodes(3, 1), num_model_steps=5)

@@ -1,8 +1,9 @@
 """The section `planner`: one dataclass for each kind of planner, and presets named after papers."""
 
 from jepawm.config.planner.base import PlannerConfig, Precision, RandomPlansConfig
+from jepawm.config.planner.function import FunctionPlannerConfig
 from jepawm.config.planner.gradient import CEMGradientConfig, GradientConfig
-from jepawm.config.planner.library import NevergradConfig
+from jepawm.config.planner.nevergrad import NevergradConfig
 from jepawm.config.planner.sampling import (
     CEMConfig,
     ICEMConfig,
@@ -14,6 +15,7 @@ from jepawm.config.planner.sampling import (
 __all__ = [
     "CEMConfig",
     "CEMGradientConfig",
+    "FunctionPlannerConfig",
     "GradientConfig",
     "ICEMConfig",
     "MPPIConfig",

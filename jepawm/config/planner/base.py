@@ -26,6 +26,7 @@ class PlannerConfig(TaggedConfig):
         "gradient": "jepawm.config.planner:GradientConfig",
         "cem_gradient": "jepawm.config.planner:CEMGradientConfig",
         "nevergrad": "jepawm.config.planner:NevergradConfig",
+        "function": "jepawm.config.planner:FunctionPlannerConfig",
         "random": "jepawm.config.planner:RandomPlansConfig",
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
@@ -34,8 +35,8 @@ class PlannerConfig(TaggedConfig):
     """`cem`: the cross-entropy method; `icem`: the same with coloured noise and kept elites; `mppi`: model-predictive
     path integrals; `predictive_sampling`: the best of many plans around the last one; `random_shooting`: the best of
     many random plans; `gradient`: a torch optimiser from many starts; `cem_gradient`: cem, refined by gradients;
-    `nevergrad`: an optimiser of that library; `random`: one random plan, the baseline that no model is asked for;
-    `module:Class`: a dataclass of your own."""
+    `nevergrad`: an optimiser of that library; `function`: a function of your own (`planner.function`); `random`: one
+    random plan, the baseline that no model is asked for; `module:Class`: a dataclass of your own."""
     horizon: int = 6
     """Action chunks in a plan."""
     init_std: float = 1.0

@@ -8,42 +8,55 @@ from jepawm.config.planner.base import PlannerConfig
 from jepawm.errors import ConfigError
 
 
-def _check_elites(config: "CEMConfig | ICEMConfig | MPPIConfig") -> None:
-    if not 2 <= config.num_elites <= config.num_samples:
-        raise ConfigError(
-            f"planner.num_elites must lie between 2 and planner.num_samples ({config.num_samples}), "
-            f"found {config.num_elites}"
-        )
+@dataclass(frozen=True)
+class IteratedConfig(PlannerConfig):
+    """What searches share that draw candidates and improve them, again and again."""
 
+    num_samples: int = 300
+    """Candidate plans per iteration and episode."""
+    num_iterations: int = 10
+    """Iterations of a first plan."""
+    num_iterations_warm: int = 4
+    """Iterations of a replan that starts from the shifted last plan."""
 
-def _check_spread(config: "CEMConfig | ICEMConfig | MPPIConfig") -> None:
-    not_negative(config, "min_std")
-    positive(config, "max_std")
-    if config.max_std is not None and config.max_std < config.min_std:
-        raise ConfigError(f"planner.max_std ({config.max_std}) must not be below planner.min_std ({config.min_std})")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_samples", "num_iterations", "num_iterations_warm")
 
 
 @dataclass(frozen=True)
-class CEMConfig(PlannerConfig):
+class ElitesConfig(IteratedConfig):
+    """What searches share that fit a normal distribution to the best candidates."""
+
+    num_elites: int = 30
+    """Best candidates that the next iteration's distribution is fitted to."""
+    min_std: float = 0.05
+    """Floor of the search distribution's standard deviation."""
+    max_std: float | None = None
+    """Ceiling of the search distribution's standard deviation after an iteration; None: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative(self, "min_std")
+        positive(self, "num_elites", "max_std")
+        if self.max_std is not None and self.max_std < self.min_std:
+            raise ConfigError(f"planner.max_std ({self.max_std}) must not be below planner.min_std ({self.min_std})")
+        if not 2 <= self.num_elites <= self.num_samples:
+            raise ConfigError(
+                f"planner.num_elites must lie between 2 and planner.num_samples ({self.num_samples}), "
+                f"found {self.num_elites}"
+            )
+
+
+@dataclass(frozen=True)
+class CEMConfig(ElitesConfig):
     """The cross-entropy method."""
 
     implementation: ClassVar[str] = "jepawm.planning.cem:CEM"
 
     name: str = "cem"
-    num_samples: int = 300
-    """Candidate plans per iteration and episode."""
-    num_elites: int = 30
-    """Best candidates that the next iteration's distribution is fitted to."""
-    num_iterations: int = 10
-    """Iterations of a first plan."""
-    num_iterations_warm: int = 4
-    """Iterations of a replan that starts from the shifted last plan."""
     init_std_warm: float | None = None
     """Standard deviation of a replan's first candidates; None: `init_std`."""
-    min_std: float = 0.05
-    """Floor of the search distribution's standard deviation."""
-    max_std: float | None = None
-    """Ceiling of the search distribution's standard deviation after an iteration; None: none."""
     keep_mean: bool = True
     """Candidate 0 is the distribution's mean; off: all candidates are drawn."""
     unbiased_std: bool = True
@@ -57,14 +70,12 @@ class CEMConfig(PlannerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm", "init_std_warm")
+        positive(self, "init_std_warm")
         fraction(self, "mean_momentum", "std_momentum")
-        _check_spread(self)
-        _check_elites(self)
 
 
 @dataclass(frozen=True)
-class ICEMConfig(PlannerConfig):
+class ICEMConfig(ElitesConfig):
     """The improved cross-entropy method: coloured noise, kept elites, fewer candidates in later iterations."""
 
     implementation: ClassVar[str] = "jepawm.planning.icem:ICEM"
@@ -72,16 +83,6 @@ class ICEMConfig(PlannerConfig):
     name: str = "icem"
     num_samples: int = 300
     """Candidate plans that the first iteration draws per episode."""
-    num_elites: int = 30
-    """Best candidates that the next iteration's distribution is fitted to."""
-    num_iterations: int = 10
-    """Iterations of a first plan."""
-    num_iterations_warm: int = 4
-    """Iterations of a replan that starts from the shifted last plan."""
-    min_std: float = 0.05
-    """Floor of the search distribution's standard deviation."""
-    max_std: float | None = None
-    """Ceiling of the search distribution's standard deviation after an iteration; None: none."""
     noise_exponent: float = 2.0
     """Exponent b of the noise's power spectrum 1 / f^b along a plan: 0 is white noise, 2 changes slowly."""
     sample_decay: float = 1.25
@@ -95,11 +96,8 @@ class ICEMConfig(PlannerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm")
         not_negative(self, "noise_exponent", "kept_elites")
         fraction(self, "momentum")
-        _check_spread(self)
-        _check_elites(self)
         if self.sample_decay < 1:
             raise ConfigError(f"planner.sample_decay must be at least 1, found {self.sample_decay}")
         if self.kept_elites > 1:
@@ -107,27 +105,17 @@ class ICEMConfig(PlannerConfig):
 
 
 @dataclass(frozen=True)
-class MPPIConfig(PlannerConfig):
+class MPPIConfig(ElitesConfig):
     """Model-predictive path integrals: elites are averaged with weights that fall with their cost."""
 
     implementation: ClassVar[str] = "jepawm.planning.mppi:MPPI"
 
     name: str = "mppi"
-    num_samples: int = 300
-    """Candidate plans per iteration and episode."""
     num_elites: int = 30
     """Best candidates that are averaged; `num_samples`: all of them, as first published."""
-    num_iterations: int = 10
-    """Iterations of a first plan."""
-    num_iterations_warm: int = 4
-    """Iterations of a replan that starts from the shifted last plan."""
     temperature: float = 0.5
     """Cost difference, in the objective's units, at which a weight falls by the factor e: low values follow the best
     candidate, high values weigh all elites alike."""
-    min_std: float = 0.05
-    """Floor of the search distribution's standard deviation."""
-    max_std: float | None = None
-    """Ceiling of the search distribution's standard deviation after an iteration; None: none."""
     keep_mean: bool = True
     """Candidate 0 is the distribution's mean; off: all candidates are drawn."""
     execute: Literal["mean", "best", "sampled"] = "mean"
@@ -138,20 +126,16 @@ class MPPIConfig(PlannerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_samples", "num_elites", "num_iterations", "num_iterations_warm", "temperature")
-        _check_spread(self)
-        _check_elites(self)
+        positive(self, "temperature")
 
 
 @dataclass(frozen=True)
-class PredictiveSamplingConfig(PlannerConfig):
+class PredictiveSamplingConfig(IteratedConfig):
     """The best of many plans around the last one."""
 
     implementation: ClassVar[str] = "jepawm.planning.random_plans:PredictiveSampling"
 
     name: str = "predictive_sampling"
-    num_samples: int = 300
-    """Candidate plans per iteration and episode."""
     num_iterations: int = 1
     """Iterations of a first plan; each draws around the best candidate so far."""
     num_iterations_warm: int = 1
@@ -164,7 +148,7 @@ class PredictiveSamplingConfig(PlannerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_samples", "num_iterations", "num_iterations_warm", "num_knots")
+        positive(self, "num_knots")
 
 
 @dataclass(frozen=True)

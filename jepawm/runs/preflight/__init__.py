@@ -5,8 +5,10 @@ Every refusal says which key is wrong, what was found, what was expected, and wh
 
 import os
 
+from jepawm.checkpoints.head_folder import read_head_spec
 from jepawm.checkpoints.model_folder import check_buildable, model_dir, read_spec
 from jepawm.config import RunConfig, home, to_dict
+from jepawm.config.subgoals import MacroSubgoalsConfig
 from jepawm.config.yaml_io import flatten
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
@@ -65,6 +67,12 @@ def check_run(config: RunConfig) -> None:
     """
     pick_device(config.device)
     check_run_dir(config)
+    if isinstance(config.subgoals, MacroSubgoalsConfig):
+        raise ConfigError(
+            "subgoals.name 'macro' needs a head that is trained on the finished model: leave it out here, then train "
+            "one (jepawm train-head --model RUN --head.name macro) and evaluate with it (jepawm evaluate --model RUN "
+            "--subgoals.name macro)"
+        )
     check_writable(config.run_dir or home(), "run_dir" if config.run_dir else "$JEPAWM_HOME")
     _check_machine(config, evaluates_while_training=config.evaluation.every_num_train_steps is not None)
     description = check_environment(config.env)
@@ -123,6 +131,7 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
         ConfigError: A setting the model was not trained with, or an environment of another id or other widths.
         DataError: Held-out episodes that are too short.
         EnvironmentFault: An environment that does not exist.
+        CheckpointError: No head that makes the subgoals that are asked for.
     """
     pick_device(config.device)
     check_as_trained(config, trained, model_dir)
@@ -133,11 +142,24 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     description = check_environment(config.env)
     if description is not None:
         check_model_fits(read_spec(model_dir), description, config.env.id, model_dir)
+    _check_subgoals(config, model_dir)
     dataset = find_dataset(trained)
     if dataset is not None:
         lengths = EpisodeLengths.of_dataset(dataset, trained.data.held_out_fraction, trained.seed)
         _check_evaluation_lengths(config, lengths)
     check_tasks(config, trained, dataset, description)
+
+
+def _check_subgoals(config: RunConfig, model_dir: str) -> None:
+    """Refuses two levels without a trained high level."""
+    if not isinstance(config.subgoals, MacroSubgoalsConfig):
+        return
+    kind = read_head_spec(model_dir, config.subgoals.head).config.name
+    if kind != "macro":
+        raise ConfigError(
+            f"subgoals.head '{config.subgoals.head}' is a head of kind '{kind}' of {model_dir}, a search over "
+            "macro-actions needs one of kind 'macro': jepawm train-head --head.name macro"
+        )
 
 
 def check_as_trained(config: RunConfig, trained: RunConfig, model_dir: str) -> None:
