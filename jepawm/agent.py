@@ -136,10 +136,11 @@ class Agent:
             observations = self.observations(
                 [observations] if isinstance(observations, Mapping) else list(observations)
             )
-        pixels_BTCYX = torch.from_numpy(np.ascontiguousarray(observations.pixels)).to(self.device).movedim(-1, 2)
+        # Arrays that came through Ray's object store are read-only, which torch warns of; copies are not.
+        pixels_BTCYX = torch.from_numpy(np.array(observations.pixels)).to(self.device).movedim(-1, 2)
         proprio_BTR = None
         if self.model.uses_proprio and observations.proprio is not None:
-            proprio_BTR = torch.from_numpy(observations.proprio).to(self.device)
+            proprio_BTR = torch.from_numpy(np.array(observations.proprio)).to(self.device)
         with autocast(self.precision, self.device):
             return self.model.encode(pixels_BTCYX, proprio_BTR)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jepawm.config import ProtocolConfig
+from jepawm.evaluation.goal_outline import with_goal_outline
 from jepawm.evaluation.outcomes import CAUSES, DiagnosedEpisode, EpisodeOutcome, FailureDiagnosis, ProtocolReport
 from jepawm.evaluation.pages import PLANNED, RANDOM, animation, facts, figure, intervals, percent, picture, table
 from jepawm.evaluation.play import Animation
@@ -162,7 +163,10 @@ def _rollouts(played: Played, animations: Mapping[int, Animation]) -> str:
     rules = (("protocol", f"{played.headline}: {rules_in_words(headline.rules)}"), ("goals", played.goal_source))
     told = facts((*rules, *(headline.conditions or {}).items()))
     strip = "env_step: distance to the goal" if played.distance_name else "env_step"
-    said = f"<p class=muted>Failures first. Below a rollout: {strip}.</p>"
+    said = (
+        f"<p class=muted>Failures first. Below a rollout: {strip}. Coloured lines in a rollout: outlines of the goal's "
+        "picture where it differs from the start's.</p>"
+    )
     return f"{told}{said}<div class=rolls>{''.join(cards)}</div>"
 
 
@@ -186,7 +190,7 @@ def _rollout(item: Animation) -> str:
         captions = [f"env_step {at}" for at in range(len(item.rollout))]
     else:
         captions = [f"{at}: {distance:.3g}" for at, distance in enumerate(item.distances)]
-    return animation(item.rollout, captions)
+    return animation(with_goal_outline(item.rollout, item.goal), captions)
 
 
 def _curves(item: Animation, distance_name: str) -> str:

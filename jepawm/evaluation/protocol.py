@@ -252,9 +252,9 @@ def _latent_distances(model: WorldModel, ends: Observations, goals: Observations
 def _encoded(model: WorldModel, observations: Observations, part: slice) -> Tensor:
     """`[B,P,D]` visual latents of observations `[B,1]`."""
     device = model.action_mean.device
-    pixels = torch.from_numpy(np.ascontiguousarray(observations.pixels[part])).to(device).movedim(-1, 2)
+    pixels = torch.from_numpy(np.array(observations.pixels[part])).to(device).movedim(-1, 2)
     felt = observations.proprio
-    proprio = torch.from_numpy(felt[part]).to(device) if model.uses_proprio and felt is not None else None
+    proprio = torch.from_numpy(np.array(felt[part])).to(device) if model.uses_proprio and felt is not None else None
     return model.encode(pixels, proprio).visual[:, 0]
 
 

@@ -18,6 +18,7 @@ from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
+from jepawm.runs.listing import other_runs
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_same_environment
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
@@ -213,7 +214,9 @@ def evaluate_and_report(
         write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
         if found.episodes is not None:
             write_json(os.path.join(job.folder, EPISODES_FILE), found.episodes.to_dict())
-        write_report(report_path, result, read_metrics(os.path.join(job.folder, METRICS_FILE)), found.animations)
+        metrics = read_metrics(os.path.join(job.folder, METRICS_FILE))
+        others = other_runs(config.tracking.experiment, besides=job.folder)
+        write_report(report_path, result, metrics, found.animations, others)
     return result
 
 

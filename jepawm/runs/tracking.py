@@ -108,5 +108,7 @@ def summary_metrics(result: EvaluationResult) -> Record:
         rate = point.report.planned.rate.success_rate
         summary[f"eval/success_rate_at_env_steps/{point.goal_offset_env_steps}"] = rate
     for row in result.held_out.prediction:
-        summary[f"eval/prediction/{row.model_steps}"] = row.share_of_persistence
+        share = row.share_of_persistence
+        if share is not None:
+            summary[f"eval/prediction/{row.model_steps}"] = share
     return summary

@@ -55,7 +55,7 @@ def fit_head(
         rate = learning_rate(optim, train_step, train.num_train_steps)
         with torch.random.fork_rng(devices=_cuda_devices(batch)):
             torch.manual_seed(stream_seed(seed, "head_dropout", train_step))
-            terms = update(task, optimizer, batch, rate, train.precision, optim.grad_clip_norm)
+            terms = update(task, optimizer, batch, rate, train.precision, optim.largest_gradient_norm)
         summed += 1
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value.detach()
@@ -82,7 +82,7 @@ def update(
     batch: HeadBatch,
     rate: float,
     precision: str,
-    grad_clip_norm: float | None,
+    largest_gradient_norm: float,
 ) -> dict[str, Tensor]:
     """One update: forward, backward, clip, step.
 
@@ -93,8 +93,7 @@ def update(
         terms = task.losses(batch)
     optimizer.zero_grad(set_to_none=True)
     terms["loss"].backward()
-    limit = float("inf") if grad_clip_norm is None else grad_clip_norm
-    terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(task.head.parameters(), limit)
+    terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(task.head.parameters(), largest_gradient_norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
