@@ -158,8 +158,10 @@ class RunConfig:
     def training_identity(self) -> dict[str, Any]:
         """The part of the configuration that fixes a trained model; runs that differ here are different runs."""
         full = to_dict(self)
-        # It permits a training and does not change the model.
+        # They permit, keep or show a training and do not change the model.
         del full["data"]["allow_actions_out_of_bounds"]
+        for name in ("checkpoint_every", "num_checkpoints_kept", "best_metric", "best_mode", "log_every"):
+            del full["train"][name]
         return {key: full[key] for key in ("seed", "env", "data", "model", "loss", "optim", "train")}
 
     def training_plan(self) -> TrainingPlan:

@@ -34,8 +34,13 @@ class _StopSignal:
 
 def start_stop_signal() -> Any:
     """An actor on the driver's node that passes a request to stop on; it takes no CPU."""
+    return ray.remote(num_cpus=0, **on_this_node())(_StopSignal).remote()
+
+
+def on_this_node() -> dict[str, Any]:
+    """Options of an actor that Ray starts on the node of this process, where it has room."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(_StopSignal).remote()
+    return {"scheduling_strategy": here}
 
 
 def worker_agreement(stop_signal: Any) -> StopAgreement:

@@ -1,13 +1,13 @@
 """Ray Train: `jepawm.training` in any number of workers."""
 
 import os
-import tempfile
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import ray.train
 import torch
-from ray.data import ExecutionOptions
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
@@ -17,19 +17,15 @@ from jepawm.config.yaml_io import from_dict
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
 from jepawm.distributed.stopping import run_and_pass_on, start_stop_signal, worker_agreement
-from jepawm.distributed.window_stream import stream_batches, window_stream
-from jepawm.errors import CheckpointError, JepawmError, TrainingError
+from jepawm.distributed.window_stream import start_feed, stream_batches
+from jepawm.errors import JepawmError, TrainingError
 from jepawm.interrupts import Interrupted, StopRequest, noted_signals
 from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.training.checkpoint import (
-    cannot_write,
-    checkpoint_name,
-    checkpoint_step,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step
+from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
+from jepawm.types import WindowBatch
 
 
 def train_on_worker(job: dict[str, Any]) -> None:
@@ -37,8 +33,8 @@ def train_on_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: What `ray_train` sends to every worker: `config` (a run's, as a dictionary), `dataset_path`, `run_dir`,
-            `num_threads` (0: torch's default), `stream` (whether batches come from Ray Data) and `stop_signal` (see
-            `jepawm.distributed.stopping`).
+            `num_threads` (0: torch's default), `feed` (where batches come from Ray Data, else None; see
+            `jepawm.distributed.window_stream`) and `stop_signal` (see `jepawm.distributed.stopping`).
     """
     plan = from_dict(RunConfig, job["config"]).training_plan()
     context = ray.train.get_context()
@@ -48,37 +44,55 @@ def train_on_worker(job: dict[str, Any]) -> None:
     resume = ray.train.get_checkpoint()
     metrics_path = os.path.join(job["run_dir"], METRICS_FILE)
 
+    folder = os.path.join(job["run_dir"], "checkpoints")
+    best = BestCheckpoint.wanted(job["run_dir"], plan.train)
+
     def train(restore_from: str | None, train_step: int | None) -> None:
         writer = MetricsWriter(metrics_path, resume_step=train_step) if rank == 0 else None
-        run_training(
-            plan,
-            job["dataset_path"],
-            rank=rank,
-            world_size=world_size,
-            restore_from=restore_from,
-            stream=batches_from if job["stream"] else None,
-            on_metrics=writer.write if writer else None,
-            on_checkpoint=report,
-            stop=worker_agreement(job["stop_signal"]),
-        )
+        with CheckpointWriter(write) as checkpoints:
+            run_training(
+                plan,
+                job["dataset_path"],
+                rank=rank,
+                world_size=world_size,
+                restore_from=restore_from,
+                stream=None if job["feed"] is None else batches_from,
+                on_metrics=writer.write if writer else None,
+                on_checkpoint=partial(report, checkpoints),
+                after_step=checkpoints.check,
+                stop=worker_agreement(job["stop_signal"]),
+            )
 
-    def batches_from(_train_step: int) -> Any:
-        shard = ray.train.get_dataset_shard("windows")
-        return stream_batches(plan, job["dataset_path"], shard, world_size=world_size)
+    def batches_from(train_step: int) -> Iterator[WindowBatch]:
+        place: dict[str, int] = {"train_step": train_step, "rank": rank, "world_size": world_size}
+        return stream_batches(plan, job["dataset_path"], job["feed"], **place)
 
-    def report(state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
+    def write(snapshot: Snapshot, record: Metrics) -> None:
+        place = os.path.join(folder, checkpoint_name(snapshot.train_step))
+        snapshot.write(place)
+        if best is not None:
+            best.consider(place, snapshot.train_step, record)
+
+    def report(checkpoints: CheckpointWriter, state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
         name = checkpoint_name(state.train_step)
         if rank:
             ray.train.report(record, checkpoint_dir_name=name)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(os.path.join(folder, name), state, spec)
-            checkpoint = Checkpoint.from_directory(os.path.join(folder, name))
-            try:
-                ray.train.report(record, checkpoint=checkpoint, checkpoint_dir_name=name)
-            except OSError as error:
-                place = os.path.join(job["run_dir"], "checkpoints", name)
-                raise CheckpointError(cannot_write(place, error)) from error
+        written = checkpoints.save(state, spec, record)
+
+        def wait_until_written(checkpoint: Checkpoint, _name: str) -> Checkpoint:
+            written.result()
+            return checkpoint
+
+        # Ray Train learns of the checkpoint, and removes old ones, as soon as it is whole in its place.
+        ray.train.report(
+            record,
+            checkpoint=Checkpoint.from_directory(os.path.join(folder, name)),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=wait_until_written,
+            delete_local_checkpoint_after_upload=False,
+        )
 
     if resume is None:
         train(None, None)
@@ -140,13 +154,9 @@ def _fit(config: RunConfig, dataset_path: str, run_dir: str, request: StopReques
         "dataset_path": os.path.abspath(dataset_path),
         "run_dir": os.path.abspath(run_dir),
         "num_threads": 0 if use_gpu else cpus,
-        "stream": stream,
+        "feed": start_feed(config.training_plan(), os.path.abspath(dataset_path)) if stream else None,
         "stop_signal": start_stop_signal(),
     }
-    windows = None
-    if stream:
-        resume_step = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
-        windows = window_stream(config.training_plan(), job["dataset_path"], start_step=resume_step)
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config=job,
@@ -163,9 +173,6 @@ def _fit(config: RunConfig, dataset_path: str, run_dir: str, request: StopReques
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
-        datasets=None if windows is None else {"windows": windows},
-        # Windows reach the workers in the order of the stream, which a restart counts on.
-        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)) if stream else None,
     )
     result = run_and_pass_on(trainer.fit, request, job["stop_signal"])
     if result.checkpoint is None:

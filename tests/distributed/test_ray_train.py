@@ -1,6 +1,7 @@
 """Ray Train: the same training in one worker, in two, and after a worker's death."""
 
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -13,9 +14,9 @@ from configs import split_of, trained_spec
 from safetensors.numpy import load_file
 
 from jepawm.config import DataConfig, LossConfig, OptimConfig, RunConfig, ScalingConfig, TrainConfig
-from jepawm.data import ShardReader, WindowSampler
+from jepawm.data import ShardReader, WindowSampler, decode_window_batch
 from jepawm.data.loading.split import open_reader, sampled_batches, window_index
-from jepawm.errors import TrainingError
+from jepawm.errors import DataError, TrainingError
 from jepawm.interrupts import Interrupted
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.tracking import read_metrics
@@ -117,9 +118,9 @@ def test_a_loss_that_is_not_finite_reaches_the_user_as_itself_and_is_not_tried_a
     assert attempts == [1]
 
 
-def test_the_stream_brings_each_window_once_per_epoch_and_goes_on_where_it_stopped(ray_local, wall_dataset):
+def test_the_stream_brings_each_window_once_per_epoch_and_goes_on_where_it_stopped(ray_local, wall_dataset, tmp_path):
     from jepawm.data.loading.split import window_index
-    from jepawm.distributed.window_stream import window_stream
+    from jepawm.distributed.window_stream import WindowFeed, window_stream
 
     def rows(start_step):
         plan, part_bytes = config.training_plan(), 40 * 2**10
@@ -128,8 +129,9 @@ def test_the_stream_brings_each_window_once_per_epoch_and_goes_on_where_it_stopp
 
     config = _config()
     index = window_index(wall_dataset, split_of(config, wall_dataset).train, config.data, 4)
+    steps = -(-2 * len(index) // config.train.batch_size)
+    config = replace(config, train=replace(config.train, num_train_steps=steps))
     expected = sorted(zip(*(a.tolist() for a in index.locate(np.arange(len(index)))), strict=True))
-    # Twelve steps of 16 windows end inside the first epoch; the stream holds one to spare.
     whole = rows(start_step=0)
     first, second = whole[: len(expected)], whole[len(expected) : 2 * len(expected)]
     assert sorted(first) == expected
@@ -138,6 +140,24 @@ def test_the_stream_brings_each_window_once_per_epoch_and_goes_on_where_it_stopp
     assert set(second) <= set(expected)
     assert rows(start_step=6) == whole[6 * 16 :]
 
+    # What a worker gets depends on (seed, train step) alone: not on the number of workers, nor on where it began.
+    feed = WindowFeed(config.training_plan(), str(wall_dataset.path), part_bytes=40 * 2**10)
+    halves = [feed.share(step, rank, 2) for step in (5, 6, 7) for rank in (1, 0)]
+    assert [_ids(half) for half in halves] == [
+        whole[start : start + 8] for step in (5, 6, 7) for start in (16 * step + 8, 16 * step)
+    ]
+    # Another number of workers goes on from an earlier checkpoint.
+    assert _ids(feed.share(2, 3, 4)) == whole[44:48]
+    assert _ids(feed.share(3, 0, 1)) == whole[48:64]
+    damaged = shutil.copytree(wall_dataset.path, tmp_path / "damaged")
+    shard = max(damaged.rglob("*.parquet"))
+    content = bytearray(shard.read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    shard.write_bytes(content)
+    feed.close()
+    with pytest.raises(DataError, match=shard.name):
+        WindowFeed(config.training_plan(), str(damaged), part_bytes=40 * 2**10).share(steps - 1, 0, 1)
+
 
 def _ids(batch):
     return list(zip(batch["episode_id"].to_pylist(), batch["start"].to_pylist(), strict=True))
@@ -145,14 +165,15 @@ def _ids(batch):
 
 def test_training_on_the_stream(ray_local, wall_dataset, tmp_path):
     from jepawm.distributed.train import ray_train
-    from jepawm.distributed.window_stream import stream_batches, window_stream
+    from jepawm.distributed.window_stream import WindowFeed
 
     config = _config(
         data=DataConfig(loader="stream", held_out_fraction=0.1),
         train=replace(_config().train, num_train_steps=60, log_every=10, checkpoint_every=60),
     )
-    shard = window_stream(config.training_plan(), str(wall_dataset.path), start_step=0).iterator()
-    batch = next(stream_batches(config.training_plan(), str(wall_dataset.path), shard, world_size=1))
+    feed = WindowFeed(config.training_plan(), str(wall_dataset.path))
+    batch = decode_window_batch(feed.share(0, 0, 1), wall_dataset.spec)
+    feed.close()
     same = ShardReader(wall_dataset, frameskip=5, num_frames_in_window=4).read(batch.episode_ids, batch.starts)
     np.testing.assert_array_equal(batch.pixels, same.pixels)
     np.testing.assert_array_equal(batch.actions, same.actions)

@@ -13,8 +13,6 @@ CPUS_OF_WORKER = 0.5
 CPUS_OF_ENV_ACTOR = 0.1
 # Size of compressed shards as a share of the decoded frames: what Wall's zstd shards take, rounded up.
 SHARDS_OVER_FRAMES = 0.2
-# A training state holds the weights and AdamW's two moments, in float32.
-BYTES_PER_PARAMETER = 12
 
 
 def joins_a_cluster() -> bool:
@@ -103,8 +101,7 @@ def disk_needs_of_collection(data: DataConfig, image_size: int, path: str) -> di
         image_size: Side of the square frames, pixels.
         path: Dataset to collect into.
     """
-    kept = data.env_steps_per_episode // data.env_steps_per_frame + 1
-    frames = float(data.num_episodes or 0) * kept * image_size**2 * 3
+    frames = float(data.planned_frames) * image_size**2 * 3
     needs = {"shards": (path, SHARDS_OVER_FRAMES * frames)}
     if data.loader == "cache" or (data.loader == "auto" and frames <= data.cache_limit_gib * 2**30):
         needs["decoded frames"] = (str(default_cache_root()), frames)
