@@ -92,6 +92,7 @@ class RunConfig:
         if self.data.source != "collect" and not self.data.path:
             raise ConfigError(f"data.path is needed when data.source is '{self.data.source}': pass --data.path PATH")
         self.train.windows_at_once(self.scaling.num_workers)
+        self.train.windows_at_once(self.scaling.fewest_workers)
         self._check_loss()
         encoder = self.model.encoder
         stored = self.data.features == "stored"

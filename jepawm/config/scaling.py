@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from jepawm.config.checks import not_negative, positive
+from jepawm.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,9 @@ class ScalingConfig:
 
     num_workers: int = 1
     """Training workers (one GPU each where there are GPUs)."""
+    min_workers: int | None = None
+    """Fewest training workers: a training begins with as many as there is room for, up to `num_workers`, and changes
+    their number at a checkpoint as nodes come and go. None: always `num_workers`."""
     cpus_per_worker: int | None = None
     """CPUs of a training worker; None: the machine's CPUs shared by the workers."""
     num_env_actors: int = 2
@@ -31,5 +35,14 @@ class ScalingConfig:
 
     def __post_init__(self) -> None:
         positive(self, "num_workers", "num_env_actors", "episodes_per_call", "env_call_timeout_s")
-        positive(self, "cpus_per_worker", "object_store_memory_mib")
+        positive(self, "cpus_per_worker", "object_store_memory_mib", "min_workers")
         not_negative(self, "max_actor_restarts", "max_train_failures")
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ConfigError(
+                f"scaling.min_workers {self.min_workers} is more than scaling.num_workers {self.num_workers}, the most"
+            )
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers that a training needs at least."""
+        return self.num_workers if self.min_workers is None else self.min_workers

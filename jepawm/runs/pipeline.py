@@ -171,7 +171,8 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "
     console.say(f"saves      {checkpoints_in_words(config, sizes, run_dir)}")
     loader = choose_loader(config.data, dataset, local=config.local)
     batch = config.train.arithmetic(config.scaling.num_workers)
-    what = f"{steps} train steps, global batch {batch}, loader {loader}"
+    fewer = "" if config.scaling.min_workers is None else f" (or fewer workers, at least {config.scaling.min_workers})"
+    what = f"{steps} train steps, global batch {batch}{fewer}, loader {loader}"
     with console.stage(stage, what), console.bar("train steps", steps) as advance:
 
         def show(record: Record) -> None:

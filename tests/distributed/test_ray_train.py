@@ -20,7 +20,7 @@ from jepawm.errors import DataError, TrainingError
 from jepawm.interrupts import Interrupted
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.tracking import read_metrics
-from jepawm.training.checkpoint import fresh_state, save_checkpoint
+from jepawm.training.checkpoint import fresh_state
 from jepawm.training.optim import learning_rate
 from jepawm.training.run import run_training
 from jepawm.training.step import to_device
@@ -224,7 +224,7 @@ def test_a_killed_worker_costs_the_steps_since_its_checkpoint_and_the_weights_ar
 def test_a_node_that_is_taken_away_and_a_signal_end_at_a_checkpoint_and_lose_no_step(
     ray_local, wall_dataset, tmp_path, monkeypatch
 ):
-    from jepawm.distributed import train
+    from jepawm.distributed import train, worker_count
 
     def train_on_a_node_that_is_taken_away_once(job):
         import ray.train
@@ -247,7 +247,14 @@ def test_a_node_that_is_taken_away_and_a_signal_end_at_a_checkpoint_and_lose_no_
     fits, fit = [], train._fit
     monkeypatch.setattr(train, "_fit", lambda *arguments: fits.append(1) or fit(*arguments))
     monkeypatch.setattr(train, "train_on_worker", train_on_a_node_that_is_taken_away_once)
-    config = _config(train=replace(_config().train, num_train_steps=100_000, checkpoint_every=100_000, log_every=1))
+    # At first there is room for one worker; when its node goes away, two others come.
+    rooms = iter([{"CPU": 0.5}, {"CPU": 0.5}, {"CPU": 1.0}])
+    monkeypatch.setattr(worker_count, "live_resources", lambda: next(rooms))
+    monkeypatch.setattr(worker_count, "used_by_others", dict)
+    config = _config(
+        train=replace(_config().train, num_train_steps=100_000, checkpoint_every=100_000, log_every=1),
+        scaling=ScalingConfig(num_workers=2, min_workers=1, cpus_per_worker=1, max_train_failures=0),
+    )
     metrics, ended = tmp_path / "metrics.jsonl", threading.Event()
 
     def send_a_signal_after_nine_steps():
@@ -266,17 +273,26 @@ def test_a_node_that_is_taken_away_and_a_signal_end_at_a_checkpoint_and_lose_no_
         sender.join()
     assert stop.value.signal_number == signal.SIGTERM
     assert len(fits) == 2
-    steps = [record["train_step"] for record in read_metrics(str(metrics))]
+    records = read_metrics(str(metrics))
+    steps = [record["train_step"] for record in records]
     assert steps == list(range(1, len(steps) + 1))
+    assert [record["scaling/num_workers"] for record in records] == [1] * 4 + [2] * (len(steps) - 4)
     checkpoints = tmp_path / "checkpoints"
     saved = sorted(path.name for path in checkpoints.glob("step-*"))
-    # The learning rate of a long run grows step by step, so equal weights mean equal steps.
     assert saved == ["step-00000004", f"step-{len(steps):08d}"]
-    local = run_training(
-        config.training_plan(),
-        str(wall_dataset.path),
-        on_checkpoint=lambda state, spec, _: save_checkpoint(str(tmp_path / "local"), state, spec),
-        stop=lambda train_step: train_step == len(steps),
-    )
-    assert local.train_step == len(steps)
-    assert _largest_difference(_weights(checkpoints / saved[-1]), _weights(tmp_path / "local")) == 0
+    before, local = (_trained_locally(config, wall_dataset, number) for number in (len(steps) - 1, len(steps)))
+    # The learning rate of a long run grows step by step, so equal weights mean equal steps. Two workers round otherwise
+    # than one, by a share of 1e-6; where a gradient is as small as that, AdamW may step to the other side.
+    ours = _weights(checkpoints / saved[-1])
+    assert _distance(ours, local) < 0.1 * _distance(before, local)
+
+
+def _trained_locally(config, dataset, num_steps):
+    state = run_training(config.training_plan(), str(dataset.path), stop=lambda train_step: train_step == num_steps)
+    assert state.train_step == num_steps
+    return {name: value.numpy() for name, value in state.objective.model.state_dict().items()}
+
+
+def _distance(a, b):
+    assert a.keys() == b.keys()
+    return float(np.sqrt(sum(np.square(a[key] - b[key], dtype=np.float64).sum() for key in a)))

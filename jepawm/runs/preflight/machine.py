@@ -29,8 +29,9 @@ def capacity_problem(scaling: ScalingConfig, num_cpus: float) -> str | None:
         scaling: Workers and actors.
         num_cpus: Logical CPUs of the machine or cluster.
     """
+    workers = "scaling.num_workers" if scaling.min_workers is None else "scaling.min_workers"
     for key, kind, count, claim in (
-        ("scaling.num_workers", "workers", scaling.num_workers, CPUS_OF_WORKER),
+        (workers, "workers", scaling.fewest_workers, CPUS_OF_WORKER),
         ("scaling.num_env_actors", "environment actors", scaling.num_env_actors, CPUS_OF_ENV_ACTOR),
     ):
         if count * claim > num_cpus:

@@ -8,7 +8,7 @@ from every_format import SOURCES
 
 EACH = int(os.environ.get("JEPAWM_CORRUPTIONS", "3"))
 # Seeds at which a longer run of `corruption.py` found a fault.
-FOUND = {"lerobot": (50012,)}
+FOUND = {"lerobot": (50012,), "robocasa-hdf5": (68001,), "pusht-zarr": (70013,)}
 
 
 @pytest.mark.parametrize("form", list(SOURCES))
