@@ -1,7 +1,9 @@
 """A cluster that runs already: its workers get the driver's places and limits, and one of its nodes may go away."""
 
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
 
 import numpy as np
@@ -76,12 +78,17 @@ def test_workers_get_the_drivers_variables_and_a_lost_node_costs_no_restart(clus
         assert ray.get(heard.remote(list(told))) == told
 
         with ray_env_pool(ENV, ScalingConfig(num_env_actors=2, max_actor_restarts=0)) as pool:
+            process_ids = [pool.process_id(host) for host in range(2)]
 
             def remove_the_node_of_the_first_host():
                 node_id = pool.backend.node_of(0)
                 (node,) = [node for node in cluster.worker_nodes if node.node_id == node_id]
-                # As a machine that is switched off: nobody says goodbye.
+                # As a machine that is switched off: its raylet and its actors end at once, and nobody says goodbye.
                 cluster.remove_node(node, allow_graceful=False)
+                for host, process_id in enumerate(process_ids):
+                    if pool.backend.node_of(host) == node_id:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(process_id, signal.SIGKILL)
 
             states = play(pool, after_first=remove_the_node_of_the_first_host)
             assert pool.restarts == [0, 0]
