@@ -104,7 +104,8 @@ def train_head(job: HeadJob, console: Console) -> TrainedHead:
             "num_episodes": len(split.train),
             "num_held_out_episodes": len(split.held_out),
             "device": str(device),
-            "wall_s": time.perf_counter() - began,
+            # With the training of the parts before an interruption.
+            "wall_s": time.perf_counter() - began + (unfinished.progress.seconds if unfinished.progress else 0.0),
         },
     )
     folder = save_head(model_dir, job.folder_name, task.finish(), spec, records)
@@ -122,6 +123,7 @@ def _fit(job: HeadJob, task: HeadTask, episodes: LatentEpisodes, unfinished: Unf
     steps, begin = job.train.num_train_steps, unfinished.progress
     number = sum(parameter.numel() for parameter in task.head.parameters())
     what = f"{job.head.name}, {number:,} parameters, {steps} train steps of {job.train.batch_size}"
+    what += f" on {next(task.parameters()).device}"
     if begin is not None:
         what += f", continued from train step {begin.train_step}"
     with console.stage("train head", what), console.bar("train steps", steps) as advance, noted_signals() as request:
