@@ -48,12 +48,14 @@ class ActionPlan:
         cost: Cost of the plan, as the planner measured it.
         best_cost_per_iteration: `[I]` lowest cost among each iteration's candidates.
         latents: `[H]` predicted latents, one after each chunk of `frameskip` actions; a decoder draws them.
+        planner: Which planner made it: its kind (`planner.name`), or the class of a planner of the caller's own.
     """
 
     actions: np.ndarray
     cost: float
     best_cost_per_iteration: np.ndarray
     latents: Latent
+    planner: str
 
 
 class Agent:
@@ -298,6 +300,7 @@ class Agent:
             cost=float(self._goal_objective()(latents)),
             best_cost_per_iteration=plan.best_cost_IB[:, 0].cpu().numpy(),
             latents=latents[0, 0],
+            planner=self.planner.name if isinstance(self.planner, PlannerConfig) else type(self.planner).__name__,
         )
 
     def _with(self, settings: Mapping[str, Any]) -> "Agent":
