@@ -12,6 +12,7 @@ import pytest
 import torch
 from configs import split_of, trained_spec
 
+from jepawm import interrupts
 from jepawm.agent import load_agent
 from jepawm.checkpoints.head_folder import head_names, load_head
 from jepawm.checkpoints.model_folder import load_world_model
@@ -194,6 +195,8 @@ def test_a_training_that_was_interrupted_goes_on_to_the_same_head(
         if record["train_step"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    # Tests that come later in this process have had no signal.
+    monkeypatch.setattr(interrupts, "_last", interrupts.StopRequest())
     monkeypatch.setattr(UnfinishedHead, "write", write_and_send_a_signal)
     again = job(run_dir, name, train=train, save_as=f"again_{name}")
     with pytest.raises(Interrupted, match="goes on from train step 3 of 6"):
