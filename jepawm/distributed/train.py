@@ -47,7 +47,7 @@ def train_on_worker(job: dict[str, Any]) -> None:
     resume = ray.train.get_checkpoint()
     metrics_path = os.path.join(job["run_dir"], METRICS_FILE)
 
-    folder = os.path.join(job["run_dir"], "checkpoints")
+    checkpoints_dir = os.path.join(job["run_dir"], "checkpoints")
     best = BestCheckpoint.wanted(job["run_dir"], plan.train)
 
     def train(restore_from: str | None, train_step: int | None) -> None:
@@ -74,7 +74,7 @@ def train_on_worker(job: dict[str, Any]) -> None:
         writer.write(record | {"scaling/num_workers": world_size} if job["elastic"] else record)
 
     def write(snapshot: Snapshot, record: Metrics) -> None:
-        place = os.path.join(folder, checkpoint_name(snapshot.train_step))
+        place = os.path.join(checkpoints_dir, checkpoint_name(snapshot.train_step))
         snapshot.write(place)
         if best is not None:
             best.consider(place, snapshot.train_step, record)
@@ -93,7 +93,7 @@ def train_on_worker(job: dict[str, Any]) -> None:
         # Ray Train learns of the checkpoint, and removes old ones, as soon as it is whole in its place.
         ray.train.report(
             record,
-            checkpoint=Checkpoint.from_directory(os.path.join(folder, name)),
+            checkpoint=Checkpoint.from_directory(os.path.join(checkpoints_dir, name)),
             checkpoint_dir_name=name,
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=wait_until_written,
@@ -103,8 +103,8 @@ def train_on_worker(job: dict[str, Any]) -> None:
     if resume is None:
         train(None, None)
     else:
-        with resume.as_directory() as folder:
-            train(folder, checkpoint_step(resume.path))
+        with resume.as_directory() as restored:
+            train(restored, checkpoint_step(resume.path))
 
 
 def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
