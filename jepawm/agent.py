@@ -68,6 +68,7 @@ class ActionPlan:
             has no elites.
         latents: `[H]` predicted latents, one after each chunk of `frameskip` actions; a decoder draws them.
         aim: Latent `[]` that the plan is to reach: the goal's, or a subgoal's on the way to it.
+        planner: Which planner made it: its kind (`planner.name`), or the class of a planner of the caller's own.
     """
 
     actions: np.ndarray
@@ -76,6 +77,7 @@ class ActionPlan:
     mean_elite_cost_per_iteration: np.ndarray
     latents: Latent
     aim: Latent
+    planner: str
 
 
 class Agent:
@@ -168,10 +170,11 @@ class Agent:
             observations = self.observations(
                 [observations] if isinstance(observations, Mapping) else list(observations)
             )
-        pixels_BTCYX = torch.from_numpy(np.ascontiguousarray(observations.pixels)).to(self.device).movedim(-1, 2)
+        # Arrays that came through Ray's object store are read-only, which torch warns of; copies are not.
+        pixels_BTCYX = torch.from_numpy(np.array(observations.pixels)).to(self.device).movedim(-1, 2)
         proprio_BTR = None
         if self.model.uses_proprio and observations.proprio is not None:
-            proprio_BTR = torch.from_numpy(observations.proprio).to(self.device)
+            proprio_BTR = torch.from_numpy(np.array(observations.proprio)).to(self.device)
         with autocast(self.precision, self.device):
             return self.model.encode(pixels_BTCYX, proprio_BTR)
 
@@ -343,6 +346,7 @@ class Agent:
             mean_elite_cost_per_iteration=plan.mean_elite_cost_IB[:, 0].cpu().numpy(),
             latents=latents[0, 0],
             aim=self._aims[0],
+            planner=self.planner.name if isinstance(self.planner, PlannerConfig) else type(self.planner).__name__,
         )
 
     def _picture(self, picture: str | os.PathLike[str] | np.ndarray) -> Observations:

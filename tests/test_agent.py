@@ -1,5 +1,6 @@
 """`jepawm.load`: a model by name or folder that plans."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from jepawm.config import (
     RunConfig,
 )
 from jepawm.encoders import build_encoder
-from jepawm.errors import CheckpointError, ConfigError, DataError, PlanningError
+from jepawm.errors import CheckpointError, ConfigError, DataError, JepawmError, PlanningError
 from jepawm.heads import ImageHead
 from jepawm.types import ActionSpec, Statistics
 
@@ -91,6 +92,29 @@ def test_the_plan_is_the_planners_and_its_cost_the_models(agent: Agent) -> None:
     expected = (end.visual - wanted.visual).square().mean() + 0.1 * (end.proprio - wanted.proprio).square().mean()
     assert plan.cost == pytest.approx(float(expected), rel=1e-4)
     torch.testing.assert_close(plan.latents.visual, unrolled.visual[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_plan_says_which_planner_made_it(agent: Agent) -> None:
+    now, goal = observation(1), observation(2)
+    assert agent.plan(now, goal).planner == agent.planner.name
+    settings = {"num_samples": 8, "num_elites": 4, "num_iterations": 1}
+    assert agent.plan(now, goal, name="mppi", **settings).planner == "mppi"
+    with pytest.raises(JepawmError, match="no-such-planner"):
+        agent.plan(now, goal, name="no-such-planner")
+
+
+def test_observations_from_rays_object_store_are_read_without_a_warning(agent: Agent) -> None:
+    seen = agent.observations([observation(1)])
+    assert seen.proprio is not None
+    for array in (seen.pixels, seen.proprio):
+        array.flags.writeable = False
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            agent.encode(seen)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_searching_longer_comes_nearer(agent: Agent) -> None:

@@ -84,7 +84,7 @@ def build_world_model(spec: ModelSpec) -> WorldModel:
     return WorldModel(spec.model, image_size=spec.image_size, frameskip=spec.frameskip, statistics=spec.statistics)
 
 
-def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> int:
+def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> dict[str, int]:
     """Builds a model once, so that the caller learns of widths and weights that do not fit before any other work.
 
     Nothing is kept: the world model is built without memory, a pretrained encoder's file is read and let go.
@@ -95,7 +95,7 @@ def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> i
         frameskip: Environment steps per model step.
 
     Returns:
-        Number of parameters that a checkpoint holds.
+        Size of each parameter that a checkpoint holds, by its name in `model.safetensors`.
 
     Raises:
         ConfigError: Parts that do not go together.
@@ -107,38 +107,67 @@ def check_buildable(model: ModelConfig, *, image_size: int, frameskip: int) -> i
             built.storable.backbone()
     # The widths of action and proprio are the episodes'; only poses are known to have seven numbers.
     width = 7 if model.proprio.update == "integrate_pose" else 2
-    numbers = np.ones(width, np.float32)
+    return parameter_sizes(model, image_size=image_size, frameskip=frameskip, widths=(width, width))
+
+
+def parameter_sizes(model: ModelConfig, *, image_size: int, frameskip: int, widths: tuple[int, int]) -> dict[str, int]:
+    """Size of each parameter of a world model, by its name in `model.safetensors`; the model takes no memory.
+
+    Args:
+        model: The architecture.
+        image_size: Side of the square frames, pixels.
+        frameskip: Environment steps per model step.
+        widths: Numbers of an action and of proprio.
+    """
+    action, proprio = (np.ones(width, np.float32) for width in widths)
     with torch.device("meta"):
         built_without_memory = WorldModel(
             replace(model, encoder=without_weights(model.encoder)),
             image_size=image_size,
             frameskip=frameskip,
-            statistics=Statistics(numbers, numbers, numbers, numbers),
+            statistics=Statistics(action, action, proprio, proprio),
         )
-    return sum(parameter.numel() for parameter in built_without_memory.parameters())
+    return {name: parameter.numel() for name, parameter in built_without_memory.named_parameters()}
 
 
-def write_model(folder: Path, model: WorldModel, spec: ModelSpec) -> None:
-    """Writes the files of a model into a folder that exists."""
-    (folder / "format_version").write_text(f"{FORMAT_VERSION}\n")
-    sections = {
-        **spec.run,
-        "model": to_dict(spec.model),
-        "env": {**spec.run.get("env", {}), "image_size": spec.image_size},
-        "data": {**spec.run.get("data", {}), "frameskip": spec.frameskip},
-    }
-    save_yaml(sections, folder / "config.yaml")
-    frozen = model.encoder.storable
-    stats = {
-        "statistics": spec.statistics.to_dict(),
-        "action": spec.action.to_dict(),
-        "encoder_sha256": frozen.sha256() if isinstance(frozen, FrozenEncoder) else None,
-    }
-    (folder / "stats.json").write_text(json.dumps(stats, indent=2))
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()},
-        folder / "model.safetensors",
-    )
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model folder holds, in memory; later changes of the model do not reach it.
+
+    Attributes:
+        sections: Of `config.yaml`.
+        stats: Content of `stats.json`.
+        tensors: Copies of the weights, on the CPU.
+    """
+
+    sections: Mapping[str, Any]
+    stats: Mapping[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, model: WorldModel, spec: ModelSpec) -> "ModelFiles":
+        """Copies a model."""
+        sections = {
+            **spec.run,
+            "model": to_dict(spec.model),
+            "env": {**spec.run.get("env", {}), "image_size": spec.image_size},
+            "data": {**spec.run.get("data", {}), "frameskip": spec.frameskip},
+        }
+        frozen = model.encoder.storable
+        stats = {
+            "statistics": spec.statistics.to_dict(),
+            "action": spec.action.to_dict(),
+            "encoder_sha256": frozen.sha256() if isinstance(frozen, FrozenEncoder) else None,
+        }
+        tensors = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in model.state_dict().items()}
+        return cls(sections, stats, tensors)
+
+    def write(self, folder: Path) -> None:
+        """Writes the files into a folder that exists."""
+        (folder / "format_version").write_text(f"{FORMAT_VERSION}\n")
+        save_yaml(dict(self.sections), folder / "config.yaml")
+        (folder / "stats.json").write_text(json.dumps(self.stats, indent=2))
+        save_file(self.tensors, folder / "model.safetensors")
 
 
 def save_world_model(folder: str | os.PathLike[str], model: WorldModel, spec: ModelSpec) -> None:
@@ -150,7 +179,7 @@ def save_world_model(folder: str | os.PathLike[str], model: WorldModel, spec: Mo
         spec: What fixes the model besides its weights.
     """
     with atomic_folder(folder) as temporary:
-        write_model(temporary, model, spec)
+        ModelFiles.of(model, spec).write(temporary)
 
 
 def read_spec(folder: str) -> ModelSpec:

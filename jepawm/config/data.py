@@ -86,3 +86,8 @@ class DataConfig:
                     f"data.{name} must be a multiple of data.env_steps_per_frame ({self.env_steps_per_frame}), for no "
                     f"other frames are kept; found {getattr(self, name)}"
                 )
+
+    @property
+    def planned_frames(self) -> int:
+        """Frames of the episodes that are to be collected, at most: an environment may end an episode earlier."""
+        return (self.num_episodes or 0) * (self.env_steps_per_episode // self.env_steps_per_frame + 1)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from jepawm.config.checks import fraction, not_negative, positive
 from jepawm.config.tagged import TaggedConfig
+from jepawm.config.tracking import TrackingConfig
 from jepawm.config.training import OptimConfig
 from jepawm.errors import ConfigError
 
@@ -233,11 +234,13 @@ class HeadTrainConfig:
     """Of the head: `auto` is bfloat16 autocast where the device computes it natively, else float32."""
     log_every: int = 100
     """Train steps between two lines of metrics."""
+    checkpoint_every: int = 500
+    """Train steps after which the state is kept; the same command goes on from there."""
     memory_gib: float = 8.0
     """Most memory that latents and frames of the training episodes may take, GiB; more episodes are refused."""
 
     def __post_init__(self) -> None:
-        positive(self, "num_train_steps", "batch_size", "log_every", "memory_gib")
+        positive(self, "num_train_steps", "batch_size", "log_every", "checkpoint_every", "memory_gib")
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,7 @@ class HeadJob:
         default_factory=lambda: OptimConfig(learning_rate=5e-4, weight_decay=0.1, grad_clip_norm=1.0)
     )
     train: HeadTrainConfig = field(default_factory=HeadTrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
         not_negative(self, "seed")

@@ -136,15 +136,20 @@ class OptimConfig:
     eps: float = 1e-8
     """Added to the root of AdamW's second moment."""
     grad_clip_norm: float | None = 2.0
-    """Largest gradient norm; None: gradients are not clipped."""
+    """Largest gradient norm; None or 0: gradients are not clipped, as in other trainers."""
     ema_decay: float | None = None
     """Decay per train step of a moving average of the weights, which is then the model that plans; None: no average."""
 
     def __post_init__(self) -> None:
-        positive(self, "learning_rate", "encoder_learning_rate", "grad_clip_norm", "eps")
-        not_negative(self, "weight_decay", "final_weight_decay")
+        positive(self, "learning_rate", "encoder_learning_rate", "eps")
+        not_negative(self, "weight_decay", "final_weight_decay", "grad_clip_norm")
         for beta in self.betas:
             if not 0 <= beta < 1:
                 raise ConfigError(f"optim.betas must lie in [0, 1), found {list(self.betas)}")
         if self.ema_decay is not None:
             fraction(self, "ema_decay")
+
+    @property
+    def largest_gradient_norm(self) -> float:
+        """The norm that gradients are clipped to; infinite where they are not clipped."""
+        return self.grad_clip_norm or float("inf")

@@ -94,6 +94,7 @@ class RunConfig:
         if self.data.source != "collect" and not self.data.path:
             raise ConfigError(f"data.path is needed when data.source is '{self.data.source}': pass --data.path PATH")
         self.train.windows_at_once(self.scaling.num_workers)
+        self.train.windows_at_once(self.scaling.fewest_workers)
         self._check_loss()
         encoder = self.model.encoder
         stored = self.data.features == "stored"
@@ -179,8 +180,10 @@ class RunConfig:
     def training_identity(self) -> dict[str, Any]:
         """The part of the configuration that fixes a trained model; runs that differ here are different runs."""
         full = to_dict(self)
-        # It permits a training and does not change the model.
+        # They permit, keep or show a training and do not change the model.
         del full["data"]["allow_actions_out_of_bounds"]
+        for name in ("checkpoint_every", "num_checkpoints_kept", "best_metric", "best_mode", "log_every"):
+            del full["train"][name]
         return {key: full[key] for key in ("seed", "env", "data", "model", "loss", "optim", "train")}
 
     def training_plan(self) -> TrainingPlan:

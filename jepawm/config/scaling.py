@@ -18,6 +18,9 @@ class ScalingConfig:
 
     num_workers: int = 1
     """Training workers (one GPU each where there are GPUs)."""
+    min_workers: int | None = None
+    """Fewest training workers: a training begins with as many as there is room for, up to `num_workers`, and changes
+    their number at a checkpoint as nodes come and go. None: always `num_workers`."""
     cpus_per_worker: int | None = None
     """CPUs of a training worker; None: the machine's CPUs shared by the workers."""
     num_env_actors: int = 2
@@ -51,6 +54,7 @@ class ScalingConfig:
     def __post_init__(self) -> None:
         positive(self, "num_workers", "num_env_actors", "episodes_per_call", "env_call_timeout_s")
         positive(self, "cpus_per_worker", "object_store_memory_mib", "cpus_per_planner_host", "episodes_per_group")
+        positive(self, "min_workers")
         not_negative(self, "max_actor_restarts", "max_train_failures", "num_planner_hosts", "gpus_per_planner_host")
         gpus = self.gpus_per_planner_host
         if gpus is not None and gpus > 1 and gpus % 1:
@@ -63,3 +67,12 @@ class ScalingConfig:
                 f"({self.num_planner_hosts}): each planner host plays in as many environment actors of its own; with "
                 "two or more it plans for one group of episodes while the environments of another step"
             )
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ConfigError(
+                f"scaling.min_workers {self.min_workers} is more than scaling.num_workers {self.num_workers}, the most"
+            )
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers that a training needs at least."""
+        return self.num_workers if self.min_workers is None else self.min_workers

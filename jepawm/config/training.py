@@ -36,10 +36,18 @@ class TrainConfig:
     init_from: str | None = None
     """A model folder or run whose weights (and statistics of actions and proprio) training begins with; None: a random
     start."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameter names, as in `model.safetensors`, that stay as they are in the model of `train.init_from`,
+    e.g. `encoder.*`; `*` stands for any letters."""
     checkpoint_every: int = 500
     """Train steps between checkpoints; one is always written at the end."""
     num_checkpoints_kept: int = 2
     """Newest checkpoints kept on disk."""
+    best_metric: str | None = None
+    """Metric, as in `metrics.jsonl`, whose best checkpoint is kept too, in RUN/best, e.g. `validation/error_1`; None:
+    only the newest are kept."""
+    best_mode: Literal["min", "max"] = "min"
+    """Whether low or high values of `train.best_metric` are good."""
     log_every: int = 50
     """Train steps between two lines of metrics."""
     diagnostics_every: int = 500
@@ -49,6 +57,11 @@ class TrainConfig:
     prediction_windows: int = 128
     """Held-out windows on which the error of 1, 2, ... predicted steps is measured beside it, with true and with
     shuffled actions; 0: it is not measured."""
+
+    @property
+    def checkpoints_on_disk(self) -> int:
+        """Checkpoints that are on disk at once, at most: those kept, and one that is being written."""
+        return self.num_checkpoints_kept + 1 + (self.best_metric is not None)
 
     def windows_at_once(self, num_workers: int) -> int:
         """Windows of one forward pass on one worker.
@@ -85,6 +98,18 @@ class TrainConfig:
             "diagnostics_every",
             "diagnostics_windows",
         )
+        if self.freeze and self.init_from is None:
+            raise ConfigError(
+                f"train.freeze {list(self.freeze)} needs a trained model in train.init_from: random weights would stay "
+                "random"
+            )
+        measured = self.best_metric is not None and self.best_metric.startswith(("validation/", "diagnostics/"))
+        if measured and self.checkpoint_every % self.diagnostics_every:
+            raise ConfigError(
+                f"train.best_metric {self.best_metric} is measured every train.diagnostics_every "
+                f"({self.diagnostics_every}) train steps, so train.checkpoint_every must be a multiple of that, found "
+                f"{self.checkpoint_every}"
+            )
         if self.prediction_windows < 0 or self.prediction_windows == 1:
             raise ConfigError(
                 f"train.prediction_windows must be 0 or at least 2 (actions are shuffled among windows), found "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jepawm.errors import DataError
-from jepawm.types import ActionSpec, Statistics
+from jepawm.types import Statistics
 
 if TYPE_CHECKING:
     from jepawm.data.episodes import DatasetSpec, EpisodeDataset
@@ -77,13 +77,13 @@ def statistics_of(actions: RunningMoments, proprio: RunningMoments, spec: "Datas
         DataError: No values.
     """
     parts: dict[str, np.ndarray] = {}
-    floors = {"action": _action_floor(spec.action), "proprio": np.full(spec.proprio.dim, HARDLY_MOVING_UNBOUNDED)}
+    floors = least_deviations(spec)
     names = {"action": spec.action.names, "proprio": spec.proprio.names}
     for name, moments in (("action", actions), ("proprio", proprio)):
         if moments.count == 0:
             raise DataError(f"{where}: there are no {name} values to take statistics of")
         mean, std = moments.mean_std()
-        constant = np.flatnonzero(std <= floors[name])
+        constant = np.flatnonzero(std <= floors["actions" if name == "action" else name])
         if len(constant):
             labels = [f"{number} ({names[name][number]})" if names[name] else str(number) for number in constant]
             warnings.warn(
@@ -141,9 +141,11 @@ def picture_statistics(
     return PictureStatistics(mean.astype(np.float32), float(np.sqrt(variance)), frames)
 
 
-def _action_floor(action: ActionSpec) -> np.ndarray:
-    width = np.subtract(action.high, action.low)
-    return np.where(np.isfinite(width) & (width > 0), HARDLY_MOVING * width, HARDLY_MOVING_UNBOUNDED)
+def least_deviations(spec: "DatasetSpec") -> dict[str, np.ndarray]:
+    """Deviations at or below which a dimension counts as never changing, by column (`actions`, `proprio`)."""
+    width = np.subtract(spec.action.high, spec.action.low)
+    of_actions = np.where(np.isfinite(width) & (width > 0), HARDLY_MOVING * width, HARDLY_MOVING_UNBOUNDED)
+    return {"actions": of_actions, "proprio": np.full(spec.proprio.dim, HARDLY_MOVING_UNBOUNDED)}
 
 
 def compute_statistics(dataset: "EpisodeDataset", episode_ids: Sequence[int] | np.ndarray | None = None) -> Statistics:

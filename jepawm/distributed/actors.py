@@ -128,6 +128,10 @@ class RayBackend:
         ray.kill(self._actors[host].handle)
         self._actors[host] = self._start()
 
+    def node_of(self, host: int) -> str | None:
+        """Ray's id of the node that a host runs on, as far as it is known."""
+        return _node_of(self._actors[host])
+
     def close(self) -> None:
         for actor in self._actors:
             ray.kill(actor.handle)
@@ -156,7 +160,7 @@ class RayBackend:
             return submitted.call.unpack(ray.get(handle))
         except (RayActorError, OutOfMemoryError, GetTimeoutError) as error:
             reason = str(error).strip().splitlines()[0]
-            if isinstance(error, RayActorError) and self._lost_nodes.took(_node_of(self._actors[submitted.host])):
+            if isinstance(error, RayActorError) and self._lost_nodes.took(self.node_of(submitted.host)):
                 raise NodeLost(reason) from error
             raise HostDied(reason) from error
         except RayTaskError as error:

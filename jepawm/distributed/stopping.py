@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from jepawm.training.stopping import StopAgreement
 
 # Seconds between two looks of the driver at a signal and at the end of the training.
 _LOOK_EVERY_S = 0.1
+# Seconds between two looks for room for more workers: to go on with more of them costs a checkpoint and a start.
+LOOK_FOR_ROOM_EVERY_S = 60.0
 
 Result = TypeVar("Result")
 
@@ -34,8 +37,13 @@ class _StopSignal:
 
 def start_stop_signal() -> Any:
     """An actor on the driver's node that passes a request to stop on; it takes no CPU."""
+    return ray.remote(num_cpus=0, **on_this_node())(_StopSignal).remote()
+
+
+def on_this_node() -> dict[str, Any]:
+    """Options of an actor that Ray starts on the node of this process, where it has room."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(_StopSignal).remote()
+    return {"scheduling_strategy": here}
 
 
 def worker_agreement(stop_signal: Any) -> StopAgreement:
@@ -55,13 +63,21 @@ def worker_agreement(stop_signal: Any) -> StopAgreement:
     return StopAgreement(wanted, ask_together=None if preemption is None else lambda: preemption() is not None)
 
 
-def run_and_pass_on(fit: Callable[[], Result], request: StopRequest, stop_signal: Any) -> Result:
+def run_and_pass_on(
+    fit: Callable[[], Result],
+    request: StopRequest,
+    stop_signal: Any,
+    *,
+    has_more_room: Callable[[], bool] | None = None,
+) -> Result:
     """Runs a training in a thread, so that the main thread hears signals, and passes the first one on.
 
     Args:
         fit: The training; its result or its error is this function's.
         request: Set by a signal.
         stop_signal: The actor of `start_stop_signal`.
+        has_more_room: Whether the training had better end at a checkpoint and go on with more workers; asked now and
+            then.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -74,10 +90,14 @@ def run_and_pass_on(fit: Callable[[], Result], request: StopRequest, stop_signal
 
     thread = threading.Thread(target=work, name="ray-train", daemon=True)
     thread.start()
-    asked = False
+    asked, looked_at = False, time.monotonic()
     while thread.is_alive():
         thread.join(_LOOK_EVERY_S)
-        if request and not asked:
+        wanted = bool(request)
+        if not asked and has_more_room is not None and time.monotonic() - looked_at >= LOOK_FOR_ROOM_EVERY_S:
+            looked_at = time.monotonic()
+            wanted = wanted or has_more_room()
+        if wanted and not asked:
             ray.get(stop_signal.ask.remote())
             asked = True
     if errors:

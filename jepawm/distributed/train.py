@@ -1,13 +1,14 @@
 """Ray Train: `jepawm.training` in any number of workers."""
 
 import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray.train
 import torch
-from ray.data import ExecutionOptions
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer
 
@@ -17,19 +18,16 @@ from jepawm.config.yaml_io import from_dict
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
 from jepawm.distributed.stopping import run_and_pass_on, start_stop_signal, worker_agreement
-from jepawm.distributed.window_stream import stream_batches, window_stream
-from jepawm.errors import CheckpointError, JepawmError, TrainingError
+from jepawm.distributed.window_stream import start_feed, stream_batches
+from jepawm.distributed.worker_count import ElasticWorkers, claim, live_resources
+from jepawm.errors import JepawmError, TrainingError
 from jepawm.interrupts import Interrupted, StopRequest, noted_signals
 from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.training.checkpoint import (
-    cannot_write,
-    checkpoint_name,
-    checkpoint_step,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step
+from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
+from jepawm.types import WindowBatch
 
 
 def train_on_worker(job: dict[str, Any]) -> None:
@@ -37,7 +35,8 @@ def train_on_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: What `ray_train` sends to every worker: `config` (a run's, as a dictionary), `dataset_path`, `run_dir`,
-            `num_threads` (0: torch's default), `stream` (whether batches come from Ray Data) and `stop_signal` (see
+            `num_threads` (0: torch's default), `elastic` (whether the number of workers may change), `feed` (where
+            batches come from Ray Data, else None; see `jepawm.distributed.window_stream`) and `stop_signal` (see
             `jepawm.distributed.stopping`).
     """
     plan = from_dict(RunConfig, job["config"]).training_plan()
@@ -48,43 +47,64 @@ def train_on_worker(job: dict[str, Any]) -> None:
     resume = ray.train.get_checkpoint()
     metrics_path = os.path.join(job["run_dir"], METRICS_FILE)
 
+    checkpoints_dir = os.path.join(job["run_dir"], "checkpoints")
+    best = BestCheckpoint.wanted(job["run_dir"], plan.train)
+
     def train(restore_from: str | None, train_step: int | None) -> None:
         writer = MetricsWriter(metrics_path, resume_step=train_step) if rank == 0 else None
-        run_training(
-            plan,
-            job["dataset_path"],
-            rank=rank,
-            world_size=world_size,
-            restore_from=restore_from,
-            stream=batches_from if job["stream"] else None,
-            on_metrics=writer.write if writer else None,
-            on_checkpoint=report,
-            stop=worker_agreement(job["stop_signal"]),
-        )
+        with CheckpointWriter(write) as checkpoints:
+            run_training(
+                plan,
+                job["dataset_path"],
+                rank=rank,
+                world_size=world_size,
+                restore_from=restore_from,
+                stream=None if job["feed"] is None else batches_from,
+                on_metrics=partial(write_metrics, writer) if writer else None,
+                on_checkpoint=partial(report, checkpoints),
+                after_step=checkpoints.check,
+                stop=worker_agreement(job["stop_signal"]),
+            )
 
-    def batches_from(_train_step: int) -> Any:
-        shard = ray.train.get_dataset_shard("windows")
-        return stream_batches(plan, job["dataset_path"], shard, world_size=world_size)
+    def batches_from(train_step: int) -> Iterator[WindowBatch]:
+        place: dict[str, int] = {"train_step": train_step, "rank": rank, "world_size": world_size}
+        return stream_batches(plan, job["dataset_path"], job["feed"], **place)
 
-    def report(state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
+    def write_metrics(writer: MetricsWriter, record: Metrics) -> None:
+        writer.write(record | {"scaling/num_workers": world_size} if job["elastic"] else record)
+
+    def write(snapshot: Snapshot, record: Metrics) -> None:
+        place = os.path.join(checkpoints_dir, checkpoint_name(snapshot.train_step))
+        snapshot.write(place)
+        if best is not None:
+            best.consider(place, snapshot.train_step, record)
+
+    def report(checkpoints: CheckpointWriter, state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
         name = checkpoint_name(state.train_step)
         if rank:
             ray.train.report(record, checkpoint_dir_name=name)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(os.path.join(folder, name), state, spec)
-            checkpoint = Checkpoint.from_directory(os.path.join(folder, name))
-            try:
-                ray.train.report(record, checkpoint=checkpoint, checkpoint_dir_name=name)
-            except OSError as error:
-                place = os.path.join(job["run_dir"], "checkpoints", name)
-                raise CheckpointError(cannot_write(place, error)) from error
+        written = checkpoints.save(state, spec, record)
+
+        def wait_until_written(checkpoint: Checkpoint, _name: str) -> Checkpoint:
+            written.result()
+            return checkpoint
+
+        # Ray Train learns of the checkpoint, and removes old ones, as soon as it is whole in its place.
+        ray.train.report(
+            record,
+            checkpoint=Checkpoint.from_directory(os.path.join(checkpoints_dir, name)),
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=wait_until_written,
+            delete_local_checkpoint_after_upload=False,
+        )
 
     if resume is None:
         train(None, None)
     else:
-        with resume.as_directory() as folder:
-            train(folder, checkpoint_step(resume.path))
+        with resume.as_directory() as restored:
+            train(restored, checkpoint_step(resume.path))
 
 
 def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
@@ -104,10 +124,12 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
         Interrupted: A signal asked for the end, and a checkpoint was written.
     """
     failures, done = 0, -1
-    with noted_signals() as request:
+    use_gpu = config.device in ("auto", "cuda") and live_resources().get("GPU", 0) >= config.scaling.fewest_workers
+    workers = ElasticWorkers(config.scaling, config.train, use_gpu=use_gpu)
+    with noted_signals() as request, _wanted(workers):
         while True:
             try:
-                folder = _fit(config, dataset_path, run_dir, request)
+                folder = _fit(config, dataset_path, run_dir, request, workers)
             except ray.train.TrainingFailedError as error:
                 cause = _cause(error)
                 if isinstance(cause, JepawmError):
@@ -122,40 +144,42 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
                 return folder
             if request.signal_number is not None:
                 raise Interrupted(request.signal_number)
-            # A node is about to be taken away: the workers ended at a checkpoint, and others go on from there.
+            # A node is about to be taken away, or there is room for more workers: the workers ended at a checkpoint,
+            # and others go on from there.
             if train_step <= done:
                 raise TrainingError(f"Ray Train ended twice at train step {train_step} without an error")
             done = train_step
 
 
-def _fit(config: RunConfig, dataset_path: str, run_dir: str, request: StopRequest) -> str:
+@contextmanager
+def _wanted(workers: ElasticWorkers) -> Iterator[None]:
+    """An autoscaler knows while the context lasts how many workers the training would use."""
+    workers.ask_for_all()
+    try:
+        yield
+    finally:
+        workers.ask_for_none()
+
+
+def _fit(config: RunConfig, dataset_path: str, run_dir: str, request: StopRequest, workers: ElasticWorkers) -> str:
     """One attempt, from the newest checkpoint in `run_dir`; returns the folder of the last checkpoint."""
-    scaling = config.scaling
+    scaling, count, use_gpu = config.scaling, workers.choose(), workers.use_gpu
     dataset = EpisodeDataset(dataset_path)
     stream = choose_loader(config.data, dataset, local=False) == "stream"
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= scaling.num_workers and config.device in ("auto", "cuda")
-    cpus = scaling.cpus_per_worker or max(1, int(ray.cluster_resources().get("CPU", 1)) // scaling.num_workers)
+    cpus = scaling.cpus_per_worker or max(1, int(ray.cluster_resources().get("CPU", 1)) // count)
     job: dict[str, Any] = {
         "config": to_dict(config),
         "dataset_path": os.path.abspath(dataset_path),
         "run_dir": os.path.abspath(run_dir),
         "num_threads": 0 if use_gpu else cpus,
-        "stream": stream,
+        "elastic": workers.is_elastic,
+        "feed": start_feed(config.training_plan(), os.path.abspath(dataset_path)) if stream else None,
         "stop_signal": start_stop_signal(),
     }
-    windows = None
-    if stream:
-        resume_step = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
-        windows = window_stream(config.training_plan(), job["dataset_path"], start_step=resume_step)
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config=job,
-        scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers,
-            use_gpu=use_gpu,
-            # Half a CPU each, so that workers fit beside the environment actors of the same run, which are idle now.
-            resources_per_worker={"CPU": 0.5, **({"GPU": 1} if use_gpu else {})},
-        ),
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=use_gpu, resources_per_worker=claim(use_gpu)),
         run_config=RayRunConfig(
             name="checkpoints",
             storage_path=os.path.abspath(run_dir),
@@ -163,11 +187,9 @@ def _fit(config: RunConfig, dataset_path: str, run_dir: str, request: StopReques
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
-        datasets=None if windows is None else {"windows": windows},
-        # Windows reach the workers in the order of the stream, which a restart counts on.
-        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)) if stream else None,
     )
-    result = run_and_pass_on(trainer.fit, request, job["stop_signal"])
+    more = (lambda: workers.choose() > count) if workers.is_elastic else None
+    result = run_and_pass_on(trainer.fit, request, job["stop_signal"], has_more_room=more)
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
     return str(result.checkpoint.path)

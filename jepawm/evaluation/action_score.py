@@ -119,14 +119,14 @@ class ActionScore:
 
 
 def choose_clips(
-    dataset: EpisodeDataset, episode_ids: Sequence[int], *, env_steps: int, num_clips: int, seed: int
+    dataset: EpisodeDataset, episode_ids: Sequence[int], *, span: int, num_clips: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws clips: an episode, then where in it; each from (seed, its number) alone.
 
     Args:
         dataset: The recordings.
         episode_ids: Which of them may be used.
-        env_steps: Between a clip's first and last frame.
+        span: Recorded frames from a clip's first frame to its last one; a clip holds one frame more.
         num_clips: Clips wanted.
         seed: Of the draw.
 
@@ -137,17 +137,17 @@ def choose_clips(
         DataError: No episode is long enough.
     """
     lengths = {int(episode_id): dataset.num_frames(int(episode_id)) for episode_id in episode_ids}
-    usable = sorted(episode_id for episode_id, frames in lengths.items() if frames > env_steps)
+    usable = sorted(episode_id for episode_id, frames in lengths.items() if frames > span)
     if not usable:
         raise DataError(
-            f"{dataset.path}: a clip needs {env_steps + 1} frames, the longest of {len(lengths)} episodes has "
+            f"{dataset.path}: a clip needs {span + 1} frames, the longest of {len(lengths)} episodes has "
             f"{max(lengths.values(), default=0)}; lower planner.horizon"
         )
     ids, starts = [], []
     for number in range(num_clips):
         random = np.random.default_rng([seed, number])
         ids.append(usable[int(random.integers(len(usable)))])
-        starts.append(int(random.integers(lengths[ids[-1]] - env_steps)))
+        starts.append(int(random.integers(lengths[ids[-1]] - span)))
     return np.array(ids, np.int64), np.array(starts, np.int64)
 
 
@@ -185,7 +185,7 @@ def action_score(
 
     Raises:
         ConfigError: A model or bounds for other actions, or pictures of another size.
-        DataError: Recordings of other actions, or none that is long enough.
+        DataError: Recordings of other actions, none that is long enough, or a frameskip at which no frames were kept.
     """
     _check(model, spec, dataset, largest_action)
     bounds = np.asarray(largest_action, np.float64)
@@ -200,9 +200,8 @@ def action_score(
         "plans": Agent(model, bounded, planner, objective),
         "random": Agent(model, bounded, RandomPlansConfig.beside(planner), objective),
     }
-    ids, starts = choose_clips(
-        dataset, episode_ids, env_steps=planner.horizon * model.frameskip, num_clips=num_clips, seed=seed
-    )
+    span = planner.horizon * dataset.spec.frames_per_chunk(model.frameskip)
+    ids, starts = choose_clips(dataset, episode_ids, span=span, num_clips=num_clips, seed=seed)
     reader = ShardReader(dataset, frameskip=model.frameskip, num_frames_in_window=planner.horizon + 1)
     sums: dict[str, list[np.ndarray]] = {"plans": [], "random": [], "recorded": []}
     for at in range(0, num_clips, clips_per_batch):
@@ -237,8 +236,13 @@ def write_recording(dataset: EpisodeDataset, episode_ids: Sequence[int], path: s
         path: The `.npz` to write.
 
     Raises:
-        DataError: Recordings of other actions or proprio.
+        DataError: Recordings of other actions or proprio, or without the frames between some env_steps.
     """
+    if dataset.spec.env_steps_per_frame != 1:
+        raise DataError(
+            f"{dataset.path}: a recording needs a frame after every env_step, the dataset holds one every "
+            f"{dataset.spec.env_steps_per_frame}; convert or collect it with data.env_steps_per_frame 1"
+        )
     for name, width in (("actions", dataset.spec.action.dim), ("proprio", dataset.spec.proprio.dim)):
         if width != NUM_ACTIONS:
             raise DataError(f"{dataset.path}: a recording needs {NUM_ACTIONS} numbers of {name}, found {width}")

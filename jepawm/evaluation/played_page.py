@@ -137,7 +137,10 @@ def _rollouts(played: Played, animations: Mapping[int, Animation]) -> str:
     rules = (("protocol", f"{played.headline}: {rules_in_words(headline.rules)}"), ("goals", played.goal_source))
     told = facts((*rules, *(headline.conditions or {}).items()))
     strip = "env_step: distance to the goal" if played.distance_name else "env_step"
-    said = f"<p class=muted>Failures first. Below a rollout: {strip}.</p>"
+    said = (
+        f"<p class=muted>Failures first. Below a rollout: {strip}. Coloured lines in a rollout: outlines of the goal's "
+        "picture where it differs from the start's.</p>"
+    )
     return f"{told}{said}{about_imagination(animations)}<div class=rolls>{''.join(cards)}</div>"
 
 

@@ -1,6 +1,7 @@
 """`report.html`: one file, no network, what a person wants to know about a run in the order they ask it."""
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,21 @@ from typing import Any
 import numpy as np
 
 from jepawm.evaluation.image_goals_page import image_goals_parts
+from jepawm.evaluation.other_runs import OtherRuns, other_runs_part
 from jepawm.evaluation.pages import facts, figure, page, percent, table
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.played_page import played_parts
-from jepawm.evaluation.result import EvaluationResult, HeldOut
+from jepawm.evaluation.result import EvaluationResult, HeldOut, PredictionRow
 
 Record = dict[str, Any]
 
 
 def write_report(
-    path: str, result: EvaluationResult, metrics: Sequence[Record], animations: Mapping[int, Animation]
+    path: str,
+    result: EvaluationResult,
+    metrics: Sequence[Record],
+    animations: Mapping[int, Animation],
+    others: OtherRuns | None = None,
 ) -> None:
     """Writes the report.
 
@@ -26,6 +32,7 @@ def write_report(
         result: What was found.
         metrics: Records of `metrics.jsonl`.
         animations: Recorded episodes of the headline protocol, by episode id.
+        others: Runs of the same experiment to link to.
     """
     parts = [
         _head(result),
@@ -41,6 +48,7 @@ def write_report(
         _drawn(result.held_out),
         "<h2>How to repeat this</h2>",
         _provenance(result),
+        *(other_runs_part(others, os.path.dirname(os.path.abspath(path))) if others is not None else ()),
     ]
     Path(path).write_text(page(f"jepawm: {result.recipe}", parts), encoding="utf-8")
 
@@ -176,7 +184,7 @@ def _prediction(held_out: HeldOut) -> str:
     body = "".join(
         f"<tr><td class=n>{row.model_steps}</td>"
         + "".join(f"<td class=n>{getattr(row, key):.4g}</td>" for key in ("model", "persistence", "shuffled_actions"))
-        + f"<td class=n>{row.share_of_persistence:.3f}</td></tr>"
+        + f"<td class=n>{_share(row)}</td></tr>"
         for row in rows
     )
     return (
@@ -187,6 +195,11 @@ def _prediction(held_out: HeldOut) -> str:
         + f"<p class=muted>{held_out.prediction_windows} windows of {held_out.prediction_episodes} held-out "
         + "episodes.</p>"
     )
+
+
+def _share(row: PredictionRow) -> str:
+    share = row.share_of_persistence
+    return "none: no latent changed" if share is None else f"{share:.3f}"
 
 
 def _drawn(held_out: HeldOut) -> str:

@@ -30,9 +30,12 @@ class PredictionRow:
     variance: float
 
     @property
-    def share_of_persistence(self) -> float:
-        """The model's error over the one of doing nothing; below 1 the model predicts something."""
-        return self.model / self.persistence
+    def share_of_persistence(self) -> float | None:
+        """The model's error over the one of doing nothing; below 1 the model predicts something.
+
+        None where no latent changed: doing nothing makes no error there, so no model can be better.
+        """
+        return None if self.persistence == 0 else self.model / self.persistence
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jepawm.evaluation.goal_outline import with_goal_outline
 from jepawm.evaluation.imagination import Imagination
 from jepawm.evaluation.pages import PLANNED, RANDOM, animation, figure, picture
 from jepawm.evaluation.play import Animation
@@ -28,7 +29,7 @@ def _rollout(item: Animation) -> str:
         captions = [f"env_step {at}" for at in range(len(item.rollout))]
     else:
         captions = [f"{at}: {distance:.3g}" for at, distance in enumerate(item.distances)]
-    return animation(item.rollout, captions)
+    return animation(with_goal_outline(item.rollout, item.goal), captions)
 
 
 def about_imagination(animations: Mapping[int, Animation]) -> str:

@@ -46,7 +46,9 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         folder = os.path.abspath(config.run_dir)
         if not os.path.isdir(folder) or not os.listdir(folder):
             return _new_run(folder, config, recipe), False
-        _check_same_run(folder, config)
+        if _check_same_run(folder, config):
+            # The longer training is not done, whatever the shorter one was.
+            Path(folder, FINISHED).unlink(missing_ok=True)
         _save(config, folder)
         return folder, True
     runs, stem = home(), run_stem(config, recipe)
@@ -156,7 +158,14 @@ def known_config(folder: str) -> str:
     return os.path.join(folder, "config.yaml")
 
 
-def _check_same_run(folder: str, config: RunConfig) -> None:
+def _check_same_run(folder: str, config: RunConfig) -> bool:
+    """Refuses a directory that holds a run of another configuration.
+
+    A run that is named with `run_dir` may be trained longer.
+
+    Returns:
+        Whether it is.
+    """
     known = known_config(folder)
     if not os.path.isfile(known):
         raise ConfigError(f"run_dir {folder} is not empty and holds no run (no config.yaml); choose another")
@@ -164,12 +173,17 @@ def _check_same_run(folder: str, config: RunConfig) -> None:
         raise ConfigError(f"run_dir {folder} holds a run already and --resume is 'never'; choose another directory")
     before = flatten(load_yaml(RunConfig, known).training_identity())
     now = flatten(config.training_identity())
+    steps = "train.num_train_steps"
+    is_longer = config.run_dir is not None and now[steps] > before[steps]
+    if is_longer:
+        before[steps] = now[steps]
     changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if now[key] != before.get(key)]
     if changed:
         raise ConfigError(
             f"run_dir {folder} holds a run of another configuration ({'; '.join(changed[:5])}); choose another "
             "directory, or repeat its settings"
         )
+    return is_longer
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from jepawm.evaluation.result import EvaluationResult
 from jepawm.evaluation.rollout_videos import write_videos
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
+from jepawm.runs.listing import other_runs
 from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_same_environment
 from jepawm.runs.runtime import Runtime, make_runtime
@@ -226,7 +227,9 @@ def evaluate_and_report(
             write_json(os.path.join(job.folder, EPISODES_FILE), found.episodes.to_dict())
         if config.evaluation.videos:
             write_videos(job.folder, found.animations)
-        write_report(report_path, result, read_metrics(os.path.join(job.folder, METRICS_FILE)), found.animations)
+        metrics = read_metrics(os.path.join(job.folder, METRICS_FILE))
+        others = other_runs(config.tracking.experiment, besides=job.folder)
+        write_report(report_path, result, metrics, found.animations, others)
     return result
 
 

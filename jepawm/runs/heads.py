@@ -2,7 +2,9 @@
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,11 +19,16 @@ from jepawm.data.loading.split import Split
 from jepawm.device import pick_device
 from jepawm.errors import CheckpointError, ConfigError, DataError
 from jepawm.heads import HeadShape
+from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import trained_config
+from jepawm.runs.head_progress import UnfinishedHead
+from jepawm.runs.tracking import head_sink, head_tags
 from jepawm.seeding import stream_generator, stream_seed
+from jepawm.tracking import BackgroundTracker, Record
+from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.head_tasks import HeadTask, build_task, task_class
-from jepawm.training.heads import Record, fit_head
+from jepawm.training.heads import fit_head
 from jepawm.training.image_metrics import EXTRA, can_measure
 from jepawm.training.latent_episodes import Kept, LatentEpisodes, encode_episodes
 from jepawm.world_model import WorldModel
@@ -79,19 +86,13 @@ def train_head(job: HeadJob, console: Console) -> TrainedHead:
         held_out = encode(split.held_out, 0)
         episodes = encode(split.train, len(split.held_out))
     task = _fresh_task(job, _shape(model, dataset, episodes), device)
-    records: list[Record] = []
+    unfinished = UnfinishedHead(model_dir, job, weights_sha256(model_dir), dataset.fingerprint)
+    with _tracked(job, unfinished, model_dir, dataset) as tracked:
+        _fit(job, task, episodes, unfinished, console)
+        metrics = task.measure(held_out, stream_generator(job.seed, "head_measure"))
+        tracked.summary = {f"held_out/{name}": value for name, value in metrics.items()}
     steps = job.train.num_train_steps
-    number = sum(parameter.numel() for parameter in task.head.parameters())
-    what = f"{job.head.name}, {number:,} parameters, {steps} train steps of {job.train.batch_size} on {device}"
-    with console.stage("train head", what), console.bar("train steps", steps) as advance:
-
-        def show(record: Record) -> None:
-            records.append({**record, "time_s": time.time()})
-            advance(record["train_step"], f"loss {record['train/loss']:.4g}")
-
-        fit_head(task, episodes, job.train, job.optim, seed=job.seed, on_metrics=show)
-    metrics = task.measure(held_out, stream_generator(job.seed, "head_measure"))
-    records.append({"train_step": steps, **{f"held_out/{name}": value for name, value in metrics.items()}})
+    records = [*unfinished.records, {"train_step": steps, **tracked.summary}]
     spec = HeadSpec(
         config=job.head,
         shape=task.shape,
@@ -103,12 +104,74 @@ def train_head(job: HeadJob, console: Console) -> TrainedHead:
             "num_episodes": len(split.train),
             "num_held_out_episodes": len(split.held_out),
             "device": str(device),
-            "wall_s": time.perf_counter() - began,
+            # With the training of the parts before an interruption.
+            "wall_s": time.perf_counter() - began + (unfinished.progress.seconds if unfinished.progress else 0.0),
         },
     )
     folder = save_head(model_dir, job.folder_name, task.finish(), spec, records)
+    unfinished.remove()
     _tell(spec, folder, records, console)
     return TrainedHead(folder, spec)
+
+
+def _fit(job: HeadJob, task: HeadTask, episodes: LatentEpisodes, unfinished: UnfinishedHead, console: Console) -> None:
+    """Trains, from what an earlier training left; a signal ends it at a checkpoint.
+
+    Raises:
+        Interrupted: A signal asked for the end, and the state was kept.
+    """
+    steps, begin = job.train.num_train_steps, unfinished.progress
+    number = sum(parameter.numel() for parameter in task.head.parameters())
+    what = f"{job.head.name}, {number:,} parameters, {steps} train steps of {job.train.batch_size}"
+    what += f" on {next(task.parameters()).device}"
+    if begin is not None:
+        what += f", continued from train step {begin.train_step}"
+    with console.stage("train head", what), console.bar("train steps", steps) as advance, noted_signals() as request:
+        done = 0
+
+        def show(record: Record) -> None:
+            nonlocal done
+            unfinished.write(record)
+            done = record["train_step"]
+            advance(done, f"loss {record['train/loss']:.4g}")
+
+        fit_head(
+            task,
+            episodes,
+            job.train,
+            job.optim,
+            seed=job.seed,
+            on_metrics=show,
+            begin=begin,
+            on_checkpoint=unfinished.save,
+            stop=lambda: bool(request),
+        )
+        if request.signal_number is not None and done < steps:
+            raise Interrupted(request.signal_number, f"the same command goes on from train step {done} of {steps}")
+
+
+@dataclass
+class _Tracked:
+    """What a tracker is told at the end."""
+
+    summary: Record = field(default_factory=dict)
+
+
+@contextmanager
+def _tracked(job: HeadJob, unfinished: UnfinishedHead, model_dir: str, dataset: EpisodeDataset) -> Iterator[_Tracked]:
+    """A tracker reads the metrics along while the context lasts, and is told how it ended."""
+    tags = head_tags(job, weights_sha256(model_dir), dataset)
+    tracker = BackgroundTracker(head_sink(job, unfinished.folder, tags) if job.tracking.mlflow else None)
+    tracked = _Tracked()
+    status: Status = "KILLED"
+    try:
+        yield tracked
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracker.close(tracked.summary, [], status=status)
 
 
 def _model_dir(job: HeadJob) -> str:

@@ -7,14 +7,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from jepawm.config import home
+from jepawm.config.tracking import TrackingConfig
 from jepawm.config.yaml_io import read_yaml
 from jepawm.errors import ConfigError, did_you_mean
+from jepawm.evaluation.other_runs import OtherRun, OtherRuns
 from jepawm.evaluation.result import EvaluationResult
+from jepawm.nn.weights import first_line
 from jepawm.runs.directory import FINISHED, LOCK_FILE, known_config
 
 State = Literal["finished", "running", "unfinished"]
@@ -31,7 +34,9 @@ class RunFacts:
         env_id: Its environment.
         checkpoints: Train steps of the checkpoints it keeps.
         num_train_steps: Train steps in all.
+        experiment: `tracking.experiment`.
         result: What its evaluation found, or None.
+        damage: Why `eval.json` cannot be read; empty where it can, or is not there.
         changed_s: Time of its last change, seconds since 1970.
     """
 
@@ -41,7 +46,9 @@ class RunFacts:
     env_id: str
     checkpoints: tuple[int, ...]
     num_train_steps: int
+    experiment: str
     result: EvaluationResult | None
+    damage: str
     changed_s: float
 
     @property
@@ -52,6 +59,8 @@ class RunFacts:
     @property
     def headline(self) -> str:
         """Success of the first protocol, or what there is in its place."""
+        if self.damage:
+            return self.damage
         if self.result is None:
             return f"{max(self.checkpoints, default=0)}/{self.num_train_steps} train steps"
         if self.result.played is not None:
@@ -84,7 +93,7 @@ def read_run(folder: str) -> RunFacts:
     checkpoints = Path(folder, "checkpoints")
     names = os.listdir(checkpoints) if checkpoints.is_dir() else []
     steps = (name.removeprefix("step-") for name in names if name.startswith("step-"))
-    path = Path(folder, "eval.json")
+    result, damage = _read_result(Path(folder, "eval.json"))
     recipe = Path(folder, "recipe")
     return RunFacts(
         folder=folder,
@@ -93,9 +102,60 @@ def read_run(folder: str) -> RunFacts:
         env_id=str(config.get("env", {}).get("id", "")),
         checkpoints=tuple(sorted(int(step) for step in steps if step.isdigit())),
         num_train_steps=int(config.get("train", {}).get("num_train_steps", 0)),
-        result=EvaluationResult.from_dict(json.loads(path.read_text("utf-8"))) if path.is_file() else None,
-        changed_s=max(os.path.getmtime(each.path) for each in os.scandir(folder)),
+        experiment=_experiment_of(config),
+        result=result,
+        damage=damage,
+        changed_s=_changed_s(folder),
     )
+
+
+def _experiment_of(config: dict[str, Any]) -> str:
+    return str((config.get("tracking") or {}).get("experiment", TrackingConfig.experiment))
+
+
+def _changed_s(folder: str) -> float:
+    return max(os.path.getmtime(each.path) for each in os.scandir(folder))
+
+
+def _read_result(path: Path) -> tuple[EvaluationResult | None, str]:
+    """What an evaluation found, or why its file cannot be read: one damaged run does not hide the others."""
+    if not path.is_file():
+        return None, ""
+    try:
+        return EvaluationResult.from_dict(json.loads(path.read_text("utf-8"))), ""
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return None, f"eval.json cannot be read ({type(error).__name__}: {first_line(error)})"
+
+
+def other_runs(experiment: str, besides: str, *, at_most: int = 20) -> OtherRuns:
+    """The newest runs of an experiment under `$JEPAWM_HOME`.
+
+    Args:
+        experiment: `tracking.experiment`.
+        besides: Folder of the run or evaluation that the others stand beside.
+        at_most: Runs to read; older ones are counted.
+    """
+    changed_s, unreadable = {}, []
+    for folder in _run_folders():
+        if folder == os.path.abspath(besides):
+            continue
+        try:
+            if _experiment_of(read_yaml(known_config(folder))) == experiment:
+                changed_s[folder] = _changed_s(folder)
+        except (ConfigError, OSError):
+            # A folder of a newer jepawm, a damaged one, or one that is being removed.
+            unreadable.append(os.path.basename(folder))
+    found = []
+    for folder in sorted(changed_s, key=lambda folder: changed_s[folder], reverse=True)[:at_most]:
+        try:
+            run = read_run(folder)
+        except (ConfigError, OSError):
+            unreadable.append(os.path.basename(folder))
+            continue
+        report = os.path.join(folder, "report.html")
+        has_report = os.path.isfile(report)
+        found.append(OtherRun(run.name, run.recipe, run.env_id, run.headline, report if has_report else None))
+    return OtherRuns(experiment, found, max(0, len(changed_s) - at_most), unreadable)
 
 
 def remove_run(run: RunFacts) -> None:

@@ -30,6 +30,7 @@ from jepawm.runs.evaluation import (
 )
 from jepawm.runs.features import encode_features, encode_job
 from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run, tell_missing_capacity
+from jepawm.runs.preflight.training import checkpoints_in_words, frozen_in_words, model_sizes
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.stages import base_run, on_base
 from jepawm.runs.summary import print_result
@@ -38,6 +39,7 @@ from jepawm.runs.wall_times import WallTimes
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
+from jepawm.training.checkpoint_writer import BEST, best_of
 
 __all__ = ["collect_run", "evaluate_model", "evaluate_run", "prepare_dataset", "run", "score_actions", "train_run"]
 
@@ -164,9 +166,14 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "
     if newest is not None and checkpoint_step(newest) == steps:
         console.say(f"model      {newest} (trained earlier)")
         return newest
+    sizes = model_sizes(config, dataset)
+    if config.train.freeze:
+        console.say(f"frozen     {frozen_in_words(config, sizes)}")
+    console.say(f"saves      {checkpoints_in_words(config, sizes, run_dir)}")
     loader = choose_loader(config.data, dataset, local=config.local)
     batch = config.train.arithmetic(config.scaling.num_workers)
-    what = f"{steps} train steps, global batch {batch}, loader {loader}"
+    fewer = "" if config.scaling.min_workers is None else f" (or fewer workers, at least {config.scaling.min_workers})"
+    what = f"{steps} train steps, global batch {batch}{fewer}, loader {loader}"
     with console.stage(stage, what), console.bar("train steps", steps) as advance:
 
         def show(record: Record) -> None:
@@ -183,6 +190,12 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "
             checkpoint = here.runtime.train(config, str(dataset.path), run_dir)
     times.save()
     _tell_training_problems(read_metrics(os.path.join(run_dir, METRICS_FILE)), console)
+    best = None if config.train.best_metric is None else best_of(run_dir)
+    if best is not None:
+        console.say(
+            f"   best {best['metric']} {best['value']:.4g} at train step {best['train_step']}: `jepawm evaluate "
+            f"--model {os.path.join(run_dir, BEST)}` evaluates it; the run goes on with the last one"
+        )
     return checkpoint
 
 

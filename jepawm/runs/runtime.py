@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from typing import Protocol
 
-from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader, read_serially
 from jepawm.device import pick_device
@@ -18,15 +17,10 @@ from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.rollout.backend import Backend
 from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.training.checkpoint import (
-    checkpoint_name,
-    checkpoint_step,
-    list_checkpoints,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step, list_checkpoints, newest_checkpoint
+from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
 from jepawm.training.features import EncodeJob, encode_shards
-from jepawm.training.loop import Metrics, TrainingState
+from jepawm.training.loop import Metrics
 from jepawm.training.run import run_training
 from jepawm.training.stopping import StopAgreement
 
@@ -113,18 +107,24 @@ class LocalRuntime:
         newest = newest_checkpoint(folder)
         writer = MetricsWriter(os.path.join(run_dir, METRICS_FILE), resume_step=checkpoint_step(newest))
 
-        def keep(state: TrainingState, spec: ModelSpec, _record: Metrics) -> None:
-            save_checkpoint(os.path.join(folder, checkpoint_name(state.train_step)), state, spec)
+        best = BestCheckpoint.wanted(run_dir, config.train)
+
+        def write(snapshot: Snapshot, record: Metrics) -> None:
+            place = os.path.join(folder, checkpoint_name(snapshot.train_step))
+            snapshot.write(place)
+            if best is not None:
+                best.consider(place, snapshot.train_step, record)
             for old in list_checkpoints(folder)[: -config.train.num_checkpoints_kept]:
                 shutil.rmtree(os.path.join(folder, old))
 
-        with noted_signals() as request:
+        with noted_signals() as request, CheckpointWriter(write) as checkpoints:
             state = run_training(
                 config.training_plan(),
                 dataset_path,
                 restore_from=newest,
                 on_metrics=writer.write,
-                on_checkpoint=keep,
+                on_checkpoint=checkpoints.save,
+                after_step=checkpoints.check,
                 stop=StopAgreement(lambda: bool(request)),
             )
         if request.signal_number is not None and state.train_step < config.train.num_train_steps:

@@ -5,7 +5,7 @@ import shlex
 from jepawm.console import Console
 from jepawm.evaluation.image_outcomes import ImageGoals
 from jepawm.evaluation.metrics import SuccessRate
-from jepawm.evaluation.result import EvaluationResult, Played
+from jepawm.evaluation.result import EvaluationResult, Played, PredictionRow
 
 
 def print_result(result: EvaluationResult, console: Console, *, num_parts: int = 1) -> None:
@@ -24,8 +24,8 @@ def print_result(result: EvaluationResult, console: Console, *, num_parts: int =
     if result.held_out.prediction:
         first, last = result.held_out.prediction[0], result.held_out.prediction[-1]
         console.say(
-            f"prediction  error as a share of persistence: {first.share_of_persistence:.3f} after 1 model step, "
-            f"{last.share_of_persistence:.3f} after {last.model_steps}"
+            f"prediction  error as a share of persistence: {_share(first)} after 1 model step, "
+            f"{_share(last)} after {last.model_steps}"
         )
     if result.played is not None:
         rate = result.played.protocols[result.played.headline].planned.rate
@@ -39,6 +39,11 @@ def print_result(result: EvaluationResult, console: Console, *, num_parts: int =
     if result.mlflow_uri:
         command = shlex.join(["mlflow", "ui", "--backend-store-uri", result.mlflow_uri])
         console.say(f"MLflow      {command}")
+
+
+def _share(row: PredictionRow) -> str:
+    share = row.share_of_persistence
+    return "none (no held-out latent changed)" if share is None else f"{share:.3f}"
 
 
 def _print_played(played: Played, console: Console) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from jepawm.config import RunConfig, home, to_dict
+from jepawm.config.head import HeadJob
 from jepawm.config.places import default_artifacts_uri, default_tracking_uri
 from jepawm.config.yaml_io import flatten
 from jepawm.data import EpisodeDataset
@@ -25,7 +26,7 @@ _TRACKED = (
 )
 
 
-def tracking_uri(config: RunConfig) -> str:
+def tracking_uri(config: RunConfig | HeadJob) -> str:
     """Address of the tracker: the configured one, or a database beside the runs."""
     if config.tracking.mlflow_uri:
         return config.tracking.mlflow_uri
@@ -51,6 +52,42 @@ def mlflow_sink(config: RunConfig, run_dir: str, tags: dict[str, str] | None = N
     )
 
 
+def head_sink(job: HeadJob, folder: str, tags: dict[str, str]) -> MLflowSink:
+    """The tracker of a head's training.
+
+    Args:
+        job: What is trained.
+        folder: Where its metrics are.
+        tags: What it is about, see `head_tags`.
+    """
+    return MLflowSink(
+        folder,
+        uri=tracking_uri(job),
+        experiment=job.tracking.experiment,
+        artifacts_uri=None if job.tracking.mlflow_uri else default_artifacts_uri(),
+        params=flatten(to_dict(job)),
+        tags=tags,
+    )
+
+
+def head_tags(job: HeadJob, model_sha256: str, dataset: EpisodeDataset) -> dict[str, str]:
+    """What the training of a head is about."""
+    return {
+        "head": job.head.name,
+        "model": job.model,
+        "model_sha256": model_sha256,
+        "code_version": code_version(),
+        "dataset": str(dataset.path),
+        "dataset_fingerprint": dataset.fingerprint,
+    }
+
+
+def code_version() -> str:
+    """Version of this package, with the revision of its checkout where it is one."""
+    revision = git_revision()
+    return versions().get("jepawm", "unknown") + (f" {revision}" if revision else "")
+
+
 def run_tags(config: RunConfig, recipe: str, dataset: EpisodeDataset | None) -> dict[str, str]:
     """What a run is about: recipe, environment, dataset and the version of the code.
 
@@ -59,12 +96,7 @@ def run_tags(config: RunConfig, recipe: str, dataset: EpisodeDataset | None) -> 
         recipe: Name or file of its recipe.
         dataset: The episodes; None where they are not here.
     """
-    revision = git_revision()
-    tags = {
-        "recipe": recipe,
-        "environment": config.env.id,
-        "code_version": versions().get("jepawm", "unknown") + (f" {revision}" if revision else ""),
-    }
+    tags = {"recipe": recipe, "environment": config.env.id, "code_version": code_version()}
     if dataset is not None:
         tags |= {"dataset": str(dataset.path), "dataset_fingerprint": dataset.fingerprint}
     return tags
@@ -110,5 +142,7 @@ def summary_metrics(result: EvaluationResult) -> Record:
     if result.image_goals is not None:
         _, summary["eval/image_goals/latent_distance"], summary["eval/image_goals/random"] = result.image_goals.means
     for row in result.held_out.prediction:
-        summary[f"eval/prediction/{row.model_steps}"] = row.share_of_persistence
+        share = row.share_of_persistence
+        if share is not None:
+            summary[f"eval/prediction/{row.model_steps}"] = share
     return summary

@@ -10,54 +10,100 @@ FOLDER/
 import os
 import pickle
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from jepawm.checkpoints.model_folder import ModelSpec, build_world_model, load_weights, model_dir, write_model
+from jepawm.checkpoints.model_folder import ModelFiles, ModelSpec, build_world_model, load_weights, model_dir
 from jepawm.config.training import TrainingPlan
 from jepawm.errors import CheckpointError
 from jepawm.files import atomic_folder
 from jepawm.nn.weights import first_line
 from jepawm.training.compute import prepare_compute_
+from jepawm.training.freezing import freeze_
 from jepawm.training.loop import TrainingState
 from jepawm.training.step import TrainingObjective
 
 _DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError)
 
 
-def save_checkpoint(folder: str, state: TrainingState, spec: ModelSpec) -> None:
-    """Writes a checkpoint folder; it appears under its name only when it is whole.
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, copied to the CPU: training may go on while it is written.
 
-    Args:
-        folder: Path of the new folder; an older one of that name is replaced.
-        state: Weights, optimizer and train step.
-        spec: What fixes the model besides its weights.
+    Attributes:
+        train_step: Updates made.
+        model: The model that plans.
+        training_state: The rest, which training goes on from.
+    """
+
+    train_step: int
+    model: ModelFiles
+    training_state: dict[str, Any]
+
+    @classmethod
+    def of(cls, state: TrainingState, spec: ModelSpec) -> "Snapshot":
+        """Copies a state.
+
+        Args:
+            state: Weights, optimizer and train step.
+            spec: What fixes the model besides its weights.
+        """
+        head = state.objective.inverse_dynamics
+        kept = {
+            "train_step": state.train_step,
+            "seconds": state.seconds,
+            "optimizer": state.optimizer.state_dict(),
+            "inverse_dynamics": None if head is None else head.state_dict(),
+        }
+        if state.scaler.is_enabled():
+            kept["scaler"] = state.scaler.state_dict()
+        if state.average is not None:
+            # The model folder holds the average, which plans; training goes on from the weights.
+            kept["weights"] = state.objective.model.state_dict()
+        copied: dict[str, Any] = _copy_of(kept)
+        with state.planning_weights():
+            return cls(state.train_step, ModelFiles.of(state.objective.model, spec), copied)
+
+    def write(self, folder: str) -> None:
+        """Writes a checkpoint folder; it appears under its name only when it is whole.
+
+        Args:
+            folder: Path of the new folder; an older one of that name is replaced.
+
+        Raises:
+            CheckpointError: The disk is full or takes no files; nothing of the checkpoint stays.
+        """
+        try:
+            with atomic_folder(folder) as temporary:
+                self.model.write(temporary)
+                _save_state(self.training_state, temporary / "training_state.pt")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(cannot_write(folder, error)) from error
+
+
+def save_checkpoint(folder: str, state: TrainingState, spec: ModelSpec) -> None:
+    """Writes a checkpoint folder at once, see `Snapshot`.
 
     Raises:
         CheckpointError: The disk is full or takes no files; nothing of the checkpoint stays.
     """
-    head = state.objective.inverse_dynamics
-    kept = {
-        "train_step": state.train_step,
-        "seconds": state.seconds,
-        "optimizer": state.optimizer.state_dict(),
-        "inverse_dynamics": None if head is None else head.state_dict(),
-    }
-    if state.scaler.is_enabled():
-        kept["scaler"] = state.scaler.state_dict()
-    if state.average is not None:
-        # The model folder holds the average, which plans; training goes on from the weights.
-        kept["weights"] = state.objective.model.state_dict()
-    try:
-        with atomic_folder(folder) as temporary:
-            with state.planning_weights():
-                write_model(temporary, state.objective.model, spec)
-            _save_state(kept, temporary / "training_state.pt")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(cannot_write(folder, error)) from error
+    Snapshot.of(state, spec).write(folder)
+
+
+def _copy_of(value: Any) -> Any:
+    """The same nested dictionaries, lists and tuples with copies of their tensors, on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copy_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy_of(item) for item in value)
+    return value
 
 
 def _save_state(kept: dict[str, Any], path: Path) -> None:
@@ -156,5 +202,6 @@ def fresh_state(plan: TrainingPlan, spec: ModelSpec, device: torch.device) -> Tr
         objective = TrainingObjective(build_world_model(spec), plan.loss, seed=plan.seed)
     if plan.train.init_from is not None:
         load_weights(objective.model, model_dir(plan.train.init_from))
+        freeze_(objective.model, plan.train.freeze)
     prepare_compute_(objective.model, plan.train)
     return TrainingState.fresh(objective.to(device), plan.optim, plan.train)

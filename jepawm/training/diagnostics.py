@@ -108,11 +108,14 @@ def validation(model: WorldModel, windows: WindowBatch, device: torch.device, *,
 
     Returns:
         For k = 1 .. K `validation/error_<k>` (with the true actions) and `validation/error_shuffled_actions_<k>`. Where
-        the two are alike, the model does not listen to its actions.
+        the two are alike, the model does not listen to its actions. A k after which no latent changed has no share, so
+        neither metric is there.
     """
     metrics = {}
     for row in prediction_errors(model, windows, device, seed=seed):
-        scale = max(row["persistence"], 1e-12)
+        scale = row["persistence"]
+        if scale == 0:
+            continue
         metrics[f"validation/error_{row['model_steps']}"] = row["model"] / scale
         metrics[f"validation/error_shuffled_actions_{row['model_steps']}"] = row["shuffled_actions"] / scale
     return metrics

@@ -11,10 +11,10 @@ import torch
 from jepawm.checkpoints.model_folder import load_world_model
 from jepawm.config.compact import frozen_encoder
 from jepawm.config.data import DataConfig
-from jepawm.config.encoder import EncoderConfig, shaping_settings
+from jepawm.config.encoder import EncoderConfig, shaping_settings, without_weights
 from jepawm.config.yaml_io import from_dict
 from jepawm.data import EpisodeDataset
-from jepawm.data.loading.feature_store import FeatureKey, FeatureStore, FeatureType
+from jepawm.data.loading.feature_store import FeatureKey, FeatureStore, FeatureType, largest_kept_bytes
 from jepawm.device import autocast
 from jepawm.encoders import Encoder, build_encoder
 from jepawm.encoders.frozen import encoder_sha256
@@ -77,6 +77,35 @@ def feature_store(encoder: Encoder, config: EncoderConfig, dataset: EpisodeDatas
         latent_dim=stored.latent_dim,
     )
     return FeatureStore(dataset, key)
+
+
+def missing_feature_bytes(
+    config: EncoderConfig, image_size: int, dtype: FeatureType, episodes: EpisodeDataset | int
+) -> int:
+    """Disk that the features of some episodes still need, bytes.
+
+    The weights are not read, so a store of the same encoder with other weights counts as the one that is needed.
+
+    Args:
+        config: The encoder, or one whose frozen part is stored.
+        image_size: Side of the square frames, pixels.
+        dtype: Number format of the features.
+        episodes: The dataset, or the number of frames that it will have.
+    """
+    stored = without_weights(frozen_encoder(config))
+    with torch.device("meta"):
+        encoder = build_encoder(stored, image_size)
+    shape: dict[str, Any] = {
+        "encoder": shaping_settings(stored),
+        "dtype": dtype,
+        "num_patches": encoder.num_patches,
+        "latent_dim": encoder.latent_dim,
+    }
+    key = FeatureKey(dataset="", weights_sha256="", **shape)
+    if isinstance(episodes, int):
+        return key.disk_bytes(episodes)
+    whole = key.disk_bytes(int(episodes.num_frames_each.sum()))
+    return max(0, whole - largest_kept_bytes(episodes, shape))
 
 
 def stored_features(

@@ -69,13 +69,15 @@ class Hooks:
         on_metrics: Gets one flat record every `log_every` steps.
         on_checkpoint: Gets the state and the last metrics; every `checkpoint_every` steps and at the end.
         diagnose: Returns metrics of the model on held-out windows, every `diagnostics_every` steps.
+        after_step: Called after every step; raises what a checkpoint's writing met meanwhile.
         stop: Asked after every step, with the updates made; True, on all workers alike, ends training after a
             checkpoint. See `jepawm.training.stopping`.
     """
 
     on_metrics: Callable[[Metrics], None] | None = None
-    on_checkpoint: Callable[[TrainingState, Metrics], None] | None = None
+    on_checkpoint: Callable[[TrainingState, Metrics], object] | None = None
     diagnose: Callable[[TrainingState], Metrics] | None = None
+    after_step: Callable[[], None] | None = None
     stop: Callable[[int], bool] | None = None
 
 
@@ -147,6 +149,8 @@ def fit(
             state.train_step += 1
             state.seconds = time.perf_counter() - began
 
+            if hooks.after_step is not None:
+                hooks.after_step()
             last = state.train_step == train.num_train_steps
             log = last or state.train_step % train.log_every == 0
             measure = hooks.diagnose is not None and (last or state.train_step % train.diagnostics_every == 0)

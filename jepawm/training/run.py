@@ -58,7 +58,8 @@ def run_training(
     restore_from: str | None = None,
     stream: Callable[[int], Iterator[WindowBatch]] | None = None,
     on_metrics: Callable[[Metrics], None] | None = None,
-    on_checkpoint: Callable[[TrainingState, ModelSpec, Metrics], None] | None = None,
+    on_checkpoint: Callable[[TrainingState, ModelSpec, Metrics], object] | None = None,
+    after_step: Callable[[], None] | None = None,
     stop: Callable[[int], bool] | None = None,
 ) -> TrainingState:
     """Trains a world model on a dataset, as one of `world_size` workers.
@@ -72,6 +73,7 @@ def run_training(
         stream: This worker's batches from a train step on, where the loader is not an index sampler.
         on_metrics: Gets each record, on rank 0 only.
         on_checkpoint: Called on every worker when a checkpoint is due.
+        after_step: Called after every update, see `jepawm.training.loop.Hooks`.
         stop: Whether training ends after this many updates, see `jepawm.training.loop.Hooks`.
 
     Returns:
@@ -99,7 +101,7 @@ def run_training(
         reader = open_reader(plan.data, dataset, store)
         sampler = WindowSampler(len(index), plan.train.batch_size, seed=plan.seed, rank=rank, world_size=world_size)
         batches = sampled_batches(reader, index, sampler, state.train_step)
-    hooks = Hooks(stop=stop)
+    hooks = Hooks(after_step=after_step, stop=stop)
     if rank == 0:
         hooks.on_metrics = on_metrics
         hooks.diagnose = _diagnosis(plan, dataset, split, device, store)

@@ -13,6 +13,7 @@ from jepawm.losses import sigreg, straightening, temporal_variance, time_similar
 from jepawm.nn.collectives import num_workers, share_of_batch
 from jepawm.seeding import stream_generator, stream_seed
 from jepawm.training.adversarial import perturbed
+from jepawm.training.freezing import rest_frozen_
 from jepawm.training.supervision import Draws, first_predictions, prediction_terms
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
@@ -39,6 +40,12 @@ class TrainingObjective(nn.Module):
         self.inverse_dynamics: InverseDynamicsHead | None = None
         if config.inverse_dynamics and not self.frozen:
             self.inverse_dynamics = InverseDynamicsHead(model.num_patches, model.latent_dim, model.action_dim)
+
+    def train(self, mode: bool = True) -> "TrainingObjective":
+        """Training mode for all but the parts that are frozen."""
+        super().train(mode)
+        rest_frozen_(self.model)
+        return self
 
     def forward(
         self,

@@ -57,8 +57,7 @@ def update(
                 share = value.detach() / train.micro_batches
                 means[name] = means[name] + share if name in means else share
     state.scaler.unscale_(state.optimizer)
-    limit = float("inf") if optim.grad_clip_norm is None else optim.grad_clip_norm
-    norm = torch.nn.utils.clip_grad_norm_(state.objective.parameters(), limit)
+    norm = torch.nn.utils.clip_grad_norm_(state.objective.parameters(), optim.largest_gradient_norm)
     if state.scaler.is_enabled():
         finite = torch.isfinite(norm)
         means["skipped"] = (~finite).float()

@@ -416,3 +416,14 @@ def test_a_dimension_that_hardly_moves_is_not_divided_by_its_noise(high: float, 
     assert (
         [str(each.message) for each in caught] == [] if counts else "0 (slide) never change" in str(caught[0].message)
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*never change, or hardly")
+def test_a_dataset_with_a_dimension_that_hardly_moves_keeps_the_contract(tmp_path):
+    action = ActionSpec(2, (-1.0, -1.0), (1.0, 1.0), names=("slide", "lift"))
+    spec = DatasetSpec("arm", 10.0, PixelSpec(8, 8, 3), action, VectorSpec(1, ("x",)), source={})
+    random = np.random.default_rng(0)
+    actions = np.stack([1e-6 * random.normal(size=9), random.uniform(-1, 1, 9)], axis=1).astype(np.float32)
+    with EpisodeWriter(tmp_path / "arm", spec) as writer:
+        writer.write(Episode(0, np.zeros((10, 8, 8, 3), np.uint8), actions, random.normal(size=(10, 1)).astype("f4")))
+    assert check_dataset(tmp_path / "arm") == []

@@ -40,7 +40,9 @@ def frame_of(poses: np.ndarray) -> np.ndarray:
     return np.broadcast_to(colours[:, None, None], (len(poses), SIZE, SIZE, 3)).copy()
 
 
-def record(path: Path, *, dim: int = 7, lengths: tuple[int, ...] = (12, 9, 15)) -> EpisodeDataset:
+def record(
+    path: Path, *, dim: int = 7, lengths: tuple[int, ...] = (12, 9, 15), env_steps_per_frame: int = 1
+) -> EpisodeDataset:
     names = NAMES[:dim]
     spec = DatasetSpec(
         name="arm",
@@ -48,13 +50,14 @@ def record(path: Path, *, dim: int = 7, lengths: tuple[int, ...] = (12, 9, 15)) 
         pixels=PixelSpec(SIZE, SIZE, 3, "raw"),
         action=ActionSpec(dim, (-np.inf,) * dim, (np.inf,) * dim, names=names),
         proprio=VectorSpec(dim, names),
+        env_steps_per_frame=env_steps_per_frame,
     )
     with EpisodeWriter(path, spec) as writer:
         for episode_id, length in enumerate(lengths):
             random = np.random.default_rng(episode_id)
-            actions = random.uniform(-0.04, 0.04, (length - 1, dim)).astype(np.float32)
+            actions = random.uniform(-0.04, 0.04, ((length - 1) * env_steps_per_frame, dim)).astype(np.float32)
             actions[:, :3] += random.uniform(-0.02, 0.02, 3).astype(np.float32)
-            poses = np.concatenate([np.zeros((1, dim)), np.cumsum(actions, axis=0)])
+            poses = np.concatenate([np.zeros((1, dim)), np.cumsum(actions, axis=0)])[::env_steps_per_frame]
             writer.write(Episode(episode_id, frame_of(poses), actions, poses.astype(np.float32)))
     return EpisodeDataset(path)
 
@@ -62,18 +65,19 @@ def record(path: Path, *, dim: int = 7, lengths: tuple[int, ...] = (12, 9, 15)) 
 class Arm(WorldModel):
     """Reads the place from the picture, and knows what actions do to it: forwards, backwards (`sign`) or not at all."""
 
-    def __init__(self, sign: float = 1.0) -> None:
+    def __init__(self, sign: float = 1.0, frameskip: int = 1) -> None:
         torch.nn.Module.__init__(self)
         self.unused = torch.nn.Parameter(torch.zeros(1))
-        self.sign, self.image_size, self.frameskip, self.uses_proprio = sign, SIZE, 1, False
-        self.context_window, self.action_mean = 1, torch.zeros(7)
+        self.sign, self.image_size, self.frameskip, self.uses_proprio = sign, SIZE, frameskip, False
+        self.context_window, self.action_mean = 1, torch.zeros(7 * frameskip)
 
     def encode(self, pixels: Tensor, proprio: Tensor | None = None) -> Latent:
         return Latent((pixels.float().mean(dim=(-1, -2))[..., None, :] - 128) / GREY_PER_M)
 
     def unroll_candidates(self, context: Latent, chunks_BNHA: Tensor, past: Tensor | None = None) -> Latent:
         assert past is None
-        return Latent(context.visual[:, None] + self.sign * chunks_BNHA[..., :3].cumsum(dim=2)[..., None, :])
+        moved_BNH3 = chunks_BNHA.unflatten(-1, (-1, 7))[..., :3].sum(dim=-2)
+        return Latent(context.visual[:, None] + self.sign * moved_BNH3.cumsum(dim=2)[..., None, :])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
 
 
 def spec_of(dataset: EpisodeDataset) -> ModelSpec:
-    return ModelSpec(ModelConfig(), SIZE, 1, UNIT, dataset.spec.action)
+    return ModelSpec(ModelConfig(), SIZE, dataset.spec.env_steps_per_frame, UNIT, dataset.spec.action)
 
 
 def judge(dataset: EpisodeDataset, model: Arm, **settings: object) -> ActionScore:
@@ -135,6 +139,19 @@ def test_doing_nothing_is_as_far_off_as_the_recording_went(dataset: EpisodeDatas
         np.testing.assert_allclose(clip.recorded, actions.astype(np.float64).sum(axis=0), atol=1e-7)
 
 
+def test_clips_of_recordings_that_hold_a_frame_every_few_env_steps(tmp_path: Path) -> None:
+    # A plan of 3 chunks of 2 env_steps spans 3 recorded frames, so an episode of 4 frames holds one clip.
+    dataset = record(tmp_path / "arm", lengths=(4, 4, 4), env_steps_per_frame=2)
+    found = judge(dataset, Arm(frameskip=2))
+    assert {clip.start for clip in found.clips} == {0}
+    for clip in found.clips:
+        actions = dataset.read_column("actions", clip.episode_id).reshape(-1, 7)
+        np.testing.assert_allclose(clip.recorded, actions.astype(np.float64).sum(axis=0), atol=1e-7)
+    assert found.plans.xyz < 0.5 * found.still.xyz
+    with pytest.raises(DataError, match="holds a frame every 2 env_steps; frameskip must be a multiple of that, found"):
+        judge(dataset, Arm(frameskip=3))
+
+
 def test_plans_keep_to_the_largest_action(dataset: EpisodeDataset) -> None:
     narrow = (0.01, 0.01, 0.01, 0.02, 0.02, 0.02, 0.05)
     wild = dataclasses.replace(QUICK, init_std=1.0)
@@ -154,15 +171,15 @@ def test_the_batch_does_not_show(dataset: EpisodeDataset) -> None:
 
 
 def test_clips_are_drawn_one_by_one(dataset: EpisodeDataset) -> None:
-    ids, starts = choose_clips(dataset, [0, 1, 2], env_steps=3, num_clips=60, seed=5)
-    fewer = choose_clips(dataset, [2, 1, 0], env_steps=3, num_clips=10, seed=5)
+    ids, starts = choose_clips(dataset, [0, 1, 2], span=3, num_clips=60, seed=5)
+    fewer = choose_clips(dataset, [2, 1, 0], span=3, num_clips=10, seed=5)
     np.testing.assert_array_equal(fewer[0], ids[:10])
     np.testing.assert_array_equal(fewer[1], starts[:10])
     assert set(ids) == {0, 1, 2}
     lengths = np.array([12, 9, 15])
     assert (starts + 3 < lengths[ids]).all()
     assert (starts + 3 == lengths[ids] - 1).any()
-    only, _ = choose_clips(dataset, [0, 1, 2], env_steps=12, num_clips=5, seed=5)
+    only, _ = choose_clips(dataset, [0, 1, 2], span=12, num_clips=5, seed=5)
     assert set(only) == {2}
 
 

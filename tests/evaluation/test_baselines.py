@@ -24,6 +24,7 @@ from jepawm.config import (
     SubgoalConfig,
 )
 from jepawm.config.head import HeadConfig, HeadJob, HeadTrainConfig
+from jepawm.config.tracking import TrackingConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import PlanningError
@@ -162,7 +163,12 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
     ):
         train = HeadTrainConfig(num_train_steps=2, batch_size=8)
         data = dataclasses.replace(HeadJob().data, path=str(wall_dataset.path))
-        train_head(HeadJob(model=folder, device="cpu", head=head, train=train, data=data), Console(quiet=True))
+        train_head(
+            HeadJob(
+                model=folder, device="cpu", head=head, train=train, data=data, tracking=TrackingConfig(mlflow=False)
+            ),
+            Console(quiet=True),
+        )
     model, spec = load_world_model(folder)
     search = dataclasses.replace(CONFIG.planner, num_iterations_warm=1)
     plan = dataclasses.replace(CONFIG, subgoals=SubgoalConfig(name="macro", planner=search)).evaluation_plan()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -26,9 +27,12 @@ from jepawm.config import (
     RunConfig,
     to_dict,
 )
+from jepawm.console import Console
+from jepawm.evaluation.goal_outline import with_goal_outline
 from jepawm.evaluation.goals import sampled_tasks
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.metrics import SuccessRate
+from jepawm.evaluation.other_runs import OtherRun, OtherRuns
 from jepawm.evaluation.outcomes import (
     DiagnosedEpisode,
     DistancePoint,
@@ -40,15 +44,26 @@ from jepawm.evaluation.outcomes import (
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.protocol import ProtocolRun, is_solved, run_protocol
 from jepawm.evaluation.report import write_report
-from jepawm.evaluation.result import EvaluationResult, HeldOut, ModelFacts, Played, PredictionRow, Provenance
+from jepawm.evaluation.result import (
+    DatasetFacts,
+    EvaluationResult,
+    HeldOut,
+    ModelFacts,
+    Played,
+    PredictionRow,
+    Provenance,
+)
 from jepawm.latent import Latent
 from jepawm.planning import GoalDistance, Plan, Planner
 from jepawm.rollout import EnvHost, EnvPool, Executed, SerialBackend, Task
+from jepawm.runs.summary import print_result
+from jepawm.runs.tracking import summary_metrics
 from jepawm.types import ActionSpec, Statistics
 from jepawm.world_model import WorldModel
 
 WALL = EnvConfig(id="envs:envs/Wall-v1", image_size=32)
 FRAMESKIP = 5
+DATASET = DatasetFacts("a/dataset", "ef" * 32, 10, [9])
 STATISTICS = Statistics(*(np.full(2, value, np.float32) for value in (0, 1, 32, 16)))
 
 
@@ -465,6 +480,52 @@ def test_the_report_is_one_file_with_numbers_and_animations(tmp_path: Path) -> N
     assert "probe_r2/&lt;x&gt;" in page
     assert "<&>" not in page
     assert "--recipe RUN/config.yaml" in page
+
+
+def test_the_report_links_to_other_runs_of_the_experiment(tmp_path: Path) -> None:
+    runs = [
+        OtherRun("a <b> #1", "demo", "Wall", "two_plan 0.5", str(tmp_path.parent / "a <b> #1" / "report.html")),
+        OtherRun("no report yet", "demo", "Wall", "3/10 train steps", None),
+    ]
+    path = tmp_path / "report.html"
+    alone = dataclasses.replace(synthetic_result(), played=None, dataset=DATASET, held_out=HeldOut())
+    write_report(str(path), alone, [], {}, OtherRuns("study", runs, 4, ["broken"]))
+    page = path.read_text("utf-8")
+    (link,) = re.findall(r'<a href="([^"]+)">a &lt;b&gt; #1</a>', page)
+    assert unquote(link) == "../a <b> #1/report.html"
+    assert not re.search(r"[<>#]", link)
+    for words in ("<td>no report yet</td>", "4 older runs are left out", "cannot be read: broken", "study"):
+        assert words in page, words
+    write_report(str(path), alone, [], {}, OtherRuns("study", []))
+    assert "Other runs" not in path.read_text("utf-8")
+
+
+def test_the_goal_is_outlined_where_it_differs_from_the_start() -> None:
+    start, goal = np.zeros((2, 12, 12, 3), np.uint8)
+    for picture in (start, goal):
+        picture[:, 0] = 255
+    start[4:6, 3:5], goal[6:9, 7:10] = 200, 200
+    frames = np.stack([start, np.full_like(start, 50)])
+    outlined = with_goal_outline(frames, goal)
+    expected = np.zeros((12, 12), bool)
+    # A pixel is an edge where its right or lower neighbour differs: the square's own rim, and what lies before it.
+    expected[5, 7:10], expected[6:9, 6], expected[8, 7:10], expected[6:9, 9] = True, True, True, True
+    np.testing.assert_array_equal((outlined != frames).any(axis=-1), [expected, expected])
+    np.testing.assert_array_equal(with_goal_outline(frames, start), frames)
+    assert frames.max(axis=(1, 2, 3)).tolist() == [255, 50]
+
+
+def test_predictions_where_nothing_changes_have_no_share_of_persistence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = PredictionRow(1, model=0.2, persistence=0.0, shuffled_actions=0.3, variance=0.0)
+    assert still.share_of_persistence is None
+    result = dataclasses.replace(synthetic_result(), played=None, dataset=DATASET, held_out=HeldOut((still,), 8, 2))
+    write_report(str(tmp_path / "report.html"), result, [], {})
+    assert "none: no latent changed" in (tmp_path / "report.html").read_text("utf-8")
+    assert "eval/prediction/1" not in summary_metrics(result)
+    print_result(result, Console())
+    assert "share of persistence: none (no held-out latent changed) after 1 model step" in capsys.readouterr().out
 
 
 def test_an_animation_holds_every_frame(tmp_path: Path) -> None:

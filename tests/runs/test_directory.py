@@ -63,6 +63,27 @@ def test_a_given_directory_is_used_and_never_shared_by_two_configurations(tmp_pa
         prepare_run_dir(dataclasses.replace(config, run_dir=str(tmp_path / "photos")), "demo")
 
 
+def test_a_run_that_is_named_may_be_trained_longer_and_is_unfinished_then(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path / "mine"), train=TrainConfig(num_train_steps=100))
+    longer, shorter = (
+        dataclasses.replace(config, train=TrainConfig(num_train_steps=steps, checkpoint_every=50))
+        for steps in (150, 90)
+    )
+    prepare_run_dir(config, "demo")
+    finished = tmp_path / "mine" / FINISHED
+    finished.touch()
+    assert prepare_run_dir(config, "demo")[1]
+    assert finished.exists()
+    with pytest.raises(ConfigError, match=r"train\.num_train_steps was 100, is 90"):
+        prepare_run_dir(shorter, "demo")
+    assert prepare_run_dir(longer, "demo") == (str(tmp_path / "mine"), True)
+    assert not finished.exists()
+    assert load_yaml(RunConfig, f"{tmp_path}/mine/config.yaml").train.num_train_steps == 150
+    # A run that nobody named is another one: its schedule would change unasked.
+    unfinished, _ = prepare_run_dir(dataclasses.replace(config, run_dir=None), "demo")
+    assert prepare_run_dir(dataclasses.replace(longer, run_dir=None), "demo")[0] != unfinished
+
+
 def test_a_damaged_earlier_run_is_not_in_the_way() -> None:
     first, _ = prepare_run_dir(CONFIG, "demo")
     Path(first, "config.yaml").write_text("train: [")

@@ -1,14 +1,16 @@
 """`jepawm runs`: which runs there are, how far they came, and how they are removed."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from jepawm.cli.main import main
 from jepawm.config import RunConfig, home
+from jepawm.config.tracking import TrackingConfig
 from jepawm.errors import ConfigError
 from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir
-from jepawm.runs.listing import find_run, list_runs
+from jepawm.runs.listing import find_run, list_runs, other_runs
 
 
 @pytest.fixture
@@ -86,3 +88,34 @@ def test_only_a_run_that_did_nothing_is_discarded(unfinished: Path) -> None:
     folder, _ = prepare_run_dir(RunConfig(seed=5), "demo")
     discard_new_run(folder)
     assert not Path(folder).exists()
+
+
+def test_a_damaged_evaluation_hides_no_other_run(unfinished: Path) -> None:
+    (unfinished / "eval.json").write_text("{")
+    prepare_run_dir(RunConfig(seed=4, name="sound"), "demo")
+    found = {run.name: run.headline for run in list_runs()}
+    assert found[unfinished.name].startswith("eval.json cannot be read (JSONDecodeError: ")
+    assert len(found) == 2
+
+
+def test_other_runs_of_the_experiment_are_found_the_newest_first(unfinished: Path) -> None:
+    def run(name: str, experiment: str, changed_s: float) -> Path:
+        folder = Path(prepare_run_dir(RunConfig(name=name, tracking=TrackingConfig(experiment=experiment)), "demo")[0])
+        for path in folder.iterdir():
+            os.utime(path, (changed_s, changed_s))
+        return folder
+
+    older, newer, own = run("older", "jepawm", 1e9), run("newer", "jepawm", 2e9), run("own", "jepawm", 3e9)
+    run("elsewhere", "ablation", 2e9)
+    (newer / "report.html").touch()
+    damaged = run("damaged", "jepawm", 1e9)
+    (damaged / "config.yaml").write_text("config_version: 99")
+    found = other_runs("jepawm", str(own))
+    assert [(each.name, each.report) for each in found.runs] == [
+        (newer.name, str(newer / "report.html")),
+        (unfinished.name, None),
+        (older.name, None),
+    ]
+    assert (found.num_left_out, list(found.unreadable)) == (0, [damaged.name])
+    fewer = other_runs("jepawm", str(own), at_most=1)
+    assert ([each.name for each in fewer.runs], fewer.num_left_out) == ([newer.name], 2)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from configs import unit_spec
 
+from jepawm.checkpoints.model_folder import build_world_model, save_world_model
 from jepawm.config import (
     DataConfig,
+    EncoderConfig,
     EnvConfig,
     EvaluationConfig,
     ModelConfig,
@@ -27,11 +29,13 @@ from jepawm.config import (
 from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, JepawmError
+from jepawm.runs import preflight
 from jepawm.runs.episode_sets import make_episodes
 from jepawm.runs.pipeline import collect_run, train_run
 from jepawm.runs.preflight import check_evaluation, check_run
 from jepawm.runs.preflight.environment import check_actions, check_environment, is_far_outside
 from jepawm.runs.preflight.machine import capacity_problem, check_disk, check_writable
+from jepawm.runs.preflight.training import check_training, checkpoint_bytes, checkpoints_in_words, frozen_in_words
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 SMALL = TrainConfig(batch_size=8)
@@ -243,6 +247,62 @@ def test_a_run_directory_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         check_run(RunConfig(run_dir=str(tmp_path / "photos"), train=SMALL))
     check_writable(str(tmp_path / "new" / "run"), "run_dir")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("train", "data", "message"),
+    [
+        (
+            {"best_metric": "validation/error_9"},
+            {},
+            r"validation/error_9 is not measured .* there are: validation/error_1",
+        ),
+        ({"best_metric": "validation/error_1", "prediction_windows": 0}, {}, r"there are: none"),
+        (
+            {"best_metric": "diagnostics/collapsed"},
+            {"held_out_fraction": 0.0},
+            "data.held_out_fraction is 0; hold some out",
+        ),
+        ({"freeze": ("encodr.*",)}, {}, r"no parameter matches 'encodr\.\*'; names begin with encoder, predictor"),
+    ],
+)
+def test_what_a_training_cannot_do_is_refused_before_it_begins(
+    train: dict[str, Any], data: dict[str, Any], message: str, episodes: str, tmp_path: Path
+) -> None:
+    config = recorded(episodes, data=data)
+    if "freeze" in train:
+        model = build_world_model(unit_spec(config, ActionSpec(2, (-1.0, -1.0), (1.0, 1.0))))
+        save_world_model(tmp_path / "model", model, unit_spec(config, ActionSpec(2, (-1.0, -1.0), (1.0, 1.0))))
+        train = {**train, "init_from": str(tmp_path / "model")}
+    with pytest.raises(ConfigError, match=message):
+        check_training(replace(config, train=replace(SMALL, **train)), EpisodeDataset(episodes), episodes)
+
+
+def test_features_that_do_not_fit_on_the_disk_are_refused(episodes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = EncoderConfig(name="conv_map", channels=(4,), kernel_sizes=(8,), strides=(8,), trainable=False)
+    config = recorded(episodes, data={"features": "stored"}, model=ModelConfig(encoder))
+    needs: dict[str, Any] = {}
+    monkeypatch.setattr(preflight.training, "check_disk", needs.update)
+    check_run(config)
+    # 10 episodes of 40 frames, 2 x 2 patches of 4 numbers in half precision.
+    assert needs["features"] == (str(Path(episodes).parent), 10 * 40 * 4 * 4 * 2)
+    assert needs["checkpoints"][1] > 0
+
+
+def test_checkpoints_are_announced_with_their_size(episodes: str) -> None:
+    train = replace(SMALL, best_metric="train/loss", num_checkpoints_kept=3)
+    config = recorded(episodes, train=train)
+    sizes = {"encoder.a": 2**20, "predictor.b": 2**20}
+    told = checkpoints_in_words(config, sizes, "RUN")
+    assert told == (
+        "every 500 train steps, the 3 newest are kept, the best by train/loss: at most 5 x 24.0 MiB = 120.0 MiB in RUN"
+    )
+    # What is frozen has no moments; a moving average is a third copy of the weights.
+    frozen = replace(config, train=replace(train, freeze=("encoder.*",), init_from="x"))
+    assert checkpoint_bytes(frozen, sizes) == 2**20 * (4 + 12)
+    averaged = replace(config, optim=replace(config.optim, ema_decay=0.99))
+    assert checkpoint_bytes(averaged, sizes) == 2**21 * 16
+    assert frozen_in_words(frozen, sizes) == "encoder.*: 1 tensors, 1,048,576 of 2,097,152 parameters do not train"
 
 
 def test_a_disk_that_is_too_small_is_refused_with_the_sums(tmp_path: Path) -> None:

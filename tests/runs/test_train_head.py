@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,24 @@ import pytest
 import torch
 from configs import split_of, trained_spec
 
+from jepawm import interrupts
 from jepawm.agent import load_agent
-from jepawm.checkpoints.head_folder import load_head
+from jepawm.checkpoints.head_folder import head_names, load_head
 from jepawm.checkpoints.model_folder import load_world_model
 from jepawm.cli.main import main
-from jepawm.config import DataConfig, ModelConfig, PlannerConfig, PredictorConfig, ProprioConfig, RunConfig
+from jepawm.config import DataConfig, ModelConfig, OptimConfig, PlannerConfig, PredictorConfig, ProprioConfig, RunConfig
 from jepawm.config.head import HeadConfig, HeadDataConfig, HeadJob, HeadTrainConfig
 from jepawm.config.predictor import MLPPredictorConfig
+from jepawm.config.tracking import TrackingConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset, EpisodeWriter
-from jepawm.errors import CheckpointError, ConfigError, DataError
+from jepawm.errors import CheckpointError, ConfigError, DataError, TrainingError
+from jepawm.interrupts import Interrupted
+from jepawm.runs import heads
+from jepawm.runs.head_progress import UnfinishedHead
 from jepawm.runs.heads import train_head
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
+from jepawm.training.heads import HeadProgress
 from jepawm.training.latent_episodes import encode_episodes
 
 FRAMESKIP = 10
@@ -58,7 +66,8 @@ def run_dir(wall_dataset: EpisodeDataset, tmp_path_factory: pytest.TempPathFacto
 def job(run_dir: Path, name: str, **changes: Any) -> HeadJob:
     head = HeadConfig(name=name, **SIZES[name])
     train = HeadTrainConfig(num_train_steps=3, batch_size=8, log_every=2)
-    return dataclasses.replace(HeadJob(model=str(run_dir), device="cpu", head=head, train=train), **changes)
+    settings = {"train": train, "tracking": TrackingConfig(mlflow=False), **changes}
+    return dataclasses.replace(HeadJob(model=str(run_dir), device="cpu", head=head), **settings)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -72,6 +81,7 @@ def test_every_kind_is_trained_measured_and_found(name: str, run_dir: Path, wall
     assert all(np.isfinite(value) for value in trained.spec.metrics.values())
     *steps, last = (json.loads(line) for line in Path(trained.folder, "metrics.jsonl").read_text().splitlines())
     assert [record["train_step"] for record in steps] == [2, 3]
+    assert not list((run_dir / "model" / "heads").glob("*.training"))
     assert last == {"train_step": 3, **{f"held_out/{key}": value for key, value in trained.spec.metrics.items()}}
     agent = load_agent(run_dir, device="cpu")
     saved = load_head(str(run_dir / "model"), name)[0].state_dict()
@@ -81,7 +91,8 @@ def test_every_kind_is_trained_measured_and_found(name: str, run_dir: Path, wall
 def test_the_command_line_is_the_same_function(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model", str(run_dir / "model"), "--head.name", "inverse_dynamics", "--head.hidden-dim", "16"]
     words += ["--head.horizon", "4", "--train.num-train-steps", "3", "--train.batch-size", "8", "--device", "cpu"]
-    assert main(["train-head", *words, "--save-as", "policy", "--train.log-every", "2"]) == 0
+    untracked = ["--tracking.no-mlflow"]
+    assert main(["train-head", *words, "--save-as", "policy", "--train.log-every", "2", *untracked]) == 0
     assert "mse_mean_chunk" in capsys.readouterr().out
     direct = train_head(job(run_dir, "inverse_dynamics", save_as="direct"), Console(quiet=True))
     assert load_head(str(run_dir / "model"), "policy")[1].metrics == direct.spec.metrics
@@ -178,3 +189,71 @@ def test_what_cannot_work_is_refused(run_dir: Path, wall_dataset: EpisodeDataset
 def test_fewer_episodes_are_spread_over_the_dataset(run_dir: Path) -> None:
     few = train_head(job(run_dir, "inverse_dynamics", data=HeadDataConfig(num_episodes=5)), Console(quiet=True))
     assert few.spec.training["num_episodes"] == 5
+
+
+@pytest.mark.parametrize("name", ["inverse_dynamics", "vqvae"])
+def test_a_training_that_was_interrupted_goes_on_to_the_same_head(
+    name: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = HeadTrainConfig(num_train_steps=6, batch_size=8, log_every=2, checkpoint_every=2)
+    whole = train_head(job(run_dir, name, train=train, save_as="whole"), Console(quiet=True))
+    write, unfinished = UnfinishedHead.write, run_dir / "model" / "heads" / f"again_{name}.training"
+
+    def write_and_send_a_signal(self: UnfinishedHead, record: dict[str, Any]) -> None:
+        write(self, record)
+        if record["train_step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    # Tests that come later in this process have had no signal.
+    monkeypatch.setattr(interrupts, "_last", interrupts.StopRequest())
+    monkeypatch.setattr(UnfinishedHead, "write", write_and_send_a_signal)
+    again = job(run_dir, name, train=train, save_as=f"again_{name}")
+    with pytest.raises(Interrupted, match="goes on from train step 3 of 6"):
+        train_head(again, Console(quiet=True))
+    assert head_names(str(run_dir / "model")).count(f"again_{name}") == 0
+    monkeypatch.setattr(UnfinishedHead, "write", write)
+    trained = train_head(dataclasses.replace(again, device="auto"), Console(quiet=True))
+    ended = [load_head(str(run_dir / "model"), each)[0].state_dict() for each in ("whole", f"again_{name}")]
+    assert all(torch.equal(value, ended[1][key]) for key, value in ended[0].items())
+    assert trained.spec.metrics == whole.spec.metrics
+    steps = [json.loads(line)["train_step"] for line in Path(trained.folder, "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 3, 4, 6, 6]
+    assert not unfinished.exists()
+
+
+def test_another_job_of_the_same_name_begins_anew_and_damage_is_named(run_dir: Path) -> None:
+    model_dir = str(run_dir / "model")
+    first = UnfinishedHead(model_dir, job(run_dir, "distance"), "abc", "def")
+    first.save(HeadProgress(2, 1.0, {}, {}))
+    assert UnfinishedHead(model_dir, job(run_dir, "distance"), "abc", "def").progress == HeadProgress(2, 1.0, {}, {})
+    # Another head of other episodes.
+    assert UnfinishedHead(model_dir, job(run_dir, "distance"), "abc", "xyz").progress is None
+    first = UnfinishedHead(model_dir, job(run_dir, "distance"), "abc", "def")
+    Path(first.folder, "state.pt").write_text("no state")
+    with pytest.raises(CheckpointError, match=r"distance\.training to train the head from its start"):
+        UnfinishedHead(model_dir, job(run_dir, "distance"), "abc", "def")
+    first.remove()
+
+
+def test_a_tracker_is_told_of_a_head(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    class Tracker:
+        def __init__(self, sink: Any) -> None:
+            told["sink"] = sink
+
+        def close(self, summary: dict[str, float], artifacts: list[str], *, status: str) -> None:
+            told.update(summary=summary, status=status)
+
+    monkeypatch.setattr(heads, "BackgroundTracker", Tracker)
+    tracking = TrackingConfig(experiment="heads")
+    trained = train_head(job(run_dir, "state", tracking=tracking, save_as="told"), Console(quiet=True))
+    sink = told["sink"]
+    assert (sink.experiment, sink.params["head.name"], sink.tags["head"]) == ("heads", "state", "state")
+    assert sink.tags["model_sha256"] == trained.spec.model_sha256
+    assert told["summary"] == {f"held_out/{name}": value for name, value in trained.spec.metrics.items()}
+    assert told["status"] == "FINISHED"
+    wrong = job(run_dir, "state", tracking=tracking, optim=OptimConfig(learning_rate=1e30))
+    with pytest.raises(TrainingError, match="not finite"):
+        train_head(wrong, Console(quiet=True))
+    assert told["status"] == "FAILED"

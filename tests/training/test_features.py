@@ -24,7 +24,7 @@ from jepawm.data import EpisodeDataset, EpisodeWriter
 from jepawm.data.statistics import picture_statistics
 from jepawm.errors import ConfigError, DataError
 from jepawm.training.checkpoint import save_checkpoint
-from jepawm.training.features import EncodeJob, encode_shards, stored_features
+from jepawm.training.features import EncodeJob, encode_shards, missing_feature_bytes, stored_features
 from jepawm.training.fitted import fit_proprio_map, fit_to_episodes
 from jepawm.training.run import run_training
 
@@ -92,7 +92,13 @@ def test_a_frozen_encoder_gives_the_same_losses_from_stored_features(dataset):
     with pytest.raises(DataError, match=r"holds no whole store of features of this encoder"):
         records_of(stored, dataset)
     job = EncodeJob(str(dataset.path), to_dict(frozen), 64, "float32", save(model, dataset, config))
+    needed = missing_feature_bytes(frozen, 64, "float32", dataset)
+    assert needed == missing_feature_bytes(frozen, 64, "float32", int(dataset.num_frames_each.sum()))
     assert encode(job) == int(dataset.num_frames_each.sum())
+    kept = list(dataset.path.glob("features/*/features-*.npy"))
+    assert needed == sum(np.load(path).nbytes for path in kept)
+    assert missing_feature_bytes(frozen, 64, "float32", dataset) == 0
+    assert missing_feature_bytes(frozen, 64, "float16", dataset) == needed // 2
     from_frames, from_store = records_of(config, dataset), records_of(stored, dataset)
     assert len(from_frames) == TRAIN["num_train_steps"]
     for ours, theirs in zip(from_store, from_frames, strict=True):

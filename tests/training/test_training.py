@@ -319,13 +319,13 @@ def test_weights_that_are_not_finite_stop_the_run_at_once(wall_dataset: EpisodeD
 def test_gradients_are_clipped_to_the_norm(wall_dataset: EpisodeDataset) -> None:
     config = make_config(num_train_steps=1)
     norms = {}
-    for limit in (None, 0.01):
+    for limit in (None, 0.0, 0.01):
         state = state_for(wall_dataset, config)
         fit(state, batches(1, wall_dataset), config.train, OptimConfig(grad_clip_norm=limit), device=CPU)
         gradients = [parameter.grad for parameter in state.objective.parameters() if parameter.grad is not None]
         norms[limit] = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
     assert norms[0.01] == pytest.approx(0.01, rel=1e-3)
-    assert norms[None] > 0.05
+    assert norms[0.0] == norms[None] > 0.05
 
 
 # -- the schedule ----------------------------------------------------------------------------------------------------

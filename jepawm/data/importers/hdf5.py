@@ -24,8 +24,8 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    # A link inside the file that leads nowhere is a KeyError.
-    except (OSError, RuntimeError, KeyError) as error:
+    # A link inside the file that leads nowhere is a KeyError, a damaged number format a ValueError or a TypeError.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"{path}: not an HDF5 file that can be read, or a damaged one: {error}; copy it again"
         ) from error

@@ -61,10 +61,19 @@ class EpisodeTable:
             return self._file.read(columns=self._columns, use_threads=False)
 
     def episode(self, number: int) -> pa.Table:
-        """The rows of the episode of a number in `episode_index`, in the order of the file."""
+        """The rows of the episode of a number in `episode_index`, in the order of the file.
+
+        Raises:
+            DataError: The table cannot be read, or `episode_index` holds something else than integers.
+        """
         if self._numbers is None:
             with _readable(self.path):
                 column = self._file.read(columns=["episode_index"], use_threads=False)["episode_index"]
+            if not pa.types.is_integer(column.type) or column.null_count:
+                raise DataError(
+                    f"{self.path}: 'episode_index' must hold an integer in each row, found {column.type} and "
+                    f"{column.null_count} empty rows; copy the file again, or write that column as int64"
+                )
             numbers = column.to_numpy()
             self._order = np.argsort(numbers, kind="stable")
             self._numbers = numbers[self._order]

@@ -297,7 +297,9 @@ class Hdf5Store(Store):
             if isinstance(link, h5py.ExternalLink):
                 raise DataError(f"{self.where(name)} is a link to the file '{link.filename}'; refusing to follow it")
             found = file[name]
-        except (KeyError, OSError, RuntimeError, UnicodeDecodeError) as error:
+            # A number format that damage made up is heard of here.
+            getattr(found, "dtype", None)
+        except (KeyError, OSError, RuntimeError, ValueError, TypeError) as error:
             raise DataError(f"{self.where(name)} cannot be opened: {error}; copy the file again") from error
         if not isinstance(found, h5py.Dataset) or found.shape is None:
             return None

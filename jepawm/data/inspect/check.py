@@ -12,7 +12,7 @@ from jepawm.data.codecs import FrameError, decode_frame
 from jepawm.data.episodes import INDEX_FILE, INDEX_SCHEMA, SHARD_FOLDER, read_index
 from jepawm.data.meta import FORMAT_VERSION, META_FILE, DatasetSpec, meta_problems
 from jepawm.data.shards import KEYS, TEMP_SUFFIX, ShardFile, binary_views, list_values, shard_name
-from jepawm.data.statistics import RunningMoments, moments_of
+from jepawm.data.statistics import RunningMoments, least_deviations, moments_of
 from jepawm.errors import DataError
 from jepawm.types import Statistics
 
@@ -288,9 +288,10 @@ class _Checker:
 
     def _statistics(self, meta: dict[str, Any]) -> None:
         stored = Statistics.from_dict(meta["statistics"])
+        least = least_deviations(DatasetSpec.from_meta(meta))
         for column, prefix in (("actions", "action"), ("proprio", "proprio")):
             mean, std = self.moments[column].mean_std()
-            std[std == 0] = 1.0
+            std[std <= least[column]] = 1.0
             for kind, value in (("mean", mean), ("std", std)):
                 key = f"{prefix}_{kind}"
                 given = getattr(stored, key)

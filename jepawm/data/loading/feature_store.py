@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +64,26 @@ class FeatureKey:
     def disk_bytes(self, num_frames: int) -> int:
         """Size of the features of so many frames."""
         return num_frames * self.num_patches * self.latent_dim * np.dtype(self.dtype).itemsize
+
+
+def largest_kept_bytes(dataset: EpisodeDataset, like: Mapping[str, Any]) -> int:
+    """Bytes of features in the largest store of a dataset that agrees with some parts of a key.
+
+    Args:
+        dataset: The episodes.
+        like: Parts of a `FeatureKey`, by name.
+    """
+    wanted, largest = json.loads(json.dumps(dict(like))), 0
+    for path in (dataset.path / FEATURE_FOLDER).glob(f"*/{STORE_FILE}"):
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            # A damaged store is no help; the encoding refuses it by name.
+            continue
+        if isinstance(told, dict) and all(told.get(name) == value for name, value in wanted.items()):
+            kept = sum(file.stat().st_size for file in path.parent.glob("features-*.npy"))
+            largest = max(largest, kept)
+    return largest
 
 
 class FeatureStore:

@@ -6,7 +6,7 @@ Every refusal says which key is wrong, what was found, what was expected, and wh
 import os
 
 from jepawm.checkpoints.head_folder import read_head_spec
-from jepawm.checkpoints.model_folder import check_buildable, model_dir, read_spec
+from jepawm.checkpoints.model_folder import read_spec
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.subgoals import MacroSubgoalsConfig
 from jepawm.config.yaml_io import flatten
@@ -33,7 +33,6 @@ from jepawm.runs.preflight.episodes import (
     check_windows,
 )
 from jepawm.runs.preflight.machine import (
-    BYTES_PER_PARAMETER,
     capacity_problem,
     check_capacity,
     check_disk,
@@ -42,6 +41,7 @@ from jepawm.runs.preflight.machine import (
     joins_a_cluster,
 )
 from jepawm.runs.preflight.tasks import check_tasks
+from jepawm.runs.preflight.training import check_training
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.stages import base_run
 
@@ -86,19 +86,7 @@ def check_run(config: RunConfig) -> None:
     elif config.data.source == "collect":
         _check_lengths(config, EpisodeLengths.planned(config.data, config.seed))
     check_tasks(config, config, dataset, description)
-    if config.train.init_from is not None:
-        read_spec(model_dir(config.train.init_from))
-    checkpoints = 0
-    for stage in (config, base_run(config)):
-        if stage is None:
-            continue
-        size = check_buildable(stage.model, image_size=stage.env.image_size, frameskip=stage.data.frameskip)
-        # While a checkpoint is written, the one it replaces is still there.
-        checkpoints += (stage.train.num_checkpoints_kept + 1) * BYTES_PER_PARAMETER * size
-    needs = {"checkpoints": (config.run_dir or home(), float(checkpoints))}
-    if dataset is None and config.data.source == "collect":
-        needs |= disk_needs_of_collection(config.data, config.env.image_size, dataset_path(config))
-    check_disk(needs)
+    check_training(config, dataset, dataset_path(config) if dataset is None else str(dataset.path))
 
 
 def check_collection(config: RunConfig) -> None:

@@ -14,8 +14,6 @@ CPUS_OF_ENV_ACTOR = 0.1
 CPUS_OF_PLANNER_HOST = 0.5
 # Size of compressed shards as a share of the decoded frames: what Wall's zstd shards take, rounded up.
 SHARDS_OVER_FRAMES = 0.2
-# A training state holds the weights and AdamW's two moments, in float32.
-BYTES_PER_PARAMETER = 12
 
 
 def joins_a_cluster() -> bool:
@@ -35,8 +33,9 @@ def capacity_problem(scaling: ScalingConfig, num_cpus: float, *, evaluates_while
         evaluates_while_training: Whether checkpoints are evaluated while training goes on.
     """
     env_actors = scaling.num_env_actors
+    workers = "scaling.num_workers" if scaling.min_workers is None else "scaling.min_workers"
     for key, kind, count, claim in (
-        ("scaling.num_workers", "workers", scaling.num_workers, CPUS_OF_WORKER),
+        (workers, "workers", scaling.fewest_workers, CPUS_OF_WORKER),
         ("scaling.num_env_actors", "environment actors", env_actors, CPUS_OF_ENV_ACTOR),
     ):
         if count * claim > num_cpus:
@@ -53,11 +52,11 @@ def capacity_problem(scaling: ScalingConfig, num_cpus: float, *, evaluates_while
             f"{total:g} CPUs, there are {num_cpus:g}; lower it or scaling.num_env_actors"
         )
     playing = total if hosts else env_actors * CPUS_OF_ENV_ACTOR
-    training = scaling.num_workers * CPUS_OF_WORKER
+    training = scaling.fewest_workers * CPUS_OF_WORKER
     if evaluates_while_training and training + playing > num_cpus:
         return (
             f"evaluation.every_num_train_steps evaluates while training goes on: {training:g} CPUs of "
-            f"{scaling.num_workers} workers and {playing:g} of environment actors and planner hosts, there are "
+            f"{scaling.fewest_workers} workers and {playing:g} of environment actors and planner hosts, there are "
             f"{num_cpus:g}; lower scaling.num_workers or scaling.num_env_actors, or leave it out"
         )
     return None
@@ -123,8 +122,7 @@ def disk_needs_of_collection(data: DataConfig, image_size: int, path: str) -> di
         image_size: Side of the square frames, pixels.
         path: Dataset to collect into.
     """
-    kept = data.env_steps_per_episode // data.env_steps_per_frame + 1
-    frames = float(data.num_episodes or 0) * kept * image_size**2 * 3
+    frames = float(data.planned_frames) * image_size**2 * 3
     needs = {"shards": (path, SHARDS_OVER_FRAMES * frames)}
     if data.loader == "cache" or (data.loader == "auto" and frames <= data.cache_limit_gib * 2**30):
         needs["decoded frames"] = (str(default_cache_root()), frames)

@@ -1,0 +1,104 @@
+"""How many training workers a cluster has room for, where their number may change (`scaling.min_workers`).
+
+Ray Train takes a range of workers too, and picks any number in it. A global batch divides by some numbers only, so the
+number is chosen here, and a training that could be wider ends at a checkpoint and goes on with more workers.
+"""
+
+from collections.abc import Mapping
+
+import ray
+
+from jepawm.config import ScalingConfig, TrainConfig
+from jepawm.distributed.nodes import is_gone
+from jepawm.runs.preflight.machine import CPUS_OF_WORKER
+
+Resources = Mapping[str, float]
+
+
+def claim(use_gpu: bool) -> dict[str, float]:
+    """What one worker claims of Ray's logical resources.
+
+    Half a CPU, so that workers fit beside the environment actors of the same run, which are idle then.
+    """
+    return {"CPU": CPUS_OF_WORKER, **({"GPU": 1.0} if use_gpu else {})}
+
+
+def live_resources() -> dict[str, float]:
+    """Resources of the nodes that answer; Ray itself counts a lost node for some 14 s more."""
+    total: dict[str, float] = {}
+    for node in ray.nodes():
+        if not is_gone(node):
+            for name, amount in node["Resources"].items():
+                total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def used_by_others() -> dict[str, float]:
+    """What is claimed now; call it before this training has workers."""
+    free = ray.available_resources()
+    return {name: max(0.0, amount - free.get(name, 0.0)) for name, amount in ray.cluster_resources().items()}
+
+
+def possible_counts(scaling: ScalingConfig, train: TrainConfig) -> list[int]:
+    """Numbers of workers that the settings allow and that the global batch divides by, the lowest first."""
+    counts = range(scaling.fewest_workers, scaling.num_workers + 1)
+    return [count for count in counts if train.batch_size % (count * train.micro_batches) == 0]
+
+
+def number_of_workers(scaling: ScalingConfig, train: TrainConfig, room: Resources, *, use_gpu: bool) -> int:
+    """As many workers as there is room for.
+
+    Args:
+        scaling: The range.
+        train: The batch.
+        room: Resources that this training may take.
+        use_gpu: Whether each worker claims a GPU.
+
+    Returns:
+        The largest possible count that fits; where none fits the lowest one, which then waits for room.
+    """
+    counts = possible_counts(scaling, train)
+    one = claim(use_gpu)
+    fitting = [count for count in counts if all(count * one[name] <= room.get(name, 0.0) for name in one)]
+    return max(fitting, default=counts[0])
+
+
+class ElasticWorkers:
+    """Chooses the number of workers at each attempt, and says when there is room for more.
+
+    Args:
+        scaling: The range of workers; one number where `scaling.min_workers` is None.
+        train: The batch.
+        use_gpu: Whether each worker claims a GPU.
+    """
+
+    def __init__(self, scaling: ScalingConfig, train: TrainConfig, *, use_gpu: bool) -> None:
+        self._scaling, self._train, self.use_gpu = scaling, train, use_gpu
+        self._others = used_by_others() if self.is_elastic else {}
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number may change."""
+        return self._scaling.fewest_workers < self._scaling.num_workers
+
+    def choose(self) -> int:
+        """The number of workers that there is room for now."""
+        if not self.is_elastic:
+            return self._scaling.num_workers
+        live = live_resources()
+        room = {name: amount - self._others.get(name, 0.0) for name, amount in live.items()}
+        return number_of_workers(self._scaling, self._train, room, use_gpu=self.use_gpu)
+
+    def ask_for_all(self) -> None:
+        """Tells an autoscaler, if the cluster has one, how many workers are wanted: it adds nodes for stated needs."""
+        if self.is_elastic:
+            from ray.autoscaler.sdk import request_resources
+
+            request_resources(bundles=[claim(self.use_gpu)] * self._scaling.num_workers)
+
+    def ask_for_none(self) -> None:
+        """Withdraws `ask_for_all`, so that the autoscaler may take nodes away."""
+        if self.is_elastic:
+            from ray.autoscaler.sdk import request_resources
+
+            request_resources(bundles=[])
