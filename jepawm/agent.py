@@ -334,8 +334,8 @@ class Agent:
 
     @torch.no_grad()
     def _plan_one(self, observation: Observation, goal: Goal, seed: int) -> ActionPlan:
-        goals = self.observations([goal]) if isinstance(goal, Mapping) else self._picture(goal)
-        self.reset(self.observations([observation]), goals)
+        present = self.observations([observation])
+        self.reset(present, self.observations([goal]) if isinstance(goal, Mapping) else self._picture(goal))
         plan = self._search([torch.Generator().manual_seed(seed)])
         latents = self._unroll()(plan.chunks_BHA[:, None])
         assert self._aims is not None, "a search has one"
