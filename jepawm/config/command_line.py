@@ -6,7 +6,7 @@ import inspect
 import sys
 import textwrap
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from jepawm.config.run import RunConfig, checks_postponed
 from jepawm.config.tagged import PRESET_KEY, TaggedConfig
@@ -34,6 +34,7 @@ MOVED = {
 }
 
 Layers = list[tuple[str, dict[str, Any]]]
+Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,41 @@ def take_value(words: list[str], flag: str, what: str) -> tuple[str | None, list
 def take_switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
     """Whether a flag without a value is there, and the other words."""
     return flag in words, [word for word in words if word != flag]
+
+
+def take_section(words: list[str], section: type[Section]) -> tuple[Section, list[str]]:
+    """Settings of a section that is not part of a run (`--improve.num-rounds 3`), and the other words.
+
+    Args:
+        words: Command line without the program's name.
+        section: A dataclass whose `section` names it.
+
+    Raises:
+        ConfigError: Values that do not go together.
+        SystemExit: A wrong flag (2).
+    """
+    import tyro
+
+    prefix = f"--{section.section}."  # type: ignore[attr-defined]
+    own: list[str] = []
+    rest: list[str] = []
+    goes_to = rest
+    for word in _flags_of_switches(words):
+        if word.startswith("--"):
+            goes_to = own if word.startswith(prefix) else rest
+        goes_to.append(f"--{word.removeprefix(prefix)}" if word.startswith(prefix) else word)
+    return tyro.cli(section, args=own, prog=prefix), rest
+
+
+def section_help(section: type) -> str:
+    """One line for each setting of a section, for the text of a command's `--help`."""
+    texts = field_texts(section)
+    name = section.section  # type: ignore[attr-defined]
+    lines = []
+    for item in dataclasses.fields(section):
+        flag = f"--{name}.{item.name.replace('_', '-')}"
+        lines.append(f"{flag} (default: {item.default}): {texts.get(item.name, '')}")
+    return "\n\n".join(lines)
 
 
 def _take_kinds(words: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -59,7 +59,7 @@ def train_run(config: RunConfig, recipe: str, console: Console) -> EvaluationRes
         What `eval.json` holds.
     """
     check_run(config)
-    with _started_runtime(config, console) as runtime:
+    with started_runtime(config, console) as runtime:
         return run(config, recipe, runtime, console)
 
 
@@ -67,7 +67,7 @@ def collect_run(config: RunConfig, console: Console) -> str:
     """Prepares the dataset of a run and nothing more; returns its path."""
     check_collection(config)
     goes_on = "the same command goes on with the episodes that are missing"
-    with telling_how_to_go_on(lambda: goes_on), _started_runtime(config, console) as runtime:
+    with telling_how_to_go_on(lambda: goes_on), started_runtime(config, console) as runtime:
         return prepare_dataset(config, runtime, console)
 
 
@@ -225,7 +225,7 @@ def _how_to_go_on(config: RunConfig, run_dir: str) -> str:
 
 
 @contextmanager
-def _started_runtime(config: RunConfig, console: Console) -> Iterator[Runtime]:
+def started_runtime(config: RunConfig, console: Console) -> Iterator[Runtime]:
     with console.stage("start", "local process" if config.local else "Ray"):
         runtime = make_runtime(config)
     try:

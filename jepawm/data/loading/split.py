@@ -15,6 +15,9 @@ from jepawm.data.loading.shard_reader import ShardReader
 from jepawm.data.loading.windows import WindowIndex, WindowReader, WindowSampler, split_episodes
 from jepawm.types import WindowBatch
 
+HELD_OUT_KEY = "held_out_episodes"
+"""In `DatasetSpec.source`: ids of the held-out episodes, of a dataset that grew out of another one."""
+
 Loader = Literal["cache", "shards", "stream", "features"]
 """`cache`, `shards` or `stream`; see `DataConfig.loader`. `features`: stored ones, see `DataConfig.features`."""
 
@@ -35,6 +38,8 @@ def choose_loader(config: DataConfig, dataset: EpisodeDataset, *, local: bool) -
 class Split:
     """Training and held-out episodes of a dataset; the split depends on seed and episode ids alone.
 
+    A dataset that grew says itself which episodes are held out, so an episode that was trained on never becomes a test.
+
     Attributes:
         train: `[E]` ids, ascending.
         held_out: `[H]` ids, ascending.
@@ -46,6 +51,10 @@ class Split:
     @classmethod
     def of(cls, dataset: EpisodeDataset, held_out_fraction: float, seed: int) -> "Split":
         """The split of a run."""
+        stated = dataset.spec.source.get(HELD_OUT_KEY)
+        if stated is not None:
+            held_out = np.array(sorted(stated), dtype=np.int64)
+            return cls(np.setdiff1d(dataset.episode_ids, held_out), held_out)
         return cls(*split_episodes(dataset.episode_ids, held_out_fraction, seed))
 
 
