@@ -50,12 +50,13 @@ def practised_episodes(
 
 
 def _episode(number: int, recording: Recording, pool: EnvPool, every: int, info: dict[str, Any]) -> Episode:
-    env_steps = len(recording.actions) // every * every
+    actions = np.concatenate([chunk.reshape(-1, chunk.shape[-1]) for chunk in recording.chunks])
+    env_steps = len(actions) // every * every
     states = np.asarray(recording.sim_states[: env_steps + 1 : every], dtype=np.float64)
     return Episode(
         episode_id=number,
         pixels=recording.frames[: env_steps + 1 : every],
-        actions=np.ascontiguousarray(recording.actions[:env_steps], dtype=np.float32),
+        actions=np.ascontiguousarray(actions[:env_steps], dtype=np.float32),
         proprio=np.asarray(pool.proprio(list(states)), dtype=np.float32),
         sim_state=states,
         info=info,

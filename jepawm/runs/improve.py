@@ -14,7 +14,7 @@ The same command goes on where it was stopped: finished runs and complete datase
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from jepawm.checkpoints.model_folder import load_world_model, weights_sha256
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.compact import CompactEncoderConfig
 from jepawm.config.improve import ImproveConfig
-from jepawm.console import Console
+from jepawm.console import Advance, Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.encoding import EncodedEpisode
 from jepawm.data.loading.split import Split
@@ -50,6 +50,7 @@ from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_run
 from jepawm.runs.runtime import Runtime
 from jepawm.seeding import stream_seed
+from jepawm.types import Episode
 
 RESULT_FILE = "improve.json"
 
@@ -241,9 +242,10 @@ class _Improvement:
                 env_steps_per_frame=older.env_steps_per_frame,
                 info={"round": number, "policy": "planner", "weights_sha256": weights},
             )
-            collected = chain(practised, self._by_policy(pool, number, first_id + planned))
-            counted = (_counted(advance, count, each) for count, each in enumerate(collected, start=1))
-            return grown_dataset(path, older, split, counted)
+            collected: Iterator[Episode | EncodedEpisode] = chain(
+                practised, self._by_policy(pool, number, first_id + planned)
+            )
+            return grown_dataset(path, older, split, _counted(collected, advance))
 
     def _by_policy(self, pool: EnvPool, number: int, first_id: int) -> Iterator[EncodedEpisode]:
         data = self.first.data
@@ -286,7 +288,7 @@ class _Improvement:
             num_episodes=len(dataset),
             train_steps=steps + number * (self.settings.train_steps_per_round or steps),
             weights_sha256=result.model.sha256,
-            success=result.played.headline.planned.rate,
+            success=result.played.protocols[result.played.headline].planned.rate,
         )
 
     def _summary(self, rounds: list[Round]) -> dict[str, Any]:
@@ -309,6 +311,7 @@ class _Improvement:
             print_comparison(compare({name: results[name] for name in pair}), self.console.say)
 
 
-def _counted(advance: Any, count: int, episode: Any) -> Any:
-    advance(count, "")
-    return episode
+def _counted(episodes: Iterable[Episode | EncodedEpisode], advance: Advance) -> Iterator[Episode | EncodedEpisode]:
+    for count, episode in enumerate(episodes, start=1):
+        yield episode
+        advance(count, "")
