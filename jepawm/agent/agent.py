@@ -4,7 +4,6 @@ An agent is told where its episodes start and where they should end (`reset`), s
 shown what came of it (`observe`). `Agent.plan` is one plan for one episode.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,20 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepawm.agent.context import Context
+from jepawm.agent.inputs import Goal, Observation, batch_of_one, picture_goal
 from jepawm.checkpoints.head_folder import load_head
-from jepawm.checkpoints.model_folder import ModelSpec, load_world_model
-from jepawm.checkpoints.zoo import ZOO
+from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config.objective import ObjectiveConfig, Weighting
 from jepawm.config.planner import PlannerConfig, Precision
 from jepawm.config.subgoals import SubgoalConfig
 from jepawm.config.yaml_io import override
-from jepawm.device import autocast, pick_device
+from jepawm.device import autocast
 from jepawm.engine import PlanningUnroll, UnrollSettings
 from jepawm.engine.cuda_graphs import CudaGraphs
-from jepawm.errors import ConfigError, DataError, PlanningError, did_you_mean
-from jepawm.hub import load_published_run
-from jepawm.latent import Latent, concatenate
-from jepawm.pictures import read_pictures, square
+from jepawm.errors import ConfigError, PlanningError
+from jepawm.latent import Latent
 from jepawm.planning import (
     MPC,
     ActionSearchSpace,
@@ -42,14 +40,6 @@ from jepawm.planning import (
 from jepawm.planning.base import CheckedAtTheEnd
 from jepawm.types import Observations
 from jepawm.world_model import WorldModel
-
-Observation = Mapping[str, Any]
-"""`pixels` `[Y,X,C]` uint8 and, for models that read it, `proprio` `[R]` in raw units; what an environment returns."""
-
-Goal = Observation | str | os.PathLike[str] | np.ndarray
-"""What should be observed at the end: an observation, or a picture of any size (its pixels `[Y,X,3]` uint8, a PNG or
-JPEG, or a `.npz` with `pixels`), whose middle square is resized to the frames that the model sees. A picture has no
-proprio, so plans towards one are judged by visual latents alone."""
 
 Starts = Callable[[Latent, Latent], Tensor]
 """Observed latents `[B,T]` (the present last) and what plans aim at `[B]` to raw chunks `[B,M,H,A]` of plans to start
@@ -145,7 +135,7 @@ class Agent:
         # A configuration names a head, which is read when the first batch begins.
         self._subgoals = None if isinstance(subgoals, SubgoalConfig) else subgoals
         self.last_plan: Plan | None = None
-        self._context: _Context | None = None
+        self._context: Context | None = None
         self._goals: Latent | None = None
         self._aims: Latent | None = None
         self._executed_BnA: Tensor | None = None
@@ -194,7 +184,7 @@ class Agent:
                 f"Agent.reset needs a goal for each episode: found {len(goals.pixels)} goals and observations of "
                 f"{len(observations.pixels)} episodes"
             )
-        self._context = _Context(self.model.context_window, self.encode(observations))
+        self._context = Context(self.model.context_window, self.encode(observations))
         self._goals = self._encode_goals(goals)
         self._aims = self._executed_BnA = None
         self.last_plan = None
@@ -324,18 +314,17 @@ class Agent:
         Raises:
             ConfigError: An observation without `pixels` (or the `proprio` that the model reads), or of a wrong shape.
         """
-        pixels = np.stack([_pixels(seen) for seen in frames])
-        proprio = None
-        if self.model.uses_proprio:
-            proprio = np.stack([_proprio(seen, self.model.proprio_dim) for seen in frames])[None]
-        return Observations(pixels[None], proprio)
+        return batch_of_one(frames, self.model.proprio_dim if self.model.uses_proprio else None)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _plan_one(self, observation: Observation, goal: Goal, seed: int) -> ActionPlan:
         present = self.observations([observation])
-        self.reset(present, self.observations([goal]) if isinstance(goal, Mapping) else self._picture(goal))
+        self.reset(
+            present,
+            self.observations([goal]) if isinstance(goal, Mapping) else picture_goal(goal, self.model.image_size),
+        )
         plan = self._search([torch.Generator().manual_seed(seed)])
         latents = self._unroll()(plan.chunks_BHA[:, None])
         assert self._aims is not None, "a search has one"
@@ -348,17 +337,6 @@ class Agent:
             aim=self._aims[0],
             planner=self.planner.name if isinstance(self.planner, PlannerConfig) else type(self.planner).__name__,
         )
-
-    def _picture(self, picture: str | os.PathLike[str] | np.ndarray) -> Observations:
-        """A picture as `[1,1]` observations without proprio."""
-        side = self.model.image_size
-        if isinstance(picture, (str, os.PathLike)):
-            pixels = read_pictures(picture, side).pixels
-            if len(pixels) != 1:
-                raise DataError(f"{os.fspath(picture)} holds {len(pixels)} pictures, a goal is one of them")
-        else:
-            pixels = square(_checked_pixels(np.asarray(picture), "a picture as a goal")[None], side)
-        return Observations(pixels[None])
 
     def _encode_goals(self, goals: Observations) -> Latent:
         """Latents `[B]` of goals; the visual part alone where a goal's proprio is not known."""
@@ -459,7 +437,7 @@ class Agent:
             return self._goals
         return self._subgoals.towards(self._begun().latents[:, -1], self._goals, self._objective_of, generators)
 
-    def _begun(self) -> "_Context":
+    def _begun(self) -> Context:
         if self._context is None:
             raise PlanningError("Agent.reset comes first: the agent knows no observations and no goals")
         return self._context
@@ -477,88 +455,3 @@ class _VisualAlone:
 
     def __call__(self, latents: Latent) -> Tensor:
         return self._objective(Latent(latents.visual))
-
-
-class _Context:
-    """The last `window` observed latents of every episode, and the chunks between them."""
-
-    def __init__(self, window: int, first: Latent) -> None:
-        self.window = window
-        self.latents = first
-        self.actions_BLA: Tensor | None = None
-
-    def append(self, latents: Latent, chunks_BnA: Tensor) -> None:
-        """Adds what was observed after each executed chunk, and those chunks."""
-        past = chunks_BnA if self.actions_BLA is None else torch.cat([self.actions_BLA, chunks_BnA], dim=1)
-        self.latents = concatenate([self.latents, latents], axis=1)[:, -self.window :]
-        kept = self.latents.lead[1] - 1
-        self.actions_BLA = past[:, past.shape[1] - kept :] if kept else None
-
-    def select(self, rows: Tensor) -> None:
-        """Keeps the given episodes."""
-        self.latents = self.latents[rows]
-        if self.actions_BLA is not None:
-            self.actions_BLA = self.actions_BLA[rows]
-
-
-def load_agent(
-    source: str | os.PathLike[str],
-    checkpoint: str | None = None,
-    *,
-    device: str = "auto",
-    encoder_weights: str | None = None,
-) -> Agent:
-    """A model by name or folder, ready to plan.
-
-    Args:
-        source: A published model (`jepa_wm_wall`, ...), or the folder of one of ours: a run, its `model`, or what
-            `jepawm ckpt convert` wrote.
-        checkpoint: Published models: a path, URL or `hf://` source of the file; None: fetched from the hub.
-        device: `auto` (cuda, mps, cpu in this order) or a torch device.
-        encoder_weights: Where the weights of a frozen backbone are; None: the published place, or the one they were
-            trained from.
-
-    Raises:
-        ConfigError: Neither a folder nor a published model.
-        CheckpointError: A file that cannot be had, is damaged, or is another model's.
-    """
-    name, place = os.fspath(source), pick_device(device)
-    if name in ZOO:
-        return Agent(*load_published_run(name, checkpoint, device=place, encoder_weights=encoder_weights))
-    if os.path.isfile(name):
-        raise ConfigError(f"{name} is a file; load it as jepawm.load(NAME, checkpoint='{name}') with the model's name")
-    if not os.path.isdir(name):
-        raise ConfigError(f"'{name}' is neither a folder nor a published model{did_you_mean(name, ZOO)}")
-    if checkpoint is not None:
-        raise ConfigError(f"{name} is a folder; checkpoint is for published models")
-    inside = os.path.join(name, "model")
-    folder = inside if os.path.isdir(inside) else name
-    return Agent(*load_world_model(folder, place, encoder_weights=encoder_weights))
-
-
-def _pixels(observation: Observation) -> np.ndarray:
-    return _checked_pixels(np.asarray(_part(observation, "pixels")), "observation['pixels']")
-
-
-def _checked_pixels(pixels: np.ndarray, what: str) -> np.ndarray:
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ConfigError(f"{what} must be uint8 [Y,X,3], found {pixels.dtype} {list(pixels.shape)}")
-    return pixels
-
-
-def _proprio(observation: Observation, width: int) -> np.ndarray:
-    proprio = np.asarray(_part(observation, "proprio"), dtype=np.float32)
-    if proprio.shape != (width,):
-        raise ConfigError(f"observation['proprio'] must have shape [{width}], found {list(proprio.shape)}")
-    return proprio
-
-
-def _part(observation: Observation, name: str) -> Any:
-    if not isinstance(observation, Mapping):
-        raise ConfigError(
-            f"an observation is a mapping with 'pixels' (and 'proprio' where the model reads it), as an environment "
-            f"returns it; found {type(observation).__name__}"
-        )
-    if name not in observation:
-        raise ConfigError(f"the model reads observation['{name}'], found only {', '.join(observation) or 'nothing'}")
-    return observation[name]
