@@ -75,17 +75,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadScopeScheduling
 
-    class ByFile(LoadGroupScheduling):
-        """Tests of one group, or else of one file, go to one worker."""
+    class ByScope(LoadScopeScheduling):
+        """Tests of one group of files, or else of one file, go to one worker."""
 
         def _split_scope(self, nodeid: str) -> str:
-            return super()._split_scope(nodeid).split("::")[0]
+            return suite.scope_of(nodeid.split("::")[0])
 
     # Files go to workers in the order of `suite.prepare`; xdist would begin with those of the most tests.
     config.option.loadscopereorder = False
-    return ByFile(config, log) if config.getvalue("dist") == "loadgroup" else None
+    return ByScope(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -2,9 +2,10 @@
 
 `make test` runs the suite with one pytest worker more than there are physical cores, because the worker whose tests
 start Rays mostly waits for processes. The tests of one file share a worker, so a fixture of a module is made once.
-All tests marked `ray` share one worker, and so one Ray.
+All files with tests marked `ray` share one worker, and so one Ray.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
+REPO = Path(__file__).resolve().parents[1]
 
 # Seconds of a quiet core that each folder of tests may take, setup included. Together they are 1000 s: on two cores
 # `make test` then ends within 10 minutes, though one core may wait for the other at the end. A room that passes its
@@ -66,17 +69,31 @@ def number_of_workers(config: pytest.Config) -> int:
     return min(physical_cores() + 1, MOST_WORKERS) if whole_suite else 0
 
 
+# What a test file says, and the group of files that then share a pytest worker: one Ray, or the process whose forks are
+# the training workers. pytest-xdist's own groups (3.8.0) have no effect under pytest 9.2.
+GROUPS = {"pytest.mark.ray": "ray", "from two_workers import": "two_workers"}
+
+
+@functools.cache
+def scope_of(file: str) -> str:
+    """What tests share a pytest worker with: their group, or else their file.
+
+    Args:
+        file: Path of a test file, relative to the root of the source tree.
+    """
+    text = (REPO / file).read_text(encoding="utf-8")
+    return next((group for words, group in GROUPS.items() if words in text), file)
+
+
 def prepare(items: list[pytest.Item]) -> None:
     """Orders the tests so that no core waits for the other at the end: the longest come first.
 
-    Tests that need Ray are one group, which takes longest. In it, tests that start a Ray of their own come before those
+    Files that need Ray are one group, which takes longest. In it, tests that start a Ray of their own come before those
     that share one, because two Rays on one machine may want the same port. The other rooms follow by their budgets.
     """
     for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-            if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
+        if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
     items.sort(key=_place)
 
 

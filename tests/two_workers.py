@@ -6,13 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-
-# Tests of one group share a pytest worker, and so the process that their workers are forks of.
-one_pytest_worker = pytest.mark.xdist_group("two_workers")
 
 
 def on_two_workers(job: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:

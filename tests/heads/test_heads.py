@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from two_workers import on_two_workers, one_pytest_worker
+from two_workers import on_two_workers
 
 from jepawm.errors import CheckpointError, ConfigError
 from jepawm.heads import (
@@ -257,7 +257,6 @@ def _codes_of_a_half(rank: int, vectors: torch.Tensor, state: dict[str, torch.Te
     return codebook.state_dict()
 
 
-@one_pytest_worker
 def test_two_workers_move_the_codes_as_one_does(tmp_path):
     torch.manual_seed(0)
     codebook, vectors = Codebook(6, 5), torch.randn(40, 6)

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from two_workers import on_two_workers, one_pytest_worker
+from two_workers import on_two_workers
 
 from jepawm.nn.projector import Projector
 
-pytestmark = one_pytest_worker
 B, T, P, D, HIDDEN = 8, 3, 2, 6, 16
 
 

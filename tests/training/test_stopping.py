@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from two_workers import on_two_workers, one_pytest_worker
+from two_workers import on_two_workers
 
 from jepawm.config import DataConfig, RunConfig, TrainConfig
 from jepawm.data import EpisodeDataset
@@ -103,7 +103,6 @@ def _both(rank: int) -> tuple[int, tuple[int, list[int]]]:
     return _steps_until_both_stop(rank), _questions_until_both_stop(rank)
 
 
-@one_pytest_worker
 def test_two_workers_end_at_the_same_step_whichever_is_asked(tmp_path: Path) -> None:
     stopped = COMPARE_EVERY
     asked = (3 * COMPARE_EVERY, [2, 2, 2])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from two_workers import on_two_workers, one_pytest_worker
+from two_workers import on_two_workers
 
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import DataConfig, EncoderConfig, LossConfig, ModelConfig, PredictorConfig, RunConfig, TrainConfig
@@ -21,7 +21,6 @@ from jepawm.training.step import TrainingObjective
 from jepawm.types import Statistics
 from jepawm.world_model import WorldModel
 
-pytestmark = one_pytest_worker
 LOSS = LossConfig(sigreg=0.5, sigreg_num_projections=32)
 # The architecture that LeWM and, after it, PLDM train end to end, in small: batch normalisation on both ends.
 CLASS_TOKEN = ModelConfig(

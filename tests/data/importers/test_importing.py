@@ -1,16 +1,15 @@
-"""The driver of all importers: it goes on after a kill, starts anew when the source changed, and Ray reads the same."""
+"""The driver of all importers: it goes on after a kill, starts anew when the source changed."""
 
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from converted import Counting, same
 from published_datasets import PUSHT_LENGTHS, dino_wm_pusht, dino_wm_wall
 
-from jepawm.data import EpisodeDataset, check_dataset
+from jepawm.data import EpisodeDataset
 from jepawm.data.importers import (
     FORMATS,
     EpisodeSource,
@@ -21,24 +20,10 @@ from jepawm.data.importers import (
     source_class,
 )
 from jepawm.data.importers.conversion import read_serially
-from jepawm.data.importers.dino_wm import DinoWMPushT
 from jepawm.data.writer import WriterBusyError
 from jepawm.errors import DataError
-from jepawm.types import Episode
 
 pytest.importorskip("av")
-
-
-class Counting:
-    """Reads serially, and keeps the numbers that were read."""
-
-    def __init__(self) -> None:
-        self.read: list[int] = []
-
-    def __call__(self, source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Any:
-        for number in numbers:
-            self.read.append(number)
-            yield from read_serially(source, codec, [number])
 
 
 def killed_after(episodes: int) -> Any:
@@ -47,19 +32,6 @@ def killed_after(episodes: int) -> Any:
             raise KeyboardInterrupt
 
     return progress
-
-
-def content(path: Path) -> list[Any]:
-    dataset = EpisodeDataset(path)
-    assert check_dataset(path) == []
-    return [dataset.read_episode(number) for number in dataset.episode_ids.tolist()]
-
-
-def same(left: Path, right: Path) -> None:
-    for a, b in zip(content(left), content(right), strict=True):
-        assert (a.episode_id, a.info) == (b.episode_id, b.info)
-        for name in ("pixels", "actions", "proprio", "sim_state"):
-            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
 def test_after_a_kill_only_the_missing_episodes_are_read(tmp_path):
@@ -205,53 +177,3 @@ def test_every_format_says_what_it_is():
     names = [source_class(form).name for form in FORMATS]
     assert names == list(FORMATS)
     assert all(source_class(form).about for form in FORMATS)
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_local")
-def test_a_worker_that_dies_over_an_episode_ends_the_conversion_and_costs_nothing_that_was_read(tmp_path, monkeypatch):
-    from jepawm.distributed import convert
-    from jepawm.distributed.convert import read_on_ray
-
-    monkeypatch.setattr(convert, "MAX_RETRIES", 1)
-
-    # Defined here, so that workers, which cannot import this file, receive the class itself.
-    class Crashing(DinoWMPushT):
-        """A source whose last episode ends the process that reads it."""
-
-        def read(self, number: int) -> Episode:
-            if number == 2:
-                os._exit(3)
-            return super().read(number)
-
-    dino_wm_pusht(tmp_path / "pusht_noise")
-    source = Crashing(tmp_path / "pusht_noise", ImportOptions())
-    with pytest.raises(DataError, match=r"d: could not be finished: a Ray worker died 2 times .*; the same command"):
-        import_episodes(source, tmp_path / "d", reader=read_on_ray)
-    assert not (tmp_path / "d").exists()
-    reader = Counting()
-    import_episodes(open_source(tmp_path / "pusht_noise"), tmp_path / "d", reader=reader)
-    # Ray decides how many of the other episodes were read before the crash.
-    assert 2 in reader.read
-    assert len(EpisodeDataset(tmp_path / "d")) == len(PUSHT_LENGTHS)
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_local")
-def test_ray_reads_what_one_process_reads(tmp_path):
-    from jepawm.distributed.convert import read_on_ray
-
-    dino_wm_pusht(tmp_path / "pusht_noise")
-    for name, options in (("serial", {}), ("ray", {"reader": read_on_ray})):
-        assert import_episodes(open_source(tmp_path / "pusht_noise"), tmp_path / name, **options) == len(PUSHT_LENGTHS)
-    same(tmp_path / "serial", tmp_path / "ray")
-    dino_wm_wall(tmp_path / "wall_single", lambda c: c["obses/episode_001.pth"].__setitem__((3, 0, 0, 0), np.nan))
-    with pytest.raises(DataError, match=r"episode_001\.pth: frame 3 holds NaN.* --leave-out-bad"):
-        import_episodes(open_source(tmp_path / "wall_single"), tmp_path / "wall", reader=read_on_ray)
-    assert not (tmp_path / "wall").exists()
-    assert not (tmp_path / ".wall.importing").exists()
-    options = ImportOptions(leave_out_bad=True)
-    source = open_source(tmp_path / "wall_single", options=options)
-    assert import_episodes(source, tmp_path / "wall", reader=read_on_ray) == 1
-    (left_out,) = EpisodeDataset(tmp_path / "wall").spec.source["left_out_episodes"]
-    assert (left_out["episode"], "frame 3 holds NaN" in left_out["reason"]) == (1, True)
