@@ -18,6 +18,7 @@ SIZES = {
     "train.num-train-steps": 4,
     "train.batch-size": 16,
     "train.diagnostics-windows": 32,
+    "train.best-metric": "train/loss",
     "planner.num-samples": 16,
     "planner.num-elites": 4,
     "planner.num-iterations": 2,
