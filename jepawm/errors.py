@@ -6,6 +6,7 @@ in jepawm and keeps its traceback.
 
 import difflib
 import importlib
+import pickle
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -57,6 +58,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if close:
         return f" (did you mean '{close[0]}'?)"
     return f" (known: {', '.join(known)})"
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text, or its type's name."""
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's text is advice to read the file without protection.
+        return "its pickle cannot be read"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def require(package: str, extra: str | None = None) -> ModuleType:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jepawm.data.encoding import EncodedEpisode
-from jepawm.errors import DataError
+from jepawm.errors import DataError, first_line
 
 LOW_DIM = ("actions", "proprio", "sim_state")
 KEYS = ("episode_id", "chunk", "num_chunks", "first_frame", "num_frames")
@@ -179,7 +179,7 @@ class ShardFile:
             raise DataError(
                 f"{path}: shard is truncated or not Parquet ({os.path.getsize(path)} bytes; no row of it can "
                 "be "
-                f"read): {_first_line(error)}; copy it again, or delete it and rewrite its episodes"
+                f"read): {first_line(error)}; copy it again, or delete it and rewrite its episodes"
             ) from error
         expected = shard_schema("sim_state" in widths)
         found = self._file.schema_arrow
@@ -236,7 +236,7 @@ class ShardFile:
             first, last = self.first_row(group), int(self._group_ends[group]) - 1
             where = f"row {first}" if first == last else f"rows {first} to {last}"
             raise DataError(
-                f"{self.path}: {where} cannot be read, the file is damaged or truncated: {_first_line(error)}"
+                f"{self.path}: {where} cannot be read, the file is damaged or truncated: {first_line(error)}"
             ) from error
 
     def chunks(self, group: int, columns: Sequence[str]) -> list[Chunk]:
@@ -300,7 +300,3 @@ def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
     if pa.types.is_list(found) and pa.types.is_list(expected):
         return bool(found.value_type == expected.value_type)
     return bool(found == expected)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jepawm.errors import CheckpointError, ConfigError, require
+from jepawm.errors import CheckpointError, ConfigError, first_line, require
 
 # What torch, safetensors and struct raise on bytes that are not what they claim to be.
 _DAMAGE = (
@@ -228,14 +228,6 @@ def load_strict(
         because = f" ({reason})" if reason else ""
         raise CheckpointError(f"{where} does not fit the model{because}: {'; '.join(problems[:_SHOWN])}{more}")
     module.load_state_dict({key: given[key] for key in expected})
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error's text, or its type's name."""
-    if isinstance(error, pickle.UnpicklingError):
-        # torch's text is advice to read the file without protection.
-        return "its pickle cannot be read"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def sha256(path: str) -> str:

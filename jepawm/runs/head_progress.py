@@ -20,9 +20,8 @@ import torch
 from jepawm.checkpoints.model_folder import HEADS
 from jepawm.config.head import HeadJob
 from jepawm.config.yaml_io import to_dict
-from jepawm.errors import CheckpointError
+from jepawm.errors import CheckpointError, first_line
 from jepawm.files import atomic_file, write_json
-from jepawm.nn.weights import first_line
 from jepawm.tracking import METRICS_FILE, MetricsWriter, Record, read_metrics
 from jepawm.training.heads import HeadProgress
 

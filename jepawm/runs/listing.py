@@ -14,10 +14,9 @@ from filelock import FileLock, Timeout
 from jepawm.config import home
 from jepawm.config.tracking import TrackingConfig
 from jepawm.config.yaml_io import read_yaml
-from jepawm.errors import ConfigError, did_you_mean
+from jepawm.errors import ConfigError, did_you_mean, first_line
 from jepawm.evaluation.other_runs import OtherRun, OtherRuns
 from jepawm.evaluation.result import EvaluationResult
-from jepawm.nn.weights import first_line
 from jepawm.runs.directory import FINISHED, LOCK_FILE, known_config
 
 State = Literal["finished", "running", "unfinished"]

@@ -20,9 +20,8 @@ from safetensors import SafetensorError
 
 from jepawm.checkpoints.model_folder import ModelFiles, ModelSpec, build_world_model, load_weights, model_dir
 from jepawm.config.training import TrainingPlan
-from jepawm.errors import CheckpointError
+from jepawm.errors import CheckpointError, first_line
 from jepawm.files import atomic_folder
-from jepawm.nn.weights import first_line
 from jepawm.training.compute import prepare_compute_
 from jepawm.training.freezing import freeze_
 from jepawm.training.loop import TrainingState

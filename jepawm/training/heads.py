@@ -11,8 +11,7 @@ from torch import Tensor
 from jepawm.config.head import HeadTrainConfig
 from jepawm.config.training import OptimConfig
 from jepawm.device import autocast
-from jepawm.errors import CheckpointError, TrainingError
-from jepawm.nn.weights import first_line
+from jepawm.errors import CheckpointError, TrainingError, first_line
 from jepawm.seeding import stream_generator, stream_seed
 from jepawm.training.head_tasks import HeadBatch, HeadTask
 from jepawm.training.latent_episodes import LatentEpisodes

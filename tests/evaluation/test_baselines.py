@@ -8,6 +8,7 @@ import dot_world
 import pytest
 import torch
 from configs import split_of, trained_spec, unit_spec
+from synthetic_results import synthetic_result
 from torch import Tensor
 
 from jepawm.agent import Agent
@@ -238,8 +239,6 @@ def with_baseline(result: EvaluationResult, rate: SuccessRate) -> EvaluationResu
 def test_a_planner_that_does_not_beat_acting_without_search_is_said_so_everywhere(
     rate: SuccessRate, is_beaten: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from test_evaluation import synthetic_result
-
     result = with_baseline(synthetic_result(), rate)
     assert EvaluationResult.from_dict(result.to_dict()) == result
     written = result.to_dict()
@@ -261,8 +260,6 @@ def test_a_planner_that_does_not_beat_acting_without_search_is_said_so_everywher
 
 
 def test_the_curve_shows_every_condition_on_the_same_axes(tmp_path: Path) -> None:
-    from test_evaluation import synthetic_result
-
     result = with_baseline(synthetic_result(), SuccessRate(0.5, (0.36, 0.64), 50))
     write_report(str(tmp_path / "report.html"), result, [], {})
     curve = (tmp_path / "report.html").read_text("utf-8").split("<h2>Success against goal distance")[1]

@@ -9,39 +9,24 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from synthetic_results import DATASET, synthetic_result
 
 from jepawm.config import (
     RunConfig,
-    to_dict,
 )
 from jepawm.console import Console
 from jepawm.evaluation.goal_outline import with_goal_outline
 from jepawm.evaluation.manifest import manifest
-from jepawm.evaluation.metrics import SuccessRate
 from jepawm.evaluation.other_runs import OtherRun, OtherRuns
-from jepawm.evaluation.outcomes import (
-    DiagnosedEpisode,
-    DistancePoint,
-    EpisodeOutcome,
-    FailureDiagnosis,
-    ProtocolReport,
-    ProtocolResult,
-)
 from jepawm.evaluation.play import Animation
 from jepawm.evaluation.report import write_report
 from jepawm.evaluation.result import (
-    DatasetFacts,
     EvaluationResult,
     HeldOut,
-    ModelFacts,
-    Played,
     PredictionRow,
-    Provenance,
 )
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import summary_metrics
-
-DATASET = DatasetFacts("a/dataset", "ef" * 32, 10, [9])
 
 
 def test_a_manifest_says_where_a_number_comes_from() -> None:
@@ -50,44 +35,6 @@ def test_a_manifest_says_where_a_number_comes_from() -> None:
     assert {"python", "torch", "numpy", "gymnasium"} <= set(told["versions"])
     assert told["hardware"]["cpu_cores"] >= 1
     assert re.match(r"\d{4}-\d\d-\d\dT", told["created"])
-
-
-def synthetic_result() -> EvaluationResult:
-    def outcome(episode_id: int, solved: bool) -> EpisodeOutcome:
-        return EpisodeOutcome(episode_id, solved, env_steps=45, num_plans=2, start=[0.0], goal=[1.0], end=[1.0])
-
-    def played(rate: float, interval: tuple[float, float]) -> ProtocolResult:
-        episodes = (outcome(3, True), outcome(4, False))
-        return ProtocolResult(SuccessRate(rate, interval, 50), episodes, 123.0, 456.0, 20.0, 3.0)
-
-    config = RunConfig()
-    diagnosed = DiagnosedEpisode(4, "model", 2, True, 0.1, 0.9, 0.3, 0.2)
-    protocols = {
-        name: ProtocolReport(
-            getattr(config.evaluation, name),
-            played(0.84, (0.714, 0.917)),
-            played(0.06, (0.021, 0.162)),
-            failures=FailureDiagnosis(8, 32, (diagnosed,)),
-            conditions={"budget": "60 env_steps"},
-        )
-        for name in ("two_plan", "per_chunk")
-    }
-    point = DistancePoint(25, 1, "ef" * 32, protocols["two_plan"])
-    curve = (point, dataclasses.replace(point, goal_offset_env_steps=50))
-    rows = tuple(PredictionRow(k, 0.1 * k, 0.4 * k, shuffled_actions=0.9, variance=1.5) for k in (1, 2, 3))
-    return EvaluationResult(
-        seed=99,
-        model=ModelFacts("model", "ab" * 32, 312_345),
-        config=to_dict(config),
-        provenance=Provenance(**manifest()),
-        held_out=HeldOut(rows, 256, 12, {"diagnostics/effective_rank": 17.25, "diagnostics/probe_r2/<x>": 0.987}),
-        played=Played(protocols, 7, "sampler", "px", "cd" * 32, curve, "episodes.json"),
-        conditions={"history": "1 frame"},
-        published={"name": "dino_wm_wall", "paper": "a paper", "differences": ["seed 3"], "remarks": ["a <remark>"]},
-        recipe="demo <&> more",
-        run_dir="runs/x",
-        wall_s={"train": 81.2},
-    )
 
 
 def test_results_survive_json() -> None:

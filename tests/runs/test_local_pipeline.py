@@ -157,7 +157,8 @@ def test_the_report_shows_the_run(finished: tuple[Path, str]) -> None:
     page = (finished[0] / "report.html").read_text("utf-8")
     result = json.loads((finished[0] / "eval.json").read_text())
     assert f"{100 * result['success_rate']:.1f} %" in page
-    assert page.count("data:image/webp") == 6
+    # Two episodes: start, goal, rollout, and what was imagined as planned and from the start.
+    assert page.count("data:image/webp") == 10
     assert "40 train steps" in page
 
 
@@ -202,6 +203,7 @@ def test_a_run_killed_while_training_goes_on_from_its_checkpoint(surroundings: d
     # Long enough that the signals come before the end.
     run_dir = tmp_path / "killed"
     sizes = {"train__num_train_steps": 400, "train__batch_size": 16, "train__diagnostics_every": 200}
+    sizes["evaluation__every_num_train_steps"] = 400
     arguments = command(run_dir, evaluation__num_animations=0, evaluation__num_episodes=1, **sizes)
     code, last_line = end_after_checkpoint("step-00000010", signal.SIGTERM, arguments, surroundings, run_dir)
     kept = max(int(name[5:13]) for name in os.listdir(run_dir / "checkpoints") if ".tmp" not in name)

@@ -15,8 +15,7 @@ from torch import Tensor
 from jepawm.checkpoints.pickled.archive import Archive
 from jepawm.checkpoints.pickled.machine import Machine
 from jepawm.checkpoints.pickled.parts import DEPTH, Damaged, Object, Refused, View, below, kind_of, shown
-from jepawm.errors import CheckpointError
-from jepawm.nn.weights import first_line
+from jepawm.errors import CheckpointError, first_line
 
 __all__ = ["read_modules"]
 
