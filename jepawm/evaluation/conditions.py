@@ -2,6 +2,7 @@
 
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import ObjectiveConfig, PlannerConfig, ProtocolConfig, SubgoalConfig
+from jepawm.config.compact import frozen_encoder
 from jepawm.config.evaluation import NearestStartsConfig
 from jepawm.config.subgoals import MacroSubgoalsConfig
 from jepawm.types import ActionSpec
@@ -26,7 +27,8 @@ def model_conditions(model: WorldModel, spec: ModelSpec) -> dict[str, str]:
     """
     statistics = spec.statistics
     mean, std = ([f"{value:.4g}" for value in values] for values in (statistics.action_mean, statistics.action_std))
-    encoder = spec.model.encoder
+    # A compact latent reads features, and the encoder below it the frames.
+    encoder = frozen_encoder(spec.model.encoder)
     return {
         "action_scaling": f"(action - mean) / std; mean [{', '.join(mean)}], std [{', '.join(std)}]",
         "action_bounds": _bounds(spec.action),

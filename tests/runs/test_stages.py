@@ -69,6 +69,8 @@ def test_both_stages_leave_one_model(ran, tmp_path):
         4,
         4,
     ]
+    # The encoder below reads the frames, so its normalisation is told.
+    assert result.conditions["image_normalisation"].startswith("data, ")
     # The exported model alone encodes, unrolls and plans.
     alone = shutil.copytree(run_dir / "model", tmp_path / "model")
     model, spec = load_world_model(str(alone))
