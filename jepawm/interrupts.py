@@ -64,6 +64,8 @@ _last = StopRequest()
 @contextlib.contextmanager
 def raised_signals() -> Iterator[None]:
     """Within the block, SIGINT and SIGTERM raise `Interrupted` in the main thread."""
+    # A signal that ended an earlier command of this process says nothing of this one.
+    _last.signal_number = None
 
     def end(number: int, _frame: FrameType | None) -> None:
         _last.signal_number = number

@@ -50,6 +50,13 @@ def test_the_signal_is_known_where_a_library_raises_a_plain_keyboard_interrupt(
     assert guarded(command) == 143
     assert capsys.readouterr().err == "interrupted by SIGTERM\n"
 
+    def next_command() -> int:
+        raise KeyboardInterrupt
+
+    # The signal of an earlier command of the same process is not this one's.
+    assert guarded(next_command) == 130
+    assert capsys.readouterr().err == "interrupted by SIGINT\n"
+
 
 def test_the_first_signal_is_noted_and_the_second_one_raises() -> None:
     with raised_signals(), noted_signals() as request:
