@@ -102,7 +102,7 @@ def measure_planner(pairs: int) -> dict[str, Any]:
     model, spec = _model()
     env = EnvConfig(id="envs:envs/Wall-v1", image_size=IMAGE_SIZE_PX)
     game = _game(replan_every=6, num_samples=NUM_SAMPLES, num_iterations=NUM_ITERATIONS)
-    parcel = ray.put(pack_model(model, spec, game.objective, "untrained"))
+    parcel = ray.put(pack_model(model, spec, game.objective, SubgoalConfig(), version="untrained"))
     with ray_env_pool(env, ScalingConfig(num_env_actors=1)) as pool:
         tasks = _tasks(pool)
 

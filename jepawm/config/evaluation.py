@@ -202,6 +202,11 @@ class EvaluationConfig:
                 "evaluation.goal_offsets_env_steps draws goals at each distance, evaluation.episodes fixes them; leave "
                 "one of them out"
             )
+        if self.goal_source == "image" and self.nearest_starts.num_starts:
+            raise ConfigError(
+                "evaluation.nearest_starts looks for recorded windows near goals of the environment, and pictures as "
+                "goals are played without it; set evaluation.nearest_starts.num_starts to 0"
+            )
         if offsets and self.goal_source not in WITH_OFFSET:
             raise ConfigError(
                 f"evaluation.goal_offsets_env_steps needs goals that lie some env_steps after their start: "

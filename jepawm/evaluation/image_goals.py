@@ -91,6 +91,7 @@ def play_image_goals(
             spec,
             planner,
             objective,
+            subgoals=None if isinstance(planner, RandomPlansConfig) else plan.subgoals,
             replan_every=rules.replan_every,
             warm_start=rules.warm_start,
             shrinking_horizon=rules.horizon == "shrinking",

@@ -213,15 +213,17 @@ class PlannerHost:
 
     def _agent(self, game: Game, *, tells_memory: bool) -> Agent:
         """What plans; of several groups, which need as much memory each, one tells how much."""
-        tells_memory = tells_memory and not isinstance(game.planner, RandomPlansConfig)
+        is_random = isinstance(game.planner, RandomPlansConfig)
         return Agent(
             self.model,
             self.spec,
             game.planner,
             game.objective,
+            subgoals=None if is_random else game.subgoals,
+            starts=None if is_random else game.starts,
             replan_every=game.protocol.replan_every,
             warm_start=game.protocol.warm_start,
             shrinking_horizon=game.protocol.horizon == "shrinking",
             heads=self.heads,
-            say=self._say if tells_memory else None,
+            say=self._say if tells_memory and not is_random else None,
         )

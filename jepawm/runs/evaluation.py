@@ -202,7 +202,7 @@ def evaluate_and_report(
         what = f"{episodes}, {', '.join(config.evaluation.protocols)}"
 
         def parcel() -> ModelParcel:
-            return pack_model(model, spec, config.objective, weights_sha256(model_dir))
+            return pack_model(model, spec, config.objective, config.subgoals, version=weights_sha256(model_dir))
 
         with (
             console.stage("evaluate", what),

@@ -102,6 +102,11 @@ def improve(config: RunConfig, settings: ImproveConfig, recipe: str, console: Co
             "evaluation.episodes is set: every round is judged on the episode set of the first one, which is drawn; "
             "leave it out"
         )
+    if config.evaluation.goal_source == "image":
+        raise ConfigError(
+            "evaluation.goal_source is 'image', and nothing says whether a picture was reached; take goals of the "
+            "environment"
+        )
     folder = Path(config.run_dir or _folder(config, settings, recipe)).absolute()
     first = replace(config, run_dir=str(folder / "round-00"))
     check_run(first)
@@ -208,7 +213,7 @@ class _Improvement:
         split = Split.of(older, config.data.held_out_fraction, config.seed)
 
         def parcel() -> ModelParcel:
-            return pack_model(model, spec, config.objective, weights)
+            return pack_model(model, spec, config.objective, config.subgoals, version=weights)
 
         planned, by_policy = self.settings.planned_episodes, self.settings.policy_episodes
         what = f"round {number}: {planned} episodes that the model plans, {by_policy} of policy {config.data.policy}"

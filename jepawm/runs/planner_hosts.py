@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jepawm.checkpoints.head_folder import load_head
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import ObjectiveConfig, RunConfig
+from jepawm.config.subgoals import MacroSubgoalsConfig, SubgoalConfig
 from jepawm.encoders import FrozenEncoder
 from jepawm.errors import ConfigError
 from jepawm.evaluation.baselines import learned_baselines
@@ -19,17 +20,20 @@ if TYPE_CHECKING:
     from jepawm.runs.runtime import Runtime
 
 
-def pack_model(model: WorldModel, spec: ModelSpec, objective: ObjectiveConfig, version: str) -> ModelParcel:
+def pack_model(
+    model: WorldModel, spec: ModelSpec, objective: ObjectiveConfig, subgoals: SubgoalConfig, *, version: str
+) -> ModelParcel:
     """A model with all that planning reads of it, so that the nodes of planner hosts need none of its files.
 
     Args:
         model: The world model; it stays where it is.
         spec: Its specification.
         objective: Of the evaluation: a learned distance is a head.
+        subgoals: Of the evaluation: macro-actions are a head's.
         version: SHA-256 of its weights.
 
     Raises:
-        ConfigError: A learned distance, and a model that was read from no folder.
+        ConfigError: A learned distance or subgoals, and a model that was read from no folder.
         CheckpointError: A head or a pretrained encoder that is missing, damaged or another model's.
     """
     if isinstance(model.encoder.storable, FrozenEncoder):
@@ -38,6 +42,8 @@ def pack_model(model: WorldModel, spec: ModelSpec, objective: ObjectiveConfig, v
     names = set(learned_baselines(spec))
     if objective.distance == "temporal":
         names.add(objective.head)
+    if isinstance(subgoals, MacroSubgoalsConfig):
+        names.add(subgoals.head)
     if names and spec.folder is None:
         raise ConfigError(f"heads lie in a model's folder, and this model was read from none: {', '.join(names)}")
     heads = {name: load_head(str(spec.folder), name)[0] for name in sorted(names)}

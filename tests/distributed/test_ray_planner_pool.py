@@ -27,7 +27,7 @@ def test_a_killed_planner_host_costs_a_rerun_and_nothing_else(ray_local):
         expected = PlannerHost(model, spec, [here], episodes_per_group=2).play(GAME, tasks)
 
     def parcel():
-        return pack_model(model, spec, config.objective, "version")
+        return pack_model(model, spec, config.objective, config.subgoals, version="version")
 
     with planner_hosts(config, RayRuntime(scaling), parcel, print) as pool:
         os.kill(pool.process_id(0), signal.SIGKILL)

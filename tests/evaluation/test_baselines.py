@@ -176,7 +176,7 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
     with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
         result = evaluate(plan, model, spec, pool, wall_dataset, model_dir=folder, console=Console(quiet=True)).result
     # The nodes of planner hosts may not see the model's folder: its heads travel with it.
-    parcel = pickle.loads(pickle.dumps(pack_model(model, spec, CONFIG.objective, "version")))
+    parcel = pickle.loads(pickle.dumps(pack_model(model, spec, CONFIG.objective, plan.subgoals, version="version")))
     away = dataclasses.replace(parcel.spec, folder=str(tmp_path / "nowhere"))
     with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
         host = PlannerHost(parcel.model, away, [pool], heads=parcel.heads)
@@ -186,6 +186,13 @@ def test_an_evaluation_plays_heads_and_draws_with_them(
             console=Console(quiet=True),
             players=PlannerPool(SerialBackend(lambda: host), max_restarts=0, episodes_per_group=None),
         ).result
+    assert set(parcel.heads) == {"inverse_dynamics", "macro"}
+    # Plans that aim at subgoals end elsewhere; random plans do not.
+    with EnvPool(SerialBackend(lambda: EnvHost(wall_env))) as pool:
+        one_level = dataclasses.replace(plan, subgoals=SubgoalConfig())
+        alone = evaluate(one_level, model, spec, pool, None, model_dir=folder, console=Console(quiet=True)).result
+    assert alone.protocols["per_chunk"].planned.episodes != result.protocols["per_chunk"].planned.episodes
+    assert alone.protocols["per_chunk"].random.episodes == result.protocols["per_chunk"].random.episodes
     for name in ("planned", "random"):
         played = [getattr(each.protocols["per_chunk"], name).episodes for each in (result, there)]
         assert played[0] == played[1]

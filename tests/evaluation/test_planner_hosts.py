@@ -3,6 +3,7 @@
 import pickle
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from mortal_hosts import MortalBackend
 from wall_game import GAME, WALL, wall_model, wall_spec
 
 from jepawm.checkpoints.model_folder import ModelSpec
-from jepawm.config import ObjectiveConfig
+from jepawm.config import ObjectiveConfig, RandomPlansConfig
+from jepawm.config.subgoals import SubgoalConfig
 from jepawm.errors import PlanningError
 from jepawm.evaluation.goals import sampled_tasks
 from jepawm.evaluation.planner_host import PlannerHost, split_groups
 from jepawm.evaluation.planner_pool import PlannerPool
 from jepawm.evaluation.protocol import ProtocolRun
+from jepawm.latent import Latent
 from jepawm.rollout import EnvHost, EnvPool, Observed, SerialBackend, Task
 from jepawm.runs.planner_hosts import pack_model
 from jepawm.world_model import WorldModel
@@ -63,11 +66,30 @@ def planner_pool(
     """Planner hosts in this process, each with the model that travelled to it and two pools of environment hosts."""
 
     def make_host() -> PlannerHost:
-        parcel = pickle.loads(pickle.dumps(pack_model(model, spec, ObjectiveConfig(), "version")))
+        parcel = pickle.loads(
+            pickle.dumps(pack_model(model, spec, ObjectiveConfig(), SubgoalConfig(), version="version"))
+        )
         return PlannerHost(parcel.model, parcel.spec, [env_pool(env_hosts, env_deaths) for _ in range(2)])
 
     backend = MortalBackend(make_host, num_hosts, deaths)
     return PlannerPool(backend, max_restarts=max_restarts, episodes_per_group=GROUP)
+
+
+def test_searches_start_where_the_game_says_and_random_plans_do_not(
+    model: WorldModel, spec: ModelSpec, tasks: list[Task]
+) -> None:
+    asked: list[int] = []
+
+    def starts(_observed: Latent, aims: Latent) -> torch.Tensor:
+        episodes = aims.lead[0]
+        asked.append(episodes)
+        return torch.zeros(episodes, 1, GAME.planner.horizon, model.action_dim)
+
+    host, game = PlannerHost(model, spec, [env_pool()]), replace(GAME, starts=starts)
+    host.play(replace(game, planner=RandomPlansConfig.beside(game.planner)), tasks[:2])
+    assert asked == []
+    host.play(game, tasks[:2])
+    assert asked[0] == 2
 
 
 @pytest.mark.parametrize(("hosts", "env_hosts"), [(1, 2), (3, 8)])

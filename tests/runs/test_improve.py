@@ -134,6 +134,9 @@ def test_what_cannot_improve_is_refused_before_anything_is_written(tmp_path: Pat
     judged = replace(config, evaluation=replace(config.evaluation, episodes="set.json"))
     with pytest.raises(ConfigError, match=r"evaluation\.episodes is set"):
         improve(judged, SETTINGS, "demo", Console(quiet=True))
+    pictures = replace(config, evaluation=replace(config.evaluation, goal_source="image", goal_images="goals"))
+    with pytest.raises(ConfigError, match=r"evaluation\.goal_source is 'image'"):
+        improve(pictures, SETTINGS, "demo", Console(quiet=True))
     with pytest.raises(ConfigError, match=r"improve\.policy_fraction must lie in \[0, 1\), found 1"):
         ImproveConfig(policy_fraction=1.0)
     assert not (tmp_path / "rounds").exists()
