@@ -1,5 +1,6 @@
 # make demo          set up, then run the demo
 # make test          set up, then run the tests on all cores (PYTEST_ARGS="-n 0": one after the other)
+# make test-long     the tests that start clusters, servers and jobs, or kill them
 # make lint          ruff and mypy
 # make check-pins    show that constraints.txt resolves for each Python and platform (asks the package index; minutes)
 #
@@ -52,7 +53,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export RAY_AUTH_MODE := disabled
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: setup demo test lint format check-pins venv-key clean
+.PHONY: setup demo test test-long lint format check-pins venv-key clean
 setup: $(STAMP)
 	@if [ "$$(cat $(SOURCE) 2>/dev/null)" != "$(CURDIR)" ]; then \
 	  $(INSTALL) --no-deps --no-build-isolation --editable . && echo "$(CURDIR)" > $(SOURCE); fi
@@ -85,7 +86,11 @@ demo: setup
 
 # Tests of an extra that is not installed are skipped, with the reason (PYTEST_ARGS=-rs lists them).
 test: needs-test setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+# Several Rays and their kills, real servers, submitted jobs: CI runs them after the others.
+test-long: needs-test setup
+	$(BIN)/python -m pytest -m long --durations=0 $(PYTEST_ARGS)
 
 lint: needs-lint setup
 	$(BIN)/ruff check .
