@@ -52,6 +52,9 @@ endif
 export RAY_USAGE_STATS_ENABLED := 0
 export RAY_AUTH_MODE := disabled
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+# Python keeps what it compiles, also where the shell says otherwise: pytest, its workers, Ray and the commands under test
+# are some 100 processes, and each would compile the package again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test test-long lint format check-pins venv-key clean
 setup: $(STAMP)
@@ -90,7 +93,7 @@ test: needs-test setup
 
 # Several Rays and their kills, real servers, submitted jobs: CI runs them after the others.
 test-long: needs-test setup
-	$(BIN)/python -m pytest -m long --durations=0 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m long -n 0 --durations=20 $(PYTEST_ARGS)
 
 lint: needs-lint setup
 	$(BIN)/ruff check .

@@ -3,6 +3,9 @@
 `make test` runs the suite with one pytest worker more than there are physical cores, because the worker whose tests
 start Rays mostly waits for processes. The tests of one file share a worker, so a fixture of a module is made once.
 All files with tests marked `ray` share one worker, and so one Ray.
+
+Tests that train on Ray, start several Rays, servers or submitted jobs, or kill such processes are marked `long`:
+`make test` leaves them to `make test-long`, which runs one after the other. CI runs both.
 """
 
 import functools

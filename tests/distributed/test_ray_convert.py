@@ -21,6 +21,7 @@ pytest.importorskip("av")
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
 def test_a_worker_that_dies_over_an_episode_ends_the_conversion_and_costs_nothing_that_was_read(tmp_path, monkeypatch):
     from jepawm.distributed import convert

@@ -53,6 +53,7 @@ def test_a_killed_actor_costs_time_and_nothing_else(ray_local, serial):
     np.testing.assert_array_equal(ray_states, states)
 
 
+@pytest.mark.long
 def test_collecting_survives_a_killed_actor_and_loses_nothing(ray_local, serial):
     from jepawm.distributed.env_pool import ray_env_pool
 

@@ -12,7 +12,7 @@ from jepawm.evaluation.planner_host import PlannerHost
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.runs.planner_hosts import pack_model, planner_hosts
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 def test_a_killed_planner_host_costs_a_rerun_and_nothing_else(ray_local):

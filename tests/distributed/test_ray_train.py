@@ -54,6 +54,7 @@ def _largest_difference(a, b):
     return max(float(np.abs(a[key] - b[key]).max()) for key in a)
 
 
+@pytest.mark.long
 def test_two_workers_make_the_updates_of_one_process_that_averages_both_halves(ray_local, wall_dataset, tmp_path):
     from jepawm.distributed.train import ray_train
 
@@ -104,6 +105,7 @@ def _average_of_two_halves(config, dataset):
     return {name: value.numpy() for name, value in state.objective.model.state_dict().items()}, losses, gradient_norms
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_reaches_the_user_as_itself_and_is_not_tried_again(
     ray_local, wall_dataset, tmp_path, monkeypatch
 ):
@@ -163,6 +165,7 @@ def _ids(batch):
     return list(zip(batch["episode_id"].to_pylist(), batch["start"].to_pylist(), strict=True))
 
 
+@pytest.mark.long
 def test_training_on_the_stream(ray_local, wall_dataset, tmp_path):
     from jepawm.distributed.train import ray_train
     from jepawm.distributed.window_stream import WindowFeed
@@ -183,6 +186,7 @@ def test_training_on_the_stream(ray_local, wall_dataset, tmp_path):
     assert records[-1]["train/loss"] < records[0]["train/loss"]
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_the_steps_since_its_checkpoint_and_the_weights_are_the_local_loops(
     ray_local, wall_dataset, tmp_path, monkeypatch
 ):
@@ -221,6 +225,7 @@ def test_a_killed_worker_costs_the_steps_since_its_checkpoint_and_the_weights_ar
     assert [record["train_step"] for record in read_metrics(metrics)] == [3, 6, 9, 12, 15]
 
 
+@pytest.mark.long
 def test_a_node_that_is_taken_away_and_a_signal_end_at_a_checkpoint_and_lose_no_step(
     ray_local, wall_dataset, tmp_path, monkeypatch
 ):

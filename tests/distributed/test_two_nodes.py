@@ -13,7 +13,7 @@ from jepawm.config import EnvConfig, ScalingConfig
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 
 # It starts a Ray of its own, so it comes before the tests that share one (tests/suite.py).
-pytestmark = [pytest.mark.ray, pytest.mark.e2e]
+pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.long]
 ENV = EnvConfig(image_size=32)
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.e2e]
+pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.long]
 
 SMALL = [
     *("--data.num-episodes", "20", "--train.num-train-steps", "8", "--train.batch-size", "32"),

@@ -199,6 +199,7 @@ def end_after_checkpoint(
     return code, log.read_text().splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_run_killed_while_training_goes_on_from_its_checkpoint(surroundings: dict[str, str], tmp_path: Path) -> None:
     # Long enough that the signals come before the end.
     run_dir = tmp_path / "killed"
@@ -297,6 +298,7 @@ def test_other_proprio_than_the_environments_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_run_keeps_no_place_in_its_model_and_its_configuration_is_a_recipe(
     finished: tuple[Path, str], surroundings: dict[str, str], tmp_path: Path
 ) -> None:
