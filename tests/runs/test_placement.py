@@ -71,10 +71,7 @@ def test_labels_and_the_kind_of_gpu_choose_nodes() -> None:
         ConfigError, match="accelerator_type 'H100' asks for GPUs, and the cluster has none of that kind"
     ):
         planned(cluster, ("train",), accelerator_type="H100")
-    with pytest.raises(
-        ConfigError,
-        match="no node of the cluster, running or startable, holds one of the environment actors .1 CPU each, zone=b",
-    ):
+    with pytest.raises(ConfigError, match=r"no node .* holds one of the environment actors \(1 CPU each, zone=b\)"):
         planned(cluster, ("collect",), env_actor_labels=("zone=b",))
 
 
@@ -90,8 +87,8 @@ def test_labels_and_the_kind_of_gpu_choose_nodes() -> None:
         (
             {"num_workers": 2, "gpus_per_worker": 1},
             Cluster((CPU_SPOT,)),
-            r"scaling.num_workers: no node of the cluster, running or startable, holds one of the training workers \(1 CPU "
-            r"and 1 GPU each\); there are 8 x cpu-spot \(16 CPUs\)",
+            r"scaling.num_workers: no node of the cluster, running or startable, holds one of the training workers "
+            r"\(1 CPU and 1 GPU each\); there are 8 x cpu-spot \(16 CPUs\)",
         ),
         ({"device": "cuda"}, Cluster((CPU_SPOT,)), r"device 'cuda' asks for GPUs, and the cluster has none"),
         (
