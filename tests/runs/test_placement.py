@@ -41,7 +41,9 @@ def test_a_sleeping_cluster_is_woken_for_what_the_run_asks() -> None:
 def test_planner_hosts_claim_gpus_that_can_be_started_and_play_in_actors_of_their_own() -> None:
     plan = planned(ASLEEP, num_workers=2, num_env_actors=64, num_planner_hosts=4, device="cuda")
     assert plan.lines() == [
-        "128 environment actors, 1 CPU each: on 8 cpu-spot (to be started); half of them play for the planner hosts",
+        # CPUs of nodes that are started for the hosts are taken before further nodes are.
+        "128 environment actors, 1 CPU each: on 4 gpu-spot (to be started), on 7 cpu-spot (to be started); half of them "
+        "play for the planner hosts",
         "2 training workers, 1 CPU and 1 GPU each: on 2 gpu-spot (to be started); they compute on the GPU",
         "4 planner hosts, 1 CPU and 1 GPU each: on 4 gpu-spot (to be started); they compute on the GPU",
         "driver: held-out prediction, on the CPU",
@@ -82,7 +84,7 @@ def test_labels_and_the_kind_of_gpu_choose_nodes() -> None:
             {"num_workers": 4},
             Cluster((HEAD, replace(GPU_SPOT, count=1)), (replace(GPU_SPOT, count=1),)),
             r"scaling.num_workers: 4 training workers x 1 GPU = 4 GPUs; there are 1 x gpu-spot \(8 CPUs, 1 GPU\), "
-            r"1 x gpu-spot \(8 CPUs, 1 GPU\); at most 2 fit",
+            r"1 x gpu-spot \(8 CPUs, 1 GPU, startable\); at most 2 fit",
         ),
         (
             {"num_workers": 2, "gpus_per_worker": 1},
@@ -98,7 +100,7 @@ def test_labels_and_the_kind_of_gpu_choose_nodes() -> None:
         ),
         ({"cpus_per_worker": 32}, Cluster((CPU_SPOT,)), r"holds one of the training workers \(32 CPUs each\)"),
         (
-            {"num_env_actors": 2, "evaluation": EvaluationConfig(every_num_train_steps=100)},
+            {"num_env_actors": 2, "evaluation": EvaluationConfig(every_num_train_steps=500)},
             Cluster((NodeType("node", {"CPU": 2.0}),)),
             r"2 environment actors do not fit beside the other processes that run at the same time: 1 training worker "
             r"x 1 \+ 2 environment actors x 1 = 3 CPUs; there are 1 x node \(2 CPUs\)",
@@ -184,7 +186,7 @@ def test_on_a_ray_of_its_own_all_processes_of_a_run_fit_at_the_same_time(
     assert round(claimed, 4) <= num_cpus
     assert num_cpus < 64 or demand.worker().cpus == 1
     beside = RunConfig(
-        scaling=scaling, train=TrainConfig(batch_size=128), evaluation=EvaluationConfig(every_num_train_steps=100)
+        scaling=scaling, train=TrainConfig(batch_size=128), evaluation=EvaluationConfig(every_num_train_steps=500)
     )
     place_run(beside, EVERYTHING, cluster, driver_has_gpu=False)
     # Encode actors fill the cores.

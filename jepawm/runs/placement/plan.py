@@ -163,7 +163,7 @@ def _check_gpus(config: RunConfig, stages: Collection[Stage], demand: Demand) ->
         claims["scaling.gpus_per_planner_host"] = demand.planner_host()
     for key, claim in claims.items():
         if stated and not claim.gpus and getattr(scaling, key.removeprefix("scaling.")) is None:
-            shapes = _shapes(demand.cluster.types())
+            shapes = _shapes(demand.cluster.types(), demand.cluster)
             raise ConfigError(
                 f"{' and '.join(stated)} asks for GPUs, and the cluster has none of that kind for {key}, nor can it "
                 f"start any ({shapes}); pass --device cpu, or {key} 0"
@@ -275,38 +275,40 @@ def _refusal(role: Role, roles: Sequence[Role], cluster: Cluster, placed: int) -
     """Why a role does not fit of which some processes were placed, with the sums."""
     claim = role.claim
     suitable = [kind for kind in cluster.types() if claim.suits(kind)]
-    capacity = sum(number_held(kind, claim.resources) for kind in suitable)
+    holding = [kind for kind in suitable if number_held(kind, claim.resources)]
+    capacity = sum(number_held(kind, claim.resources) for kind in holding)
     if capacity == 0:
         return (
             f"{role.key}: no node of the cluster, running or startable, holds one of the {role.name}s "
-            f"({claim.words()}); there are {_shapes(cluster.types())}"
+            f"({claim.words()}); there are {_shapes(cluster.types(), cluster)}"
         )
     limit = "" if cluster.most_started is None else f", at most {cluster.most_started} nodes may be added"
-    there = f"there are {_shapes(suitable)}{limit}"
+    there = f"there are {_shapes(holding, cluster)}{limit}"
     if capacity < role.needed or role is roles[0]:
         resource = "GPU" if claim.gpus else "CPU"
         amount = claim.resources[resource]
         needed = f"{_counted(role, role.needed)} x {amount:.3g} {resource} = {role.needed * amount:.3g} {resource}s"
-        return f"{role.key}: {needed}; {there}; at most {min(capacity, placed)} fit; lower {role.key}, or claim less for each"
+        remedy = f"lower {role.key}, or claim less for each"
+        return f"{role.key}: {needed}; {there}; at most {min(capacity, placed)} fit; {remedy}"
     sums = " + ".join(f"{_counted(each, each.needed)} x {each.claim.cpus:.3g}" for each in roles)
     total = sum(each.needed * each.claim.cpus for each in roles)
     gpus = sum(each.needed * each.claim.gpus for each in roles)
     gpus_in_words = f" and {gpus:.3g} GPUs" if gpus else ""
     return (
         f"{role.key}: {_counted(role, role.needed)} do not fit beside the other processes that run at the same time: "
-        f"{sums} = {total:.3g} CPUs{gpus_in_words}; there are {_shapes(cluster.types())}{limit}; lower {role.key}, or "
+        f"{sums} = {total:.3g} CPUs{gpus_in_words}; there are {_shapes(cluster.types(), cluster)}{limit}; lower {role.key}, or "
         "leave out evaluation.every_num_train_steps where it is set"
     )
 
 
-def _shapes(types: Iterable[NodeType]) -> str:
-    """`2 x gpu (8 CPUs, 1 GPU)` for each type of nodes."""
+def _shapes(types: Iterable[NodeType], cluster: Cluster) -> str:
+    """`2 x gpu (8 CPUs, 1 GPU, startable)` for each type of nodes."""
     words = []
     for kind in types:
-        amounts = [f"{kind.cpus:.3g} CPU{'' if kind.cpus == 1 else 's'}"]
-        if kind.gpus:
-            amounts.append(f"{kind.gpus:.3g} GPU{'' if kind.gpus == 1 else 's'}")
-        words.append(f"{kind.count} x {kind.name} ({', '.join(amounts)})")
+        facts = [f"{kind.cpus:.3g} CPU{'' if kind.cpus == 1 else 's'}"]
+        facts += [f"{kind.gpus:.3g} GPU{'' if kind.gpus == 1 else 's'}"] if kind.gpus else []
+        facts += ["startable"] if any(kind is each for each in cluster.startable or ()) else []
+        words.append(f"{kind.count} x {kind.name} ({', '.join(facts)})")
     return ", ".join(words) or "no nodes"
 
 
