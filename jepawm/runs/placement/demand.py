@@ -199,5 +199,8 @@ class Demand:
             + pools * scaling.num_env_actors * scaling.cpus_per_env_actor
             + scaling.num_planner_hosts * (scaling.cpus_per_planner_host or 1)
         )
-        share = cpus * min(1.0, self.cluster.total("CPU") / total)
+        cores = self.cluster.total("CPU")
+        # A task of Ray Data, which reads what workers train on, claims a whole CPU and would wait for ever without.
+        left = cores - 1 if cores > 1 else cores
+        share = cpus * min(1.0, left / total)
         return round(max(math.floor(share / _FINEST) * _FINEST, _FINEST), 4)

@@ -8,7 +8,7 @@ from typing import Literal
 from jepawm.config import RunConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError
-from jepawm.runs.placement.demand import Demand, Role
+from jepawm.runs.placement.demand import Claim, Demand, Role
 from jepawm.runs.placement.nodes import Cluster, NodeType, holds, number_held
 
 Stage = Literal["collect", "encode", "train", "evaluate"]
@@ -128,8 +128,11 @@ def _roles(config: RunConfig, stage: Stage, stages: Collection[Stage], demand: D
         spread=not claim.gpus,
         remark=_computes(config.device, claim.gpus, threads_in_words),
     )
+    # One task is enough to get on; Ray Data starts as many as there is room for.
+    reader = Role("task that reads windows", "data.loader stream", 1, Claim(1.0))
+    reading = [reader] if config.data.loader == "stream" else []
     beside = "evaluate" in stages and config.evaluation.every_num_train_steps is not None
-    return [worker, *(playing if beside else ())]
+    return [worker, *reading, *(playing if beside else ())]
 
 
 def _computes(device: str, gpus: float, on_cpu: str) -> str:
@@ -296,8 +299,8 @@ def _refusal(role: Role, roles: Sequence[Role], cluster: Cluster, placed: int) -
     gpus_in_words = f" and {gpus:.3g} GPUs" if gpus else ""
     return (
         f"{role.key}: {_counted(role, role.needed)} do not fit beside the other processes that run at the same time: "
-        f"{sums} = {total:.3g} CPUs{gpus_in_words}; there are {_shapes(cluster.types(), cluster)}{limit}; lower {role.key}, or "
-        "leave out evaluation.every_num_train_steps where it is set"
+        f"{sums} = {total:.3g} CPUs{gpus_in_words}; there are {_shapes(cluster.types(), cluster)}{limit}; lower "
+        f"{role.key}, or leave out evaluation.every_num_train_steps where it is set"
     )
 
 
