@@ -1,7 +1,8 @@
 """A run on Ray: environment actors, Ray Train workers, one session around both."""
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader
@@ -12,6 +13,9 @@ from jepawm.rollout.backend import Backend
 from jepawm.runs.placement import Cluster, PlacementPlan, Stage, place_run
 from jepawm.runs.placement.demand import Demand
 from jepawm.training.features import EncodeJob
+
+if TYPE_CHECKING:
+    from jepawm.distributed.cluster import Startable
 
 
 class RayRuntime:
@@ -27,7 +31,6 @@ class RayRuntime:
         self._log = RayLog(say)
         self._started = connect(object_store_memory_mib=scaling.object_store_memory_mib, log=self._log)
         self._scaling, self._device, self._say = scaling, device, say
-        self._startable: Any = ...
         self._parcels: dict[tuple[str, ...], Any] = {}
 
     def place(self, config: RunConfig, stages: Collection[Stage]) -> PlacementPlan:
@@ -91,12 +94,16 @@ class RayRuntime:
         return Demand(scaling, device, self._cluster())
 
     def _cluster(self) -> Cluster:
-        """The nodes that run now, and those that can be started, which are asked for once."""
-        from jepawm.distributed.cluster import NOTHING_STARTABLE, look_at_cluster, startable_nodes
+        """The nodes that run now, and those that can be started."""
+        from jepawm.distributed.cluster import look_at_cluster
 
-        if self._startable is ...:
-            self._startable = NOTHING_STARTABLE if self._started else startable_nodes()
         return look_at_cluster(is_own=self._started, startable=self._startable)
+
+    @cached_property
+    def _startable(self) -> "Startable | None":
+        from jepawm.distributed.cluster import NOTHING_STARTABLE, startable_nodes
+
+        return NOTHING_STARTABLE if self._started else startable_nodes()
 
     @property
     def _can_grow(self) -> bool:

@@ -60,15 +60,16 @@ class RayLog:
         self._say = say
         self._path: str | None = None
         self._kept: deque[str] = deque(maxlen=self._KEPT_LINES)
-        self._printed: Callable[..., None] | None = None
+        self._is_listening = False
+        self._print: Callable[..., None] = print
 
     def listen(self) -> None:
         """Begins to take what Ray prints."""
         worker = importlib.import_module("ray._private.worker")
         # Ray has no setting for this: `log_to_driver` is about what workers print.
         printed = getattr(worker, "print_to_stdstream", None)
-        if printed is not None and self._printed is None:
-            self._printed = printed
+        if printed is not None and not self._is_listening:
+            self._is_listening, self._print = True, printed
             worker.print_to_stdstream = self._take
 
     def write_to(self, folder: str) -> None:
@@ -79,14 +80,13 @@ class RayLog:
 
     def close(self) -> None:
         """Ray prints again."""
-        if self._printed is not None:
-            importlib.import_module("ray._private.worker").print_to_stdstream = self._printed
-            self._printed = None
+        if self._is_listening:
+            importlib.import_module("ray._private.worker").print_to_stdstream = self._print
+            self._is_listening = False
 
     def _take(self, data: dict[str, Any], *arguments: Any, **named: Any) -> None:
-        assert self._printed is not None
         if data.get("pid") != "raylet":
-            self._printed(data, *arguments, **named)
+            self._print(data, *arguments, **named)
             return
         self._write([str(line) for line in data.get("lines", [])])
 
