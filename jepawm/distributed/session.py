@@ -65,7 +65,7 @@ class RayLog:
 
     def listen(self) -> None:
         """Begins to take what Ray prints."""
-        worker = importlib.import_module("ray._private.worker")
+        worker: Any = importlib.import_module("ray._private.worker")
         # Ray has no setting for this: `log_to_driver` is about what workers print.
         printed = getattr(worker, "print_to_stdstream", None)
         if printed is not None and not self._is_listening:
@@ -81,7 +81,8 @@ class RayLog:
     def close(self) -> None:
         """Ray prints again."""
         if self._is_listening:
-            importlib.import_module("ray._private.worker").print_to_stdstream = self._print
+            worker: Any = importlib.import_module("ray._private.worker")
+            worker.print_to_stdstream = self._print
             self._is_listening = False
 
     def _take(self, data: dict[str, Any], *arguments: Any, **named: Any) -> None:

@@ -64,7 +64,7 @@ class Waiting:
         has_no_room, is_late = is_waiting(self._claim), now - self._since >= self._timeout_s
         if is_late and (has_no_room or self._ends_slow_starts):
             raise PlacementError(
-                f"{what} did not start within {waited} (scaling.placement_timeout_s): {room_in_words()}; claim less, "
+                f"{what} did not start within {self._timeout_s:g} s (scaling.placement_timeout_s): {room_in_words()}; claim less, "
                 "use fewer of them, or a larger cluster; the same command goes on where this run stopped"
             )
         if has_no_room:

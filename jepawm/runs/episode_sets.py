@@ -34,7 +34,7 @@ def make_episodes(config: RunConfig, path: str, console: Console) -> EpisodeSet:
     check_collection(config)
     runtime = make_runtime(config, console.say)
     try:
-        tell_placement(runtime.place(config, ("collect",)), console)
+        tell_placement(runtime.place(config, ["collect"]), console)
         held_out = None
         if config.evaluation.takes_recordings:
             prepare_dataset(config, runtime, console)

@@ -69,7 +69,7 @@ def collect_run(config: RunConfig, console: Console) -> str:
     check_collection(config)
     goes_on = "the same command goes on with the episodes that are missing"
     with telling_how_to_go_on(lambda: goes_on), started_runtime(config, console) as runtime:
-        tell_placement(runtime.place(config, ("collect",)), console)
+        tell_placement(runtime.place(config, ["collect"]), console)
         return prepare_dataset(config, runtime, console)
 
 
