@@ -84,7 +84,9 @@ def measure_environment(pairs: int) -> dict[str, Any]:
     model, spec = _model()
     env = EnvConfig(id="planner_hosts:DelayedWall", image_size=IMAGE_SIZE_PX)
     game = _game(replan_every=6, num_samples=16, num_iterations=1)
-    with ray_env_pool(env, ScalingConfig(num_env_actors=1)) as one, ray_env_pool(env, ScalingConfig()) as two:
+    # Two pools are open at once, and one of them works: each claims less than it uses.
+    scaling = ScalingConfig(num_env_actors=2, cpus_per_env_actor=0.5)
+    with ray_env_pool(env, scaling, 1) as one, ray_env_pool(env, scaling) as two:
         players = {1: PlannerHost(model, spec, [one]), 2: PlannerHost(model, spec, [two])}
         return _compare(players, game, _tasks(one), pairs)
 
@@ -94,9 +96,11 @@ def measure_planner(pairs: int) -> dict[str, Any]:
     import ray
 
     from jepawm.config import ScalingConfig
+    from jepawm.distributed.cluster import look_at_cluster
     from jepawm.distributed.env_pool import ray_env_pool
     from jepawm.distributed.planner_pool import planner_backend
     from jepawm.evaluation.planner_pool import PlannerPool
+    from jepawm.runs.placement.demand import Demand
     from jepawm.runs.planner_hosts import pack_model
 
     model, spec = _model()
@@ -108,7 +112,7 @@ def measure_planner(pairs: int) -> dict[str, Any]:
 
     def start(hosts: int) -> PlannerPool:
         scaling = ScalingConfig(num_env_actors=2, num_planner_hosts=hosts, cpus_per_planner_host=1)
-        backend = planner_backend(env, scaling, "cpu", parcel)
+        backend = planner_backend(env, Demand(scaling, "cpu", look_at_cluster(is_own=True)), parcel)
         return PlannerPool(backend, max_restarts=0, episodes_per_group=scaling.largest_group)
 
     with start(1) as one, start(2) as two:

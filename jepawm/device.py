@@ -29,6 +29,30 @@ def pick_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def device_without_gpu(name: str) -> str:
+    """Where a process computes that claimed no GPU of Ray's: it may see GPUs that others have claimed."""
+    return "mps" if name in ("auto", "mps") and torch.backends.mps.is_available() else "cpu"
+
+
+def device_of_claim(name: str, gpus: float) -> str:
+    """Where a process of a run on Ray computes.
+
+    Args:
+        name: Device of the run.
+        gpus: GPUs that the process claims; Ray shows it no others, so they are numbered from 0.
+    """
+    return "cuda" if gpus and name.startswith(("auto", "cuda")) else device_without_gpu(name)
+
+
+def pick_driver_device(name: str) -> torch.device:
+    """Where the driver of a run computes: a GPU that the run asks for is needed where its work is done, not here.
+
+    Raises:
+        ConfigError: No such device.
+    """
+    return pick_device("cpu" if name.startswith("cuda") and not torch.cuda.is_available() else name)
+
+
 def resolve_precision(precision: str, device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
     """The number format that `auto` stands for on a device.
 

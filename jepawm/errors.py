@@ -43,6 +43,10 @@ class CheckpointError(JepawmError):
     """A checkpoint that is missing, damaged, or belongs to another model or format."""
 
 
+class PlacementError(JepawmError):
+    """A cluster that has no room for the processes of a run."""
+
+
 class TrackingError(JepawmError):
     """The tracker does not open or does not answer; metrics.jsonl is complete all the same."""
 

@@ -44,7 +44,7 @@ class RunConfig:
     seed: int = 0
     """Seed of everything random in collecting and training."""
     device: str = "auto"
-    """`auto` (cuda, mps, cpu in this order) or a torch device."""
+    """`auto` (cuda, mps, cpu in this order) or a torch device. On a cluster it is judged where the work is done."""
     local: bool = False
     """Run everything in this process, without importing Ray."""
     run_dir: str | None = None
@@ -120,11 +120,6 @@ class RunConfig:
                 "--local plans in this one process; scaling.num_planner_hosts must be 0, found "
                 f"{self.scaling.num_planner_hosts}; a model that was trained with --local is evaluated on Ray with "
                 "--no-local"
-            )
-        if self.scaling.gpus_per_planner_host and not self.device.startswith(("auto", "cuda")):
-            raise ConfigError(
-                f"device is '{self.device}', and scaling.gpus_per_planner_host claims "
-                f"{self.scaling.gpus_per_planner_host:g} GPUs that nothing would use; set one of them otherwise"
             )
         if isinstance(self.planner, FunctionPlannerConfig):
             self.planner.check_function()

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,14 +12,12 @@ import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from jepawm.distributed.nodes import LostNodes
+from jepawm.distributed.waiting import LOOK_EVERY_S, Say, Waiting
 from jepawm.errors import EnvironmentFault, JepawmError
 from jepawm.rollout import HostDied
 from jepawm.rollout.backend import NodeLost
 from jepawm.rollout.calls import Call
-
-# An actor that has not started after this time counts as dead. Starting means: Ray finds a node with room, starts a
-# process there and imports this package; an autoscaling cluster may have to start a node first.
-START_TIMEOUT_S = 900.0
+from jepawm.runs.placement.demand import Claim
 
 
 @dataclass(frozen=True)
@@ -30,17 +28,25 @@ class ActorKind:
         name: Of one actor, for errors.
         shell: The actor's class. Its `ready()` returns the id of its node, its `answer(call)` the packed answer.
         arguments: Of the class.
-        options: Of `ray.remote`; `num_cpus` is one of them.
+        claim: What each actor claims.
+        options: Of `ray.remote`, beside the claim.
         call_timeout_s: An actor that takes longer for one call counts as dead; infinite: it may take its time.
+        start_timeout_s: The run ends where actors have not started after this time. Starting means: Ray finds a node
+            with room, starts a process there and imports this package; an autoscaler may have to start a node first.
         error: Raised where a host raises an error that is not one of ours.
+        can_grow: Whether the cluster can start nodes. Where it cannot, the replacement of an actor whose node is gone
+            claims no CPU: the nodes that are left may be full, and a crowded node is better than a run that waits.
     """
 
     name: str
     shell: type
     arguments: tuple[Any, ...]
-    options: Mapping[str, Any]
+    claim: Claim
+    options: Mapping[str, Any] = field(default_factory=dict)
     call_timeout_s: float = math.inf
+    start_timeout_s: float = math.inf
     error: type[JepawmError] = EnvironmentFault
+    can_grow: bool = False
 
 
 @dataclass
@@ -49,14 +55,12 @@ class _Actor:
 
     Attributes:
         handle: Ray's handle of the actor.
-        started_at: When the actor was created, seconds of `time.monotonic`.
         starting: Resolves when the actor has started; None from then on.
-        ready_at: When the actor was first seen to have started.
+        ready_at: When the actor was first seen to have started, seconds of `time.monotonic`.
         node_id: Where the actor runs; None: not known yet.
     """
 
     handle: Any
-    started_at: float
     starting: Any
     ready_at: float = 0.0
     node_id: str | None = None
@@ -77,24 +81,30 @@ class RayBackend:
     Args:
         kind: Of the hosts.
         num_hosts: Actors.
+        say: Told where actors wait for room; None: printed.
 
     Attributes:
         call_timeout_s: As in `kind`. The time begins when the actor has started and the call is submitted; the start
-            of an actor has a limit of its own, `START_TIMEOUT_S`.
+            of an actor has a limit of its own, `ActorKind.start_timeout_s`.
     """
 
-    def __init__(self, kind: ActorKind, num_hosts: int) -> None:
+    def __init__(self, kind: ActorKind, num_hosts: int, say: Say | None = None) -> None:
         self.kind = kind
         self.num_hosts = num_hosts
         self.call_timeout_s = kind.call_timeout_s
         self._submitted: dict[Any, _Submitted] = {}
         self._lost_nodes = LostNodes()
+        self._waiting = Waiting(kind.name, kind.claim, kind.start_timeout_s, say, ends_slow_starts=True)
         self._actors = [self._start() for _ in range(num_hosts)]
 
     def _start(self) -> _Actor:
-        options = {"max_restarts": 0, **self.kind.options, **self._lost_nodes.placement()}
+        options = {"max_restarts": 0, **self.kind.options, **self.kind.claim.options()}
+        if off_lost_nodes := self._lost_nodes.selector():
+            options["label_selector"] = {**self.kind.claim.selector, **off_lost_nodes}
+            if not self.kind.can_grow:
+                options["num_cpus"] = 0
         handle = ray.remote(**options)(self.kind.shell).remote(*self.kind.arguments)
-        return _Actor(handle, time.monotonic(), handle.ready.remote())
+        return _Actor(handle, handle.ready.remote())
 
     def submit(self, host: int, call: Call[Any, Any]) -> Any:
         handle = self._actors[host].handle.answer.remote(call)
@@ -115,18 +125,24 @@ class RayBackend:
             actors = [self._actors[self._submitted[handle].host] for handle in handles]
             starting = {actor.starting: actor for actor in actors if actor.starting is not None}
             first_late = min(handles, key=self._deadline)
-            deadline = self._deadline(first_late)
-            timeout_s = None if math.isinf(deadline) else max(0.0, deadline - time.monotonic())
-            ready, _ = ray.wait([*starting, *handles], num_returns=1, timeout=timeout_s)
-            if not ready:
-                return first_late, False
-            if ready[0] not in starting:
+            left_s = self._deadline(first_late) - time.monotonic()
+            self._waiting.look(len(starting), self.num_hosts)
+            wait_s = min(left_s, LOOK_EVERY_S) if starting else left_s
+            ready, _ = ray.wait(
+                [*starting, *handles], num_returns=1, timeout=None if math.isinf(wait_s) else max(0.0, wait_s)
+            )
+            if ready and ready[0] not in starting:
                 return ready[0], True
-            _note_start(starting[ready[0]])
+            if ready:
+                _note_start(starting[ready[0]])
+            elif wait_s == left_s:
+                return first_late, False
 
     def restart(self, host: int) -> None:
         ray.kill(self._actors[host].handle)
         self._actors[host] = self._start()
+        # The replacement's wait begins now.
+        self._waiting.look(0, self.num_hosts)
 
     def node_of(self, host: int) -> str | None:
         """Ray's id of the node that a host runs on, as far as it is known."""
@@ -140,17 +156,10 @@ class RayBackend:
         submitted = self._submitted[handle]
         actor = self._actors[submitted.host]
         if actor.starting is not None:
-            return actor.started_at + START_TIMEOUT_S
+            return math.inf
         return max(submitted.submitted_at, actor.ready_at) + self.call_timeout_s
 
     def _raise_late(self, submitted: _Submitted) -> Any:
-        if self._actors[submitted.host].starting is not None:
-            claims = {"CPUs": self.kind.options.get("num_cpus"), "GPUs": self.kind.options.get("num_gpus")}
-            claimed = " and ".join(f"{number:g} {what}" for what, number in claims.items() if number)
-            raise HostDied(
-                f"it did not start within {START_TIMEOUT_S:g} s; does a node of the cluster have {claimed} free, as "
-                "`ray status` shows them?"
-            )
         raise HostDied(
             f"no answer to '{submitted.call.method}' within {self.call_timeout_s:g} s (scaling.env_call_timeout_s)"
         )

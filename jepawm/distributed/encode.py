@@ -10,8 +10,10 @@ import ray
 import ray.data
 import torch
 
-from jepawm.device import pick_device
+from jepawm.device import device_of_claim, pick_device
+from jepawm.distributed.waiting import Say, Waiting, watched
 from jepawm.errors import JepawmError
+from jepawm.runs.placement.demand import Demand
 from jepawm.training.features import EncodeJob, encode_shards
 
 # An actor that dies begins the shard that it was at again; a shard that kills its actor each time ends the job.
@@ -23,13 +25,14 @@ class ShardEncoder:
 
     Args:
         job: What is encoded.
+        device: Where it computes.
         num_threads: Threads that it computes with on a CPU.
     """
 
-    def __init__(self, job: EncodeJob, num_threads: int) -> None:
+    def __init__(self, job: EncodeJob, device: str, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
         self._store, self._encoder = job.open()
-        self._device = pick_device("auto")
+        self._device = pick_device(device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encodes a batch of one shard number; the features go to the store, their count back."""
@@ -43,11 +46,13 @@ class ShardEncoder:
         return {"answer": np.array([pickle.dumps(answer)], dtype=object)}
 
 
-def encode_on_ray(job: EncodeJob) -> Iterator[int]:
+def encode_on_ray(job: EncodeJob, demand: Demand, say: Say | None = None) -> Iterator[int]:
     """Fills the shards of a feature store that are missing, on the cluster.
 
     Args:
         job: What is encoded; all nodes read the dataset, and write beside it.
+        demand: What an actor claims, and how many there are.
+        say: Told where actors wait for room; None: printed.
 
     Yields:
         Frames of each shard that was kept.
@@ -55,28 +60,29 @@ def encode_on_ray(job: EncodeJob) -> Iterator[int]:
     Raises:
         JepawmError: An actor found something wrong with the episodes or the encoder.
         OSError: An actor died at each attempt at the same shard.
+        PlacementError: No actor found room for `scaling.placement_timeout_s`.
     """
     store, _ = job.open()
     missing = store.missing_shards
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
-    actors = min(gpus or cpus, len(missing))
+    claim, actors, scaling = demand.worker(), demand.num_encode_actors(len(missing)), demand.scaling
+    device = device_of_claim(demand.device, claim.gpus)
+    cpus = max((int(kind.cpus) for kind in demand.cluster.running if claim.suits(kind)), default=1)
+    num_threads = scaling.cpus_per_worker or max(1, cpus // actors)
+    waiting = Waiting("encode actor", claim, scaling.placement_timeout_s, say)
     blocks = ray.data.from_items([{"number": number} for number in missing], override_num_blocks=len(missing))
     encoded = blocks.map_batches(
         ShardEncoder,
-        fn_constructor_args=(job, max(1, cpus // actors)),
+        fn_constructor_args=(job, device, num_threads),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
-        # Less than a CPU each, so that actors fit beside the environment actors of the same run, which are idle now.
-        num_cpus=0.5,
-        num_gpus=1 if gpus else 0,
+        **claim.options(),
         ray_remote_args_fn=lambda: {"max_restarts": MAX_RETRIES, "max_task_retries": MAX_RETRIES},
     )
     # The caller shows progress itself.
     encoded.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    rows = iter(encoded.iter_rows())
+    rows = watched(encoded.iter_rows(), lambda has_begun: waiting.look(0 if has_begun else actors, actors))
     while True:
         try:
             row = next(rows, None)

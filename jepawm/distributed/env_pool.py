@@ -1,17 +1,18 @@
 """Environment hosts as Ray actors."""
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from jepawm.config import EnvConfig, ScalingConfig
+from jepawm.config.scaling import labels
 from jepawm.distributed.actors import ActorKind, RayBackend
+from jepawm.distributed.waiting import Say
 from jepawm.rollout import EnvHost, EnvPool
 from jepawm.rollout.calls import HostCall
-
-# A share of a CPU each, so that the actors leave room for training on a small machine.
-CPUS_PER_ACTOR = 0.1
+from jepawm.runs.placement.demand import Claim
 
 # One thread per library: there are more environments than cores, and thread pools of many actors would compete.
 _SINGLE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -40,29 +41,57 @@ class _HostActor:
         return call.pack(call.run(self._host))
 
 
-def env_backend(env: EnvConfig, num_hosts: int, *, call_timeout_s: float) -> RayBackend:
+@dataclass(frozen=True)
+class EnvActors:
+    """How environment actors are placed.
+
+    Attributes:
+        claim: Of each.
+        can_grow: Whether the cluster can start nodes for them.
+        say: Told where they wait for room; None: printed.
+    """
+
+    claim: Claim
+    can_grow: bool = False
+    say: Say | None = None
+
+    @classmethod
+    def stated(cls, scaling: ScalingConfig) -> "EnvActors":
+        """Placed as the settings say, without a look at the cluster."""
+        return cls(Claim(scaling.cpus_per_env_actor, selector=labels(scaling, "env_actor_labels")))
+
+
+def env_backend(
+    env: EnvConfig, scaling: ScalingConfig, num_hosts: int | None = None, actors: EnvActors | None = None
+) -> RayBackend:
     """Environment hosts in actors.
 
     Args:
         env: Which environment.
-        num_hosts: Actors.
-        call_timeout_s: An actor that takes longer for one call counts as dead.
-    """
-    options = {"num_cpus": CPUS_PER_ACTOR, "runtime_env": {"env_vars": _SINGLE_THREAD | mujoco_variables()}}
-    kind = ActorKind("environment actor", _HostActor, (env,), options, call_timeout_s)
-    return RayBackend(kind, num_hosts)
-
-
-def ray_env_pool(env: EnvConfig, scaling: ScalingConfig, num_hosts: int | None = None) -> EnvPool:
-    """A pool of environment actors.
-
-    Args:
-        env: Which environment.
-        scaling: Time limit and restarts.
+        scaling: Time limits.
         num_hosts: Actors; None: `scaling.num_env_actors`.
+        actors: How they are placed; None: as `scaling` says.
     """
-    backend = env_backend(env, num_hosts or scaling.num_env_actors, call_timeout_s=scaling.env_call_timeout_s)
-    return EnvPool(backend, max_restarts=scaling.max_actor_restarts)
+    actors = actors or EnvActors.stated(scaling)
+    kind = ActorKind(
+        "environment actor",
+        _HostActor,
+        (env,),
+        actors.claim,
+        # Ray would fill one node after the other, and rendering is bound by the cores of a node.
+        {"scheduling_strategy": "SPREAD", "runtime_env": {"env_vars": _SINGLE_THREAD | mujoco_variables()}},
+        call_timeout_s=scaling.env_call_timeout_s,
+        start_timeout_s=scaling.placement_timeout_s,
+        can_grow=actors.can_grow,
+    )
+    return RayBackend(kind, num_hosts or scaling.num_env_actors, actors.say)
+
+
+def ray_env_pool(
+    env: EnvConfig, scaling: ScalingConfig, num_hosts: int | None = None, actors: EnvActors | None = None
+) -> EnvPool:
+    """A pool of environment actors; takes the arguments of `env_backend`, and restarts as often as `scaling` says."""
+    return EnvPool(env_backend(env, scaling, num_hosts, actors), max_restarts=scaling.max_actor_restarts)
 
 
 def mujoco_variables() -> dict[str, str]:

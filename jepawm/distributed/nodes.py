@@ -28,11 +28,11 @@ class LostNodes:
         self._lost |= gone
         return bool(gone)
 
-    def placement(self) -> dict[str, Any]:
-        """Options of `ray.remote` that keep an actor off the lost nodes."""
+    def selector(self) -> dict[str, str]:
+        """Labels of the nodes that are left; empty where none is lost."""
         if not self._lost:
             return {}
-        return {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(self._lost))})"}}
+        return {"ray.io/node-id": f"!in({','.join(sorted(self._lost))})"}
 
 
 def is_gone(node: dict[str, Any]) -> bool:

@@ -1,15 +1,21 @@
 """A run on Ray: environment actors, Ray Train workers, one session around both."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader
-from jepawm.distributed.session import connect
+from jepawm.distributed.session import RayLog, connect
 from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.rollout import EnvPool
 from jepawm.rollout.backend import Backend
+from jepawm.runs.placement import Cluster, PlacementPlan, Stage, place_run
+from jepawm.runs.placement.demand import Demand
 from jepawm.training.features import EncodeJob
+
+if TYPE_CHECKING:
+    from jepawm.distributed.cluster import Startable
 
 
 class RayRuntime:
@@ -17,16 +23,26 @@ class RayRuntime:
 
     Args:
         scaling: Size of the Ray that is started here, if none is there to connect to.
+        device: Of the run.
+        say: Told where a process waits for room on the cluster, and which nodes it lost; None: printed.
     """
 
-    def __init__(self, scaling: ScalingConfig) -> None:
-        self._started = connect(object_store_memory_mib=scaling.object_store_memory_mib)
+    def __init__(self, scaling: ScalingConfig, device: str = "auto", say: Callable[[str], None] | None = None) -> None:
+        self._log = RayLog(say)
+        self._started = connect(object_store_memory_mib=scaling.object_store_memory_mib, log=self._log)
+        self._scaling, self._device, self._say = scaling, device, say
         self._parcels: dict[tuple[str, ...], Any] = {}
 
-    def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
-        from jepawm.distributed.env_pool import ray_env_pool
+    def place(self, config: RunConfig, stages: Collection[Stage]) -> PlacementPlan:
+        import torch
 
-        return ray_env_pool(env, scaling)
+        return place_run(config, stages, self._cluster(), driver_has_gpu=torch.cuda.is_available())
+
+    def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
+        from jepawm.distributed.env_pool import EnvActors, ray_env_pool
+
+        demand = self._demand(scaling, self._device)
+        return ray_env_pool(env, scaling, actors=EnvActors(demand.env_actor(), self._can_grow, self._say))
 
     def planner_backend(self, env: EnvConfig, scaling: ScalingConfig, device: str, parcel: ModelParcel) -> Backend:
         import ray
@@ -37,7 +53,8 @@ class RayRuntime:
         key = (parcel.version, *sorted(parcel.heads))
         if key not in self._parcels:
             self._parcels = {key: ray.put(parcel)}
-        return planner_backend(env, scaling, device, self._parcels[key])
+        demand = self._demand(scaling, device)
+        return planner_backend(env, demand, self._parcels[key], can_grow=self._can_grow, say=self._say)
 
     def reader(self) -> Reader:
         from jepawm.distributed.convert import read_on_ray
@@ -47,12 +64,13 @@ class RayRuntime:
     def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
         from jepawm.distributed.train import ray_train
 
-        return ray_train(config, dataset_path, run_dir)
+        claim = self._demand(config.scaling, config.device).worker()
+        return ray_train(config, dataset_path, run_dir, claim, self._say)
 
     def encode(self, job: EncodeJob) -> Iterator[int]:
         from jepawm.distributed.encode import encode_on_ray
 
-        return encode_on_ray(job)
+        return encode_on_ray(job, self._demand(self._scaling, self._device), self._say)
 
     def describe(self) -> str:
         import ray
@@ -62,13 +80,32 @@ class RayRuntime:
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         return f"Ray {ray.__version__}, {nodes} node(s), {int(resources.get('CPU', 0))} CPUs, {gpus} GPUs"
 
-    def num_cpus(self) -> float:
-        import ray
-
-        return float(ray.cluster_resources().get("CPU", 0))
+    def keep_log(self, folder: str) -> None:
+        self._log.write_to(folder)
 
     def close(self) -> None:
         import ray
 
+        self._log.close()
         if self._started:
             ray.shutdown()
+
+    def _demand(self, scaling: ScalingConfig, device: str) -> Demand:
+        return Demand(scaling, device, self._cluster())
+
+    def _cluster(self) -> Cluster:
+        """The nodes that run now, and those that can be started."""
+        from jepawm.distributed.cluster import look_at_cluster
+
+        return look_at_cluster(is_own=self._started, startable=self._startable)
+
+    @cached_property
+    def _startable(self) -> "Startable | None":
+        from jepawm.distributed.cluster import NOTHING_STARTABLE, startable_nodes
+
+        return NOTHING_STARTABLE if self._started else startable_nodes()
+
+    @property
+    def _can_grow(self) -> bool:
+        """Whether nodes can be started, as far as is known."""
+        return self._cluster().startable != ()

@@ -1,9 +1,11 @@
 """Connects to Ray; jobs, tests and notebooks all do it here."""
 
+import importlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +42,75 @@ def inside_job() -> bool:
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
 
 
-def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None = None, verbose: bool = False) -> bool:
+class RayLog:
+    """Takes what Ray prints in the driver about nodes and processes that died, and writes it to a file.
+
+    One dead node prints dozens of lines. What follows from them is told elsewhere: pools say which hosts they restart,
+    and training says from which checkpoint it goes on.
+
+    Args:
+        say: Told once where the file is; None: nobody is.
+    """
+
+    # Lines that are kept until a run says where its files are.
+    _KEPT_LINES = 1000
+    FILE = "ray.log"
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say
+        self._path: str | None = None
+        self._kept: deque[str] = deque(maxlen=self._KEPT_LINES)
+        self._is_listening = False
+        self._print: Callable[..., None] = print
+
+    def listen(self) -> None:
+        """Begins to take what Ray prints."""
+        worker: Any = importlib.import_module("ray._private.worker")
+        # Ray has no setting for this: `log_to_driver` is about what workers print.
+        printed = getattr(worker, "print_to_stdstream", None)
+        if printed is not None and not self._is_listening:
+            self._is_listening, self._print = True, printed
+            worker.print_to_stdstream = self._take
+
+    def write_to(self, folder: str) -> None:
+        """Writes what was taken, and what is still to come, to a file in a folder."""
+        self._path = os.path.join(folder, self.FILE)
+        kept, self._kept = list(self._kept), deque(maxlen=self._KEPT_LINES)
+        self._write(kept)
+
+    def close(self) -> None:
+        """Ray prints again."""
+        if self._is_listening:
+            worker: Any = importlib.import_module("ray._private.worker")
+            worker.print_to_stdstream = self._print
+            self._is_listening = False
+
+    def _take(self, data: dict[str, Any], *arguments: Any, **named: Any) -> None:
+        if data.get("pid") != "raylet":
+            self._print(data, *arguments, **named)
+            return
+        self._write([str(line) for line in data.get("lines", [])])
+
+    def _write(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        if self._path is None:
+            self._kept += lines
+            return
+        is_new = not os.path.exists(self._path)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        if is_new and self._say is not None:
+            self._say(f"   Ray reports trouble with a node or a process: {self._path}")
+
+
+def connect(
+    *,
+    num_cpus: int | None = None,
+    object_store_memory_mib: int | None = None,
+    verbose: bool = False,
+    log: RayLog | None = None,
+) -> bool:
     """Connects to the cluster this process belongs to, or starts Ray on this machine.
 
     The process belongs to a cluster if `ray job submit` started it or if `$RAY_ADDRESS` names one. Another Ray that
@@ -50,6 +120,7 @@ def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None 
         num_cpus: Logical CPUs of the Ray started here; None: all.
         object_store_memory_mib: Object store of the Ray started here, MiB; None: Ray's default.
         verbose: Whether the output of workers is shown.
+        log: Takes what Ray prints about nodes and processes that died; None: Ray prints it.
 
     Returns:
         True if Ray was started here; the caller then shuts it down.
@@ -57,6 +128,8 @@ def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None 
     prepare_environment()
     import ray
 
+    if log is not None:
+        log.listen()
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": verbose}

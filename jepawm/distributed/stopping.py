@@ -10,6 +10,7 @@ import ray
 import ray.train
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jepawm.distributed.waiting import LOOK_EVERY_S
 from jepawm.interrupts import StopRequest
 from jepawm.training.stopping import StopAgreement
 
@@ -22,15 +23,20 @@ Result = TypeVar("Result")
 
 
 class _StopSignal:
-    """Answers all who wait as soon as the driver asks for the end."""
+    """Answers all workers that wait as soon as the driver asks for the end; counts the workers that have begun."""
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
+        self._begun = 0
 
     async def ask(self) -> None:
         self._asked.set()
 
+    async def begun(self) -> int:
+        return self._begun
+
     async def wait(self) -> bool:
+        self._begun += 1
         await self._asked.wait()
         return True
 
@@ -69,6 +75,7 @@ def run_and_pass_on(
     stop_signal: Any,
     *,
     has_more_room: Callable[[], bool] | None = None,
+    waits: Callable[[int], None] | None = None,
 ) -> Result:
     """Runs a training in a thread, so that the main thread hears signals, and passes the first one on.
 
@@ -78,6 +85,8 @@ def run_and_pass_on(
         stop_signal: The actor of `start_stop_signal`.
         has_more_room: Whether the training had better end at a checkpoint and go on with more workers; asked now and
             then.
+        waits: Told every few seconds how many workers have begun. What it raises is raised here; Ray takes the training
+            down when the driver ends.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -90,10 +99,13 @@ def run_and_pass_on(
 
     thread = threading.Thread(target=work, name="ray-train", daemon=True)
     thread.start()
-    asked, looked_at = False, time.monotonic()
+    asked, looked_at, counted_at = False, time.monotonic(), time.monotonic()
     while thread.is_alive():
         thread.join(_LOOK_EVERY_S)
         wanted = bool(request)
+        if waits is not None and time.monotonic() - counted_at >= LOOK_EVERY_S:
+            counted_at = time.monotonic()
+            waits(ray.get(stop_signal.begun.remote()))
         if not asked and has_more_room is not None and time.monotonic() - looked_at >= LOOK_FOR_ROOM_EVERY_S:
             looked_at = time.monotonic()
             wanted = wanted or has_more_room()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,18 +11,22 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import RunConfig, to_dict
 from jepawm.config.yaml_io import from_dict
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
+from jepawm.device import device_of_claim
+from jepawm.distributed.cluster import look_at_cluster
 from jepawm.distributed.stopping import run_and_pass_on, start_stop_signal, worker_agreement
+from jepawm.distributed.waiting import Say, Waiting
 from jepawm.distributed.window_stream import start_feed, stream_batches
-from jepawm.distributed.worker_count import ElasticWorkers, claim, live_resources
+from jepawm.distributed.worker_count import ElasticWorkers
 from jepawm.errors import JepawmError, TrainingError
 from jepawm.interrupts import Interrupted, StopRequest, noted_signals
+from jepawm.runs.placement.demand import Claim, Demand
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
@@ -35,15 +40,15 @@ def train_on_worker(job: dict[str, Any]) -> None:
 
     Args:
         job: What `ray_train` sends to every worker: `config` (a run's, as a dictionary), `dataset_path`, `run_dir`,
-            `num_threads` (0: torch's default), `elastic` (whether the number of workers may change), `feed` (where
-            batches come from Ray Data, else None; see `jepawm.distributed.window_stream`) and `stop_signal` (see
-            `jepawm.distributed.stopping`).
+            `device` (where it computes), `num_threads` (on a CPU; None: its share of its node), `elastic` (whether the
+            number of workers may change), `feed` (where batches come from Ray Data, else None; see
+            `jepawm.distributed.window_stream`) and `stop_signal` (see `jepawm.distributed.stopping`).
     """
-    plan = from_dict(RunConfig, job["config"]).training_plan()
+    plan = replace(from_dict(RunConfig, job["config"]).training_plan(), device=job["device"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    if job["num_threads"]:
-        torch.set_num_threads(job["num_threads"])
+    if plan.device == "cpu":
+        torch.set_num_threads(job["num_threads"] or share_of_node(context.get_local_world_size()))
     resume = ray.train.get_checkpoint()
     metrics_path = os.path.join(job["run_dir"], METRICS_FILE)
 
@@ -107,13 +112,26 @@ def train_on_worker(job: dict[str, Any]) -> None:
             train(restored, checkpoint_step(resume.path))
 
 
-def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
+def share_of_node(processes: int) -> int:
+    """Threads of a process that shares the CPUs of its node with others of its kind."""
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = [node for node in ray.nodes() if node["NodeID"] == here]
+    # Logical CPUs may be more than the machine has.
+    cpus = min(int(node["Resources"].get("CPU", 1)), os.cpu_count() or 1)
+    return max(1, cpus // processes)
+
+
+def ray_train(
+    config: RunConfig, dataset_path: str, run_dir: str, claim: Claim | None = None, say: Say | None = None
+) -> str:
     """Trains with Ray Train, continuing what `run_dir` holds.
 
     Args:
         config: The resolved configuration.
         dataset_path: A dataset that the nodes of all workers can read.
         run_dir: A folder on a file system that the driver and the workers share.
+        claim: Of each worker; None: as the settings say on the cluster that this process is connected to.
+        say: Told where workers wait for room; None: printed.
 
     Returns:
         The folder of the last checkpoint.
@@ -122,14 +140,18 @@ def ray_train(config: RunConfig, dataset_path: str, run_dir: str) -> str:
         JepawmError: A worker raised it.
         TrainingError: Workers died more often than `scaling.max_train_failures`, or a worker raised another error.
         Interrupted: A signal asked for the end, and a checkpoint was written.
+        PlacementError: Workers found no room for `scaling.placement_timeout_s`.
     """
-    failures, done = 0, -1
-    use_gpu = config.device in ("auto", "cuda") and live_resources().get("GPU", 0) >= config.scaling.fewest_workers
-    workers = ElasticWorkers(config.scaling, config.train, use_gpu=use_gpu)
+    failures, done, scaling = 0, -1, config.scaling
+    claim = claim or Demand(scaling, config.device, look_at_cluster()).worker()
+    workers = ElasticWorkers(scaling, config.train, claim)
+    waiting = Waiting("training worker", claim, scaling.placement_timeout_s, say)
+    # Ray Train would give up its place in the queue every minute, and a node takes longer than that to start.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(scaling.placement_timeout_s))
     with noted_signals() as request, _wanted(workers):
         while True:
             try:
-                folder = _fit(config, dataset_path, run_dir, request, workers)
+                folder = _fit(_Attempt(config, dataset_path, run_dir, workers, waiting), request)
             except ray.train.TrainingFailedError as error:
                 cause = _cause(error)
                 if isinstance(cause, JepawmError):
@@ -161,35 +183,63 @@ def _wanted(workers: ElasticWorkers) -> Iterator[None]:
         workers.ask_for_none()
 
 
-def _fit(config: RunConfig, dataset_path: str, run_dir: str, request: StopRequest, workers: ElasticWorkers) -> str:
-    """One attempt, from the newest checkpoint in `run_dir`; returns the folder of the last checkpoint."""
-    scaling, count, use_gpu = config.scaling, workers.choose(), workers.use_gpu
-    dataset = EpisodeDataset(dataset_path)
-    stream = choose_loader(config.data, dataset, local=False) == "stream"
-    cpus = scaling.cpus_per_worker or max(1, int(ray.cluster_resources().get("CPU", 1)) // count)
+@dataclass(frozen=True)
+class _Attempt:
+    """One start of the workers, which go on from the newest checkpoint in `run_dir`."""
+
+    config: RunConfig
+    dataset_path: str
+    run_dir: str
+    workers: ElasticWorkers
+    waiting: Waiting
+
+
+def _fit(attempt: _Attempt, request: StopRequest) -> str:
+    """Trains; returns the folder of the last checkpoint."""
+    config, workers, run_dir = attempt.config, attempt.workers, os.path.abspath(attempt.run_dir)
+    claim, count, dataset_path = workers.claim, workers.choose(), os.path.abspath(attempt.dataset_path)
+    stream = choose_loader(config.data, EpisodeDataset(dataset_path), local=False) == "stream"
+    device = device_of_claim(config.device, claim.gpus)
     job: dict[str, Any] = {
         "config": to_dict(config),
-        "dataset_path": os.path.abspath(dataset_path),
-        "run_dir": os.path.abspath(run_dir),
-        "num_threads": 0 if use_gpu else cpus,
+        "dataset_path": dataset_path,
+        "run_dir": run_dir,
+        "device": device,
+        "num_threads": config.scaling.cpus_per_worker,
         "elastic": workers.is_elastic,
-        "feed": start_feed(config.training_plan(), os.path.abspath(dataset_path)) if stream else None,
+        "feed": start_feed(config.training_plan(), dataset_path) if stream else None,
         "stop_signal": start_stop_signal(),
     }
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config=job,
-        scaling_config=ScalingConfig(num_workers=count, use_gpu=use_gpu, resources_per_worker=claim(use_gpu)),
+        # A claimed GPU need not be one that torch computes on.
+        torch_config=TorchConfig(backend=None if device == "cuda" else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=count,
+            use_gpu=claim.gpus > 0,
+            resources_per_worker=claim.resources,
+            accelerator_type=claim.accelerator_type,
+            label_selector=dict(claim.selector) or None,
+            # GPUs of one node exchange gradients faster; workers on CPUs want nodes of their own.
+            placement_strategy="PACK" if claim.gpus else "SPREAD",
+        ),
         run_config=RayRunConfig(
             name="checkpoints",
-            storage_path=os.path.abspath(run_dir),
+            storage_path=run_dir,
             # Ray Train would repeat every error; `ray_train` repeats what is worth it.
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
     )
     more = (lambda: workers.choose() > count) if workers.is_elastic else None
-    result = run_and_pass_on(trainer.fit, request, job["stop_signal"], has_more_room=more)
+    result = run_and_pass_on(
+        trainer.fit,
+        request,
+        job["stop_signal"],
+        has_more_room=more,
+        waits=lambda begun: attempt.waiting.look(max(0, count - begun), count),
+    )
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
     return str(result.checkpoint.path)

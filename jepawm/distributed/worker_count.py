@@ -10,24 +10,18 @@ import ray
 
 from jepawm.config import ScalingConfig, TrainConfig
 from jepawm.distributed.nodes import is_gone
-from jepawm.runs.preflight.machine import CPUS_OF_WORKER
+from jepawm.runs.placement.demand import Claim
+from jepawm.runs.placement.nodes import NodeType, holds
 
 Resources = Mapping[str, float]
 
 
-def claim(use_gpu: bool) -> dict[str, float]:
-    """What one worker claims of Ray's logical resources.
-
-    Half a CPU, so that workers fit beside the environment actors of the same run, which are idle then.
-    """
-    return {"CPU": CPUS_OF_WORKER, **({"GPU": 1.0} if use_gpu else {})}
-
-
-def live_resources() -> dict[str, float]:
-    """Resources of the nodes that answer; Ray itself counts a lost node for some 14 s more."""
+def live_resources(claim: Claim) -> dict[str, float]:
+    """Resources of the nodes that answer and that suit a claim; Ray itself counts a lost node for some 14 s more."""
     total: dict[str, float] = {}
     for node in ray.nodes():
-        if not is_gone(node):
+        kind = NodeType("", node["Resources"], node.get("Labels") or {})
+        if claim.suits(kind) and not is_gone(node):
             for name, amount in node["Resources"].items():
                 total[name] = total.get(name, 0.0) + amount
     return total
@@ -45,21 +39,21 @@ def possible_counts(scaling: ScalingConfig, train: TrainConfig) -> list[int]:
     return [count for count in counts if train.batch_size % (count * train.micro_batches) == 0]
 
 
-def number_of_workers(scaling: ScalingConfig, train: TrainConfig, room: Resources, *, use_gpu: bool) -> int:
+def number_of_workers(scaling: ScalingConfig, train: TrainConfig, room: Resources, claim: Claim) -> int:
     """As many workers as there is room for.
 
     Args:
         scaling: The range.
         train: The batch.
         room: Resources that this training may take.
-        use_gpu: Whether each worker claims a GPU.
+        claim: Of each worker.
 
     Returns:
         The largest possible count that fits; where none fits the lowest one, which then waits for room.
     """
     counts = possible_counts(scaling, train)
-    one = claim(use_gpu)
-    fitting = [count for count in counts if all(count * one[name] <= room.get(name, 0.0) for name in one)]
+    one = claim.resources
+    fitting = [count for count in counts if holds(room, {name: count * amount for name, amount in one.items()})]
     return max(fitting, default=counts[0])
 
 
@@ -69,11 +63,11 @@ class ElasticWorkers:
     Args:
         scaling: The range of workers; one number where `scaling.min_workers` is None.
         train: The batch.
-        use_gpu: Whether each worker claims a GPU.
+        claim: Of each worker.
     """
 
-    def __init__(self, scaling: ScalingConfig, train: TrainConfig, *, use_gpu: bool) -> None:
-        self._scaling, self._train, self.use_gpu = scaling, train, use_gpu
+    def __init__(self, scaling: ScalingConfig, train: TrainConfig, claim: Claim) -> None:
+        self._scaling, self._train, self.claim = scaling, train, claim
         self._others = used_by_others() if self.is_elastic else {}
 
     @property
@@ -85,16 +79,20 @@ class ElasticWorkers:
         """The number of workers that there is room for now."""
         if not self.is_elastic:
             return self._scaling.num_workers
-        live = live_resources()
+        live = live_resources(self.claim)
         room = {name: amount - self._others.get(name, 0.0) for name, amount in live.items()}
-        return number_of_workers(self._scaling, self._train, room, use_gpu=self.use_gpu)
+        return number_of_workers(self._scaling, self._train, room, self.claim)
 
     def ask_for_all(self) -> None:
         """Tells an autoscaler, if the cluster has one, how many workers are wanted: it adds nodes for stated needs."""
         if self.is_elastic:
             from ray.autoscaler.sdk import request_resources
 
-            request_resources(bundles=[claim(self.use_gpu)] * self._scaling.num_workers)
+            wanted, selector = self._scaling.num_workers, dict(self.claim.selector)
+            request_resources(
+                bundles=[self.claim.resources] * wanted,
+                bundle_label_selectors=[selector] * wanted if selector else None,
+            )
 
     def ask_for_none(self) -> None:
         """Withdraws `ask_for_all`, so that the autoscaler may take nodes away."""

@@ -8,6 +8,7 @@ from jepawm.evaluation.episodes import EpisodeSet
 from jepawm.evaluation.goals import HeldOutEpisodes, draw_episodes
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
+from jepawm.runs.placement import tell_placement
 from jepawm.runs.preflight import check_collection
 from jepawm.runs.runtime import make_runtime
 
@@ -31,8 +32,9 @@ def make_episodes(config: RunConfig, path: str, console: Console) -> EpisodeSet:
     if config.evaluation.episodes is not None:
         raise ConfigError("evaluation.episodes names a set that exists; leave it out where one is made")
     check_collection(config)
-    runtime = make_runtime(config)
+    runtime = make_runtime(config, console.say)
     try:
+        tell_placement(runtime.place(config, ["collect"]), console)
         held_out = None
         if config.evaluation.takes_recordings:
             prepare_dataset(config, runtime, console)

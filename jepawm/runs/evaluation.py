@@ -11,7 +11,7 @@ from jepawm.config.places import evaluations_dir
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
-from jepawm.device import pick_device
+from jepawm.device import pick_device, pick_driver_device
 from jepawm.evaluation.action_score import action_score
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.planner_pool import ModelParcel
@@ -21,6 +21,7 @@ from jepawm.evaluation.rollout_videos import write_videos
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
 from jepawm.runs.listing import other_runs
+from jepawm.runs.placement import Stage, tell_placement
 from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_same_environment
 from jepawm.runs.runtime import Runtime, make_runtime
@@ -62,8 +63,10 @@ def evaluate_run(config: RunConfig, console: Console, model_dir: str) -> Evaluat
         What `eval.json` holds.
     """
     check_evaluation(config, trained_config(model_dir), model_dir)
-    runtime = make_runtime(config)
+    runtime = make_runtime(config, console.say)
     try:
+        stages: tuple[Stage, ...] = ("collect", "evaluate") if config.evaluation.takes_recordings else ("evaluate",)
+        tell_placement(runtime.place(config, stages), console)
         return evaluate_model(config, runtime, console, model_dir)
     finally:
         runtime.close()
@@ -188,7 +191,7 @@ def evaluate_and_report(
         What `eval.json` holds.
     """
     config, model_dir = job.config, job.model_dir
-    device, trained = pick_device(config.device), trained_config(model_dir)
+    device, trained = pick_driver_device(config.device), trained_config(model_dir)
     # Only the file of a frozen backbone may be another one than in the training: it may have moved.
     weights = config.model.encoder.weights_source
     moved = weights if weights != trained.model.encoder.weights_source else None

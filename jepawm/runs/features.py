@@ -6,6 +6,7 @@ from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError
 from jepawm.runs.episodes import prepare_dataset
+from jepawm.runs.placement import tell_placement
 from jepawm.runs.preflight import check_collection
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.training.features import EncodeJob
@@ -26,8 +27,9 @@ def encode_run(config: RunConfig, console: Console, model_dir: str | None) -> st
         check_frozen(config)
     check_collection(config)
     with console.stage("start", "local process" if config.local else "Ray"):
-        runtime = make_runtime(config)
+        runtime = make_runtime(config, console.say)
     try:
+        tell_placement(runtime.place(config, ("collect", "encode")), console)
         dataset = EpisodeDataset(prepare_dataset(config, runtime, console))
         return encode_features(encode_job(config, dataset, model_dir), runtime, console)
     finally:

@@ -29,7 +29,8 @@ from jepawm.runs.evaluation import (
     score_actions,
 )
 from jepawm.runs.features import encode_features, encode_job
-from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run, tell_missing_capacity
+from jepawm.runs.placement import Stage, tell_placement
+from jepawm.runs.preflight import check_collection, check_dataset_fits, check_run
 from jepawm.runs.preflight.training import checkpoints_in_words, frozen_in_words, model_sizes
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.stages import base_run, on_base
@@ -68,6 +69,7 @@ def collect_run(config: RunConfig, console: Console) -> str:
     check_collection(config)
     goes_on = "the same command goes on with the episodes that are missing"
     with telling_how_to_go_on(lambda: goes_on), started_runtime(config, console) as runtime:
+        tell_placement(runtime.place(config, ["collect"]), console)
         return prepare_dataset(config, runtime, console)
 
 
@@ -83,7 +85,10 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> E
     Returns:
         What `eval.json` holds.
     """
+    stages: tuple[Stage, ...] = ("collect", "train", "evaluate")
+    plan = runtime.place(config, (*stages, "encode") if config.data.features == "stored" else stages)
     run_dir, resumed = prepare_run_dir(config, recipe)
+    runtime.keep_log(run_dir)
     with lock_run(run_dir), telling_how_to_go_on(lambda: _how_to_go_on(config, run_dir)):
         sweep_leftovers(run_dir)
         # The directory is an argument from here on: a checkpoint whose configuration kept it would send a later
@@ -91,7 +96,7 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> E
         here = _Run(replace(config, run_dir=None), recipe, run_dir, runtime, console)
         console.say(f"run        {run_dir}{' (continued)' if resumed else ''}")
         console.say(f"runs on    {runtime.describe()}")
-        tell_missing_capacity(config, runtime, console)
+        tell_placement(plan, console)
         try:
             dataset = EpisodeDataset(prepare_dataset(here.config, runtime, console))
             check_dataset_fits(here.config, dataset, runtime)
@@ -227,7 +232,7 @@ def _how_to_go_on(config: RunConfig, run_dir: str) -> str:
 @contextmanager
 def started_runtime(config: RunConfig, console: Console) -> Iterator[Runtime]:
     with console.stage("start", "local process" if config.local else "Ray"):
-        runtime = make_runtime(config)
+        runtime = make_runtime(config, console.say)
     try:
         yield runtime
     finally:

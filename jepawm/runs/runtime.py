@@ -2,10 +2,9 @@
 
 import importlib
 import importlib.util
-import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
@@ -16,6 +15,7 @@ from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.rollout.backend import Backend
+from jepawm.runs.placement import PlacementPlan, Stage
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step, list_checkpoints, newest_checkpoint
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
@@ -27,6 +27,18 @@ from jepawm.training.stopping import StopAgreement
 
 class Runtime(Protocol):
     """Hosts environments and trains."""
+
+    def place(self, config: RunConfig, stages: Collection[Stage]) -> PlacementPlan:
+        """Plans where the processes of a run go.
+
+        Args:
+            config: The resolved configuration.
+            stages: What will run.
+
+        Raises:
+            ConfigError: They do not fit, with the sums.
+        """
+        ...
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
         """A pool of environment hosts."""
@@ -70,8 +82,8 @@ class Runtime(Protocol):
         """One line: what this run runs on."""
         ...
 
-    def num_cpus(self) -> float:
-        """Logical CPUs that workers and environment hosts share; infinite where there are none to share."""
+    def keep_log(self, folder: str) -> None:
+        """Writes what the runtime has to tell about lost nodes and processes to a file in a folder."""
         ...
 
     def close(self) -> None:
@@ -91,6 +103,9 @@ def import_triton_before_mesa() -> None:
 
 class LocalRuntime:
     """Everything in this process: for laptops, notebooks and debuggers."""
+
+    def place(self, config: RunConfig, stages: Collection[Stage]) -> PlacementPlan:
+        return PlacementPlan((), f"everything, on {pick_device(config.device)}")
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
         import_triton_before_mesa()
@@ -140,20 +155,27 @@ class LocalRuntime:
     def describe(self) -> str:
         return "one process, without Ray"
 
-    def num_cpus(self) -> float:
-        return math.inf
+    def keep_log(self, folder: str) -> None:
+        return None
 
     def close(self) -> None:
         return None
 
 
-def make_runtime(config: RunConfig) -> Runtime:
-    """The runtime a configuration asks for; Ray is imported only without `--local`."""
-    return LocalRuntime() if config.local else ray_runtime(config.scaling)
+def make_runtime(config: RunConfig, say: Callable[[str], None] | None = None) -> Runtime:
+    """The runtime a configuration asks for; Ray is imported only without `--local`.
+
+    Args:
+        config: The resolved configuration.
+        say: Told where processes wait for room on a cluster, and which nodes it lost; None: printed.
+    """
+    return LocalRuntime() if config.local else ray_runtime(config.scaling, config.device, say)
 
 
-def ray_runtime(scaling: ScalingConfig | None = None) -> Runtime:
-    """The runtime on Ray."""
+def ray_runtime(
+    scaling: ScalingConfig | None = None, device: str = "auto", say: Callable[[str], None] | None = None
+) -> Runtime:
+    """The runtime on Ray; takes the sections and `say` of `make_runtime`."""
     from jepawm.distributed.runtime import RayRuntime
 
-    return RayRuntime(scaling or ScalingConfig())
+    return RayRuntime(scaling or ScalingConfig(), device, say)

@@ -143,8 +143,8 @@ def test_every_recipe_loads_and_says_what_it_is(name: str, capsys: pytest.Captur
             r"scaling.num_env_actors \(3\) must be a multiple of scaling.num_planner_hosts \(2\)",
         ),
         (
-            lambda: RunConfig(device="cpu", scaling=ScalingConfig(gpus_per_planner_host=0.5)),
-            r"device is 'cpu', and scaling.gpus_per_planner_host claims 0.5 GPUs",
+            lambda: ScalingConfig(gpus_per_worker=2),
+            r"scaling.gpus_per_worker must be 0 or 1, found 2",
         ),
         (
             lambda: RunConfig(evaluation=EvaluationConfig(every_num_train_steps=750)),

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
-from jepawm.config import EnvConfig
-from jepawm.distributed import actors
-from jepawm.distributed.actors import START_TIMEOUT_S, RayBackend
-from jepawm.distributed.env_pool import env_backend
+from jepawm.config import EnvConfig, ScalingConfig
+from jepawm.distributed import actors, waiting
+from jepawm.distributed.actors import RayBackend
+from jepawm.distributed.env_pool import EnvActors, env_backend
+from jepawm.distributed.waiting import LOOK_EVERY_S
+from jepawm.errors import PlacementError
 from jepawm.rollout import HostDied
 from jepawm.rollout.calls import GetProcessId
+from jepawm.runs.placement import Claim
 
 LIMIT_S = 5.0
 
@@ -28,6 +31,7 @@ class ScriptedRay:
         self.start_s, self.answer_s = list(start_s), list(answer_s)
         self.done_at: dict[str, float] = {}
         self.killed: list[str] = []
+        self.said: list[str] = []
 
     def monotonic(self) -> float:
         return self.now
@@ -81,7 +85,11 @@ class ScriptedActor:
 def backend_on(ray: ScriptedRay, monkeypatch: pytest.MonkeyPatch, num_hosts: int = 1) -> RayBackend:
     monkeypatch.setattr(actors, "ray", ray)
     monkeypatch.setattr(actors, "time", ray)
-    return env_backend(EnvConfig(), num_hosts, call_timeout_s=LIMIT_S)
+    monkeypatch.setattr(waiting, "time", ray)
+    monkeypatch.setattr(waiting, "is_waiting", lambda claim: True)
+    monkeypatch.setattr(waiting, "room_in_words", lambda: "0 of 8 CPUs are free")
+    scaling = ScalingConfig(env_call_timeout_s=LIMIT_S, placement_timeout_s=900)
+    return env_backend(EnvConfig(), scaling, num_hosts, EnvActors(Claim(1.0), say=ray.said.append))
 
 
 def test_the_start_of_an_actor_does_not_count_as_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,14 +125,30 @@ def test_a_call_behind_a_slow_start_is_late_after_its_own_limit(monkeypatch: pyt
         result()
 
 
-def test_an_actor_that_never_starts_counts_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = ScriptedRay(start_s=[1e9], answer_s=[1.0])
+def test_actors_without_room_are_told_and_end_the_run_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ScriptedRay(start_s=[40.0, 1e9], answer_s=[1.0, 1.0])
+    backend = backend_on(ray, monkeypatch, num_hosts=2)
+    calls = [backend.submit(host, GetProcessId()) for host in (0, 1)]
+    assert backend.next_done(calls)[0] == calls[0]
+    told = "waiting 30 s for room for 2 of 2 environment actors (1 CPU each): 0 of 8 CPUs are free"
+    assert [line.strip() for line in ray.said] == [told]
+    late = r"1 of 2 environment actors .* did not start within 900 s \(scaling.placement_timeout_s\): 0 of 8 CPUs"
+    with pytest.raises(PlacementError, match=late):
+        backend.next_done(calls[1:])
+    # The wait of the second began anew when the first had started; it was told after 30 s, and then every 300 s.
+    assert 940.0 <= ray.now <= 945.0
+    # A look comes every few seconds.
+    told_after_s = [int(line.split()[1]) for line in ray.said[1:]]
+    assert [after_s - after_s % int(LOOK_EVERY_S) for after_s in told_after_s] == [30, 330, 630]
+
+
+def test_actors_that_have_room_are_slow_and_not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = ScriptedRay(start_s=[800.0], answer_s=[1.0])
     backend = backend_on(ray, monkeypatch)
-    _, result = backend.next_done([backend.submit(0, GetProcessId())])
-    assert ray.now == START_TIMEOUT_S
-    assert len(ray.killed) == 1
-    with pytest.raises(HostDied, match=r"did not start within 900 s; does a node of the cluster have 0.1 CPUs free"):
-        result()
+    monkeypatch.setattr(waiting, "is_waiting", lambda claim: False)
+    call = backend.submit(0, GetProcessId())
+    assert backend.next_done([call])[1]() == f"answer of {call}"
+    assert ray.said == []
 
 
 def test_a_replacement_starts_with_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ import torch
 from configs import trained_spec
 
 from jepawm.checkpoints.model_folder import build_world_model, save_world_model
-from jepawm.config import EncoderConfig, ModelConfig, PredictorConfig, RunConfig, to_dict
+from jepawm.config import EncoderConfig, ModelConfig, PredictorConfig, RunConfig, ScalingConfig, to_dict
 from jepawm.data import EpisodeDataset, EpisodeWriter
 from jepawm.errors import DataError
+from jepawm.runs.placement.demand import Demand
 from jepawm.training.features import EncodeJob, encode_shards
 
 pytestmark = pytest.mark.ray
@@ -32,7 +33,15 @@ def jobs(wall_dataset, tmp_path) -> dict[str, EncodeJob]:
     return {name: EncodeJob(str(tmp_path / name), to_dict(CONV), 64, "float32", model) for name in ("one", "two")}
 
 
-def test_actors_encode_what_one_process_encodes(ray_local, jobs):
+@pytest.fixture
+def demand(ray_local):
+    """Two actors of the shared Ray, on CPUs."""
+    from jepawm.distributed.cluster import look_at_cluster
+
+    return Demand(ScalingConfig(num_encode_actors=2), "cpu", look_at_cluster())
+
+
+def test_actors_encode_what_one_process_encodes(jobs, demand):
     from jepawm.distributed.encode import encode_on_ray
 
     alone, encoder = jobs["one"].open()
@@ -43,7 +52,7 @@ def test_actors_encode_what_one_process_encodes(ray_local, jobs):
     # One shard is there already: the actors leave it alone.
     list(encode_shards(store, encoder, [1], torch.device("cpu")))
     kept = store.shard_path(1).stat().st_mtime_ns
-    assert sum(encode_on_ray(jobs["two"])) == store.num_frames - store.shard_frames(1)
+    assert sum(encode_on_ray(jobs["two"], demand)) == store.num_frames - store.shard_frames(1)
     assert store.shard_path(1).stat().st_mtime_ns == kept
     store.finish()
     for number in range(store.dataset.num_shards):
@@ -52,7 +61,7 @@ def test_actors_encode_what_one_process_encodes(ray_local, jobs):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_an_actor_says_what_is_wrong_with_an_episode(ray_local, jobs):
+def test_an_actor_says_what_is_wrong_with_an_episode(jobs, demand):
     from jepawm.distributed.encode import encode_on_ray
 
     store, encoder = jobs["one"].open()
@@ -64,4 +73,4 @@ def test_an_actor_says_what_is_wrong_with_an_episode(ray_local, jobs):
     content[len(content) // 3 : len(content) // 3 + 400] = bytes(400)
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"shard-00000\.parquet"):
-        list(encode_on_ray(jobs["one"]))
+        list(encode_on_ray(jobs["one"], demand))

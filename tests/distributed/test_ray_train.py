@@ -253,7 +253,7 @@ def test_a_node_that_is_taken_away_and_a_signal_end_at_a_checkpoint_and_lose_no_
     monkeypatch.setattr(train, "_fit", lambda *arguments: fits.append(1) or fit(*arguments))
     monkeypatch.setattr(train, "train_on_worker", train_on_a_node_that_is_taken_away_once)
     # At first there is room for one worker; when its node goes away, two others come.
-    monkeypatch.setattr(worker_count, "live_resources", lambda: {"CPU": 0.5 * len(fits)})
+    monkeypatch.setattr(worker_count, "live_resources", lambda _claim: {"CPU": 1.0 * len(fits)})
     monkeypatch.setattr(worker_count, "used_by_others", dict)
     config = _config(
         train=replace(_config().train, num_train_steps=100_000, checkpoint_every=100_000, log_every=1),

@@ -61,14 +61,14 @@ def test_the_loss_of_a_node_explains_the_death_of_its_actors_and_of_those_that_w
     lost = LostNodes()
     assert not lost.took("abc")
     assert not lost.took(None)
-    assert lost.placement() == {}
+    assert lost.selector() == {}
     nodes[1] = other | {"Alive": False}
     assert not lost.took("abc")
     assert lost.took(None)
-    assert lost.placement() == {"label_selector": {"ray.io/node-id": "!in(def)"}}
+    assert lost.selector() == {"ray.io/node-id": "!in(def)"}
     # A node that is known to be lost explains the deaths of its own actors only.
     assert lost.took("def")
     assert not lost.took(None)
     # A node that Ray has forgotten is gone as well.
     assert lost.took("ghi")
-    assert lost.placement() == {"label_selector": {"ray.io/node-id": "!in(def,ghi)"}}
+    assert lost.selector() == {"ray.io/node-id": "!in(def,ghi)"}

@@ -9,8 +9,10 @@ from jepawm.distributed import stopping, worker_count
 from jepawm.distributed.worker_count import ElasticWorkers, number_of_workers, possible_counts
 from jepawm.errors import ConfigError
 from jepawm.interrupts import StopRequest
+from jepawm.runs.placement import Claim
 
 ELASTIC = ScalingConfig(num_workers=8, min_workers=2)
+ONE_CPU, ONE_GPU = Claim(0.5), Claim(0.5, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ def test_the_largest_count_that_divides_the_batch_and_fits_is_taken(cpus, gpus, 
     train = TrainConfig(batch_size=128)
     assert possible_counts(ELASTIC, train) == [2, 4, 8]
     room = {"CPU": float(cpus), "GPU": float(gpus)}
-    assert number_of_workers(ELASTIC, train, room, use_gpu=gpus > 0) == expected
+    assert number_of_workers(ELASTIC, train, room, ONE_GPU if gpus else ONE_CPU) == expected
 
 
 def test_micro_batches_are_part_of_the_sum():
@@ -29,7 +31,7 @@ def test_micro_batches_are_part_of_the_sum():
 
 def test_what_others_use_is_no_room_and_lost_nodes_have_none(monkeypatch):
     def node(name, cpus):
-        return {"NodeID": name, "Resources": {"CPU": cpus}}
+        return {"NodeID": name, "Resources": {"CPU": cpus}, "Labels": {"zone": name}}
 
     nodes = [node("a", 2.0), node("b", 2.0)]
     gone: list[str] = []
@@ -37,14 +39,16 @@ def test_what_others_use_is_no_room_and_lost_nodes_have_none(monkeypatch):
     monkeypatch.setattr(worker_count, "is_gone", lambda node: node["NodeID"] in gone)
     monkeypatch.setattr(worker_count.ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(worker_count.ray, "available_resources", lambda: {"CPU": 3.0})
-    workers = ElasticWorkers(ELASTIC, TrainConfig(batch_size=24), use_gpu=False)
+    workers = ElasticWorkers(ELASTIC, TrainConfig(batch_size=24), ONE_CPU)
     assert workers.choose() == 6
     gone.append("b")
     assert workers.choose() == 2
     gone.clear()
     nodes.append(node("c", 1.0))
     assert workers.choose() == 8
-    fixed = ElasticWorkers(ScalingConfig(num_workers=5), TrainConfig(batch_size=25), use_gpu=False)
+    # Nodes without the labels that are asked for are no room.
+    assert worker_count.live_resources(Claim(0.5, selector={"zone": "!in(a,c)"})) == {"CPU": 2.0}
+    fixed = ElasticWorkers(ScalingConfig(num_workers=5), TrainConfig(batch_size=25), ONE_CPU)
     assert not fixed.is_elastic
     assert fixed.choose() == 5
 

@@ -10,7 +10,6 @@ from jepawm.checkpoints.model_folder import read_spec
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.subgoals import MacroSubgoalsConfig
 from jepawm.config.yaml_io import flatten
-from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.importers import ImportOptions, open_source
 from jepawm.device import pick_device
@@ -33,7 +32,6 @@ from jepawm.runs.preflight.episodes import (
     check_windows,
 )
 from jepawm.runs.preflight.machine import (
-    capacity_problem,
     check_capacity,
     check_disk,
     check_writable,
@@ -52,7 +50,6 @@ __all__ = [
     "check_evaluation",
     "check_run",
     "check_same_environment",
-    "tell_missing_capacity",
 ]
 
 
@@ -65,7 +62,7 @@ def check_run(config: RunConfig) -> None:
         EnvironmentFault: An environment that does not exist.
         CheckpointError: An encoder's weights that are missing or another model's, or no model at `train.init_from`.
     """
-    pick_device(config.device)
+    _check_device(config)
     check_run_dir(config)
     if isinstance(config.subgoals, MacroSubgoalsConfig):
         raise ConfigError(
@@ -121,7 +118,7 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
         EnvironmentFault: An environment that does not exist.
         CheckpointError: No head that makes the subgoals that are asked for.
     """
-    pick_device(config.device)
+    _check_device(config)
     check_as_trained(config, trained, model_dir)
     check_same_environment(config, trained, model_dir)
     if config.run_dir:
@@ -182,17 +179,15 @@ def check_dataset_fits(config: RunConfig, dataset: EpisodeDataset, runtime: Runt
     check_tasks(config, config, dataset, check_environment(config.env))
 
 
-def tell_missing_capacity(config: RunConfig, runtime: Runtime, console: Console) -> None:
-    """Says which processes a cluster cannot hold yet: it may grow, so the run waits, but not in silence."""
-    beside = config.evaluation.every_num_train_steps is not None
-    problem = capacity_problem(config.scaling, runtime.num_cpus(), evaluates_while_training=beside)
-    if problem is not None:
-        console.say(f"   the cluster is too small now, the run waits for it to grow: {problem}")
-
-
 def _describe(config: RunConfig, runtime: Runtime) -> EnvDescription:
     with runtime.env_pool(config.env, config.scaling) as pool:
         return pool.describe()
+
+
+def _check_device(config: RunConfig) -> None:
+    """Refuses a device that this machine has not; on a cluster the plan of `jepawm.runs.placement` judges it."""
+    if config.local or not joins_a_cluster():
+        pick_device(config.device)
 
 
 def _check_machine(config: RunConfig, *, evaluates_while_training: bool = False) -> None:

@@ -8,7 +8,8 @@ from jepawm.config import DataConfig, ScalingConfig
 from jepawm.data.loading.cache_folder import default_cache_root
 from jepawm.errors import ConfigError
 
-# What a training worker, an environment actor and a planner host claim of Ray's logical CPUs; see `jepawm.distributed`.
+# The least of a machine's CPUs that a training worker, an environment actor and a planner host need to get on, where a
+# run starts a Ray of its own. Of a cluster they claim what `jepawm.runs.placement` says.
 CPUS_OF_WORKER = 0.5
 CPUS_OF_ENV_ACTOR = 0.1
 CPUS_OF_PLANNER_HOST = 0.5

@@ -1,0 +1,152 @@
+"""A cluster on this machine whose autoscaler starts nodes, as on a cloud.
+
+Ray's own `AutoscalingCluster` ends every Ray of the machine (`ray stop --force`), so this one is started here, with a
+folder and ports of its own, and only its own processes are ended.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+HEAD_ID = "f" * 51 + "00000"
+OBJECT_STORE_BYTES = 100 * 2**20
+# A busy machine takes its time to end processes, seconds.
+END_TIMEOUT_S = 60.0
+
+
+@contextlib.contextmanager
+def fake_autoscaler(
+    node_types: Mapping[str, Mapping[str, Any]], *, max_workers: int, idle_timeout_s: float = 3.0
+) -> Iterator[str]:
+    """A head without CPUs, and no other node.
+
+    Args:
+        node_types: As in a cluster's file: `resources`, `labels`, `min_workers` and `max_workers` of each type.
+        max_workers: Nodes of all types.
+        idle_timeout_s: Idle nodes are stopped after this time.
+
+    Yields:
+        The cluster's address.
+    """
+    import ray
+
+    # A short name: a socket's path has 107 characters at most.
+    folder = tempfile.mkdtemp(prefix="fa", dir="/tmp")
+    address = f"{ray.util.get_node_ip_address()}:{_free_port()}"
+    file = Path(folder, "cluster.yaml")
+    file.write_text(json.dumps(_cluster_file(node_types, max_workers, idle_timeout_s, address)), encoding="utf-8")
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={address.rsplit(':', 1)[1]}"),
+        *(f"--temp-dir={folder}", f"--autoscaling-config={file}", "--num-cpus=0", "--num-gpus=0"),
+        *(f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-dashboard=false", "--disable-usage-stats"),
+        *(f"--ray-client-server-port={_free_port()}", "--min-worker-port=0", "--max-worker-port=0"),
+    ]
+    environment = {
+        **os.environ,
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+    }
+    environment.pop("RAY_ADDRESS", None)
+    try:
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+        yield address
+    finally:
+        ray.shutdown()
+        end_processes(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cluster_file(
+    node_types: Mapping[str, Mapping[str, Any]], max_workers: int, idle_timeout_s: float, address: str
+) -> dict[str, Any]:
+    types = {
+        name: {
+            "node_config": {},
+            "min_workers": 0,
+            **kind,
+            "resources": {"object_store_memory": OBJECT_STORE_BYTES, **kind["resources"]},
+        }
+        for name, kind in node_types.items()
+    }
+    types["ray.head.default"] = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    return {
+        "cluster_name": "fake",
+        "max_workers": max_workers,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": idle_timeout_s / 60,
+        "provider": {
+            "type": "fake_multinode",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "launch_multiple": True,
+            "head_node_id": HEAD_ID,
+            "gcs_address": address,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": types,
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }
+
+
+def processes_of(folder: str, word: str = "") -> list[int]:
+    """Processes whose command names a cluster's folder, and a word."""
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = cmdline.read_bytes().decode(errors="replace")
+            if folder in command and word in command and int(cmdline.parent.name) != os.getpid():
+                found.append(int(cmdline.parent.name))
+    return found
+
+
+def end_processes(folder: str) -> None:
+    """Ends the processes of a cluster: first its autoscaler, which would start others, at last what does not obey."""
+    began = time.monotonic()
+    for process_id in processes_of(folder, "monitor.py"):
+        _send(process_id, signal.SIGKILL)
+    for process_id in processes_of(folder):
+        _send(process_id, signal.SIGTERM)
+    while left := processes_of(folder):
+        if time.monotonic() - began > END_TIMEOUT_S / 2:
+            for process_id in left:
+                _send(process_id, signal.SIGKILL)
+        if time.monotonic() - began > END_TIMEOUT_S:
+            raise TimeoutError(f"processes {left} of {folder} do not end")
+        time.sleep(0.2)
+
+
+def _send(process_id: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process_id, number)
+
+
+def _free_port() -> int:
+    with socket.create_server(("", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
