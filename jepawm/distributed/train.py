@@ -22,6 +22,7 @@ from jepawm.distributed.window_stream import start_feed, stream_batches
 from jepawm.distributed.worker_count import ElasticWorkers, claim, live_resources
 from jepawm.errors import JepawmError, TrainingError
 from jepawm.interrupts import Interrupted, StopRequest, noted_signals
+from jepawm.shared_folders import check_sees
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
@@ -39,6 +40,7 @@ def train_on_worker(job: dict[str, Any]) -> None:
             batches come from Ray Data, else None; see `jepawm.distributed.window_stream`) and `stop_signal` (see
             `jepawm.distributed.stopping`).
     """
+    check_sees(job["run_dir"], "the run directory")
     plan = from_dict(RunConfig, job["config"]).training_plan()
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
