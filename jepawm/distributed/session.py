@@ -9,11 +9,9 @@ from typing import Any
 
 from jepawm.interrupts import kept_handlers
 
-# Ray reads these when it is imported: no telemetry, no token for a Ray that only this machine can reach, and workers
-# that use the driver's interpreter, also under `uv run`.
+# Ray reads these when it is imported: no telemetry, and workers that use the driver's interpreter, also under `uv run`.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # `jepawm.cli.main.guarded` says why; workers inherit the variable.
     "GOMP_SPINCOUNT": "10000",
@@ -33,11 +31,19 @@ def prepare_environment() -> None:
     """Sets the variables that Ray reads when it is imported; variables that are set already stay."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    if not joins_a_cluster():
+        # No token for a Ray that only this machine can reach; whether a cluster has one is the cluster's choice.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
 def inside_job() -> bool:
     """Whether this process was started by `ray job submit`."""
     return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+
+
+def joins_a_cluster() -> bool:
+    """Whether this process belongs to a cluster: `ray job submit` started it, or `$RAY_ADDRESS` names one."""
+    return inside_job() or bool(os.environ.get("RAY_ADDRESS"))
 
 
 def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None = None, verbose: bool = False) -> bool:
@@ -60,7 +66,7 @@ def connect(*, num_cpus: int | None = None, object_store_memory_mib: int | None 
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": verbose}
-    if inside_job() or os.environ.get("RAY_ADDRESS"):
+    if joins_a_cluster():
         options["runtime_env"] = {"env_vars": variables_for_workers()}
         with kept_handlers():
             ray.init(**options)
