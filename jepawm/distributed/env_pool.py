@@ -48,7 +48,7 @@ def env_backend(env: EnvConfig, num_hosts: int, *, call_timeout_s: float) -> Ray
         num_hosts: Actors.
         call_timeout_s: An actor that takes longer for one call counts as dead.
     """
-    options = {"num_cpus": CPUS_PER_ACTOR, "runtime_env": {"env_vars": _SINGLE_THREAD | mujoco_variables()}}
+    options = {"num_cpus": CPUS_PER_ACTOR, "runtime_env": runtime_env(env)}
     kind = ActorKind("environment actor", _HostActor, (env,), options, call_timeout_s)
     return RayBackend(kind, num_hosts)
 
@@ -63,6 +63,14 @@ def ray_env_pool(env: EnvConfig, scaling: ScalingConfig, num_hosts: int | None =
     """
     backend = env_backend(env, num_hosts or scaling.num_env_actors, call_timeout_s=scaling.env_call_timeout_s)
     return EnvPool(backend, max_restarts=scaling.max_actor_restarts)
+
+
+def runtime_env(env: EnvConfig) -> dict[str, Any]:
+    """Variables and interpreter of an environment's actors; actors of other pools have their own."""
+    found: dict[str, Any] = {"env_vars": _SINGLE_THREAD | mujoco_variables()}
+    if env.python is not None:
+        found["py_executable"] = os.path.abspath(os.path.expanduser(env.python))
+    return found
 
 
 def mujoco_variables() -> dict[str, str]:
