@@ -6,6 +6,7 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,7 @@ printf '%s\\n' "$@" > "$CALLS.ray"
 def slurm(programs: Path, tmp_path: Path, monkeypatch) -> Path:
     for name, text in SLURM.items():
         program(programs, name, text)
+    program(programs, "python", f'#!/usr/bin/env bash\nexec "{sys.executable}" "$@"\n')
     variables = {"SLURM_JOB_ID": "4242", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
     for name, value in {**variables, "SLURM_CPUS_PER_TASK": "16", "SLURM_GPUS_ON_NODE": "1", "USER": "ada"}.items():
         monkeypatch.setenv(name, value)

@@ -22,7 +22,7 @@ class MakePython:
     folder: Positional[str]
     """Where it is made; on a cluster, a folder that every node sees."""
     packages: Positional[tuple[str, ...]]
-    """What is installed there on top, as pip takes it: `mujoco==3.5.0`."""
+    """What is installed there on top, as pip takes it: `mujoco==3.4.0`."""
 
     def run(self) -> int:
         """Prints how to use it."""

@@ -28,7 +28,7 @@ def test_two_pools_run_two_versions_of_mujoco(ray_local, tmp_path):
     python = make_python(str(tmp_path / "other"), (f"mujoco=={OTHER}",))
     env = EnvConfig(id="versioned_env:Versioned", image_size=32)
     scaling = ScalingConfig(num_env_actors=1)
-    plan = CollectPlan("auto", seed=0, env_steps=4)
+    plan = CollectPlan("uniform", seed=0, env_steps=4, codec="zstd")
     with (
         ray_env_pool(env, scaling) as here,
         ray_env_pool(EnvConfig(id=env.id, image_size=32, python=python), scaling) as there,
