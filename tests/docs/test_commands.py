@@ -32,19 +32,8 @@ EXECUTED = {
 }
 # Programs of the operating system, which the pages use in the usual way.
 SYSTEM = {
-    "apt-get",
-    "sudo",
-    "source",
-    "export",
-    "cd",
-    "git",
-    "uv",
-    "python3",
-    "brew",
-    "rm",
-    "docker",
-    "kubectl",
-    "sbatch",
+    *("apt-get", "sudo", "source", "export", "cd", "git", "uv", "python3", "brew", "rm"),
+    *("docker", "kubectl", "sbatch"),
 }
 
 
