@@ -33,8 +33,9 @@ trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 # Nodes start at different times; Ray's own limit is 30 s.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
 
-first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-head_ip=$(srun --nodes=1 --ntasks=1 --nodelist="$first_node" hostname --ip-address | awk '{print $1}')
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+addresses=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes%%$'\n'*}" hostname --ip-address)
+head_ip=${addresses%% *}
 address=$head_ip:$((20000 + SLURM_JOB_ID % 10000))
 
 # The same command on every node: the one whose address it is becomes the head and runs what stands behind `--`.

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,9 +32,12 @@ def prepare_environment() -> None:
     """Sets the variables that Ray reads when it is imported; variables that are set already stay."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    if not joins_a_cluster():
-        # No token for a Ray that only this machine can reach; whether a cluster has one is the cluster's choice.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    if not joins_a_cluster() and "RAY_AUTH_MODE" not in os.environ:
+        # A Ray that is started here listens on every network of this machine, and whoever reaches it may run code. It
+        # gets a token that only its own processes know. Whether a cluster has one is the cluster's choice.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def inside_job() -> bool:
