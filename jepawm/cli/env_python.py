@@ -62,8 +62,9 @@ def make_python(folder: str, packages: tuple[str, ...]) -> str:
         raise
     if done.returncode:
         shutil.rmtree(place)
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ConfigError(f"{' '.join(packages)} cannot be installed: {lines[-1] if lines else 'no reason was given'}")
+        lines = (done.stderr.strip() or done.stdout.strip() or "no reason was given").splitlines()
+        reasons = [line for line in lines if line.lower().startswith("error")]
+        raise ConfigError(f"{' '.join(packages)} cannot be installed: {(reasons or lines)[-1]}")
     return str(python)
 
 
