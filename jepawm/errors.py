@@ -7,14 +7,28 @@ in jepawm and keeps its traceback.
 import difflib
 import importlib
 import pickle
+import re
 from collections.abc import Iterable
 from types import ModuleType
 
+_PASSWORD = re.compile(r"(\w+://[^\s/:@]*:)[^\s/@]+@")
+_SECRET_PARAMETER = re.compile(
+    r"([?&][^\s=&]*(?:sig|token|key|secret|password|credential|policy)[^\s=&]*=)[^\s&'\")]+", re.IGNORECASE
+)
+
+
+def without_secrets(text: str) -> str:
+    """A text whose addresses show no password, and no signature, token or key of a signed address."""
+    return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
+
 
 class JepawmError(Exception):
-    """Base of every error a user can cause and mend."""
+    """Base of every error a user can cause and mend. Addresses in its text show no passwords and no signatures."""
 
     exit_code: int = 1
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class ConfigError(JepawmError):
@@ -69,7 +83,7 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError):
         # torch's text is advice to read the file without protection.
         return "its pickle cannot be read"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (without_secrets(str(error)).strip().splitlines() or [type(error).__name__])[0]
 
 
 def require(package: str, extra: str | None = None) -> ModuleType:

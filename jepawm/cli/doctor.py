@@ -1,4 +1,4 @@
-"""`jepawm doctor`: what is installed, what this machine has, and whether MuJoCo draws here, and how fast."""
+"""`jepawm doctor`: what is installed, what this machine has, whether MuJoCo draws here, and what a cluster lacks."""
 
 import importlib.metadata
 import json
@@ -48,17 +48,22 @@ class Line:
 
 @dataclass(frozen=True)
 class Doctor:
-    """Look at Python, packages, machine and rendering. Exit code 1 if what is installed cannot work."""
+    """Look at Python, packages, machine and rendering. Exit code 1 if what is installed cannot work.
+
+    On a cluster (`--cluster`), also look at every node: whether it shares `$JEPAWM_HOME` and runs the same code.
+    """
 
     json: bool = False
     """Print JSON."""
     rendering: bool = True
     """Draw with each of MuJoCo's ways to draw without a screen."""
+    cluster: bool = False
+    """Look at the nodes of the cluster that `$RAY_ADDRESS` names, or that this job was submitted to."""
 
     def run(self) -> int:
         """Prints one line a finding."""
         lines: list[Line] = []
-        for line in look(rendering=self.rendering):
+        for line in look(rendering=self.rendering, cluster=self.cluster):
             lines.append(line)
             if not self.json:
                 print(line, flush=True)
@@ -67,7 +72,7 @@ class Doctor:
         return int(any(line.level == "FAIL" for line in lines))
 
 
-def look(*, rendering: bool = True) -> Iterator[Line]:
+def look(*, rendering: bool = True, cluster: bool = False) -> Iterator[Line]:
     """Looks at everything, the quick things first."""
     yield _python()
     yield from _packages()
@@ -76,6 +81,8 @@ def look(*, rendering: bool = True) -> Iterator[Line]:
     yield from _extras()
     if rendering:
         yield from _rendering()
+    if cluster:
+        yield from _cluster()
 
 
 def _python() -> Line:
@@ -230,6 +237,35 @@ def _backend_line(backend: str, found: dict[str, Any], *, needed: bool) -> Line:
     wrong = "; ".join(found.get("problems", ())) or found.get("error", "")
     how = f"; run: apt-get install {' '.join(missing)}" if missing else ""
     return Line("FAIL" if needed else "note", backend, f"does not work: {wrong}{how}", found)
+
+
+def _cluster() -> Iterator[Line]:
+    from jepawm.errors import JepawmError
+    from jepawm.runs.preflight.machine import joins_a_cluster
+    from jepawm.runs.runtime import examine_cluster, home_folder
+
+    if not joins_a_cluster():
+        yield Line(
+            "FAIL",
+            "cluster",
+            "this process belongs to none; set RAY_ADDRESS=HOST:6379, or submit it: ray job submit --working-dir . -- "
+            "python -m jepawm doctor --cluster",
+        )
+        return
+    try:
+        report = examine_cluster(home_folder())
+    except (JepawmError, ConnectionError, RuntimeError) as error:
+        yield Line("FAIL", "cluster", f"its nodes cannot be asked: {error}")
+        return
+    for found in report.nodes:
+        level: Level = "FAIL" if found.failure or found.problems else "ok"
+        yield Line(level, f"node {found.node.name}", str(found), asdict(found))
+    for problem in report.problems():
+        yield Line("FAIL", "cluster", problem)
+    for problem in report.idle_gpus():
+        yield Line("FAIL", "cluster", problem)
+    if not report.problems():
+        yield Line("ok", "cluster", f"{len(report.nodes)} nodes share $JEPAWM_HOME and run {report.driver.versions}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

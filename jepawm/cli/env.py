@@ -1,10 +1,11 @@
-"""`jepawm env check`: is an environment fit for collecting and planning?"""
+"""`jepawm env`: is an environment fit for collecting and planning? And a Python with other packages for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from jepawm.cli.env_python import MakePython
 from jepawm.cli.group import run_group
 
 NATIVE = (
@@ -54,4 +55,6 @@ class CheckEnv:
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command."""
-    return run_group(argv, prog="jepawm env", about="Environments of your own.", commands={"check": CheckEnv})
+    return run_group(
+        argv, prog="jepawm env", about="Environments of your own.", commands={"check": CheckEnv, "python": MakePython}
+    )

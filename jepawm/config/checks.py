@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from urllib.parse import urlsplit
 
 from jepawm.errors import ConfigError
 
@@ -40,3 +41,19 @@ def unread_by(owner: Any, name: str, choice: str) -> None:
     default = next(item.default for item in dataclasses.fields(owner) if item.name == name)
     if getattr(owner, name) != default:
         raise ConfigError(f"{key(owner, name)} has no meaning for {choice}")
+
+
+def no_password(owner: object, name: str, remedy: str) -> None:
+    """Refuses an address with a password in it: configurations are written to runs, reports and trackers.
+
+    Args:
+        owner: The section.
+        name: Its field; None passes.
+        remedy: Where the password belongs.
+    """
+    address = getattr(owner, name)
+    if address is not None and urlsplit(address).password is not None:
+        raise ConfigError(
+            f"{key(owner, name)} holds a password, and a configuration is written to config.yaml, eval.json and the "
+            f"tracker; leave it out, and {remedy}"
+        )

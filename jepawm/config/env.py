@@ -29,6 +29,10 @@ class EnvConfig:
     `variation={agent.colour: [255, 0, 0]}`. An environment that is adapted knows `success_distance`, `success_numbers`,
     `goal_env_steps`, `action_bound` and `control_hz` as well."""
 
+    python: str | None = None
+    """Interpreter of the environment's processes on Ray, for a simulator whose packages conflict with those that are
+    installed: `jepawm env python` makes one. It must be at the same path on every node. None: the driver's."""
+
     def __post_init__(self) -> None:
         positive(self, "image_size")
         self.make_kwargs()

@@ -111,6 +111,11 @@ class RunConfig:
             )
         if self.local and self.data.loader == "stream":
             raise ConfigError("data.loader 'stream' is Ray Data and cannot run with --local; use 'shards' or 'cache'")
+        if self.local and self.env.python is not None:
+            raise ConfigError(
+                f"env.python is {self.env.python}, and with --local the environment runs in this process; leave one of "
+                "them out"
+            )
         if self.local and self.scaling.num_workers > 1:
             raise ConfigError(
                 f"--local trains in this one process; scaling.num_workers must be 1, found {self.scaling.num_workers}"
@@ -177,6 +182,7 @@ class RunConfig:
         full = to_dict(self)
         # They permit, keep or show a training and do not change the model.
         del full["data"]["allow_actions_out_of_bounds"]
+        del full["env"]["python"]
         for name in ("checkpoint_every", "num_checkpoints_kept", "best_metric", "best_mode", "log_every"):
             del full["train"][name]
         return {key: full[key] for key in ("seed", "env", "data", "model", "loss", "optim", "train")}

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jepawm.config.checks import no_password
+
 
 @dataclass(frozen=True)
 class TrackingConfig:
@@ -16,3 +18,7 @@ class TrackingConfig:
     """Tracking URI; None: `sqlite:///` beside the runs."""
     experiment: str = "jepawm"
     """MLflow experiment."""
+
+    def __post_init__(self) -> None:
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a database, PGPASSFILE or my.cnf)"
+        no_password(self, "mlflow_uri", remedy)

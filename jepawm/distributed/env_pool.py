@@ -79,7 +79,7 @@ def env_backend(
         (env,),
         actors.claim,
         # Ray would fill one node after the other, and rendering is bound by the cores of a node.
-        {"scheduling_strategy": "SPREAD", "runtime_env": {"env_vars": _SINGLE_THREAD | mujoco_variables()}},
+        {"scheduling_strategy": "SPREAD", "runtime_env": runtime_env(env)},
         call_timeout_s=scaling.env_call_timeout_s,
         start_timeout_s=scaling.placement_timeout_s,
         can_grow=actors.can_grow,
@@ -92,6 +92,14 @@ def ray_env_pool(
 ) -> EnvPool:
     """A pool of environment actors; takes the arguments of `env_backend`, and restarts as often as `scaling` says."""
     return EnvPool(env_backend(env, scaling, num_hosts, actors), max_restarts=scaling.max_actor_restarts)
+
+
+def runtime_env(env: EnvConfig) -> dict[str, Any]:
+    """Variables and interpreter of an environment's actors; actors of other pools have their own."""
+    found: dict[str, Any] = {"env_vars": _SINGLE_THREAD | mujoco_variables()}
+    if env.python is not None:
+        found["py_executable"] = os.path.abspath(os.path.expanduser(env.python))
+    return found
 
 
 def mujoco_variables() -> dict[str, str]:

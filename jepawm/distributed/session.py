@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +12,9 @@ from typing import Any
 
 from jepawm.interrupts import kept_handlers
 
-# Ray reads these when it is imported: no telemetry, no token for a Ray that only this machine can reach, and workers
-# that use the driver's interpreter, also under `uv run`.
+# Ray reads these when it is imported: no telemetry, and workers that use the driver's interpreter, also under `uv run`.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # `jepawm.cli.main.guarded` says why; workers inherit the variable.
     "GOMP_SPINCOUNT": "10000",
@@ -35,6 +34,12 @@ def prepare_environment() -> None:
     """Sets the variables that Ray reads when it is imported; variables that are set already stay."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    if not joins_a_cluster() and "RAY_AUTH_MODE" not in os.environ:
+        # A Ray that is started here listens on every network of this machine, and whoever reaches it may run code. It
+        # gets a token that only its own processes know. Whether a cluster has one is the cluster's choice.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def inside_job() -> bool:
@@ -104,6 +109,11 @@ class RayLog:
             self._say(f"   Ray reports trouble with a node or a process: {self._path}")
 
 
+def joins_a_cluster() -> bool:
+    """Whether this process belongs to a cluster: `ray job submit` started it, or `$RAY_ADDRESS` names one."""
+    return inside_job() or bool(os.environ.get("RAY_ADDRESS"))
+
+
 def connect(
     *,
     num_cpus: int | None = None,
@@ -133,7 +143,7 @@ def connect(
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": verbose}
-    if inside_job() or os.environ.get("RAY_ADDRESS"):
+    if joins_a_cluster():
         options["runtime_env"] = {"env_vars": variables_for_workers()}
         with kept_handlers():
             ray.init(**options)

@@ -27,6 +27,7 @@ from jepawm.distributed.worker_count import ElasticWorkers
 from jepawm.errors import JepawmError, TrainingError
 from jepawm.interrupts import Interrupted, StopRequest, noted_signals
 from jepawm.runs.placement.demand import Claim, Demand
+from jepawm.shared_folders import check_sees
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
@@ -44,6 +45,7 @@ def train_on_worker(job: dict[str, Any]) -> None:
             number of workers may change), `feed` (where batches come from Ray Data, else None; see
             `jepawm.distributed.window_stream`) and `stop_signal` (see `jepawm.distributed.stopping`).
     """
+    check_sees(job["run_dir"], "the run directory")
     plan = replace(from_dict(RunConfig, job["config"]).training_plan(), device=job["device"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()

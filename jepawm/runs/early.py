@@ -18,7 +18,8 @@ def check_names(config: RunConfig) -> None:
         EnvironmentFault: No such module, id or class.
         DataError: No dataset, or nothing to convert, at `data.path`.
     """
-    if config.env.id != "none":
+    # An environment with an interpreter of its own need not be importable here.
+    if config.env.id != "none" and config.env.python is None:
         find_env(config.env.id)
     path = str(config.data.path)
     if config.data.source == "dataset":

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
-from jepawm.config import EnvConfig, RunConfig, ScalingConfig
+from jepawm.config import EnvConfig, RunConfig, ScalingConfig, home
 from jepawm.data.importers.conversion import Reader, read_serially
 from jepawm.device import pick_device
 from jepawm.errors import ConfigError
@@ -16,6 +16,7 @@ from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.rollout.backend import Backend
 from jepawm.runs.placement import PlacementPlan, Stage
+from jepawm.shared_folders import ClusterReport, Folders
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step, list_checkpoints, newest_checkpoint
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
@@ -168,8 +169,21 @@ def make_runtime(config: RunConfig, say: Callable[[str], None] | None = None) ->
     Args:
         config: The resolved configuration.
         say: Told where processes wait for room on a cluster, and which nodes it lost; None: printed.
+
+    Raises:
+        ConfigError: The nodes of a cluster do not share the run's folders, or run other code than this process.
     """
-    return LocalRuntime() if config.local else ray_runtime(config.scaling, config.device, say)
+    if config.local:
+        return LocalRuntime()
+    runtime = ray_runtime(config.scaling, config.device, say)
+    try:
+        from jepawm.distributed.cluster_check import check_cluster
+
+        check_cluster(folders_of(config))
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
 
 
 def ray_runtime(
@@ -179,3 +193,35 @@ def ray_runtime(
     from jepawm.distributed.runtime import RayRuntime
 
     return RayRuntime(scaling or ScalingConfig(), device, say)
+
+
+def home_folder() -> Folders:
+    """The folder that all nodes of a cluster must share whatever runs there."""
+    return Folders({"$JEPAWM_HOME": home()})
+
+
+def folders_of(config: RunConfig) -> Folders:
+    """The folders of a run that all nodes of a cluster must share."""
+    written, read = dict(home_folder().written), {}
+    if config.run_dir is not None and not _is_below(config.run_dir, home()):
+        written["run_dir"] = os.path.abspath(config.run_dir)
+    if config.data.source == "dataset" and config.data.path is not None and not _is_below(config.data.path, home()):
+        read["data.path"] = os.path.abspath(config.data.path)
+    return Folders(written, read)
+
+
+def examine_cluster(folders: Folders) -> ClusterReport:
+    """What each node of the cluster that this process joins finds of the folders, and which code it runs.
+
+    Raises:
+        ConfigError: This process itself cannot write to one of the folders.
+    """
+    from jepawm.distributed.cluster_check import examine_cluster
+    from jepawm.distributed.session import ray_session
+
+    with ray_session():
+        return examine_cluster(folders)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return os.path.commonpath((os.path.abspath(path), folder)) == folder

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from jepawm.distributed.nodes import LostNodes, is_gone
-from jepawm.distributed.session import variables_for_workers
+from jepawm.distributed.session import prepare_environment, variables_for_workers
 
 
 def test_workers_of_a_cluster_get_places_limits_and_threads(monkeypatch, tmp_path):
@@ -72,3 +72,27 @@ def test_the_loss_of_a_node_explains_the_death_of_its_actors_and_of_those_that_w
     # A node that Ray has forgotten is gone as well.
     assert lost.took("ghi")
     assert lost.selector() == {"ray.io/node-id": "!in(def,ghi)"}
+
+
+def test_a_ray_that_is_started_here_gets_a_token_and_a_cluster_keeps_its_own_choice(monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    # What the test sets is forgotten after it.
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    prepare_environment()
+    assert "RAY_AUTH_MODE" not in os.environ
+    monkeypatch.delenv("RAY_ADDRESS")
+    prepare_environment()
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(token) == 64
+    # The same for the Ray that this process starts next, and nothing where it was switched off.
+    prepare_environment()
+    assert os.environ["RAY_AUTH_TOKEN"] == token
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    prepare_environment()
+    assert "RAY_AUTH_TOKEN" not in os.environ

@@ -31,7 +31,10 @@ EXECUTED = {
     ("jepawm", "compare", "RUN", "RUN_B"),
 }
 # Programs of the operating system, which the pages use in the usual way.
-SYSTEM = {"apt-get", "sudo", "source", "export", "cd", "git", "uv", "python3", "brew", "rm"}
+SYSTEM = {
+    *("apt-get", "sudo", "source", "export", "cd", "git", "uv", "python3", "brew", "rm"),
+    *("docker", "kubectl", "sbatch"),
+}
 
 
 class Parsed(BaseException):
@@ -84,6 +87,9 @@ def parses_as_jepawm(words: list[str], repo) -> None:
 def parses_as_python(words: list[str], repo) -> None:
     if words[:2] == ["-m", "pytest"]:
         assert all((repo / path).exists() for path in words[2:])
+        return
+    if words[:2] == ["-m", "jepawm"]:
+        parses_as_jepawm(words[2:], repo)
         return
     script = repo / words[0]
     assert script.is_file()

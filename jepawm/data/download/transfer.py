@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from jepawm.errors import DataError
+from jepawm.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import requests
@@ -308,4 +308,4 @@ def _drop(part: Path) -> None:
 
 
 def _short(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
+    return first_line(error)[:300]

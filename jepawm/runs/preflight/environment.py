@@ -1,6 +1,7 @@
 """Whether an environment exists, and whether recorded episodes and trained models belong to it."""
 
 import inspect
+import os
 
 import numpy as np
 
@@ -30,13 +31,22 @@ def check_environment(env: EnvConfig) -> EnvDescription | None:
         env: The environment.
 
     Returns:
-        Its description where it was made here; None for `none` and for environments that are not cheap to make.
+        Its description where it was made here; None for `none`, for environments that are not cheap to make, and for
+        those that have an interpreter of their own.
 
     Raises:
+        ConfigError: `env.python` is no program.
         EnvironmentFault: No such module, id or class; a wrong option.
         MissingDependencyError: A package that the environment needs is not installed.
     """
     if env.id == "none":
+        return None
+    if env.python is not None:
+        program = os.path.expanduser(env.python)
+        if not (os.path.isfile(program) and os.access(program, os.X_OK)):
+            raise ConfigError(
+                f"env.python {env.python} is no program; make a Python with: jepawm env python FOLDER PACKAGE==VERSION"
+            )
         return None
     import_triton_before_mesa()
     if not _is_cheap(find_env(env.id)):
