@@ -94,7 +94,7 @@ def evaluate(
     animations: dict[int, Animation] = {}
     if pool is not None and plan.evaluation.goal_source == "image":
         check_environment(spec, pool.describe(), plan.env.id)
-        image_goals, animations = play_image_goals(plan, model, spec, pool, console)
+        image_goals, animations = play_image_goals(plan, model, spec, pool, console=console, players=players)
     elif pool is not None:
         goals = None if dataset is None or split is None else HeldOutEpisodes.of(dataset, split.held_out)
         starts: Starts | None = None

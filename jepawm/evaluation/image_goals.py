@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from jepawm.agent import Agent
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import PlannerConfig, RandomPlansConfig
 from jepawm.config.evaluation import EvaluationPlan, ProtocolConfig
@@ -18,8 +17,9 @@ from jepawm.console import Console
 from jepawm.errors import DataError
 from jepawm.evaluation.goals import task_seed
 from jepawm.evaluation.image_outcomes import ImageGoalEpisode, ImageGoals
+from jepawm.evaluation.planner_host import Game, PlannerHost, Players
 from jepawm.evaluation.play import Animation
-from jepawm.evaluation.protocol import ProtocolRun, run_protocol, visual_distances
+from jepawm.evaluation.protocol import ProtocolRun, visual_distances
 from jepawm.pictures import Pictures, read_pictures
 from jepawm.rollout import EnvDescription, EnvPool, Task
 from jepawm.types import Observations
@@ -53,7 +53,13 @@ def read_goal_images(path: str, image_size: int, description: EnvDescription | N
 
 
 def play_image_goals(
-    plan: EvaluationPlan, model: WorldModel, spec: ModelSpec, pool: EnvPool, console: Console
+    plan: EvaluationPlan,
+    model: WorldModel,
+    spec: ModelSpec,
+    pool: EnvPool,
+    *,
+    console: Console,
+    players: Players | None = None,
 ) -> tuple[ImageGoals, dict[int, Animation]]:
     """Plays the first protocol towards pictures, and random plans beside it.
 
@@ -63,6 +69,7 @@ def play_image_goals(
         spec: Its statistics and action specification.
         pool: Hosts of the environment.
         console: Progress.
+        players: What plans and plays; None: this process does, in `pool`.
 
     Returns:
         What was reached, and the recorded episodes.
@@ -82,25 +89,23 @@ def play_image_goals(
         tasks = [replace(task, goal=goal) for task, goal in zip(tasks, goal_states, strict=True)]
     goals = Observations(pictures.pixels[chosen][:, None])
     name = evaluation.protocols[0]
+    # Nothing judges an episode before its end; what the goal condition says without states is left out below.
     rules: ProtocolConfig = replace(getattr(evaluation, name), success_at="episode_end")
+    here = PlannerHost(model, spec, [pool], episodes_per_group=plan.episodes_per_group, say=console.say)
+    players = here if players is None else players
+    game = Game(
+        protocol=rules,
+        planner=plan.planner,
+        objective=plan.objective if rules.cost is None else replace(plan.objective, weighting=rules.cost),
+        seed=evaluation.seed,
+        measures_distance=False,
+        subgoals=plan.subgoals,
+        pictures=dict(zip(ids, goals.pixels[:, 0], strict=True)),
+    )
 
     def play(planner: PlannerConfig, record: Sequence[int] = ()) -> ProtocolRun:
-        objective = plan.objective if rules.cost is None else replace(plan.objective, weighting=rules.cost)
-        agent = Agent(
-            model,
-            spec,
-            planner,
-            objective,
-            subgoals=None if isinstance(planner, RandomPlansConfig) else plan.subgoals,
-            replan_every=rules.replan_every,
-            warm_start=rules.warm_start,
-            shrinking_horizon=rules.horizon == "shrinking",
-        )
         with console.bar(f"{name}: chunks", rules.max_chunks) as advance:
-            # Nothing judges an episode before its end; what the goal condition says without states is left out below.
-            return run_protocol(
-                agent, rules, pool, tasks, seed=evaluation.seed, record=record, goals=goals, on_progress=advance
-            )
+            return players.play(replace(game, planner=planner), tasks, record, advance)
 
     first = pool.begin(tasks)
     pool.finish()

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from jepawm.evaluation.failures import diagnose
 from jepawm.evaluation.outcomes import DiagnosedEpisode
 from jepawm.evaluation.protocol import Player, ProtocolRun, run_protocol
 from jepawm.rollout import EnvPool, Task
+from jepawm.types import Observations
 from jepawm.world_model import WorldModel
 
 Progress = Callable[[int], None]
@@ -43,6 +44,8 @@ class Game:
         subgoals: What plans aim at on the way to the goal; random plans read no goal and have none.
         starts: Gives plans that searches start from; None: they start as the protocol says.
         head: The inverse dynamics beside the model that acts in place of the planner; None: the planner acts.
+        pictures: `[Y,X,C]` uint8 what should be seen at the end, by episode id; None: the tasks' goals as the
+            environment draws them.
     """
 
     protocol: ProtocolConfig
@@ -53,6 +56,19 @@ class Game:
     subgoals: SubgoalConfig | None = None
     starts: Starts | None = None
     head: str | None = None
+    pictures: Mapping[int, np.ndarray] | None = None
+
+    def of(self, tasks: Sequence[Task]) -> "Game":
+        """The same game with the pictures of some tasks alone, to be sent to a host."""
+        if self.pictures is None:
+            return self
+        return replace(self, pictures={task.episode_id: self.pictures[task.episode_id] for task in tasks})
+
+    def goals_of(self, tasks: Sequence[Task]) -> Observations | None:
+        """The pictures of some tasks, `[B,1]`; None where the environment draws their goals."""
+        if self.pictures is None:
+            return None
+        return Observations(np.stack([self.pictures[task.episode_id] for task in tasks])[:, None])
 
 
 class Players(Protocol):
@@ -177,6 +193,7 @@ class PlannerHost:
                 seed=game.seed,
                 record=[task.episode_id for task in group if task.episode_id in record],
                 measures_distance=game.measures_distance,
+                goals=game.goals_of(group),
                 on_progress=advance,
                 turn=turn,
             )

@@ -171,7 +171,8 @@ class PlannerPool:
         groups = split_groups(tasks, self.episodes_per_group)
         # No more groups in a call than give every host some.
         size = min(GROUPS_PER_CALL, -(-len(groups) // self.backend.num_hosts))
-        calls = [PlayGroups(game, groups[at : at + size], tuple(record)) for at in range(0, len(groups), size)]
+        parts = [groups[at : at + size] for at in range(0, len(groups), size)]
+        calls = [PlayGroups(game.of([task for group in part for task in group]), part, tuple(record)) for part in parts]
         runs: list[ProtocolRun] = []
         for found in self._ask(calls):
             runs += found

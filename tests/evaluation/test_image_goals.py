@@ -68,7 +68,9 @@ def goals(tmp_path: Path, wall_dataset: EpisodeDataset) -> Path:
 
 
 def play(config: RunConfig, model: WorldModel, dataset: EpisodeDataset, pool: EnvPool) -> tuple[ImageGoals, Any]:
-    return play_image_goals(config.evaluation_plan(), model, spec_of_model(model, dataset), pool, Console(quiet=True))
+    return play_image_goals(
+        config.evaluation_plan(), model, spec_of_model(model, dataset), pool, console=Console(quiet=True)
+    )
 
 
 @torch.no_grad()

@@ -75,6 +75,26 @@ def planner_pool(
     return PlannerPool(backend, max_restarts=max_restarts, episodes_per_group=GROUP)
 
 
+def test_goals_that_are_pictures_travel_with_their_episodes(
+    model: WorldModel, spec: ModelSpec, tasks: list[Task]
+) -> None:
+    tasks, side = tasks[:3], WALL.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (len(tasks), side, side, 3), dtype=np.uint8)
+    pictures = {task.episode_id: frame for task, frame in zip(tasks, pixels, strict=True)}
+    game = replace(GAME, measures_distance=False, pictures=pictures)
+    here = PlannerHost(model, spec, [env_pool()], episodes_per_group=GROUP).play(game, tasks)
+    with planner_pool(model, spec, 2, deaths=[(1, "play_groups", 1)]) as pool:
+        there = pool.play(game, tasks)
+        assert pool.restarts == [0, 1]
+    assert there.outcomes == here.outcomes
+    # Each episode went to its own picture: with another one it ends elsewhere.
+    other = replace(game, pictures=pictures | {tasks[0].episode_id: pixels[1]})
+    changed = PlannerHost(model, spec, [env_pool()], episodes_per_group=GROUP).play(other, tasks)
+    differs = [ours != theirs for ours, theirs in zip(here.outcomes, changed.outcomes, strict=True)]
+    assert differs == [True, False, False]
+    assert set(game.of(tasks[:2]).pictures or ()) == {task.episode_id for task in tasks[:2]}
+
+
 def test_searches_start_where_the_game_says_and_random_plans_do_not(
     model: WorldModel, spec: ModelSpec, tasks: list[Task]
 ) -> None:
