@@ -24,10 +24,14 @@ def load(
     device: str = "auto",
     encoder_weights: str | None = None,
 ) -> "Agent":
-    """A model by name (`jepa_wm_wall`) or folder (a run), ready to plan; see `jepawm.agent.load_agent`."""
-    from jepawm.agent import load_agent
+    """A model by name (`jepa_wm_wall`), folder (a run) or MLflow version (`models:/NAME/1`), ready to plan.
 
-    return load_agent(source, checkpoint, device=device, encoder_weights=encoder_weights)
+    See `jepawm.agent.load_agent`, and `jepawm.tracking.registry` for registered models.
+    """
+    from jepawm.agent import load_agent
+    from jepawm.tracking.registry import local_model
+
+    return load_agent(local_model(source), checkpoint, device=device, encoder_weights=encoder_weights)
 
 
 def __getattr__(name: str) -> Any:

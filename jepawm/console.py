@@ -2,17 +2,59 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+# Seconds between two lines of a bar in a log, and seconds that a rate looks back.
+_LINE_EVERY_S, _RATE_OVER_S = 10.0, 15.0
 
 
 class Advance(Protocol):
     """Moves a bar: units done, a short remark, and the number of units in all where it was not known before."""
 
     def __call__(self, done: int, remark: str = "", total: int | None = None) -> None: ...
+
+
+class Rate:
+    """How fast a counter grows: over the last seconds, at each moment somebody looks.
+
+    Args:
+        count: Returns the counter.
+        clock: Seconds.
+    """
+
+    def __init__(self, count: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._count, self._clock = count, clock
+        self._seen = deque([(clock(), count())])
+
+    def per_s(self) -> float:
+        """Growth per second since the latest look that is at least 15 s old, or since the first one."""
+        now, count = self._clock(), self._count()
+        self._seen.append((now, count))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= _RATE_OVER_S:
+            self._seen.popleft()
+        began, before = self._seen[0]
+        return (count - before) / (now - began) if now > began else 0.0
+
+
+class _ProgressWithRoles(Progress):
+    """A bar, and one line below it for each role."""
+
+    def __init__(self, *columns: Any, roles: Callable[[], list[str]], **options: Any) -> None:
+        # The first drawing happens in the constructor of the parent.
+        self._roles = roles
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for line in self._roles():
+            yield Text(f"   {line}", no_wrap=True, overflow="ellipsis")
 
 
 class Console:
@@ -24,6 +66,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+        self._roles: dict[str, Callable[[], str]] = {}
         self.wall_s: dict[str, float] = {}
         self._running: dict[str, float] = {}
 
@@ -50,6 +93,29 @@ class Console:
         return elapsed
 
     @contextlib.contextmanager
+    def role(self, name: str, line: Callable[[], str]) -> Iterator[None]:
+        """What a role of the run does (`train`, `data`, `environments`, `planners`), while the context lasts.
+
+        On a terminal each role has a line of its own below the bar; in a log, the bar's line ends with them.
+
+        Args:
+            name: Of the role.
+            line: Returns what it does now, or nothing; called whenever the bar is drawn.
+        """
+        self._roles[name] = line
+        try:
+            yield
+        finally:
+            del self._roles[name]
+
+    def _role_lines(self) -> list[str]:
+        return [f"{name:<12} {words}" for name, words in self._role_words()]
+
+    def _role_words(self) -> list[tuple[str, str]]:
+        told = [(name, line()) for name, line in list(self._roles.items())]
+        return [(name, words) for name, words in told if words]
+
+    @contextlib.contextmanager
     def bar(self, what: str, total: int) -> Iterator[Advance]:
         """A progress bar on a terminal; in a log, a line every ten seconds and one at the end."""
         if self._rich.is_terminal and not self._rich.quiet:
@@ -61,7 +127,7 @@ class Console:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[remark]}"),
             )
-            with Progress(*columns, console=self._rich) as progress:
+            with _ProgressWithRoles(*columns, roles=self._role_lines, console=self._rich) as progress:
                 task = progress.add_task(what, total=total, remark="")
 
                 def move(done: int, remark: str = "", total: int | None = None) -> None:
@@ -74,8 +140,9 @@ class Console:
         def tell(done: int, remark: str = "", total: int | None = None) -> None:
             said["total"] = total or said["total"]
             now = time.perf_counter()
-            if (done >= said["total"] > said["done"]) or now - said["at"] >= 10:
+            if (done >= said["total"] > said["done"]) or now - said["at"] >= _LINE_EVERY_S:
                 said.update(at=now, done=done)
-                self.say(f"   {what} {done}/{said['total']} {remark}".rstrip())
+                roles = "".join(f"; {name}: {words}" for name, words in self._role_words())
+                self.say(f"   {what} {done}/{said['total']} {remark}".rstrip() + roles)
 
         yield tell

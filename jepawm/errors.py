@@ -65,6 +65,12 @@ class TrackingError(JepawmError):
     """The tracker does not open or does not answer; metrics.jsonl is complete all the same."""
 
 
+class BudgetError(JepawmError):
+    """A run has used the hours that it may; it ended at a checkpoint and can be continued."""
+
+    exit_code = 3
+
+
 class MissingDependencyError(JepawmError):
     """An optional package is not installed."""
 

@@ -18,6 +18,7 @@ os.environ.update(
 )
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, common_folder: Path, m
     """Each test has its own folder for runs and datasets; all share the frame caches, which are named by contents."""
     monkeypatch.setenv("JEPAWM_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.setenv("JEPAWM_CACHE", str(common_folder / "frame_cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +178,20 @@ def _collect_walks(folder: Path, env: EnvConfig) -> None:
             plan = CollectPlan("wall_mixed_walk", seed=0, env_steps=WALL_ENV_STEPS, codec="zstd")
             for episode in pool.collect(range(WALL_EPISODES), plan, episodes_per_call=10):
                 writer.write(episode)
+
+
+@pytest.fixture
+def tracker_uri(common_folder: Path, tmp_path: Path) -> str:
+    """An MLflow database of the test's own: a copy of one that the first test has made, which takes seconds."""
+    made = common_folder / "mlflow.db"
+    with FileLock(common_folder / "mlflow.lock"):
+        if not made.exists():
+            from jepawm.tracking.tracker import Tracker
+
+            Tracker(f"sqlite:///{made}.tmp", "unused", common_folder.as_uri()).open()
+            os.replace(f"{made}.tmp", made)
+    shutil.copyfile(made, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 @pytest.fixture(scope="session")

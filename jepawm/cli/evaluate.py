@@ -17,7 +17,8 @@ from jepawm.errors import CheckpointError
 EVALUATE = Command(
     prog="jepawm evaluate",
     about="Judge a trained model on other episodes, protocols or planner settings; every setting is the model's own "
-    "unless a flag says otherwise.\n\n--model RUN or MODEL (needed): a run, or a model folder such as RUN/model. "
+    "unless a flag says otherwise.\n\n--model RUN or MODEL (needed): a run, a model folder such as RUN/model, or a "
+    "registered model (models:/NAME/1). "
     "--published NAME: settings of a published evaluation, which flags override "
     f"({', '.join(PUBLISHED_EVALUATIONS)}). "
     "--action-score: compare its plans with the recorded actions of --data.path instead (DROID).",
@@ -59,7 +60,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def model_of(path: str) -> str:
-    """The model folder of a run, or the folder itself."""
+    """The model folder of a run, or the folder itself; a registered model (`models:/NAME/1`) is fetched first."""
+    from jepawm.tracking.registry import local_model
+
+    path = local_model(path)
     inside = os.path.join(path, "model")
     return inside if os.path.isdir(inside) else path
 

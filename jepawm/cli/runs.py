@@ -37,6 +37,7 @@ class ShowRun:
     def run(self) -> int:
         """Prints what is known."""
         from jepawm.runs.listing import find_run
+        from jepawm.runs.usage import earlier_usage
 
         run = find_run(self.name)
         print(f"run          {run.folder} ({run.state})")
@@ -49,6 +50,9 @@ class ShowRun:
                 print(f"{name:<12} {protocol.planned.rate}; random plans {protocol.random.rate.success_rate:.3f}")
             print(f"report       {run.result.report}")
             print(f"again        jepawm evaluate --model {run.folder} --evaluation.seed 7")
+        used = earlier_usage(run.folder)
+        if used is not None:
+            print(f"used         {used.total.gpu:.3g} GPU-hours, {used.total.cpu:.3g} CPU-hours")
         if run.state == "unfinished":
             print(f"go on        jepawm train --recipe {run.folder}/config.yaml --run-dir {run.folder}")
         return 0

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from tyro.conf import Positional
 
@@ -12,34 +11,46 @@ from jepawm.cli.group import run_group
 
 @dataclass(frozen=True)
 class Sync:
-    """Send the metrics of a run to MLflow that have not been sent yet."""
+    """Send to MLflow what it lacks of a run, of an improvement with its rounds, or of a sweep with its trials."""
 
-    run_dir: Positional[str]
-    """Directory of the run."""
+    folder: Positional[str]
+    """Directory of the run, improvement or sweep."""
     uri: str | None = None
     """Address of the tracker; by default the one that knows the run, or the one in its configuration."""
 
     def run(self) -> int:
-        """Prints how many records were sent."""
-        from jepawm.config import RunConfig
-        from jepawm.config.yaml_io import load_yaml
-        from jepawm.runs.episodes import find_dataset
-        from jepawm.runs.tracking import mlflow_sink, run_tags
-        from jepawm.tracking.mlflow_sink import URI_FILE
+        """Prints what was sent."""
+        from jepawm.runs.sync import sync_folder
 
-        config = load_yaml(RunConfig, os.path.join(self.run_dir, "config.yaml"))
-        known = Path(self.run_dir, URI_FILE)
-        uri = self.uri or (known.read_text().strip() if known.is_file() else None)
-        if uri is not None:
-            config = replace(config, tracking=replace(config.tracking, mlflow_uri=uri))
-        recipe = Path(self.run_dir, "recipe")
-        tags = run_tags(config, recipe.read_text().strip() if recipe.is_file() else "unknown", find_dataset(config))
-        sink = mlflow_sink(config, self.run_dir, tags)
-        sink.start()
-        print(f"{sink.sync()} records sent to {sink.uri}")
+        sync_folder(self.folder, self.uri, print)
+        return 0
+
+
+@dataclass(frozen=True)
+class Register:
+    """Give the model of a run a name and a version in MLflow's registry."""
+
+    run_dir: Positional[str]
+    """Directory of the run."""
+    name: str
+    """Name in the registry."""
+    uri: str | None = None
+    """Address of the tracker; by default the one that knows the run, or the one in its configuration."""
+
+    def run(self) -> int:
+        """Sends the run as far as it is new, registers its model, and prints how it is loaded."""
+        from jepawm.runs.sync import sync_run
+        from jepawm.tracking.registry import register_model
+
+        sink = sync_run(self.run_dir, self.uri, print)
+        model = register_model(sink.tracker, sink.run_id, self.name, os.path.join(self.run_dir, "model"))
+        print(f"registered as {model.name}, version {model.version}")
+        print(f"in Python    jepawm.load('{model.source}')")
+        print(f"evaluate     jepawm evaluate --model {model.source}")
         return 0
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command."""
-    return run_group(argv, prog="jepawm track", about="The experiment tracker (MLflow).", commands={"sync": Sync})
+    commands = {"sync": Sync, "register": Register}
+    return run_group(argv, prog="jepawm track", about="The experiment tracker (MLflow).", commands=commands)

@@ -58,7 +58,7 @@ TRAIN = Command(
     prog="jepawm train",
     about="Collect or read episodes, train a world model, plan with it, and leave a report.",
     common=(
-        *("seed", "device", "local", "name", "run_dir", "resume"),
+        *("seed", "device", "local", "name", "run_dir", "resume", "max_gpu_hours"),
         *("env.id", "env.image_size", "env.vary", "env.options"),
         *("data.source", "data.path", "data.policy", "data.num_episodes", "data.frameskip"),
         *("model.encoder.name", "model.encoder.weights", "model.encoder.trainable", "model.predictor.name"),

@@ -54,6 +54,9 @@ class RunConfig:
     recipe is for another one."""
     resume: Literal["auto", "never"] = "auto"
     """`auto`: continue the newest unfinished run of the same configuration (or the one in `run_dir`)."""
+    max_gpu_hours: float | None = None
+    """GPU-hours that the run may use, over all its processes and resumes; then it ends at a checkpoint. Where the run
+    uses no GPU, hours of its training workers. None: no limit."""
     env: EnvConfig = field(default_factory=EnvConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -74,6 +77,8 @@ class RunConfig:
             raise ConfigError(f"seed must not be negative, found {self.seed}")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device must be auto, cpu, mps, cuda or cuda:N, found '{self.device}'")
+        if self.max_gpu_hours is not None and not self.max_gpu_hours > 0:
+            raise ConfigError(f"max_gpu_hours must be above 0, found {self.max_gpu_hours}")
         source = self.evaluation.goal_source
         if self.env.id == "none" and (self.data.source == "collect" or source != "sampler"):
             raise ConfigError(

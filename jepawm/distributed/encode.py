@@ -14,6 +14,7 @@ from jepawm.device import device_of_claim, pick_device
 from jepawm.distributed.waiting import Say, Waiting, watched
 from jepawm.errors import JepawmError
 from jepawm.runs.placement.demand import Demand
+from jepawm.runs.usage import Share, UsageMeter
 from jepawm.training.features import EncodeJob, encode_shards
 
 # An actor that dies begins the shard that it was at again; a shard that kills its actor each time ends the job.
@@ -46,13 +47,16 @@ class ShardEncoder:
         return {"answer": np.array([pickle.dumps(answer)], dtype=object)}
 
 
-def encode_on_ray(job: EncodeJob, demand: Demand, say: Say | None = None) -> Iterator[int]:
+def encode_on_ray(
+    job: EncodeJob, demand: Demand, say: Say | None = None, *, usage: UsageMeter | None = None
+) -> Iterator[int]:
     """Fills the shards of a feature store that are missing, on the cluster.
 
     Args:
         job: What is encoded; all nodes read the dataset, and write beside it.
         demand: What an actor claims, and how many there are.
         say: Told where actors wait for room; None: printed.
+        usage: Counts what the actors hold; None: nothing is counted.
 
     Yields:
         Frames of each shard that was kept.
@@ -83,6 +87,12 @@ def encode_on_ray(job: EncodeJob, demand: Demand, say: Say | None = None) -> Ite
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     rows = watched(encoded.iter_rows(), lambda has_begun: waiting.look(0 if has_begun else actors, actors))
+    with (usage or UsageMeter()).holding(Share("encode actors", actors, claim.cpus, claim.gpus)):
+        yield from _answers(rows)
+
+
+def _answers(rows: Iterator[dict[str, Any]]) -> Iterator[int]:
+    """Frames of each shard that was kept; raises what an actor found wrong."""
     while True:
         try:
             row = next(rows, None)

@@ -1,6 +1,7 @@
 """Environment hosts as Ray actors."""
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import ray
 from jepawm.config import EnvConfig, ScalingConfig
 from jepawm.config.scaling import labels
 from jepawm.distributed.actors import ActorKind, RayBackend
+from jepawm.distributed.gauges import host_counter
 from jepawm.distributed.waiting import Say
 from jepawm.rollout import EnvHost, EnvPool
 from jepawm.rollout.calls import HostCall
@@ -31,6 +33,7 @@ class _HostActor:
         except ImportError:
             pass
         self._host = EnvHost(config)
+        self._env_steps, self._busy_s = host_counter("env_host_env_steps"), host_counter("env_host_busy_s")
 
     def ready(self) -> str:
         """Returns the id of the actor's node as soon as the actor has started."""
@@ -38,7 +41,12 @@ class _HostActor:
 
     def answer(self, call: HostCall[Any]) -> Any:
         """The packed answer to a call."""
-        return call.pack(call.run(self._host))
+        before, began = self._host.env_steps, time.perf_counter()
+        answer = call.pack(call.run(self._host))
+        self._busy_s.inc(time.perf_counter() - began)
+        if self._host.env_steps > before:
+            self._env_steps.inc(self._host.env_steps - before)
+        return answer
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Planner hosts as Ray actors, each with environment actors of its own."""
 
 import os
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from jepawm.config import EnvConfig, ScalingConfig
 from jepawm.device import device_of_claim, pick_device
 from jepawm.distributed.actors import ActorKind, RayBackend
 from jepawm.distributed.env_pool import EnvActors, mujoco_variables, ray_env_pool
+from jepawm.distributed.gauges import host_counter
 from jepawm.distributed.waiting import Say
 from jepawm.errors import PlanningError
 from jepawm.evaluation.planner_host import PlannerHost
@@ -46,6 +48,7 @@ class _PlannerActor:
     def __init__(self, job: _HostJob) -> None:
         torch.set_num_threads(min(job.num_threads, os.cpu_count() or 1))
         self._job = job
+        self._busy_s = host_counter("planner_host_busy_s")
 
     @cached_property
     def _host(self) -> PlannerHost:
@@ -69,7 +72,10 @@ class _PlannerActor:
 
     def answer(self, call: PlannerCall[Any]) -> Any:
         """The packed answer to a call."""
-        return call.pack(call.run(self._host))
+        began = time.perf_counter()
+        answer = call.pack(call.run(self._host))
+        self._busy_s.inc(time.perf_counter() - began)
+        return answer
 
 
 def planner_backend(

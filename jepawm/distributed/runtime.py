@@ -1,17 +1,20 @@
 """A run on Ray: environment actors, Ray Train workers, one session around both."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.data.importers.conversion import Reader
+from jepawm.distributed.gauges import RunGauges
 from jepawm.distributed.session import RayLog, connect
 from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.rollout import EnvPool
 from jepawm.rollout.backend import Backend
 from jepawm.runs.placement import Cluster, PlacementPlan, Stage, place_run
 from jepawm.runs.placement.demand import Demand
+from jepawm.runs.runtime import Role
+from jepawm.runs.usage import Share, UsageMeter
 from jepawm.training.features import EncodeJob
 
 if TYPE_CHECKING:
@@ -32,6 +35,25 @@ class RayRuntime:
         self._started = connect(object_store_memory_mib=scaling.object_store_memory_mib, log=self._log)
         self._scaling, self._device, self._say = scaling, device, say
         self._parcels: dict[tuple[str, ...], Any] = {}
+        self._gauges = RunGauges()
+        self.usage = UsageMeter()
+
+    def share(self, role: Role, config: RunConfig) -> Share | None:
+        scaling = config.scaling
+        if role == "driver":
+            return Share(role, 1, 1.0)
+        if role == "evaluating driver":
+            import torch
+
+            # The driver plans on a GPU of its own node, which Ray does not give it, where it has one.
+            has_gpu = config.device.startswith(("auto", "cuda")) and torch.cuda.is_available()
+            return Share(role, 1, 0.0, 1.0) if has_gpu else None
+        demand, is_env = self._demand(scaling, config.device), role == "environment hosts"
+        claim = demand.env_actor() if is_env else demand.planner_host()
+        return Share(role, scaling.num_env_actors if is_env else scaling.num_planner_hosts, claim.cpus, claim.gpus)
+
+    def show(self, numbers: Mapping[str, float]) -> None:
+        self._gauges.show(numbers)
 
     def place(self, config: RunConfig, stages: Collection[Stage]) -> PlacementPlan:
         import torch
@@ -61,16 +83,18 @@ class RayRuntime:
 
         return read_on_ray
 
-    def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
+    def train(
+        self, config: RunConfig, dataset_path: str, run_dir: str, *, spent: Callable[[], bool] = lambda: False
+    ) -> str:
         from jepawm.distributed.train import ray_train
 
         claim = self._demand(config.scaling, config.device).worker()
-        return ray_train(config, dataset_path, run_dir, claim, self._say)
+        return ray_train(config, dataset_path, run_dir, claim, self._say, usage=self.usage, spent=spent)
 
     def encode(self, job: EncodeJob) -> Iterator[int]:
         from jepawm.distributed.encode import encode_on_ray
 
-        return encode_on_ray(job, self._demand(self._scaling, self._device), self._say)
+        return encode_on_ray(job, self._demand(self._scaling, self._device), self._say, usage=self.usage)
 
     def describe(self) -> str:
         import ray

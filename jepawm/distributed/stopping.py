@@ -76,6 +76,7 @@ def run_and_pass_on(
     *,
     has_more_room: Callable[[], bool] | None = None,
     waits: Callable[[int], None] | None = None,
+    spent: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Runs a training in a thread, so that the main thread hears signals, and passes the first one on.
 
@@ -87,6 +88,7 @@ def run_and_pass_on(
             then.
         waits: Told every few seconds how many workers have begun. What it raises is raised here; Ray takes the training
             down when the driver ends.
+        spent: Whether the training has used what it may, and had better end at a checkpoint.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
@@ -102,7 +104,7 @@ def run_and_pass_on(
     asked, looked_at, counted_at = False, time.monotonic(), time.monotonic()
     while thread.is_alive():
         thread.join(_LOOK_EVERY_S)
-        wanted = bool(request)
+        wanted = bool(request) or spent()
         if waits is not None and time.monotonic() - counted_at >= LOOK_EVERY_S:
             counted_at = time.monotonic()
             waits(ray.get(stop_signal.begun.remote()))

@@ -1,7 +1,7 @@
 """Ray Train: `jepawm.training` in any number of workers."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +27,7 @@ from jepawm.distributed.worker_count import ElasticWorkers
 from jepawm.errors import JepawmError, TrainingError
 from jepawm.interrupts import Interrupted, StopRequest, noted_signals
 from jepawm.runs.placement.demand import Claim, Demand
+from jepawm.runs.usage import TRAINING_WORKERS, Share, UsageMeter
 from jepawm.shared_folders import check_sees
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step
@@ -124,7 +125,14 @@ def share_of_node(processes: int) -> int:
 
 
 def ray_train(
-    config: RunConfig, dataset_path: str, run_dir: str, claim: Claim | None = None, say: Say | None = None
+    config: RunConfig,
+    dataset_path: str,
+    run_dir: str,
+    claim: Claim | None = None,
+    say: Say | None = None,
+    *,
+    usage: UsageMeter | None = None,
+    spent: Callable[[], bool] = lambda: False,
 ) -> str:
     """Trains with Ray Train, continuing what `run_dir` holds.
 
@@ -134,6 +142,8 @@ def ray_train(
         run_dir: A folder on a file system that the driver and the workers share.
         claim: Of each worker; None: as the settings say on the cluster that this process is connected to.
         say: Told where workers wait for room; None: printed.
+        usage: Counts what the workers hold; None: nothing is counted.
+        spent: Whether training had better end at a checkpoint, before its last train step; asked often.
 
     Returns:
         The folder of the last checkpoint.
@@ -153,7 +163,8 @@ def ray_train(
     with noted_signals() as request, _wanted(workers):
         while True:
             try:
-                folder = _fit(_Attempt(config, dataset_path, run_dir, workers, waiting), request)
+                attempt = _Attempt(config, dataset_path, run_dir, workers, waiting, usage or UsageMeter(), spent)
+                folder = _fit(attempt, request)
             except ray.train.TrainingFailedError as error:
                 cause = _cause(error)
                 if isinstance(cause, JepawmError):
@@ -168,6 +179,8 @@ def ray_train(
                 return folder
             if request.signal_number is not None:
                 raise Interrupted(request.signal_number)
+            if spent():
+                return folder
             # A node is about to be taken away, or there is room for more workers: the workers ended at a checkpoint,
             # and others go on from there.
             if train_step <= done:
@@ -194,6 +207,8 @@ class _Attempt:
     run_dir: str
     workers: ElasticWorkers
     waiting: Waiting
+    usage: UsageMeter
+    spent: Callable[[], bool]
 
 
 def _fit(attempt: _Attempt, request: StopRequest) -> str:
@@ -235,13 +250,17 @@ def _fit(attempt: _Attempt, request: StopRequest) -> str:
         ),
     )
     more = (lambda: workers.choose() > count) if workers.is_elastic else None
-    result = run_and_pass_on(
-        trainer.fit,
-        request,
-        job["stop_signal"],
-        has_more_room=more,
-        waits=lambda begun: attempt.waiting.look(max(0, count - begun), count),
-    )
+    with attempt.usage.holding(Share(TRAINING_WORKERS, count, claim.cpus, claim.gpus)) as begin_again:
+
+        def waits(begun: int) -> None:
+            if not begun:
+                # Workers that wait for a node hold nothing.
+                begin_again()
+            attempt.waiting.look(max(0, count - begun), count)
+
+        result = run_and_pass_on(
+            trainer.fit, request, job["stop_signal"], has_more_room=more, waits=waits, spent=attempt.spent
+        )
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
     return str(result.checkpoint.path)

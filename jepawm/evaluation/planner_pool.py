@@ -125,6 +125,10 @@ class PlannerPool:
         max_restarts: Times one host may be replaced before its groups go to the other hosts.
         episodes_per_group: Episodes planned in one batch, at most.
         say: Told an estimate of memory once for all groups; None: nobody is.
+
+    Attributes:
+        env_steps: Environment steps of the groups that hosts have answered for.
+        plans: Plans of these groups.
     """
 
     def __init__(
@@ -139,6 +143,13 @@ class PlannerPool:
         self._say = say
         self._dispatcher = Dispatcher(backend, max_restarts=max_restarts, kind=PLANNER_HOSTS)
         self._deaths: list[str] = []
+        self.env_steps = 0
+        self.plans = 0
+
+    @property
+    def num_alive(self) -> int:
+        """Hosts that have not been given up."""
+        return len(self._dispatcher.alive)
 
     @property
     def backend(self) -> Backend:
@@ -176,6 +187,9 @@ class PlannerPool:
         runs: list[ProtocolRun] = []
         for found in self._ask(calls):
             runs += found
+            outcomes = [outcome for run in found for outcome in run.outcomes]
+            self.env_steps += sum(outcome.env_steps for outcome in outcomes)
+            self.plans += sum(outcome.num_plans for outcome in outcomes)
             if on_progress is not None:
                 on_progress(game.protocol.max_chunks * len(runs) // len(groups))
         at_once = min(len(groups), size * self.backend.num_hosts)

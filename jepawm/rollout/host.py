@@ -42,10 +42,14 @@ class EnvHost:
 
     Args:
         config: Which environment, at which frame size.
+
+    Attributes:
+        env_steps: Environment steps made since the host started.
     """
 
     def __init__(self, config: EnvConfig) -> None:
         self.config = config
+        self.env_steps = 0
         self._idle: list[Any] = []
         self._running: dict[int, _Running] = {}
 
@@ -233,6 +237,7 @@ class EnvHost:
                         )
                         raise environment_fault(error, self.config.id, doing) from error
                     running.env_step += 1
+                    self.env_steps += 1
                     if drawn:
                         pixels, felt, state = _copied(seen, info)
                         if wanted:
@@ -273,6 +278,7 @@ class EnvHost:
                 actions.append(_within_norm(np.asarray(act(states[-1]), dtype=np.float32), longest))
                 if advance is None:
                     _, _, terminated, truncated, info = env.step(actions[-1])
+                    self.env_steps += 1
                     states.append(np.array(info["sim_state"]))
                     ended = terminated or truncated
                 else:
@@ -336,6 +342,7 @@ class EnvHost:
                     state = advance(action)
                     continue
                 seen, _, terminated, truncated, info = env.step(action)
+                self.env_steps += 1
             except Exception as error:
                 doing = f"in step, episode {episode_id}, env_step {env_step}, action {show_action(action)}"
                 raise environment_fault(error, self.config.id, doing) from error

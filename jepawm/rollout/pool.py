@@ -34,10 +34,21 @@ class EnvPool:
     Args:
         backend: Where the hosts live.
         max_restarts: Times one host may be replaced before its episodes move to the other hosts.
+
+    Attributes:
+        env_steps: Environment steps that hosts have answered for.
+        plans: Plans that were executed, one for each episode of each `execute`.
     """
 
     def __init__(self, backend: Backend, *, max_restarts: int = 3) -> None:
         self._dispatcher = Dispatcher(backend, max_restarts=max_restarts)
+        self.env_steps = 0
+        self.plans = 0
+
+    @property
+    def num_alive(self) -> int:
+        """Hosts that have not been given up."""
+        return len(self._dispatcher.alive)
 
     @property
     def backend(self) -> Backend:
@@ -142,7 +153,10 @@ class EnvPool:
         Returns:
             One result per episode, in order.
         """
-        return self._dispatcher.execute(episode_ids, chunks, record, last)
+        executed = self._dispatcher.execute(episode_ids, chunks, record, last)
+        self.env_steps += len(episode_ids) * chunks.shape[1] * chunks.shape[2]
+        self.plans += len(episode_ids)
+        return executed
 
     def finish(self) -> None:
         """Ends all running episodes."""
@@ -164,6 +178,7 @@ class EnvPool:
         ids = [int(episode_id) for episode_id in episode_ids]
         calls = [Collect(ids[at : at + episodes_per_call], plan) for at in range(0, len(ids), episodes_per_call)]
         for episodes in self._dispatcher.ask_any(calls):
+            self.env_steps += sum(len(episode.actions) for episode in episodes)
             yield from episodes
 
     def close(self) -> None:

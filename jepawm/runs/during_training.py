@@ -28,6 +28,7 @@ from jepawm.nn import weights
 from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report
 from jepawm.runs.runtime import LocalRuntime, Runtime
 from jepawm.runs.tracking import summary_metrics
+from jepawm.runs.usage import Share
 from jepawm.tracking import EVALUATIONS_FILE, Record, append_metrics, read_metrics
 from jepawm.training.checkpoint import checkpoint_name, checkpoint_step, list_checkpoints
 
@@ -158,7 +159,14 @@ def during_training(config: RunConfig) -> RunConfig:
 def evaluator(dataset: EpisodeDataset, runtime: Runtime) -> Evaluate:
     """What evaluates checkpoints while a runtime trains: the same cluster, or another process beside `--local`."""
     if isinstance(runtime, LocalRuntime):
-        return lambda job: _evaluate_in_process(job, str(dataset.path))
+        # With one thread; a GPU is the one that this process counts already.
+        share = Share("evaluating process", 1, 1.0)
+
+        def evaluate_beside(job: EvaluationJob) -> EvaluationResult:
+            with runtime.usage.holding(share):
+                return _evaluate_in_process(job, str(dataset.path))
+
+        return evaluate_beside
     return lambda job: evaluate_and_report(job, dataset, runtime, Console(quiet=True))
 
 

@@ -17,6 +17,7 @@ from jepawm.data.meta import META_FILE, read_meta
 from jepawm.data.writer import WriterBusyError, discard_dataset
 from jepawm.errors import ConfigError, DataError
 from jepawm.rollout import CollectPlan, EnvPool
+from jepawm.runs.hosts import environment_hosts
 from jepawm.runs.runtime import Runtime
 
 
@@ -76,7 +77,7 @@ def check_collected(config: RunConfig) -> EpisodeDataset | None:
 
 def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -> None:
     data = config.data
-    with runtime.env_pool(config.env, config.scaling) as pool:
+    with environment_hosts(config, runtime, console) as pool:
         description = pool.describe()
         spec = DatasetSpec(
             name=config.env.short_name,

@@ -20,15 +20,16 @@ from jepawm.evaluation.result import EvaluationResult
 from jepawm.evaluation.rollout_videos import write_videos
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset, prepare_dataset
+from jepawm.runs.hosts import environment_hosts
 from jepawm.runs.listing import other_runs
 from jepawm.runs.placement import Stage, tell_placement
 from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_same_environment
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
-from jepawm.runs.tracking import mlflow_sink, summary_metrics, tracking_uri
+from jepawm.runs.tracking import evaluation_sink, outcome_of, tracked
 from jepawm.runs.wall_times import WallTimes
-from jepawm.tracking import METRICS_FILE, BackgroundTracker, Record, read_metrics
+from jepawm.tracking import METRICS_FILE, Outcome, Tracker, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 
 EPISODES_FILE = "episodes.json"
@@ -96,20 +97,13 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")
     job = EvaluationJob(config, f"evaluation of {model_dir}", model_dir, _evaluation_dir(config))
-    tracker = BackgroundTracker(mlflow_sink(config, job.folder) if config.tracking.mlflow else None)
-    summary: Record | None = None
-    artifacts: list[str] = []
-    status: Status = "KILLED"
-    try:
+    sink = evaluation_sink(config, job.folder, model_dir)
+
+    def outcome(status: Status) -> Outcome:
+        return outcome_of(job.folder, status, config.tracking)
+
+    with tracked(sink, config.tracking, console, folder=job.folder, outcome=outcome):
         result = evaluate_and_report(job, dataset, runtime, console)
-        summary = summary_metrics(result)
-        artifacts = [os.path.join(job.folder, name) for name in files_of(result)]
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        tracker.close(summary, artifacts, status=status)
     print_result(result, console)
     return result
 
@@ -209,8 +203,8 @@ def evaluate_and_report(
 
         with (
             console.stage("evaluate", what),
-            runtime.env_pool(config.env, config.scaling) as pool,
-            planner_hosts(config, runtime, parcel, console.say) as players,
+            environment_hosts(config, runtime, console) as pool,
+            planner_hosts(config, runtime, parcel, console) as players,
         ):
             found = evaluate(plan, model, spec, pool, dataset, model_dir=model_dir, console=console, players=players)
             for line in found.result.played.host_log if found.result.played is not None else ():
@@ -223,7 +217,7 @@ def evaluate_and_report(
             recipe=job.recipe,
             run_dir=job.folder,
             report=report_path,
-            mlflow_uri=tracking_uri(config) if config.tracking.mlflow else None,
+            mlflow_uri=Tracker.of(config.tracking).address if config.tracking.mlflow else None,
         )
         write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
         if found.episodes is not None:

@@ -2,9 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,10 +21,9 @@ from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import trained_config
 from jepawm.runs.head_progress import UnfinishedHead
-from jepawm.runs.tracking import head_sink, head_tags
+from jepawm.runs.tracking import head_sink, head_tags, tracked
 from jepawm.seeding import stream_generator, stream_seed
-from jepawm.tracking import BackgroundTracker, Record
-from jepawm.tracking.mlflow_sink import Status
+from jepawm.tracking import Outcome, Record
 from jepawm.training.head_tasks import HeadTask, build_task, task_class
 from jepawm.training.heads import fit_head
 from jepawm.training.image_metrics import EXTRA, can_measure
@@ -87,12 +84,15 @@ def train_head(job: HeadJob, console: Console) -> TrainedHead:
         episodes = encode(split.train, len(split.held_out))
     task = _fresh_task(job, _shape(model, dataset, episodes), device)
     unfinished = UnfinishedHead(model_dir, job, weights_sha256(model_dir), dataset.fingerprint)
-    with _tracked(job, unfinished, model_dir, dataset) as tracked:
+    summary: Record = {}
+    sink = head_sink(job, unfinished.folder, head_tags(job, weights_sha256(model_dir), dataset))
+    # The folder of a head that is being trained goes when the training ends.
+    with tracked(sink, job.tracking, console, folder=None, outcome=lambda status: Outcome(status, dict(summary))):
         _fit(job, task, episodes, unfinished, console)
         metrics = task.measure(held_out, stream_generator(job.seed, "head_measure"))
-        tracked.summary = {f"held_out/{name}": value for name, value in metrics.items()}
+        summary |= {f"held_out/{name}": value for name, value in metrics.items()}
     steps = job.train.num_train_steps
-    records = [*unfinished.records, {"train_step": steps, **tracked.summary}]
+    records = [*unfinished.records, {"train_step": steps, **summary}]
     spec = HeadSpec(
         config=job.head,
         shape=task.shape,
@@ -148,30 +148,6 @@ def _fit(job: HeadJob, task: HeadTask, episodes: LatentEpisodes, unfinished: Unf
         )
         if request.signal_number is not None and done < steps:
             raise Interrupted(request.signal_number, f"the same command goes on from train step {done} of {steps}")
-
-
-@dataclass
-class _Tracked:
-    """What a tracker is told at the end."""
-
-    summary: Record = field(default_factory=dict)
-
-
-@contextmanager
-def _tracked(job: HeadJob, unfinished: UnfinishedHead, model_dir: str, dataset: EpisodeDataset) -> Iterator[_Tracked]:
-    """A tracker reads the metrics along while the context lasts, and is told how it ended."""
-    tags = head_tags(job, weights_sha256(model_dir), dataset)
-    tracker = BackgroundTracker(head_sink(job, unfinished.folder, tags) if job.tracking.mlflow else None)
-    tracked = _Tracked()
-    status: Status = "KILLED"
-    try:
-        yield tracked
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        tracker.close(tracked.summary, [], status=status)
 
 
 def _model_dir(job: HeadJob) -> str:

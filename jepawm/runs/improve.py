@@ -45,11 +45,15 @@ from jepawm.runs.directory import FINISHED, run_stem
 from jepawm.runs.episodes import find_complete, find_dataset
 from jepawm.runs.evaluation import EPISODES_FILE
 from jepawm.runs.grown_dataset import grown_dataset
+from jepawm.runs.hosts import environment_hosts
 from jepawm.runs.pipeline import run, started_runtime
 from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_run
 from jepawm.runs.runtime import Runtime
+from jepawm.runs.tracking import tracked
 from jepawm.seeding import stream_seed
+from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker
+from jepawm.tracking.mlflow_sink import Status
 from jepawm.types import Episode
 
 RESULT_FILE = "improve.json"
@@ -111,8 +115,33 @@ def improve(config: RunConfig, settings: ImproveConfig, recipe: str, console: Co
     first = replace(config, run_dir=str(folder / "round-00"))
     check_run(first)
     goes_on = "the same command goes on with the round that was interrupted"
-    with telling_how_to_go_on(lambda: goes_on), started_runtime(config, console) as runtime:
-        return _Improvement(first, settings, recipe, folder, runtime, console).run()
+    group = TrackedRun(str(folder), {"num_rounds": settings.num_rounds}, {"kind": "improvement", "recipe": recipe})
+    sink = MLflowSink(group, Tracker.of(config.tracking)) if config.tracking.mlflow else None
+
+    def outcome(status: Status) -> Outcome:
+        return improvement_outcome(str(folder), status)
+
+    with (
+        telling_how_to_go_on(lambda: goes_on),
+        started_runtime(config, console) as runtime,
+        tracked(sink, config.tracking, console, folder=str(folder), outcome=outcome),
+    ):
+        return _Improvement(first, settings, recipe, folder, group, runtime, console).run()
+
+
+def improvement_outcome(folder: str, status: Status) -> Outcome:
+    """What a tracker is told of all rounds: their table, and the success of each.
+
+    Args:
+        folder: Of the improvement.
+        status: How it ended.
+    """
+    path = Path(folder, RESULT_FILE)
+    if not path.is_file():
+        return Outcome(status)
+    rounds = json.loads(path.read_text("utf-8"))["rounds"]
+    success = {f"{each['name']}/success_rate": float(each["success"]["success_rate"]) for each in rounds}
+    return Outcome(status, success, {RESULT_FILE: str(path)})
 
 
 def _folder(config: RunConfig, settings: ImproveConfig, recipe: str) -> str:
@@ -131,6 +160,7 @@ class _Improvement:
         settings: The rounds.
         recipe: Name of the recipe.
         folder: Of all rounds.
+        group: The run of all rounds at the tracker.
         runtime: Where the work happens.
         console: Where progress is shown.
     """
@@ -139,6 +169,7 @@ class _Improvement:
     settings: ImproveConfig
     recipe: str
     folder: Path
+    group: TrackedRun
     runtime: Runtime
     console: Console
 
@@ -173,7 +204,7 @@ class _Improvement:
         if (folder / FINISHED).exists() and path.is_file():
             self.console.say(f"{folder.name}   {folder} (finished earlier)")
             return EvaluationResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        return run(config, self.recipe, self.runtime, self.console)
+        return run(config, self.recipe, self.runtime, self.console, group=self.group)
 
     def _config(self, name: str, before: str, dataset: EpisodeDataset) -> RunConfig:
         """The run that goes on from another run's model, on a dataset, and is judged on the episodes of round 0."""
@@ -220,8 +251,8 @@ class _Improvement:
         with (
             self.console.stage("collect", what),
             self.console.bar("episodes", planned + by_policy) as advance,
-            self.runtime.env_pool(config.env, config.scaling) as pool,
-            planner_hosts(config, self.runtime, parcel, self.console.say) as hosts,
+            environment_hosts(config, self.runtime, self.console) as pool,
+            planner_hosts(config, self.runtime, parcel, self.console) as hosts,
         ):
             here = PlannerHost(model, spec, [pool], episodes_per_group=config.evaluation_plan().episodes_per_group)
             tasks = draw_episodes(

@@ -96,7 +96,7 @@ def read_run(folder: str) -> RunFacts:
     recipe = Path(folder, "recipe")
     return RunFacts(
         folder=folder,
-        state=_state(folder),
+        state=state_of(folder),
         recipe=recipe.read_text().strip() if recipe.is_file() else "",
         env_id=str(config.get("env", {}).get("id", "")),
         checkpoints=tuple(sorted(int(step) for step in steps if step.isdigit())),
@@ -192,7 +192,8 @@ def _is_run(folder: str) -> bool:
     return os.path.isfile(known_config(folder)) and os.path.isfile(os.path.join(folder, "recipe"))
 
 
-def _state(folder: str) -> State:
+def state_of(folder: str) -> State:
+    """Whether a run is finished, held by a process, or can be continued."""
     if os.path.exists(os.path.join(folder, FINISHED)):
         return "finished"
     path = os.path.join(folder, LOCK_FILE)

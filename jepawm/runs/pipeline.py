@@ -25,7 +25,6 @@ from jepawm.runs.evaluation import (
     evaluate_and_report,
     evaluate_model,
     evaluate_run,
-    files_of,
     score_actions,
 )
 from jepawm.runs.features import encode_features, encode_job
@@ -35,9 +34,11 @@ from jepawm.runs.preflight.training import checkpoints_in_words, frozen_in_words
 from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.stages import base_run, on_base
 from jepawm.runs.summary import print_result
-from jepawm.runs.tracking import mlflow_sink, run_tags, summary_metrics
+from jepawm.runs.tracking import mlflow_sink, outcome_of, run_tags, tracked
+from jepawm.runs.training_in_words import TrainingInWords
+from jepawm.runs.usage import RunUsage, usage_lines
 from jepawm.runs.wall_times import WallTimes
-from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, read_metrics
+from jepawm.tracking import METRICS_FILE, MetricsFollower, Outcome, Record, TrackedRun, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 from jepawm.training.checkpoint_writer import BEST, best_of
@@ -73,7 +74,9 @@ def collect_run(config: RunConfig, console: Console) -> str:
         return prepare_dataset(config, runtime, console)
 
 
-def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> EvaluationResult:
+def run(
+    config: RunConfig, recipe: str, runtime: Runtime, console: Console, *, group: TrackedRun | None = None
+) -> EvaluationResult:
     """Runs all stages on a runtime.
 
     Args:
@@ -81,9 +84,13 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> E
         recipe: Name of its recipe.
         runtime: Where the work happens.
         console: Where progress is shown.
+        group: The run above it at the tracker, such as the improvement that it is a round of.
 
     Returns:
         What `eval.json` holds.
+
+    Raises:
+        BudgetError: `max_gpu_hours` is used up; the run ended at a checkpoint.
     """
     stages: tuple[Stage, ...] = ("collect", "train", "evaluate")
     plan = runtime.place(config, (*stages, "encode") if config.data.features == "stored" else stages)
@@ -93,58 +100,68 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> E
         sweep_leftovers(run_dir)
         # The directory is an argument from here on: a checkpoint whose configuration kept it would send a later
         # evaluation of its model into this run.
-        here = _Run(replace(config, run_dir=None), recipe, run_dir, runtime, console)
+        used = RunUsage(run_dir, runtime.usage, config.max_gpu_hours)
+        here = _Run(replace(config, run_dir=None), recipe, run_dir, runtime, console, used, group)
         console.say(f"run        {run_dir}{' (continued)' if resumed else ''}")
         console.say(f"runs on    {runtime.describe()}")
         tell_placement(plan, console)
-        try:
-            dataset = EpisodeDataset(prepare_dataset(here.config, runtime, console))
-            check_dataset_fits(here.config, dataset, runtime)
-        except JepawmError:
-            if not resumed:
-                discard_new_run(run_dir)
-            raise
-        return _train_and_evaluate(here, dataset, WallTimes(run_dir, console))
+        if config.max_gpu_hours is not None:
+            hours, what = used.total().limited
+            console.say(
+                f"limit      {config.max_gpu_hours:g} GPU-hours, or hours of what trains where no GPU is used; used: "
+                f"{hours:.3g} {what}"
+            )
+            used.check(lambda: _how_to_go_on(config, run_dir))
+        with runtime.usage.holding(runtime.share("driver", config)):
+            try:
+                dataset = EpisodeDataset(prepare_dataset(here.config, runtime, console))
+                check_dataset_fits(here.config, dataset, runtime)
+            except JepawmError:
+                if not resumed:
+                    discard_new_run(run_dir)
+                raise
+            return _train_and_evaluate(here, dataset, WallTimes(run_dir, console))
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run that was begun: its configuration and recipe, its directory, and where it works and is shown."""
+    """A run that was begun: its configuration and recipe, its directory, where it works and is shown, and what it uses.
+
+    `run_dir` is the folder of what is trained: of a base model, `base` in the folder of the run.
+    """
 
     config: RunConfig
     recipe: str
     run_dir: str
     runtime: Runtime
     console: Console
+    used: RunUsage
+    group: TrackedRun | None
 
 
 def _train_and_evaluate(here: _Run, dataset: EpisodeDataset, times: WallTimes) -> EvaluationResult:
     """Trains, evaluates and reports, and copies the run to the tracker."""
     config, run_dir = here.config, here.run_dir
     times.save()
-    sink = mlflow_sink(config, run_dir, run_tags(config, here.recipe, dataset)) if config.tracking.mlflow else None
-    tracker = BackgroundTracker(sink)
-    summary: Record | None = None
-    artifacts: list[str] = []
-    status: Status = "KILLED"
-    try:
-        checkpoint = _train_stages(here, dataset, times)
-        job = EvaluationJob(config, here.recipe, model_dir=os.path.join(run_dir, "model"), folder=run_dir)
-        model_hash = copy_model(checkpoint, job.model_dir)
-        if sink is not None:
-            sink.tags["model_sha256"] = model_hash
-        result = evaluate_and_report(job, dataset, here.runtime, here.console, times)
-        summary = summary_metrics(result)
-        artifacts = [os.path.join(run_dir, name) for name in (*files_of(result), "config.yaml")]
-        Path(run_dir, FINISHED).touch()
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        times.save()
-        tracker.close(summary, artifacts, status=status)
+    sink = mlflow_sink(config, run_dir, run_tags(config, here.recipe, dataset), here.group)
+
+    def outcome(status: Status) -> Outcome:
+        return outcome_of(run_dir, status, config.tracking)
+
+    with tracked(sink, config.tracking, here.console, folder=run_dir, outcome=outcome):
+        try:
+            checkpoint = _train_stages(here, dataset, times)
+            here.used.check(lambda: _how_to_go_on(config, run_dir))
+            job = EvaluationJob(config, here.recipe, model_dir=os.path.join(run_dir, "model"), folder=run_dir)
+            copy_model(checkpoint, job.model_dir)
+            result = evaluate_and_report(job, dataset, here.runtime, here.console, times)
+            Path(run_dir, FINISHED).touch()
+        finally:
+            times.save()
+            here.used.save()
     print_result(result, here.console, num_parts=times.num_parts)
+    for line in usage_lines(here.used.total(), config.tracking):
+        here.console.say(line)
     return result
 
 
@@ -157,6 +174,7 @@ def _train_stages(here: _Run, dataset: EpisodeDataset, times: WallTimes) -> str:
         os.makedirs(folder, exist_ok=True)
         copy_model(_train(replace(here, config=base, run_dir=folder), dataset, times, stage="train base"), model_dir)
         config = on_base(config, os.path.abspath(model_dir))
+    here.used.check(lambda: _how_to_go_on(config, here.run_dir))
     if config.data.features == "stored":
         encode_features(encode_job(config, dataset, None), here.runtime, here.console)
         times.save()
@@ -179,12 +197,20 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "
     batch = config.train.arithmetic(config.scaling.num_workers)
     fewer = "" if config.scaling.min_workers is None else f" (or fewer workers, at least {config.scaling.min_workers})"
     what = f"{steps} train steps, global batch {batch}{fewer}, loader {loader}"
-    with console.stage(stage, what), console.bar("train steps", steps) as advance:
+    seen = TrainingInWords(config, str(loader))
+    with (
+        console.stage(stage, what),
+        console.role("train", seen.train),
+        console.role("data", seen.data),
+        console.bar("train steps", steps) as advance,
+    ):
 
         def show(record: Record) -> None:
-            speed = record.get("train/windows_per_s", float("nan"))
-            advance(record["train_step"], f"loss {record.get('train/loss', float('nan')):.3f}, {speed:.0f} windows/s")
+            seen.see(record)
+            here.runtime.show(seen.numbers() | here.used.total().numbers(config.tracking))
+            advance(record["train_step"])
             times.save_now_and_then()
+            here.used.save_now_and_then()
 
         # A base model below a compact one is not what plans.
         watched = config if stage == "train" else during_training(config)
@@ -192,8 +218,10 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "
             MetricsFollower(os.path.join(run_dir, METRICS_FILE), show),
             EvaluationsDuringTraining(watched, run_dir, evaluator(dataset, here.runtime), console.say),
         ):
-            checkpoint = here.runtime.train(config, str(dataset.path), run_dir)
+            checkpoint = here.runtime.train(config, str(dataset.path), run_dir, spent=here.used.spent)
     times.save()
+    if (checkpoint_step(checkpoint) or 0) < steps:
+        here.used.check(lambda: _how_to_go_on(config, run_dir))
     _tell_training_problems(read_metrics(os.path.join(run_dir, METRICS_FILE)), console)
     best = None if config.train.best_metric is None else best_of(run_dir)
     if best is not None:
@@ -232,7 +260,7 @@ def _how_to_go_on(config: RunConfig, run_dir: str) -> str:
 @contextmanager
 def started_runtime(config: RunConfig, console: Console) -> Iterator[Runtime]:
     with console.stage("start", "local process" if config.local else "Ray"):
-        runtime = make_runtime(config, console.say)
+        runtime = make_runtime(config)
     try:
         yield runtime
     finally:

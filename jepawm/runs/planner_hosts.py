@@ -3,21 +3,20 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from jepawm.checkpoints.head_folder import load_head
 from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import ObjectiveConfig, RunConfig
 from jepawm.config.subgoals import MacroSubgoalsConfig, SubgoalConfig
+from jepawm.console import Console
 from jepawm.encoders import FrozenEncoder
 from jepawm.errors import ConfigError
 from jepawm.evaluation.baselines import learned_baselines
 from jepawm.evaluation.planner_host import Players
 from jepawm.evaluation.planner_pool import ModelParcel, PlannerPool
+from jepawm.runs.hosts import pool_in_words
+from jepawm.runs.runtime import Runtime
 from jepawm.world_model import WorldModel
-
-if TYPE_CHECKING:
-    from jepawm.runs.runtime import Runtime
 
 
 def pack_model(
@@ -52,22 +51,32 @@ def pack_model(
 
 @contextmanager
 def planner_hosts(
-    config: RunConfig, runtime: "Runtime", parcel: Callable[[], ModelParcel], say: Callable[[str], None]
+    config: RunConfig, runtime: Runtime, parcel: Callable[[], ModelParcel], console: Console
 ) -> Iterator[Players | None]:
     """The planner hosts that a configuration asks for; None where the driver plans.
 
     Args:
         config: Environment, device and scaling.
-        runtime: Where the hosts live.
+        runtime: Where the hosts live, and what counts them.
         parcel: Packs the model; called where there are planner hosts.
-        say: Told estimates of memory.
+        console: Shows what they do, and told estimates of memory.
     """
     scaling = config.scaling
     if not scaling.num_planner_hosts:
-        yield None
+        with runtime.usage.holding(runtime.share("evaluating driver", config)):
+            yield None
         return
     backend = runtime.planner_backend(config.env, scaling, config.device, parcel())
-    with PlannerPool(
-        backend, max_restarts=scaling.max_actor_restarts, episodes_per_group=scaling.largest_group, say=say
-    ) as pool:
+    with (
+        PlannerPool(
+            backend,
+            max_restarts=scaling.max_actor_restarts,
+            episodes_per_group=scaling.largest_group,
+            say=console.say,
+        ) as pool,
+        runtime.usage.holding(runtime.share("planner hosts", config)),
+        # They start environment hosts of their own, as many in all as the driver has.
+        runtime.usage.holding(runtime.share("environment hosts", config)),
+        console.role("planners", pool_in_words("planners", pool, runtime)),
+    ):
         yield pool

@@ -4,8 +4,10 @@ import importlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Literal, Protocol
+
+import torch
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig, home
 from jepawm.data.importers.conversion import Reader, read_serially
@@ -16,6 +18,7 @@ from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.rollout.backend import Backend
 from jepawm.runs.placement import PlacementPlan, Stage
+from jepawm.runs.usage import THIS_PROCESS, Share, UsageMeter
 from jepawm.shared_folders import ClusterReport, Folders
 from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step, list_checkpoints, newest_checkpoint
@@ -25,9 +28,30 @@ from jepawm.training.loop import Metrics
 from jepawm.training.run import run_training
 from jepawm.training.stopping import StopAgreement
 
+# What a run's processes do; workers that train and actors that encode are counted where they are started.
+Role = Literal["driver", "evaluating driver", "environment hosts", "planner hosts"]
+
 
 class Runtime(Protocol):
-    """Hosts environments and trains."""
+    """Hosts environments and trains.
+
+    Attributes:
+        usage: Counts what is held.
+    """
+
+    usage: UsageMeter
+
+    def share(self, role: Role, config: RunConfig) -> Share | None:
+        """What a role of a run holds; None where it holds nothing that another role has not."""
+        ...
+
+    def show(self, numbers: Mapping[str, float]) -> None:
+        """Shows numbers to whatever watches the runtime's processes, such as Ray's metrics.
+
+        Args:
+            numbers: By name, e.g. `train_step`; `jepawm.distributed.gauges` lists them.
+        """
+        ...
 
     def place(self, config: RunConfig, stages: Collection[Stage]) -> PlacementPlan:
         """Plans where the processes of a run go.
@@ -60,8 +84,16 @@ class Runtime(Protocol):
         """What reads the episodes of a source that is converted."""
         ...
 
-    def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
+    def train(
+        self, config: RunConfig, dataset_path: str, run_dir: str, *, spent: Callable[[], bool] = lambda: False
+    ) -> str:
         """Trains, continuing from the newest checkpoint in `run_dir` if there is one.
+
+        Args:
+            config: The resolved configuration.
+            dataset_path: A complete dataset.
+            run_dir: The run.
+            spent: Whether training had better end at a checkpoint, before its last train step; asked often.
 
         Returns:
             The folder of the last checkpoint.
@@ -105,6 +137,17 @@ def import_triton_before_mesa() -> None:
 class LocalRuntime:
     """Everything in this process: for laptops, notebooks and debuggers."""
 
+    def __init__(self) -> None:
+        self.usage = UsageMeter()
+
+    def share(self, role: Role, config: RunConfig) -> Share | None:
+        if role != "driver":
+            return None
+        return Share(THIS_PROCESS, 1, torch.get_num_threads(), float(pick_device(config.device).type == "cuda"))
+
+    def show(self, numbers: Mapping[str, float]) -> None:
+        """Nothing watches one process; `metrics.jsonl` has the numbers of training."""
+
     def place(self, config: RunConfig, stages: Collection[Stage]) -> PlacementPlan:
         return PlacementPlan((), f"everything, on {pick_device(config.device)}")
 
@@ -118,7 +161,9 @@ class LocalRuntime:
     def reader(self) -> Reader:
         return read_serially
 
-    def train(self, config: RunConfig, dataset_path: str, run_dir: str) -> str:
+    def train(
+        self, config: RunConfig, dataset_path: str, run_dir: str, *, spent: Callable[[], bool] = lambda: False
+    ) -> str:
         folder = os.path.join(run_dir, "checkpoints")
         newest = newest_checkpoint(folder)
         writer = MetricsWriter(os.path.join(run_dir, METRICS_FILE), resume_step=checkpoint_step(newest))
@@ -141,7 +186,7 @@ class LocalRuntime:
                 on_metrics=writer.write,
                 on_checkpoint=checkpoints.save,
                 after_step=checkpoints.check,
-                stop=StopAgreement(lambda: bool(request)),
+                stop=StopAgreement(lambda: bool(request) or spent()),
             )
         if request.signal_number is not None and state.train_step < config.train.num_train_steps:
             raise Interrupted(request.signal_number)

@@ -37,8 +37,9 @@ def print_result(result: EvaluationResult, console: Console, *, num_parts: int =
     console.say(f"wall time   {wall_times}{f' (sums of {num_parts} parts)' if num_parts > 1 else ''}")
     console.say(f"report      {result.report}")
     if result.mlflow_uri:
+        is_server = result.mlflow_uri.startswith("http")
         command = shlex.join(["mlflow", "ui", "--backend-store-uri", result.mlflow_uri])
-        console.say(f"MLflow      {command}")
+        console.say(f"MLflow      {result.mlflow_uri if is_server else command}")
 
 
 def _share(row: PredictionRow) -> str:

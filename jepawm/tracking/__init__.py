@@ -1,5 +1,6 @@
 """Metrics of a run: the file that holds them, and the tracker that reads along."""
 
+from jepawm.tracking.background import BackgroundTracker
 from jepawm.tracking.metrics import (
     EVALUATIONS_FILE,
     METRICS_FILE,
@@ -9,7 +10,8 @@ from jepawm.tracking.metrics import (
     append_metrics,
     read_metrics,
 )
-from jepawm.tracking.mlflow_sink import BackgroundTracker, MLflowSink
+from jepawm.tracking.mlflow_sink import MLflowSink, Outcome, TrackedRun
+from jepawm.tracking.tracker import Tracker
 
 __all__ = [
     "EVALUATIONS_FILE",
@@ -18,7 +20,10 @@ __all__ = [
     "MLflowSink",
     "MetricsFollower",
     "MetricsWriter",
+    "Outcome",
     "Record",
+    "TrackedRun",
+    "Tracker",
     "append_metrics",
     "read_metrics",
 ]

@@ -1,4 +1,4 @@
-"""Why a tracker did not open: a database that a kill left half-made says so in words that help nobody."""
+"""Why a tracker did not open: MLflow's own words about a database that a kill left half-made help nobody."""
 
 import os
 import sqlite3

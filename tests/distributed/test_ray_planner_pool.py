@@ -7,6 +7,7 @@ import pytest
 from wall_game import GAME, WALL, wall_model, wall_spec
 
 from jepawm.config import RunConfig, ScalingConfig
+from jepawm.console import Console
 from jepawm.evaluation.goals import sampled_tasks
 from jepawm.evaluation.planner_host import PlannerHost
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
@@ -29,7 +30,7 @@ def test_a_killed_planner_host_costs_a_rerun_and_nothing_else(ray_local):
     def parcel():
         return pack_model(model, spec, config.objective, config.subgoals, version="version")
 
-    with planner_hosts(config, RayRuntime(scaling), parcel, print) as pool:
+    with planner_hosts(config, RayRuntime(scaling), parcel, Console(quiet=True)) as pool:
         os.kill(pool.process_id(0), signal.SIGKILL)
         played = pool.play(GAME, tasks)
         assert pool.restarts == [1]

@@ -37,6 +37,7 @@ from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.rollout.backend import Backend
 from jepawm.runs.pipeline import evaluate_model
 from jepawm.runs.runtime import LocalRuntime
+from jepawm.tracking import Outcome
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
 from jepawm.training.run import _diagnosis
 
@@ -254,8 +255,8 @@ def test_the_latents_of_the_report_are_those_that_training_measures(
 class Tracked:
     """Stands in for MLflow: remembers how a run ended and what was sent."""
 
-    def __init__(self, config: RunConfig, run_dir: str) -> None:
-        self.run_dir, self.ended = run_dir, []
+    def __init__(self, config: RunConfig, run_dir: str, model_dir: str) -> None:
+        self.run_dir, self.model_dir, self.ended = run_dir, model_dir, []
         SINKS.append(self)
 
     def start(self) -> None:
@@ -264,8 +265,8 @@ class Tracked:
     def sync(self) -> int:
         return 0
 
-    def finish(self, summary: dict[str, float], artifacts: list[str], status: str) -> None:
-        self.ended.append((summary, artifacts, status))
+    def finish(self, outcome: Outcome) -> None:
+        self.ended.append(outcome)
 
 
 SINKS: list[Any] = []
@@ -274,7 +275,7 @@ SINKS: list[Any] = []
 def test_an_evaluation_is_tracked_as_a_run_of_its_own(
     model_dir: str, wall_env: EnvConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jepawm.runs.evaluation.mlflow_sink", Tracked)
+    monkeypatch.setattr("jepawm.runs.evaluation.evaluation_sink", Tracked)
     monkeypatch.setattr("jepawm.runs.evaluation.find_dataset", lambda config: None)
     SINKS.clear()
     config = dataclasses.replace(
@@ -287,10 +288,13 @@ def test_an_evaluation_is_tracked_as_a_run_of_its_own(
     result = evaluate_model(config, LocalRuntime(), Console(quiet=True), model_dir)
     (sink,) = SINKS
     assert sink.run_dir == str(tmp_path)
-    ((summary, artifacts, status),) = sink.ended
-    assert status == "FINISHED"
-    assert [Path(path).name for path in artifacts] == ["eval.json", "report.html", "episodes.json"]
-    assert all(Path(path).is_file() for path in artifacts)
+    assert sink.model_dir == model_dir
+    (outcome,) = sink.ended
+    assert outcome.status == "FINISHED"
+    assert set(outcome.artifacts) == {"eval.json", "report.html", "episodes.json"}
+    assert all(Path(path).is_file() for path in outcome.artifacts.values())
+    assert outcome.tags == {"model_sha256": result.model.sha256}
+    summary = outcome.summary
     planned = result.protocols["per_chunk"].planned
     assert summary["eval/per_chunk/decision_ms_p50"] == planned.decision_ms_p50
     assert summary["eval/per_chunk/mean_latent_distance"] == planned.mean_latent_distance
@@ -302,7 +306,7 @@ def test_an_evaluation_is_tracked_as_a_run_of_its_own(
     )
     with pytest.raises(DataError, match=r"nowhere\.json cannot be read"):
         evaluate_model(broken, LocalRuntime(), Console(quiet=True), model_dir)
-    assert SINKS[1].ended == [({}, [], "FAILED")]
+    assert [outcome.status for outcome in SINKS[1].ended] == ["FAILED"]
 
 
 class HostsHere(LocalRuntime):

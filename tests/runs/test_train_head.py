@@ -25,7 +25,7 @@ from jepawm.console import Console
 from jepawm.data import EpisodeDataset, EpisodeWriter
 from jepawm.errors import CheckpointError, ConfigError, DataError, TrainingError
 from jepawm.interrupts import Interrupted
-from jepawm.runs import heads
+from jepawm.runs import tracking as tracking_of_runs
 from jepawm.runs.head_progress import UnfinishedHead
 from jepawm.runs.heads import train_head
 from jepawm.training.checkpoint import fresh_state, save_checkpoint
@@ -239,21 +239,21 @@ def test_a_tracker_is_told_of_a_head(run_dir: Path, monkeypatch: pytest.MonkeyPa
     told: dict[str, Any] = {}
 
     class Tracker:
-        def __init__(self, sink: Any) -> None:
+        def __init__(self, sink: Any, **_settings: Any) -> None:
             told["sink"] = sink
 
-        def close(self, summary: dict[str, float], artifacts: list[str], *, status: str) -> None:
-            told.update(summary=summary, status=status)
+        def close(self, outcome: Any) -> None:
+            told["outcome"] = outcome()
 
-    monkeypatch.setattr(heads, "BackgroundTracker", Tracker)
+    monkeypatch.setattr(tracking_of_runs, "BackgroundTracker", Tracker)
     tracking = TrackingConfig(experiment="heads")
     trained = train_head(job(run_dir, "state", tracking=tracking, save_as="told"), Console(quiet=True))
     sink = told["sink"]
-    assert (sink.experiment, sink.params["head.name"], sink.tags["head"]) == ("heads", "state", "state")
-    assert sink.tags["model_sha256"] == trained.spec.model_sha256
-    assert told["summary"] == {f"held_out/{name}": value for name, value in trained.spec.metrics.items()}
-    assert told["status"] == "FINISHED"
+    assert (sink.tracker.experiment, sink.run.params["head.name"], sink.run.tags["head"]) == ("heads", "state", "state")
+    assert sink.run.tags["model_sha256"] == trained.spec.model_sha256
+    summary = {f"held_out/{name}": value for name, value in trained.spec.metrics.items()}
+    assert (told["outcome"].status, told["outcome"].summary) == ("FINISHED", summary)
     wrong = job(run_dir, "state", tracking=tracking, optim=OptimConfig(learning_rate=1e30))
     with pytest.raises(TrainingError, match="not finite"):
         train_head(wrong, Console(quiet=True))
-    assert told["status"] == "FAILED"
+    assert told["outcome"].status == "FAILED"

@@ -1,0 +1,175 @@
+"""A sweep at MLflow: one run for the sweep, and below it one for each trial that has ended.
+
+The process that leads a sweep alone talks to the tracker; it reads what the sweep has written:
+
+```
+SWEEP/
+  sweep.json     settings and space                trials.jsonl   one line per trial that has ended
+  report.html    the sweep, for people             trials/NNN     the run of each trial
+```
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jepawm.config.tracking import TrackingConfig
+from jepawm.config.yaml_io import flatten
+from jepawm.errors import DataError
+from jepawm.runs.tracking import outcome_of
+from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker, read_metrics
+from jepawm.tracking.mlflow_sink import Status
+from jepawm.tracking.sent import SentFile
+
+SWEEP_FILE, TRIALS_FILE = "sweep.json", "trials.jsonl"
+_ARTIFACTS = (SWEEP_FILE, TRIALS_FILE, "report.html", "config.yaml")
+# How MLflow calls the ends of a trial; one that the scheduler ended early was stopped on purpose.
+_STATUS: dict[str, Status] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """What a line of `trials.jsonl` says, as far as a tracker shows it.
+
+    Attributes:
+        number: Counted from 0.
+        point: Settings by dotted key.
+        status: `finished`, `stopped` by the scheduler, or `failed`.
+        run_dir: The trial's folder.
+        rungs: `train_step` and `value` of each comparison on the way.
+        metrics: What it found.
+        seconds: Wall time.
+        error: Why it failed.
+    """
+
+    number: int
+    point: Mapping[str, Any]
+    status: str
+    run_dir: str
+    rungs: tuple[Mapping[str, Any], ...] = ()
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str = ""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str) -> "EndedTrial":
+        """A line; names that a tracker does not show are left out.
+
+        Raises:
+            DataError: The line lacks what every trial has, or has another status.
+        """
+        missing = [name for name in ("number", "point", "status", "run_dir") if name not in data]
+        if missing or data["status"] not in _STATUS:
+            found = f"lacks {', '.join(missing)}" if missing else f"has status {data['status']!r}"
+            raise DataError(f"{where}: the line {found}; statuses are {', '.join(_STATUS)}")
+        return cls(
+            number=int(data["number"]),
+            point=data["point"],
+            status=data["status"],
+            run_dir=data["run_dir"],
+            rungs=tuple(data.get("rungs", ())),
+            metrics=data.get("metrics", {}),
+            seconds=float(data.get("seconds", 0.0)),
+            error=data.get("error", ""),
+        )
+
+
+class SweepSink:
+    """Copies a sweep to MLflow; see `jepawm.tracking.background.Sink`.
+
+    Args:
+        sweep_dir: The sweep.
+        tracking: Names the tracker, and says what an hour costs.
+    """
+
+    def __init__(self, sweep_dir: str, tracking: TrackingConfig) -> None:
+        self.folder = os.path.abspath(sweep_dir)
+        # A sweep has many models; the best one is registered by itself.
+        self._tracking = replace(tracking, log_model=False)
+        self._tracker = Tracker.of(tracking)
+        self._sweep = sweep_run(self.folder)
+        self._sink = MLflowSink(self._sweep, self._tracker)
+
+    def start(self) -> None:
+        """Opens the run of the sweep, or continues it.
+
+        Raises:
+            TrackingError: The tracker does not open; says why and what to do.
+        """
+        self._sink.start()
+
+    def sync(self) -> int:
+        """Sends the trials that have ended and were not sent yet.
+
+        Returns:
+            Number of trials sent.
+        """
+        sent = 0
+        for trial in ended_trials(self.folder):
+            if not self._is_sent(trial):
+                self._send(trial)
+                sent += 1
+        return sent
+
+    def finish(self, outcome: Outcome) -> None:
+        """Sends the sweep's own files and numbers, and closes its run."""
+        files = {name: os.path.join(self.folder, name) for name in _ARTIFACTS}
+        there = {name: path for name, path in files.items() if os.path.isfile(path)}
+        self._sink.finish(replace(outcome, artifacts={**there, **outcome.artifacts}))
+
+    def _place(self, trial: EndedTrial) -> str:
+        """The trial's folder, also where the sweep was moved or copied to another machine."""
+        here = os.path.join(self.folder, "trials", os.path.basename(os.path.normpath(trial.run_dir)))
+        return here if os.path.isdir(here) else os.path.join(self.folder, trial.run_dir)
+
+    def _is_sent(self, trial: EndedTrial) -> bool:
+        known = SentFile(self._place(trial)).trackers.get(self._tracker.address)
+        return known is not None and bool(known.ended)
+
+    def _send(self, trial: EndedTrial) -> None:
+        place = self._place(trial)
+        tags = {"kind": "trial", "trial": str(trial.number), **({"error": trial.error[:500]} if trial.error else {})}
+        child = MLflowSink(TrackedRun(place, trial.point, tags, self._sweep), self._tracker)
+        child.start()
+        child.sync()
+        rungs = [(int(rung["train_step"]), {"rung/value": float(rung["value"])}) for rung in trial.rungs]
+        child.send_metrics(rungs)
+        outcome = outcome_of(place, _STATUS[trial.status], self._tracking)
+        found = {f"trial/{key}": value for key, value in trial.metrics.items() if value is not None}
+        child.finish(replace(outcome, summary={**outcome.summary, **found, "trial/seconds": trial.seconds}))
+
+
+def ended_trials(sweep_dir: str) -> list[EndedTrial]:
+    """The trials of a sweep that have ended, by number; of two lines for one trial the later one counts.
+
+    Raises:
+        DataError: A line that is no trial.
+    """
+    path = os.path.join(sweep_dir, TRIALS_FILE)
+    trials = [EndedTrial.from_dict(line, path) for line in read_metrics(path)]
+    return sorted({trial.number: trial for trial in trials}.values(), key=lambda trial: trial.number)
+
+
+def sweep_run(sweep_dir: str) -> TrackedRun:
+    """What a tracker is told of a sweep when it begins."""
+    return TrackedRun(os.path.abspath(sweep_dir), _params(sweep_dir), {"kind": "sweep"})
+
+
+def is_sweep(folder: str) -> bool:
+    """Whether a folder is a sweep."""
+    return os.path.isfile(os.path.join(folder, SWEEP_FILE))
+
+
+def _params(sweep_dir: str) -> dict[str, Any]:
+    """Settings and space of a sweep, by dotted key."""
+    path = Path(sweep_dir, SWEEP_FILE)
+    try:
+        told = json.loads(path.read_text("utf-8"))
+        if not isinstance(told, dict):
+            raise TypeError(f"a {type(told).__name__}")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is no sweep that can be read: {error}") from error
+    return flatten(told)
