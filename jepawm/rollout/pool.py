@@ -36,7 +36,7 @@ class EnvPool:
         max_restarts: Times one host may be replaced before its episodes move to the other hosts.
 
     Attributes:
-        env_steps: Environment steps that hosts have answered for.
+        env_steps: Environment steps that hosts have answered for; of collected episodes, those that were asked for.
         plans: Plans that were executed, one for each episode of each `execute`.
     """
 
@@ -178,7 +178,7 @@ class EnvPool:
         ids = [int(episode_id) for episode_id in episode_ids]
         calls = [Collect(ids[at : at + episodes_per_call], plan) for at in range(0, len(ids), episodes_per_call)]
         for episodes in self._dispatcher.ask_any(calls):
-            self.env_steps += sum(len(episode.actions) for episode in episodes)
+            self.env_steps += len(episodes) * plan.env_steps
             yield from episodes
 
     def close(self) -> None:

@@ -263,5 +263,6 @@ def usage_lines(usage: Usage, tracking: TrackingConfig) -> list[str]:
     if cost is not None:
         prices = (("GPU", tracking.gpu_hour_price), ("CPU", tracking.cpu_hour_price))
         told = " and ".join(f"{price:g} per {what}-hour" for what, price in prices if price is not None)
-        lines.append(f"cost        about {cost:.2f} {tracking.currency} at {told}; idle parts of nodes are not counted")
+        amount = f"{cost:.2f}" if cost >= 1 else f"{cost:.2g}"
+        lines.append(f"cost        about {amount} {tracking.currency} at {told}; idle parts of nodes are not counted")
     return lines
