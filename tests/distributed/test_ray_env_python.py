@@ -66,13 +66,9 @@ def test_two_pools_run_two_versions_of_mujoco_at_the_same_time(sent_whole, tmp_p
         ray_env_pool(EnvConfig(id=env.id, image_size=env.image_size, python=python), scaling) as there,
     ):
         assert here.describe() == there.describe()
-        episodes = [
-            *here.collect(range(1), plan, episodes_per_call=1),
-            *there.collect(range(1), plan, episodes_per_call=1),
-        ]
+        (of_here,), (of_there,) = (pool.collect(range(1), plan, episodes_per_call=1) for pool in (here, there))
         assert (version_of(here), version_of(there)) == (mujoco.__version__, OTHER)
     # The same start and the same pushes, simulated by both.
-    of_here, of_there = episodes
     np.testing.assert_array_equal(of_here.actions, of_there.actions)
     assert np.any(of_here.proprio[0] != of_here.proprio[-1])
     assert np.any(of_there.proprio[0] != of_there.proprio[-1])
