@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_files import KUBERNETES, pinned, read
+from cluster_files import KUBERNETES, nodes_started, pinned, read
 
 # Fields of KubeRay 1.5.1 and of a pod that the manifests use, with their types; an unknown field is an error there.
 ENV = [{"name": str, "value": str}]
@@ -99,6 +99,10 @@ def test_ray_derives_the_node_types_of_aws_from_the_manifests_and_both_have_one_
         assert each["labels"]["ray.io/market-type"] == same["labels"]["ray.io/market-type"]
         assert each["resources"].get("GPU") == same["resources"].get("GPU")
         assert 0 < each["resources"]["CPU"] <= same["resources"]["CPU"]
+    # Without priorities, which KubeRay knows from 1.7 on, the group that is listed first is taken first.
+    for demand, kind in (({"CPU": 1}, "cpu"), ({"CPU": 1, "GPU": 1}, "gpu")):
+        assert nodes_started(types, [demand], most=12) == {f"{kind}-spot": 1}
+        assert nodes_started(types, [demand], most=12, missing=f"{kind}-spot") == {f"{kind}-on-demand": 1}
 
 
 def test_every_pod_has_the_shared_home_a_cache_of_its_own_and_room_for_rays_objects(repo):

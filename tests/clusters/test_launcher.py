@@ -6,7 +6,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from cluster_files import CLOUDS, LAUNCHERS, pinned, read
+from cluster_files import CLOUDS, LAUNCHERS, nodes_started, pinned, read
 
 
 def extras_of(text: str) -> set[str]:
@@ -70,45 +70,19 @@ def test_clouds_cost_nothing_but_the_head_while_idle_and_prefer_spot(repo, name)
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_the_autoscaler_takes_spot_first_and_on_demand_where_there_is_none(repo, name):
-    scheduler = pytest.importorskip("ray.autoscaler.v2.scheduler")
-    from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
-    from ray.autoscaler.v2.utils import ResourceRequestUtil
-
     cluster = read(repo, name)
-    types = {
-        kind: NodeTypeConfig(
-            name=kind,
-            min_worker_nodes=0,
-            max_worker_nodes=each["max_workers"],
-            priority=each.get("priority", 0),
-            resources=each["resources"],
-            labels=each["labels"],
-        )
-        for kind, each in cluster["available_node_types"].items()
-        if kind != cluster["head_node_type"]
-    }
+    types = {kind: each for kind, each in cluster["available_node_types"].items() if kind != "head"}
 
-    def launched(demand: dict[str, float], *, count: int = 1, missing: str | None = None) -> dict[str, int]:
-        request = scheduler.SchedulingRequest(
-            disable_launch_config_check=True,
-            node_type_configs=types,
-            max_num_nodes=cluster["max_workers"],
-            resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(demand)] * count),
-            # What the autoscaler notes after it failed to start a node of a type.
-            cloud_resource_availabilities={missing: 0.0} if missing else {},
-            recoverable_resource_availabilities={missing: 0.0} if missing else {},
-        )
-        # The first argument reports events to Ray's log.
-        reply = scheduler.ResourceDemandScheduler(None).schedule(request)
-        return {each.instance_type: each.count for each in reply.to_launch}
+    def starts(demand: dict[str, float], count: int = 1, missing: str | None = None) -> dict[str, int]:
+        return nodes_started(types, [demand] * count, most=cluster["max_workers"], missing=missing)
 
-    assert launched({"CPU": 1}) == {"cpu_spot": 1}
-    assert launched({"CPU": 1, "GPU": 1}) == {"gpu_spot": 1}
-    assert launched({"CPU": 1}, missing="cpu_spot") == {"cpu_on_demand": 1}
-    assert launched({"CPU": 1, "GPU": 1}, missing="gpu_spot") == {"gpu_on_demand": 1}
+    assert starts({"CPU": 1}) == {"cpu_spot": 1}
+    assert starts({"CPU": 1, "GPU": 1}) == {"gpu_spot": 1}
+    assert starts({"CPU": 1}, missing="cpu_spot") == {"cpu_on_demand": 1}
+    assert starts({"CPU": 1, "GPU": 1}, missing="gpu_spot") == {"gpu_on_demand": 1}
     # 32 environment actors of one CPU fill two nodes; a demand without an end stops at the hard limit.
-    assert launched({"CPU": 1}, count=32) == {"cpu_spot": 2}
-    assert sum(launched({"CPU": 16}, count=100).values()) == cluster["max_workers"]
+    assert starts({"CPU": 1}, count=32) == {"cpu_spot": 2}
+    assert sum(starts({"CPU": 16}, count=100).values()) == cluster["max_workers"]
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
