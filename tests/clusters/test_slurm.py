@@ -13,7 +13,7 @@ SLURM = {
     "scontrol": '#!/usr/bin/env bash\n[ "$*" = "show hostnames node[1-2]" ] && printf "node1\\nnode2\\n"\n',
     # Runs what it is given once, as a job of one node would.
     "srun": '#!/usr/bin/env bash\necho "srun $*" >> "$CALLS"\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
-    "hostname": '#!/usr/bin/env bash\n[ "$*" = "--ip-address" ] && echo "10.0.0.1 fe80::1"\n',
+    "hostname": '#!/usr/bin/env bash\n[ "$*" = "--all-ip-addresses" ] && echo "10.0.0.1 fe80::1 "\n',
     "ray": """#!/usr/bin/env bash
 printf '%s\\n' "$@" > "$CALLS.ray"
 { env | grep -E '^(RAY|JEPAWM)_' | sort; echo "token $(cat "$RAY_AUTH_TOKEN_PATH")"
@@ -56,19 +56,20 @@ def test_the_slurm_job_runs_one_command_on_a_ray_of_its_own_with_a_token_of_its_
         assert called[at + 1 :] == ["env", "RAY_ADDRESS=10.0.0.1:24242", *ours]
         rest = curate_and_validate_ray_start_args(called[1:at])
         options = start.make_context("start", rest).params
-        assert (options["num_cpus"], options["num_gpus"], options["temp_dir"]) == (16, 1, "/tmp/ray-4242")
+        assert (options["num_cpus"], options["num_gpus"], options["temp_dir"]) == (16, 1, None)
         assert called[1:5] == ["--address", "10.0.0.1:24242", "--min-nodes", "2"]
         seen = (slurm / "calls.env").read_text().splitlines()
         assert "RAY_AUTH_MODE=token" in seen
         assert f"JEPAWM_HOME={tmp_path / 'home'}" in seen
         assert "JEPAWM_CACHE=/tmp/jepawm-ada" in seen
+        assert "RAY_TMPDIR=/tmp/ray-4242" in seen
         assert "mode 600" in seen
         (token,) = (line.split()[1] for line in seen if line.startswith("token "))
         assert len(token) == 64
         tokens.add(token)
         assert list((tmp_path / "home").iterdir()) == []
     assert len(tokens) == 2
-    assert "srun --nodes=1 --ntasks=1 --nodelist=node1 hostname --ip-address" in (slurm / "calls").read_text()
+    assert "srun --nodes=1 --ntasks=1 --nodelist=node1 hostname --all-ip-addresses" in (slurm / "calls").read_text()
 
 
 def test_the_slurm_job_fails_with_its_command_and_needs_a_home(repo, slurm, monkeypatch):
