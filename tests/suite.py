@@ -27,6 +27,7 @@ BUDGETS_S = {
     ".": 80,
     "checkpoints": 40,
     "cli": 30,
+    "clusters": 15,
     "config": 20,
     "data": 120,
     "distributed": 160,

@@ -30,15 +30,20 @@ mkdir -p "$JEPAWM_HOME"
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32))' > "$RAY_AUTH_TOKEN_PATH")
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
+# A folder of this job's own: /tmp/ray may belong to another user. With `--temp-dir` instead, `ray symmetric-run` would not
+# find the cluster that it has started.
+export RAY_TMPDIR=/tmp/ray-$SLURM_JOB_ID
+
 # Nodes start at different times; Ray's own limit is 30 s.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
 
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
-addresses=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes%%$'\n'*}" hostname --ip-address)
+# Without name resolution, which gives some hosts a loopback address for their own name.
+addresses=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes%%$'\n'*}" hostname --all-ip-addresses)
 head_ip=${addresses%% *}
 address=$head_ip:$((20000 + SLURM_JOB_ID % 10000))
 
 # The same command on every node: the one whose address it is becomes the head and runs what stands behind `--`.
 srun ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
-  --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" --temp-dir "/tmp/ray-$SLURM_JOB_ID" \
+  --num-cpus "$SLURM_CPUS_PER_TASK" --num-gpus "${SLURM_GPUS_ON_NODE:-0}" \
   -- env RAY_ADDRESS="$address" "$@"

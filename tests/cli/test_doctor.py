@@ -208,3 +208,11 @@ def test_json_has_the_same_in_numbers(capsys: pytest.CaptureFixture[str]) -> Non
     assert told["packages"]["level"] == "ok"
     assert set(told["packages"]["facts"]) == set(doctor.CORE)
     assert told["device"]["facts"]["device"] in ("cpu", "cuda", "mps")
+
+
+def test_without_a_cluster_the_doctor_says_how_to_reach_one(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["doctor", "--cluster", "--no-rendering"]) == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "cluster:" in line)
+    assert line.startswith("FAIL  cluster: this process belongs to none; set RAY_ADDRESS=HOST:6379, or submit it: ray")
