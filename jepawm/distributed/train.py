@@ -154,7 +154,7 @@ def ray_train(
         while True:
             try:
                 folder = _fit(_Attempt(config, dataset_path, run_dir, workers, waiting), request)
-            except ray.train.TrainingFailedError as error:
+            except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
                 cause = _cause(error)
                 if isinstance(cause, JepawmError):
                     raise cause from error
