@@ -165,7 +165,7 @@ def ray_train(
             try:
                 attempt = _Attempt(config, dataset_path, run_dir, workers, waiting, usage or UsageMeter(), spent)
                 folder = _fit(attempt, request)
-            except ray.train.TrainingFailedError as error:
+            except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
                 cause = _cause(error)
                 if isinstance(cause, JepawmError):
                     raise cause from error
@@ -236,7 +236,6 @@ def _fit(attempt: _Attempt, request: StopRequest) -> str:
             num_workers=count,
             use_gpu=claim.gpus > 0,
             resources_per_worker=claim.resources,
-            accelerator_type=claim.accelerator_type,
             label_selector=dict(claim.selector) or None,
             # GPUs of one node exchange gradients faster; workers on CPUs want nodes of their own.
             placement_strategy="PACK" if claim.gpus else "SPREAD",
