@@ -65,6 +65,10 @@ class TrackingError(JepawmError):
     """The tracker does not open or does not answer; metrics.jsonl is complete all the same."""
 
 
+class StorageError(JepawmError):
+    """An object store that does not answer, refuses, or holds something else than expected."""
+
+
 class MissingDependencyError(JepawmError):
     """An optional package is not installed."""
 

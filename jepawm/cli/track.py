@@ -25,16 +25,18 @@ class Sync:
         from jepawm.config.yaml_io import load_yaml
         from jepawm.runs.episodes import find_dataset
         from jepawm.runs.tracking import mlflow_sink, run_tags
+        from jepawm.storage.reading import fetched, overview
         from jepawm.tracking.mlflow_sink import URI_FILE
 
-        config = load_yaml(RunConfig, os.path.join(self.run_dir, "config.yaml"))
-        known = Path(self.run_dir, URI_FILE)
+        run_dir = fetched(self.run_dir, overview)
+        config = load_yaml(RunConfig, os.path.join(run_dir, "config.yaml"))
+        known = Path(run_dir, URI_FILE)
         uri = self.uri or (known.read_text().strip() if known.is_file() else None)
         if uri is not None:
             config = replace(config, tracking=replace(config.tracking, mlflow_uri=uri))
-        recipe = Path(self.run_dir, "recipe")
+        recipe = Path(run_dir, "recipe")
         tags = run_tags(config, recipe.read_text().strip() if recipe.is_file() else "unknown", find_dataset(config))
-        sink = mlflow_sink(config, self.run_dir, tags)
+        sink = mlflow_sink(config, run_dir, tags)
         sink.start()
         print(f"{sink.sync()} records sent to {sink.uri}")
         return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from jepawm.checkpoints.model_folder import load_world_model, read_spec, weights_sha256
 from jepawm.config import RunConfig, from_dict, to_dict
-from jepawm.config.places import evaluations_dir
+from jepawm.config.places import evaluations_dir, local_path
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
@@ -28,6 +28,8 @@ from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, summary_metrics, tracking_uri
 from jepawm.runs.wall_times import WallTimes
+from jepawm.storage.reading import fetched
+from jepawm.storage.session import held, where
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, Record, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 
@@ -95,7 +97,16 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     dataset = find_dataset(trained)
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")
-    job = EvaluationJob(config, f"evaluation of {model_dir}", model_dir, _evaluation_dir(config))
+    job = EvaluationJob(config, f"evaluation of {where(model_dir)}", model_dir, _evaluation_dir(config))
+    with held(job.folder, console.say):
+        return _evaluate_and_track(job, dataset, runtime, console)
+
+
+def _evaluate_and_track(
+    job: EvaluationJob, dataset: EpisodeDataset | None, runtime: Runtime, console: Console
+) -> EvaluationResult:
+    """Evaluates and reports, and copies the result to the tracker."""
+    config = job.config
     tracker = BackgroundTracker(mlflow_sink(config, job.folder) if config.tracking.mlflow else None)
     summary: Record | None = None
     artifacts: list[str] = []
@@ -130,7 +141,7 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
     Returns:
         What the file holds.
     """
-    dataset = EpisodeDataset(str(config.data.path))
+    dataset = EpisodeDataset(fetched(str(config.data.path)))
     device, trained = pick_device(config.device), trained_config(model_dir)
     model, spec = load_world_model(model_dir, device)
     # Training episodes say nothing about a model, so of its own dataset only held-out episodes count.
@@ -154,7 +165,8 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
             on_progress=advance,
         )
     result = {**score.to_dict(), "planner": to_dict(config.planner), "model": model_dir, "dataset": str(dataset.path)}
-    write_json(os.path.join(folder, "action_score.json"), result)
+    with held(folder, console.say):
+        write_json(os.path.join(folder, "action_score.json"), result)
     console.say(f"{'':<14} {'score':>6} {'xyz [m]':>18} {'orientation [rad]':>18} {'closure':>8} {'cosine':>7}")
     for name, errors in (("plans", score.plans), ("random plans", score.random), ("doing nothing", score.still)):
         cosine = "" if errors.cosine is None else f"{errors.cosine:.2f}"
@@ -162,7 +174,7 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
             f"{name:<14} {errors.score:>6.1f} {f'{errors.xyz:.4f} +- {errors.xyz_standard_error:.4f}':>18} "
             f"{errors.orientation:>18.4f} {errors.closure:>8.4f} {cosine:>7}"
         )
-    console.say(f"written to {folder}")
+    console.say(f"written to {where(folder)}")
     return result
 
 
@@ -221,8 +233,8 @@ def evaluate_and_report(
             found.result,
             wall_s=console.elapsed_s() if times is None else times.total_s(),
             recipe=job.recipe,
-            run_dir=job.folder,
-            report=report_path,
+            run_dir=where(job.folder),
+            report=where(report_path),
             mlflow_uri=tracking_uri(config) if config.tracking.mlflow else None,
         )
         write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
@@ -237,6 +249,10 @@ def evaluate_and_report(
 
 
 def _evaluation_dir(config: RunConfig) -> str:
-    folder = config.run_dir or os.path.join(evaluations_dir(), time.strftime("%Y%m%d-%H%M%S"))
+    folder = (
+        local_path(config.run_dir)
+        if config.run_dir
+        else os.path.join(evaluations_dir(), time.strftime("%Y%m%d-%H%M%S"))
+    )
     os.makedirs(folder, exist_ok=True)
     return folder

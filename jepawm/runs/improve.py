@@ -24,6 +24,7 @@ from jepawm.checkpoints.model_folder import load_world_model, weights_sha256
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.compact import CompactEncoderConfig
 from jepawm.config.improve import ImproveConfig
+from jepawm.config.places import local_path
 from jepawm.console import Advance, Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.encoding import EncodedEpisode
@@ -50,6 +51,7 @@ from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_run
 from jepawm.runs.runtime import Runtime
 from jepawm.seeding import stream_seed
+from jepawm.storage.session import held
 from jepawm.types import Episode
 
 RESULT_FILE = "improve.json"
@@ -107,11 +109,15 @@ def improve(config: RunConfig, settings: ImproveConfig, recipe: str, console: Co
             "evaluation.goal_source is 'image', and nothing says whether a picture was reached; take goals of the "
             "environment"
         )
-    folder = Path(config.run_dir or _folder(config, settings, recipe)).absolute()
+    folder = Path(local_path(config.run_dir or _folder(config, settings, recipe))).absolute()
     first = replace(config, run_dir=str(folder / "round-00"))
     check_run(first)
     goes_on = "the same command goes on with the round that was interrupted"
-    with telling_how_to_go_on(lambda: goes_on), started_runtime(config, console) as runtime:
+    with (
+        telling_how_to_go_on(lambda: goes_on),
+        held(str(folder), console.say),
+        started_runtime(config, console) as runtime,
+    ):
         return _Improvement(first, settings, recipe, folder, runtime, console).run()
 
 
