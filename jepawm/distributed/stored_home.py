@@ -144,11 +144,13 @@ def follow(run_dir: str, *, everything: bool) -> None:
         everything: With the checkpoints.
     """
     folder = holder_above(run_dir)
-    if folder is not None:
-        manifest = folder.mirror.folder.manifest()
-        folder.mirror.follow(
-            manifest, lambda name: everything or ("checkpoints/" not in name and f"{BEST}/" not in name)
-        )
+    if folder is None:
+        return
+
+    def wanted(name: str) -> bool:
+        return everything or not {"checkpoints", BEST} & set(name.split("/")[:-1])
+
+    folder.mirror.follow(folder.mirror.folder.manifest(), wanted)
 
 
 @contextlib.contextmanager
