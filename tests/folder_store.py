@@ -60,7 +60,8 @@ class FolderStore:
 
     def write(self, key: str, data: bytes) -> None:
         self._count("write")
-        os.replace(self._written(data), self._place(key))
+        temporary = self._written(data)
+        self._in_its_place(key, lambda place: os.replace(temporary, place))
 
     def write_from(self, key: str, path: str) -> None:
         self.write(key, Path(path).read_bytes())
@@ -69,7 +70,7 @@ class FolderStore:
         self._count("create")
         temporary = self._written(data)
         try:
-            os.link(temporary, self._place(key))
+            self._in_its_place(key, lambda place: os.link(temporary, place))
         except FileExistsError:
             return False
         finally:
@@ -101,14 +102,15 @@ class FolderStore:
         except FileNotFoundError:
             raise ObjectMissingError(f"{self.uri}/{key}: there is no such object") from None
 
-    def _place(self, key: str) -> Path:
+    def _in_its_place(self, key: str, put: Callable[[Path], None]) -> None:
         place = self.root / key
-        for _ in range(10):
-            # Another thread may remove an empty folder between the two.
+        while True:
             place.parent.mkdir(parents=True, exist_ok=True)
-            if place.parent.is_dir():
-                break
-        return place
+            try:
+                return put(place)
+            except FileNotFoundError:
+                # Another thread has just removed the empty folder.
+                continue
 
     def _written(self, data: bytes) -> Path:
         self._waiting.mkdir(parents=True, exist_ok=True)

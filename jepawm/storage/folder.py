@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from jepawm.errors import StorageError
 from jepawm.storage.lease import LeaseLostError, lost
 from jepawm.storage.manifest import FILES, Manifest, StoredFile
 from jepawm.storage.numbered import NumberedObjects
@@ -23,6 +22,7 @@ class StoredFolder:
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self._manifests = NumberedObjects(store, MANIFESTS)
+        self._seen: dict[int, Manifest] = {}
 
     @property
     def uri(self) -> str:
@@ -57,6 +57,7 @@ class StoredFolder:
                 raise LeaseLostError(lost(self.uri, "another driver"))
             after = before.changed(changes, token)
             if self._manifests.append(after.number, after.to_bytes()):
+                self._remember(after)
                 self._forget_older(after)
                 return after
 
@@ -81,42 +82,48 @@ class StoredFolder:
                 return after, before.token
 
     def remove_orphans(self) -> None:
-        """Removes objects that a killed writer left and that no manifest names; the caller holds the lease."""
-        named = {file.key for number in self._manifests.numbers() for file in self._read(number).files.values()}
+        """Removes what a killed writer left and no manifest names; the caller holds the lease."""
+        numbers = self._manifests.numbers()
+        named = {file.key for number in numbers[-KEPT_MANIFESTS:] for file in self._read(number).files.values()}
         self.store.delete(key for key in self.store.keys(f"{FILES}/") if key not in named)
+        self._manifests.forget(numbers[:-KEPT_MANIFESTS])
 
     def remove(self) -> None:
         """Deletes everything; the manifests first, so that no reader takes the rest for a folder."""
-        self._manifests.delete(self._manifests.numbers())
+        self._manifests.remove()
         self.store.delete(self.store.keys(f"{FILES}/"))
         self.store.delete(self.store.keys(".jepawm/"))
 
     def _forget_older(self, last: Manifest) -> None:
-        numbers = [number for number in self._manifests.numbers() if number <= last.number]
-        old, kept = numbers[:-KEPT_MANIFESTS], numbers[-KEPT_MANIFESTS:]
-        if not old:
-            return
-        named = {file.key for number in kept for file in self._read(number).files.values()}
+        first_kept = last.number - KEPT_MANIFESTS + 1
+        # A writer may have been killed before it forgot one or two; `remove_orphans` finds those of longer ago.
+        old = [number for number in range(max(1, first_kept - KEPT_MANIFESTS), first_kept) if self._read(number).number]
+        named = {
+            file.key for number in range(first_kept, last.number + 1) for file in self._read(number).files.values()
+        }
         gone = {file.key for number in old for file in self._read(number).files.values()} - named
         self.store.delete(sorted(gone))
-        self._manifests.delete(old)
+        self._manifests.forget(old)
+        for number in old:
+            self._seen.pop(number, None)
 
     def _read(self, number: int) -> Manifest:
+        """A manifest by its number; an empty one where it was forgotten."""
+        if number in self._seen:
+            return self._seen[number]
         try:
-            return self._parsed(number, self._manifests.read(number))
+            data = self._manifests.read(number) if number > 0 else b""
         except ObjectMissingError:
-            # Another writer of the same lease removed it.
-            return Manifest()
+            data = b""
+        return self._parsed(number, data) if data else Manifest()
 
     def _parsed(self, number: int, data: bytes) -> Manifest:
-        return Manifest.from_bytes(data, number, f"{self.uri}/{self._manifests.key(number)}")
+        manifest = Manifest.from_bytes(data, number, f"{self.uri}/{self._manifests.key(number)}")
+        self._remember(manifest)
+        return manifest
 
-
-def check_found(folder: StoredFolder, manifest: Manifest) -> None:
-    """Refuses a folder in which nothing is stored.
-
-    Raises:
-        StorageError: Says where nothing is.
-    """
-    if manifest.number == 0:
-        raise StorageError(f"there is nothing at {folder.uri}; `jepawm runs list` names the runs of $JEPAWM_HOME")
+    def _remember(self, manifest: Manifest) -> None:
+        """Keeps a manifest, which never changes, so that it is not read again."""
+        self._seen[manifest.number] = manifest
+        for number in sorted(self._seen)[: -2 * KEPT_MANIFESTS]:
+            self._seen.pop(number, None)

@@ -149,7 +149,8 @@ class Lease:
                     wait(min(left_s, before.interval_s / 2))
                     continue
             if leases.append(number + 1, own.to_bytes()):
-                leases.delete([older for older in leases.numbers() if older < number])
+                # The one before stays readable, for a driver that learns that it lost it.
+                leases.forget([number - 1] if number > 1 else [])
                 return cls(store, number + 1, own, before is not None and not before.released)
 
     def renew(self) -> None:

@@ -2,9 +2,16 @@
 
 A number is created only once, so of two writers that append at the same time one succeeds and the other learns that it
 must look again. Leases and manifests are such lists.
+
+A number that is not needed any more is emptied first, so that it stays taken for a writer that read the list a while
+ago, and deleted when hundreds of others have followed.
 """
 
 from jepawm.storage.store import ObjectMissingError, ObjectStore
+
+
+# Numbers that stay taken, though their objects are empty; a store lists 1,000 keys per request.
+TAKEN = 500
 
 
 class NumberedObjects:
@@ -41,8 +48,13 @@ class NumberedObjects:
                 continue
 
     def append(self, number: int, data: bytes) -> bool:
-        """Writes the next object; False where another writer took the number."""
-        return self._store.create(self.key(number), data)
+        """Writes the next object; False where another writer took the number, or a later one."""
+        if not self._store.create(self.key(number), data):
+            return False
+        if self.numbers()[-1] == number:
+            return True
+        self._store.delete([self.key(number)])
+        return False
 
     def overwrite(self, number: int, data: bytes) -> None:
         """Replaces an object of this writer's own."""
@@ -60,6 +72,15 @@ class NumberedObjects:
         """When the object of a number was last written, by the clock of the store."""
         return self._store.written_at_s(self.key(number))
 
-    def delete(self, numbers: list[int]) -> None:
-        """Deletes objects; the last one must stay, because its number counts on."""
-        self._store.delete(self.key(number) for number in numbers)
+    def forget(self, numbers: list[int]) -> None:
+        """Empties objects that are not needed any more, and deletes those that are far behind the last one."""
+        known = self.numbers()
+        last = max(known, default=0)
+        for number in numbers:
+            if number > last - TAKEN:
+                self._store.write(self.key(number), b"")
+        self._store.delete(self.key(number) for number in known if number <= last - TAKEN)
+
+    def remove(self) -> None:
+        """Deletes all objects; numbers begin at 1 again."""
+        self._store.delete(self.key(number) for number in self.numbers())

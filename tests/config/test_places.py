@@ -65,7 +65,7 @@ def test_buckets_of_one_name_in_several_services_are_kept_apart(cache: Path, mon
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
-        ("s4://bucket/a", r"unknown kind of address 's4' \(did you mean 's3'\?\)"),
+        ("s4://bucket/a", r"unknown kind of address 's4' \(known: gs, s3\)"),
         ("ftp://host/a", "unknown kind of address 'ftp'"),
         ("s3:///a", "expected s3://BUCKET/PATH"),
         ("s3://bucket/a/../b", "expected s3://BUCKET/PATH"),

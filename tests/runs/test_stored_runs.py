@@ -139,7 +139,7 @@ def collecting() -> RunConfig:
     return RunConfig(
         local=True,
         env=EnvConfig(id="envs:envs/Wall-v1", image_size=64),
-        data=DataConfig(num_episodes=4, env_steps_per_episode=12),
+        data=DataConfig(num_episodes=4, env_steps_per_episode=20),
     )
 
 

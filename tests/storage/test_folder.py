@@ -10,6 +10,7 @@ from jepawm.errors import StorageError
 from jepawm.storage.folder import KEPT_MANIFESTS, MANIFESTS, StoredFolder
 from jepawm.storage.lease import LeaseLostError
 from jepawm.storage.manifest import Manifest, StoredFile, new_key
+from jepawm.storage.numbered import NumberedObjects
 
 
 def put(folder: StoredFolder, path: str, data: bytes) -> StoredFile:
@@ -62,7 +63,9 @@ def test_old_versions_go_and_a_few_manifests_stay(bucket: Bucket) -> None:
     folder = StoredFolder(bucket.store("run"))
     for number in range(10):
         folder.commit({"a": put(folder, "a", b"%d" % number)}, token=1)
-    assert len(folder.store.keys(f"{MANIFESTS}/")) == KEPT_MANIFESTS
+    manifests = [folder.store.read(key) for key in folder.store.keys(f"{MANIFESTS}/")]
+    # Numbers stay taken for a while: a writer that looked a while ago cannot write one of them again.
+    assert [len(data) > 0 for data in manifests] == [False] * 7 + [True] * KEPT_MANIFESTS
     assert {folder.store.read(key) for key in folder.store.keys("files/")} == {b"7", b"8", b"9"}
     # What a killed writer uploaded and never committed goes as well.
     put(folder, "b", b"never committed")
@@ -70,6 +73,20 @@ def test_old_versions_go_and_a_few_manifests_stay(bucket: Bucket) -> None:
     assert len(folder.store.keys("files/")) == KEPT_MANIFESTS
     folder.remove()
     assert folder.store.keys("") == []
+
+
+def test_a_writer_that_looked_long_ago_must_look_again(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jepawm.storage.numbered.TAKEN", 4)
+    numbered = NumberedObjects(bucket.store("run"), "list")
+    for number in range(1, 10):
+        assert numbered.append(number, b"%d" % number)
+        numbered.forget(list(range(1, number)))
+    assert numbered.numbers() == [6, 7, 8, 9]
+    # Taken, and taken so long ago that the store has forgotten it.
+    assert not numbered.append(7, b"late")
+    assert not numbered.append(2, b"late")
+    assert numbered.numbers() == [6, 7, 8, 9]
+    assert numbered.latest() == (9, b"9")
 
 
 @pytest.mark.parametrize(
