@@ -9,7 +9,6 @@ ago, and deleted when hundreds of others have followed.
 
 from jepawm.storage.store import ObjectMissingError, ObjectStore
 
-
 # Numbers that stay taken, though their objects are empty; a store lists 1,000 keys per request.
 TAKEN = 500
 

@@ -127,9 +127,14 @@ def test_the_commands_see_runs_of_other_machines(on_machine: Machine, capsys: py
 def test_a_refused_new_run_leaves_nothing_in_the_store(bucket: Bucket, on_machine: Machine) -> None:
     on_machine("one")
     folder, _ = prepare_run_dir(CONFIG, "demo")
-    with pytest.raises(ConfigError), lock_run(folder):
-        discard_new_run(folder)
-        raise ConfigError("refused")
+
+    def refuse() -> None:
+        with lock_run(folder):
+            discard_new_run(folder)
+            raise ConfigError("refused")
+
+    with pytest.raises(ConfigError, match="refused"):
+        refuse()
     assert not Path(folder).exists()
     assert bucket.store("home").keys("") == []
 

@@ -44,7 +44,7 @@ def test_a_holder_that_lives_refuses_the_next_by_name(bucket: Bucket) -> None:
         bucket.clock.move(seconds)
         first.renew()
 
-    with pytest.raises(FolderBusyError, match=re.escape("s3://bucket/run is in use by process ")):
+    with pytest.raises(FolderBusyError, match=r"s3://bucket/run is in use by process "):
         Lease.take(store, "machine b", wait=wait, say=told.append)
     # The first renewal that is seen decides.
     assert waited == [interval_s() / 2]
@@ -60,7 +60,7 @@ def test_a_holder_that_died_is_followed_after_its_intervals(bucket: Bucket) -> N
     assert bucket.clock.now_s == pytest.approx(1_700_000_000.0 + INTERVALS * interval_s())
     assert (second.token, second.took_over) == (2, True)
     # It slept, and wakes up.
-    with pytest.raises(LeaseLostError, match="was taken over by process .* must not go on"):
+    with pytest.raises(LeaseLostError, match=r"was taken over by process .* must not go on"):
         first.renew()
     second.renew()
     first.release()

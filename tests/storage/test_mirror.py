@@ -236,7 +236,7 @@ def test_a_damaged_record_says_what_to_delete(bucket: Bucket, on_machine: Machin
     here.push(token=1)
     (record,) = Path(mirror_of("s3://bucket")).parents[1].glob(".state/**/record.json")
     record.write_text("{")
-    with pytest.raises(StorageError, match="record.json is damaged .*delete it, and the files are compared anew"):
+    with pytest.raises(StorageError, match=r"record.json is damaged .*delete it, and the files are compared anew"):
         here.push(token=1)
     record.unlink()
     pull(here)

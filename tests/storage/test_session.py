@@ -89,22 +89,31 @@ def test_two_processes_of_a_machine_are_kept_apart_by_its_lock(on_machine: Machi
 
 def test_an_error_goes_first_and_the_state_is_stored_all_the_same(on_machine: Machine) -> None:
     on_machine("one")
-    with pytest.raises(ValueError, match="of the training"), held(str(run_dir())):
-        (run_dir() / "a").write_text("1")
-        raise ValueError("of the training")
+
+    def fail() -> None:
+        with held(str(run_dir())):
+            (run_dir() / "a").write_text("1")
+            raise ValueError("of the training")
+
+    with pytest.raises(ValueError, match="of the training"):
+        fail()
     on_machine("two")
     assert Path(fetched(str(run_dir())), "a").read_text() == "1"
 
 
 def test_a_driver_that_was_followed_cannot_push(bucket: Bucket, on_machine: Machine) -> None:
     on_machine("one")
-    first = run_dir()
-    with pytest.raises(LeaseLostError, match="taken over"), held(str(first)):
-        (first / "a").write_text("1")
-        bucket.clock.move(1000.0)
-        on_machine("two")
-        store_run("run", b="2")
-        on_machine("one")
+
+    def sleep_too_long() -> None:
+        with held(str(run_dir())):
+            (run_dir() / "a").write_text("1")
+            bucket.clock.move(1000.0)
+            on_machine("two")
+            store_run("run", b="2")
+            on_machine("one")
+
+    with pytest.raises(LeaseLostError, match="taken over"):
+        sleep_too_long()
     assert holder_of(bucket.store("home/run")) is None
     on_machine("three")
     assert sorted(path.name for path in Path(fetched(str(run_dir()))).iterdir()) == ["b"]
@@ -132,12 +141,16 @@ def test_a_push_without_an_answer_says_where_the_files_are(
         raise StorageError("s3://bucket/home/run: the store does not answer")
 
     told: list[str] = []
-    with pytest.raises(KeyboardInterrupt), held(str(run_dir()), told.append):
-        (run_dir() / "a").write_text("1")
-        monkeypatch.setattr("folder_store.FolderStore.write", no_answer)
-        raise KeyboardInterrupt
+
+    def lose_the_network() -> None:
+        with held(str(run_dir()), told.append):
+            (run_dir() / "a").write_text("1")
+            monkeypatch.setattr("folder_store.FolderStore.write", no_answer)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lose_the_network()
     assert any("the last changes are not stored" in line and str(run_dir()) in line for line in told)
-    monkeypatch.undo()
 
 
 def test_changes_are_pushed_while_the_folder_is_held(
