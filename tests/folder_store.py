@@ -1,6 +1,5 @@
 """An object store in a local folder, with a clock that a test moves: what the rooms above are tested on."""
 
-import contextlib
 import os
 import threading
 import uuid
@@ -61,7 +60,7 @@ class FolderStore:
     def write(self, key: str, data: bytes) -> None:
         self._count("write")
         temporary = self._written(data)
-        self._in_its_place(key, lambda place: os.replace(temporary, place))
+        os.replace(temporary, self._place(key))
 
     def write_from(self, key: str, path: str) -> None:
         self.write(key, Path(path).read_bytes())
@@ -70,7 +69,7 @@ class FolderStore:
         self._count("create")
         temporary = self._written(data)
         try:
-            self._in_its_place(key, lambda place: os.link(temporary, place))
+            os.link(temporary, self._place(key))
         except FileExistsError:
             return False
         finally:
@@ -84,16 +83,14 @@ class FolderStore:
 
     def folders(self) -> list[str]:
         self._count("list")
-        return sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
+        found = [path for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+        # A store has no empty folders.
+        return sorted(path.name for path in found if any(each.is_file() for each in path.rglob("*")))
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._count("delete")
             (self.root / key).unlink(missing_ok=True)
-            # A store has no empty folders.
-            with contextlib.suppress(OSError):
-                for above in (self.root / key).parents:
-                    above.rmdir()
 
     def written_at_s(self, key: str) -> float:
         self._count("stat")
@@ -102,15 +99,10 @@ class FolderStore:
         except FileNotFoundError:
             raise ObjectMissingError(f"{self.uri}/{key}: there is no such object") from None
 
-    def _in_its_place(self, key: str, put: Callable[[Path], None]) -> None:
+    def _place(self, key: str) -> Path:
         place = self.root / key
-        while True:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return put(place)
-            except FileNotFoundError:
-                # Another thread has just removed the empty folder.
-                continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
 
     def _written(self, data: bytes) -> Path:
         self._waiting.mkdir(parents=True, exist_ok=True)

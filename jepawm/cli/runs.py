@@ -17,7 +17,7 @@ class ListRuns:
         """Prints a line for each."""
         from jepawm.config import home
         from jepawm.runs.listing import age_text, list_runs
-        from jepawm.storage.session import where
+        from jepawm.storage.holding import where
 
         runs = list_runs()
         if not runs:
@@ -38,8 +38,8 @@ class ShowRun:
     def run(self) -> int:
         """Prints what is known."""
         from jepawm.runs.listing import find_run
+        from jepawm.storage.holding import where
         from jepawm.storage.reading import fetched
-        from jepawm.storage.session import where
 
         run = find_run(self.name)
         place = where(run.folder)
@@ -70,7 +70,7 @@ class RemoveRun:
     def run(self) -> int:
         """Asks, and removes."""
         from jepawm.runs.listing import find_run, remove_run
-        from jepawm.storage.session import where
+        from jepawm.storage.holding import where
 
         run = find_run(self.name)
         place = where(run.folder)

@@ -20,10 +20,10 @@ from jepawm.config import RunConfig
 from jepawm.config.places import local_path, uri_of
 from jepawm.errors import ConfigError, JepawmError, TrainingError
 from jepawm.storage.folder import StoredFolder
+from jepawm.storage.holding import HeldFolder, Permit, holder_above, joined
 from jepawm.storage.lease import interval_s
 from jepawm.storage.mirror import Mirror, mirror_id, state_dir
 from jepawm.storage.reading import fetched
-from jepawm.storage.session import HeldFolder, Permit, holder_above, joined
 from jepawm.storage.store import open_store
 from jepawm.tracking import METRICS_FILE
 from jepawm.training.checkpoint import list_checkpoints, newest_checkpoint

@@ -9,8 +9,8 @@ from jepawm.config.places import evaluations_dir, local_path
 from jepawm.errors import ConfigError
 from jepawm.evaluation.compare import Comparison, ProtocolComparison
 from jepawm.evaluation.result import EvaluationResult
+from jepawm.storage.holding import where
 from jepawm.storage.reading import fetched, overview
-from jepawm.storage.session import where
 
 
 def load_results(sources: Sequence[str]) -> dict[str, EvaluationResult]:

@@ -29,8 +29,8 @@ from jepawm.evaluation.latent_pictures import LatentPictures, NearestFrames, dra
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import trained_config
+from jepawm.storage.holding import held
 from jepawm.storage.reading import fetched, fetched_model
-from jepawm.storage.session import held
 from jepawm.world_model import WorldModel
 
 JSON_FILE, PAGE_FILE, GIF_FILE, MP4_FILE = (f"counterfactual.{kind}" for kind in ("json", "html", "gif", "mp4"))

@@ -25,9 +25,9 @@ from jepawm.config import RunConfig, home
 from jepawm.config.places import local_path
 from jepawm.config.yaml_io import flatten, load_recipe, load_yaml, recipe_names, save_yaml
 from jepawm.errors import ConfigError
+from jepawm.storage.holding import Say, held, remove_stored, where
 from jepawm.storage.lease import FolderBusyError
 from jepawm.storage.reading import refresh, refresh_home
-from jepawm.storage.session import Say, held, remove_stored, where
 
 FINISHED = "finished"
 LOCK_FILE = ".lock"

@@ -18,8 +18,8 @@ from jepawm.data.writer import WriterBusyError, discard_dataset
 from jepawm.errors import ConfigError, DataError
 from jepawm.rollout import CollectPlan, EnvPool
 from jepawm.runs.runtime import Runtime
+from jepawm.storage.holding import held
 from jepawm.storage.reading import fetched
-from jepawm.storage.session import held
 
 
 def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> str:

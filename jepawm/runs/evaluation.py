@@ -28,8 +28,8 @@ from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, summary_metrics, tracking_uri
 from jepawm.runs.wall_times import WallTimes
+from jepawm.storage.holding import held, where
 from jepawm.storage.reading import fetched
-from jepawm.storage.session import held, where
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, Record, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 

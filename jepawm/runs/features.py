@@ -9,7 +9,7 @@ from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.placement import tell_placement
 from jepawm.runs.preflight import check_collection
 from jepawm.runs.runtime import Runtime, make_runtime
-from jepawm.storage.session import held
+from jepawm.storage.holding import held
 from jepawm.training.features import EncodeJob
 
 

@@ -25,8 +25,8 @@ from jepawm.runs.evaluation import trained_config
 from jepawm.runs.head_progress import UnfinishedHead
 from jepawm.runs.tracking import head_sink, head_tags
 from jepawm.seeding import stream_generator, stream_seed
+from jepawm.storage.holding import held
 from jepawm.storage.reading import fetched, fetched_model, stored_root
-from jepawm.storage.session import held
 from jepawm.tracking import BackgroundTracker, Record
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.head_tasks import HeadTask, build_task, task_class

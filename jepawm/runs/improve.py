@@ -51,7 +51,7 @@ from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_run
 from jepawm.runs.runtime import Runtime
 from jepawm.seeding import stream_seed
-from jepawm.storage.session import held
+from jepawm.storage.holding import held
 from jepawm.types import Episode
 
 RESULT_FILE = "improve.json"

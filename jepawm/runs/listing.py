@@ -19,8 +19,8 @@ from jepawm.errors import ConfigError, did_you_mean, first_line
 from jepawm.evaluation.other_runs import OtherRun, OtherRuns
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, LOCK_FILE, known_config
+from jepawm.storage.holding import held, remove_stored, where
 from jepawm.storage.reading import holder, refresh, refresh_home, stored_names
-from jepawm.storage.session import held, remove_stored, where
 
 State = Literal["finished", "running", "unfinished"]
 

@@ -38,8 +38,8 @@ from jepawm.runs.stages import base_run, on_base
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, run_tags, summary_metrics
 from jepawm.runs.wall_times import WallTimes
+from jepawm.storage.holding import where
 from jepawm.storage.lease import interval_s
-from jepawm.storage.session import where
 from jepawm.tracking import METRICS_FILE, BackgroundTracker, MetricsFollower, Record, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint

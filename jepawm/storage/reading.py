@@ -9,10 +9,10 @@ from filelock import Timeout
 from jepawm.config.places import home, local_path, uri_of
 from jepawm.errors import StorageError
 from jepawm.storage.folder import StoredFolder
+from jepawm.storage.holding import holder_above
 from jepawm.storage.lease import Holder, holder_of
 from jepawm.storage.manifest import Manifest
 from jepawm.storage.mirror import Mirror, Wanted, everything
-from jepawm.storage.session import holder_above
 from jepawm.storage.store import for_each, open_store
 
 # Folders of a home that hold stored folders and are none themselves.

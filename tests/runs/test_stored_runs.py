@@ -85,7 +85,7 @@ def test_a_driver_on_another_machine_is_named(bucket: Bucket, on_machine: Machin
     assert find_run(name).state == "running"
     config = dataclasses.replace(CONFIG, run_dir=f"s3://bucket/home/{name}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jepawm.storage.session.Lease", _Watched(lease))
+        patch.setattr("jepawm.storage.holding.Lease", _Watched(lease))
         with pytest.raises(FolderBusyError, match=rf"s3://bucket/home/{name} is in use by process \d+ on "):
             prepare_run_dir(config, "demo")
     lease.release()

@@ -10,9 +10,9 @@ from folder_store import Bucket
 
 from jepawm.config.places import home, mirror_of
 from jepawm.errors import StorageError
+from jepawm.storage.holding import held, holder_above, joined, permit_for, remove_stored, where
 from jepawm.storage.lease import FolderBusyError, LeaseLostError, holder_of
 from jepawm.storage.reading import fetched, overview, refresh, refresh_home, stored_names, stored_root
-from jepawm.storage.session import held, holder_above, joined, permit_for, remove_stored, where
 
 Machine = Callable[[str], None]
 
@@ -75,9 +75,9 @@ def test_two_processes_of_a_machine_are_kept_apart_by_its_lock(on_machine: Machi
     with held(str(run_dir())) as folder:
         assert folder is not None
         # Another process knows nothing of what this one holds.
-        from jepawm.storage import session
+        from jepawm.storage import holding
 
-        session._held.clear()
+        holding._held.clear()
         thread = threading.Thread(target=other_process)
         thread.start()
         thread.join()
