@@ -7,6 +7,8 @@ A number that is not needed any more is emptied first, so that it stays taken fo
 ago, and deleted when hundreds of others have followed.
 """
 
+import contextlib
+
 from jepawm.storage.store import ObjectMissingError, ObjectStore
 
 # Numbers that stay taken, though their objects are empty; a store lists 1,000 keys per request.
@@ -40,11 +42,11 @@ class NumberedObjects:
             numbers = self.numbers()
             if not numbers:
                 return None
-            try:
-                return numbers[-1], self._store.read(self.key(numbers[-1]))
-            except ObjectMissingError:
-                # Others appended several meanwhile, and removed this one.
-                continue
+            with contextlib.suppress(ObjectMissingError):
+                data = self._store.read(self.key(numbers[-1]))
+                # An empty one was followed by several others meanwhile.
+                if data:
+                    return numbers[-1], data
 
     def append(self, number: int, data: bytes) -> bool:
         """Writes the next object; False where another writer took the number, or a later one."""
