@@ -9,21 +9,21 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import ray.train
 
-from jepawm.config import RunConfig
-from jepawm.config.places import local_path, uri_of
+from jepawm.config import RunConfig, to_dict
+from jepawm.config.places import SCHEMES, is_uri, local_path, uri_of
 from jepawm.errors import ConfigError, JepawmError, TrainingError
 from jepawm.storage.folder import StoredFolder
 from jepawm.storage.holding import HeldFolder, Permit, holder_above, joined
 from jepawm.storage.lease import interval_s
 from jepawm.storage.mirror import Mirror, mirror_id, state_dir
-from jepawm.storage.reading import fetched
+from jepawm.storage.reading import fetched, fetched_model
 from jepawm.storage.store import open_store
 from jepawm.tracking import METRICS_FILE
 from jepawm.training.checkpoint import list_checkpoints, newest_checkpoint
@@ -47,6 +47,10 @@ class StoredRun:
     def path(self, *names: str) -> str:
         """A path in the stored folder."""
         return "/".join(name for name in (self.inside, *names) if name)
+
+
+# Settings that name a model folder, which a two-stage training or an improvement has made.
+_NAMES_A_MODEL = ("weights", "init_from")
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,11 @@ def opened_on_worker(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stor
     if stored.restore_from is not None:
         restore_from = os.path.join(run_dir, "checkpoints", stored.restore_from)
     with joined(stored.permit if first else None) as folder:
-        here = {"run_dir": run_dir, "dataset_path": fetched(job["dataset_path"])}
+        here = {
+            "run_dir": run_dir,
+            "dataset_path": fetched(job["dataset_path"]),
+            "config": _with_models(job["config"], lambda path: fetched_model(path) if is_uri(path) else path),
+        }
         yield job | here, StoredWorker(restore_from, folder)
 
 
@@ -116,6 +124,29 @@ def _fetch_beginning(stored: StoredRun, first: bool) -> None:
             mirror.pull(mirror.folder.manifest(), written_by=-1, wanted=wanted)
         else:
             mirror.follow(mirror.folder.manifest(), wanted)
+
+
+def portable_config(config: RunConfig) -> dict[str, Any]:
+    """A configuration as plain data, in which models at URIs have names that every machine understands."""
+    return _with_models(to_dict(config), lambda path: uri_of(path) or path)
+
+
+def _with_models(config: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """The same configuration with other paths of models; sources of published weights are left as they are."""
+    changed: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            changed[key] = _with_models(value, change)
+        elif key in _NAMES_A_MODEL and isinstance(value, str) and uri_of(_local_model(value)) is not None:
+            changed[key] = change(value)
+        else:
+            changed[key] = value
+    return changed
+
+
+def _local_model(source: str) -> str:
+    """The local path of a model at a URI of an object store; any other source as it is."""
+    return local_path(source) if source.partition("://")[0] in SCHEMES else source
 
 
 def stored_run(run_dir: str) -> StoredRun | None:
