@@ -6,8 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from configs import unit_spec
 from folder_store import Bucket
 
+import jepawm
+from jepawm.checkpoints.model_folder import build_world_model, save_world_model, weights_sha256
+from jepawm.cli.evaluate import model_of
 from jepawm.cli.main import main
 from jepawm.config import EnvConfig, RunConfig, TrainConfig, home
 from jepawm.config.data import DataConfig
@@ -21,6 +25,7 @@ from jepawm.runs.episodes import check_collected, dataset_path, find_dataset, pr
 from jepawm.runs.listing import find_run, list_runs
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.storage.lease import FolderBusyError, Lease
+from jepawm.types import ActionSpec
 
 Machine = Callable[[str], None]
 CONFIG = RunConfig(seed=3)
@@ -137,6 +142,25 @@ def test_a_refused_new_run_leaves_nothing_in_the_store(bucket: Bucket, on_machin
         refuse()
     assert not Path(folder).exists()
     assert bucket.store("home").keys("") == []
+
+
+def test_a_model_at_a_uri_is_loaded(on_machine: Machine) -> None:
+    on_machine("one")
+    config = RunConfig(env=EnvConfig(id="envs:envs/Wall-v1", image_size=32))
+    spec = unit_spec(config, ActionSpec(2, (-1.0, -1.0), (1.0, 1.0)))
+    folder = begun()
+    with lock_run(folder):
+        save_world_model(Path(folder, "model"), build_world_model(spec), spec)
+    weights = weights_sha256(f"{folder}/model")
+    on_machine("two")
+    uri = f"s3://bucket/home/{Path(folder).name}"
+    for source in (uri, f"{uri}/model"):
+        assert jepawm.load(source, device="cpu").spec.image_size == 32
+    assert model_of(uri) == local_path(f"{uri}/model")
+    assert weights_sha256(model_of(uri)) == weights
+    assert not Path(local_path(f"{uri}/checkpoints")).exists()
+    with pytest.raises(ConfigError, match="neither a folder nor a published model"):
+        jepawm.load("s3://bucket/home/nothing")
 
 
 @pytest.fixture
