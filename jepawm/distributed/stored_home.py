@@ -98,6 +98,7 @@ def opened_on_worker(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stor
     restore_from = None
     if stored.restore_from is not None:
         restore_from = os.path.join(run_dir, "checkpoints", stored.restore_from)
+    os.makedirs(run_dir, exist_ok=True)
     with joined(stored.permit if first else None) as folder:
         here = {
             "run_dir": run_dir,

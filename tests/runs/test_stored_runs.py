@@ -23,7 +23,8 @@ from jepawm.errors import ConfigError, StorageError
 from jepawm.runs.directory import FINISHED, check_run_dir, discard_new_run, lock_run, prepare_run_dir
 from jepawm.runs.episodes import check_collected, dataset_path, find_dataset, prepare_dataset
 from jepawm.runs.listing import find_run, list_runs
-from jepawm.runs.runtime import LocalRuntime
+from jepawm.runs.runtime import LocalRuntime, folders_of
+from jepawm.shared_folders import Folders
 from jepawm.storage.lease import FolderBusyError, Lease
 from jepawm.types import ActionSpec
 
@@ -161,6 +162,17 @@ def test_a_model_at_a_uri_is_loaded(on_machine: Machine) -> None:
     assert not Path(local_path(f"{uri}/checkpoints")).exists()
     with pytest.raises(ConfigError, match="neither a folder nor a published model"):
         jepawm.load("s3://bucket/home/nothing")
+
+
+def test_nodes_of_a_cluster_are_asked_for_stores_and_shared_folders(on_machine: Machine, tmp_path: Path) -> None:
+    on_machine("one")
+    home_alone = {"$JEPAWM_HOME": "s3://bucket/home"}
+    assert folders_of(CONFIG) == Folders({}, {}, home_alone)
+    data = DataConfig(source="dataset", path="s3://bucket/walks")
+    apart = dataclasses.replace(CONFIG, run_dir="s3://bucket/elsewhere", data=data)
+    assert folders_of(apart) == Folders({}, {}, {**home_alone, "run_dir": "s3://bucket/elsewhere"})
+    shared = dataclasses.replace(apart, run_dir=str(tmp_path), data=dataclasses.replace(data, path=str(tmp_path / "d")))
+    assert folders_of(shared) == Folders({"run_dir": str(tmp_path)}, {"data.path": str(tmp_path / "d")}, home_alone)
 
 
 @pytest.fixture
