@@ -44,16 +44,19 @@ from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_ste
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
+from jepawm.training.stopping import StopAgreement
 from jepawm.types import WindowBatch
 
 
 def train_on_worker(job: dict[str, Any]) -> None:
     """One Ray Train worker, with the files of the job on its node; see `_train`."""
+    # From here on the driver counts the worker as begun, though it may fetch files for a while.
+    stop = worker_agreement(job["stop_signal"])
     with opened_on_worker(job) as (here, stored):
-        _train(here, stored)
+        _train(here, stored, stop)
 
 
-def _train(job: dict[str, Any], stored: StoredWorker | None) -> None:
+def _train(job: dict[str, Any], stored: StoredWorker | None, stop: StopAgreement) -> None:
     """A shell around `run_training`.
 
     Args:
@@ -63,6 +66,7 @@ def _train(job: dict[str, Any], stored: StoredWorker | None) -> None:
             `jepawm.distributed.window_stream`), `stop_signal` (see `jepawm.distributed.stopping`) and `stored` (what a
             run at a URI needs besides, else None; see `jepawm.distributed.stored_home`).
         stored: What this worker does for a run at a URI.
+        stop: When training ends early.
     """
     check_sees(job["run_dir"], "the run directory")
     plan = replace(from_dict(RunConfig, job["config"]).training_plan(), device=job["device"])
@@ -89,7 +93,7 @@ def _train(job: dict[str, Any], stored: StoredWorker | None) -> None:
                 on_metrics=partial(write_metrics, writer) if writer else None,
                 on_checkpoint=partial(report, checkpoints),
                 after_step=checkpoints.check,
-                stop=worker_agreement(job["stop_signal"]),
+                stop=stop,
             )
 
     def batches_from(train_step: int) -> Iterator[WindowBatch]:

@@ -91,9 +91,9 @@ def run(config: RunConfig, recipe: str, runtime: Runtime, console: Console) -> E
     stages: tuple[Stage, ...] = ("collect", "train", "evaluate")
     plan = runtime.place(config, (*stages, "encode") if config.data.features == "stored" else stages)
     run_dir, resumed = prepare_run_dir(config, recipe)
-    runtime.keep_log(run_dir)
     with lock_run(run_dir, console.say), telling_how_to_go_on(lambda: _how_to_go_on(config, run_dir)):
         sweep_leftovers(run_dir)
+        runtime.keep_log(run_dir)
         # The directory is an argument from here on: a checkpoint whose configuration kept it would send a later
         # evaluation of its model into this run.
         here = _Run(replace(config, run_dir=None), recipe, run_dir, runtime, console)
