@@ -105,11 +105,11 @@ class FsspecStore:
         self._root = root.rstrip("/")
 
     def read(self, key: str) -> bytes:
-        with self._told(key):
+        with self._told(key, reads=True):
             return bytes(self._files.cat_file(self._path(key)))
 
     def read_to(self, key: str, path: str) -> None:
-        with self._told(key):
+        with self._told(key, reads=True):
             self._files.get_file(self._path(key), path)
 
     def write(self, key: str, data: bytes) -> None:
@@ -155,7 +155,7 @@ class FsspecStore:
         for_each(delete_one, keys)
 
     def written_at_s(self, key: str) -> float:
-        with self._told(key):
+        with self._told(key, reads=True):
             self._files.invalidate_cache()
             return float(self._files.modified(self._path(key)).timestamp())
 
@@ -168,8 +168,13 @@ class FsspecStore:
         self._files.ls(f"/{bucket}" if self._root.startswith("/") else bucket, refresh=True)
 
     @contextlib.contextmanager
-    def _told(self, key: str) -> Iterator[None]:
-        """Turns what the provider's library raises into an error that says where, why and what to do."""
+    def _told(self, key: str, *, reads: bool = False) -> Iterator[None]:
+        """Turns what the provider's library raises into an error that says where, why and what to do.
+
+        Args:
+            key: What the block works on.
+            reads: Whether it needs an object; where nothing is found otherwise, the bucket is missing.
+        """
         try:
             yield
         except StorageError:
@@ -181,8 +186,9 @@ class FsspecStore:
             if not isinstance(error, OSError) and not _is_a_providers(error):
                 raise
             where = f"{self.uri}/{key}" if key else self.uri
-            kind = ObjectMissingError if _is_missing_object(error) else StorageError
-            raise kind(f"{where}: {_in_words(error, self.uri)}") from error
+            if reads and isinstance(error, FileNotFoundError) and "specified bucket" not in str(error):
+                raise ObjectMissingError(f"{where}: there is no such object") from error
+            raise StorageError(f"{where}: {_in_words(error, self.uri)}") from error
 
 
 def open_store(uri: str) -> ObjectStore:
@@ -260,10 +266,6 @@ def _is_the_stores(error: OSError) -> bool:
     return not os.path.isabs(str(error.filename))
 
 
-def _is_missing_object(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError) and "bucket" not in str(error).lower()
-
-
 def _in_words(error: Exception, uri: str) -> str:
     kind, text = type(error).__name__, _without_secrets(first_line(error))
     if "Credentials" in kind or "credentials" in text.lower():
@@ -274,8 +276,6 @@ def _in_words(error: Exception, uri: str) -> str:
     if isinstance(error, PermissionError) or "AccessDenied" in text or "Forbidden" in text:
         return f"permission denied ({text}); the role needs to list, read, write and delete objects below {uri}"
     if isinstance(error, FileNotFoundError):
-        if _is_missing_object(error):
-            return "there is no such object"
         return f"there is no such bucket ({text}); make it first, or correct the name"
     if "Connect" in kind or "Timeout" in kind or isinstance(error, ConnectionError | TimeoutError):
         return f"the store does not answer ({text}); check the network, and the address if you set one"

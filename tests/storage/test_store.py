@@ -104,7 +104,7 @@ NoCredentialsError.__module__ = "botocore.exceptions"
         (NoCredentialsError("Unable to locate credentials"), "no credentials were found"),
         (PermissionError("Access Denied"), "permission denied .* list, read, write and delete objects below s3://b/h"),
         (FileNotFoundError("The specified bucket does not exist"), "there is no such bucket"),
-        (FileNotFoundError("b/h/k"), "there is no such object"),
+        (FileNotFoundError("http://store/a bucket of that name/h/k"), "there is no such object"),
         (EndpointConnectionError('Could not connect to "http://127.0.0.1:9"'), "does not answer"),
         (TimeoutError(), "does not answer"),
         (OSError(5, "Reduce your request rate."), "the store refused .*Reduce your request rate"),
@@ -113,6 +113,13 @@ NoCredentialsError.__module__ = "botocore.exceptions"
 def test_errors_of_a_provider_say_what_to_do(error: Exception, told: str) -> None:
     with pytest.raises(StorageError, match=f"^s3://b/h/k: .*{told}"):
         FsspecStore("s3://b/h", Failing(error), "b/h").read("k")
+
+
+def test_where_a_write_finds_nothing_the_bucket_is_missing() -> None:
+    store = FsspecStore("gs://b/h", Failing(FileNotFoundError("http://store/b/h/k")), "b/h")
+    for write in (lambda: store.write("k", b""), lambda: store.create("k", b""), lambda: store.keys("k/")):
+        with pytest.raises(StorageError, match="there is no such bucket"):
+            write()
 
 
 def test_what_is_no_error_of_the_store_stays_what_it_is() -> None:
