@@ -180,7 +180,7 @@ def test_a_run_outlives_the_node_that_trains_it(
     cluster: tuple[Any, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = tmp_path / "reference"
-    changes = {"train__num_train_steps": 400, "train__checkpoint_every": 20}
+    changes = {"train__num_train_steps": 160, "train__checkpoint_every": 40}
     done(start(*train("--local", run_dir=reference, **changes), JEPAWM_HOME=str(tmp_path / "plain")))
     log = tmp_path / "log"
     words = train(scaling__num_env_actors=2, scaling__cpus_per_worker=1, **changes)
@@ -201,15 +201,15 @@ def test_a_run_outlives_the_node_that_trains_it(
     other = "b" if lost == "a" else "a"
     assert driver.wait(timeout=200) == 0, log.read_text()
     (name,) = stored_runs()
-    assert not list((tmp_path / lost).glob("**/home/demo-*/checkpoints/step-00000400"))
-    assert list((tmp_path / other).glob("**/home/demo-*/checkpoints/step-00000400"))
+    assert not list((tmp_path / lost).glob("**/home/demo-*/checkpoints/step-00000160"))
+    assert list((tmp_path / other).glob("**/home/demo-*/checkpoints/step-00000160"))
     # The home of the driver, and that of a machine that has seen nothing.
     (model,) = (tmp_path / "driver").glob(f"**/home/{name}/model")
     assert weights_sha256(str(model)) == weights_sha256(str(reference / "model"))
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     assert weights_sha256(os.path.join(fetched(f"{HOME}/{name}"), "model")) == weights_sha256(str(reference / "model"))
     steps = [record["train_step"] for record in read_metrics(os.path.join(fetched(f"{HOME}/{name}"), "metrics.jsonl"))]
-    assert steps == list(range(10, 401, 10))
+    assert steps == list(range(10, 161, 10))
 
 
 def start(*words: str, log: Path | None = None, **variables: str) -> subprocess.Popen[str]:
