@@ -75,7 +75,7 @@ class StoredWorker:
         for name in list_checkpoints(checkpoints_dir)[:-number]:
             shutil.rmtree(os.path.join(checkpoints_dir, name))
         if self.folder is not None:
-            self.folder.push()
+            self.folder.push_if_possible()
 
 
 @contextlib.contextmanager

@@ -44,6 +44,11 @@ class HeldFolder:
         token: Number of the lease.
         say: Told a line where the store does not answer.
         lease: The lease; None: another process holds and renews it.
+
+    Attributes:
+        mirror: The working copy.
+        token: Number of the lease.
+        is_removed: Whether the folder was deleted from its store meanwhile.
     """
 
     def __init__(self, mirror: Mirror, token: int, say: Say, lease: Lease | None = None) -> None:
@@ -74,6 +79,19 @@ class HeldFolder:
         """
         self.mirror.push(self.token)
 
+    def push_if_possible(self) -> None:
+        """`push`, but a store that does not answer now is tried again at the next one.
+
+        Raises:
+            LeaseLostError: Another driver has taken the folder over.
+        """
+        try:
+            self.push()
+        except LeaseLostError:
+            raise
+        except (StorageError, OSError) as error:
+            self._complain(f"WARNING: {error}; trying again every {interval_s():g} s")
+
     def start(self) -> None:
         """Begins to renew the lease and to push every `interval_s`."""
         for thread in self._threads:
@@ -101,6 +119,7 @@ class HeldFolder:
         while not self._stop.wait(interval_s()):
             try:
                 work()
+                self._complained = False
             except LeaseLostError as error:
                 self._complain(f"WARNING: {error}")
                 return

@@ -153,6 +153,35 @@ def test_a_push_without_an_answer_says_where_the_files_are(
     assert any("the last changes are not stored" in line and str(run_dir()) in line for line in told)
 
 
+def test_a_store_that_answers_again_gets_what_was_missed(
+    bucket: Bucket, on_machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_machine("one")
+
+    def no_answer(*_: object) -> None:
+        raise StorageError("s3://bucket/home/run: the store does not answer")
+
+    told: list[str] = []
+    with held(str(run_dir()), told.append) as folder:
+        assert folder is not None
+        (run_dir() / "a").write_text("1")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("folder_store.FolderStore.write", no_answer)
+            folder.push_if_possible()
+            folder.push_if_possible()
+            with pytest.raises(StorageError, match="does not answer"):
+                folder.push()
+        folder.push_if_possible()
+        assert list(folder.mirror.folder.manifest().files) == ["a"]
+        # A driver that was followed is told at once.
+        folder.mirror.folder.fence(folder.token + 1)
+        (run_dir() / "a").write_text("2")
+        with pytest.raises(LeaseLostError):
+            folder.push_if_possible()
+        folder.remove()
+    assert told == ["   WARNING: s3://bucket/home/run: the store does not answer; trying again every 15 s"]
+
+
 def test_changes_are_pushed_while_the_folder_is_held(
     bucket: Bucket, on_machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
