@@ -64,6 +64,7 @@ def test_a_killed_run_goes_on_on_another_machine(tmp_path: Path) -> None:
     assert "eval.json" not in stored_files(f"{HOME}/{name}")
     told = done(jepawm("two", *train("--local")))
     assert f"run        {HOME}/{name} (continued)" in told
+    assert f"copy       {tmp_path / 'two'}" in told
     assert "(collected earlier)" in told
     assert "checkpoints/step-00000060/model.safetensors" in stored_files(f"{HOME}/{name}")
     # Another machine reads what they made.
@@ -75,6 +76,9 @@ def test_a_killed_run_goes_on_on_another_machine(tmp_path: Path) -> None:
     (model,) = (tmp_path / "three").glob(f"mirror/*/bucket/team/home/{name}/model")
     assert weights_sha256(str(model)) == weights_sha256(str(reference / "model"))
     assert not (model.parent / "checkpoints").exists()
+    # What is written down has the same name everywhere.
+    told_of_itself = json.loads((model.parent / "eval.json").read_text())
+    assert (told_of_itself["run_dir"], told_of_itself["report"]) == (f"{HOME}/{name}", f"{HOME}/{name}/report.html")
     (evaluation,) = open_store(f"{HOME}/evaluations").folders()
     done(jepawm("four", "compare", name, evaluation))
     (metrics,) = (tmp_path / "two").glob(f"mirror/*/bucket/team/home/{name}/metrics.jsonl")
