@@ -88,11 +88,18 @@ class StoredFolder:
         self.store.delete(key for key in self.store.keys(f"{FILES}/") if key not in named)
         self._manifests.forget(numbers[:-KEPT_MANIFESTS])
 
-    def remove(self) -> None:
-        """Deletes everything; the manifests first, so that no reader takes the rest for a folder."""
-        self._manifests.remove()
+    def remove(self, token: int) -> None:
+        """Deletes all files. A manifest without files stays, so that other machines learn that this was meant.
+
+        Args:
+            token: Number of the caller's lease.
+
+        Raises:
+            LeaseLostError: A later lease has written meanwhile.
+        """
+        last = self.commit(dict.fromkeys(self.manifest().files), token)
         self.store.delete(self.store.keys(f"{FILES}/"))
-        self.store.delete(self.store.keys(".jepawm/"))
+        self._manifests.forget(list(range(max(1, last.number - KEPT_MANIFESTS), last.number)))
 
     def _forget_older(self, last: Manifest) -> None:
         first_kept = last.number - KEPT_MANIFESTS + 1

@@ -108,7 +108,7 @@ class HeldFolder:
         """Deletes the folder from its store; nothing is pushed any more."""
         self.stop()
         self.is_removed = True
-        self.mirror.folder.remove()
+        self.mirror.folder.remove(self.token)
 
     def _renew(self) -> None:
         assert self._lease is not None, "only its holder renews a lease"
@@ -191,10 +191,9 @@ def held(
                 folder.push()
         finally:
             _held.pop(str(mirror.path), None)
-            if not folder.is_removed:
-                with contextlib.suppress(StorageError):
-                    # Without an answer the lease ends by itself.
-                    lease.release()
+            with contextlib.suppress(StorageError):
+                # Without an answer the lease ends by itself.
+                lease.release()
 
 
 @contextlib.contextmanager

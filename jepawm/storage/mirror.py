@@ -12,6 +12,7 @@ MIRRORS/.state/SERVICE/BUCKET/PATH/
 import hashlib
 import json
 import os
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -233,10 +234,24 @@ class Mirror:
             record.save(self._record_path)
             return True
 
+    def clear(self, manifest: Manifest) -> None:
+        """Deletes the working copy of a folder that was removed; the caller holds the file lock.
+
+        Args:
+            manifest: The last one, which names no file.
+        """
+        with self._lock:
+            shutil.rmtree(self.path, ignore_errors=True)
+            Record(manifest).save(self._record_path)
+
     # -- one file ----------------------------------------------------------------------------------------------------
 
     def _pull(self, manifest: Manifest, written_by: int, wanted: Wanted) -> None:
         record = Record.load(self._record_path)
+        if written_by == 0:
+            # Nothing is stored. Where something was, the store has lost it, and the next push brings it back.
+            Record(manifest).save(self._record_path)
+            return
         is_ours = record.manifest.token == written_by
         missing = []
         for name, file in manifest.files.items():

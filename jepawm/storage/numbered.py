@@ -81,7 +81,3 @@ class NumberedObjects:
             if number > last - TAKEN:
                 self._store.write(self.key(number), b"")
         self._store.delete(self.key(number) for number in known if number <= last - TAKEN)
-
-    def remove(self) -> None:
-        """Deletes all objects; numbers begin at 1 again."""
-        self._store.delete(self.key(number) for number in self.numbers())

@@ -1,13 +1,11 @@
 """Reading stored folders without holding them: what a home holds, and files that are fetched before they are opened."""
 
-import contextlib
 import os
 from pathlib import PurePosixPath
 
 from filelock import Timeout
 
 from jepawm.config.places import home, local_path, uri_of
-from jepawm.errors import StorageError
 from jepawm.storage.folder import StoredFolder
 from jepawm.storage.holding import holder_above
 from jepawm.storage.lease import Holder, holder_of
@@ -90,7 +88,6 @@ def refresh_home(collection: str | None = None) -> None:
         return
     names = [name for name in open_store(uri).folders() if not name.startswith(".") and name not in COLLECTIONS]
     for_each(lambda name: refresh(os.path.join(place, name)), names)
-    _drop_removed(place, names)
 
 
 def stored_names(path: str) -> set[str]:
@@ -131,19 +128,10 @@ def _stored_folder_around(path: str) -> tuple[Mirror, Manifest] | None:
 def _pull(mirror: Mirror, manifest: Manifest, wanted: Wanted, *, waits: bool) -> None:
     try:
         with mirror.file_lock(timeout=-1 if waits else 0):
-            mirror.pull(manifest, wanted=wanted)
+            if manifest.files:
+                mirror.pull(manifest, wanted=wanted)
+            else:
+                mirror.clear(manifest)
     except Timeout:
         # A process of this machine works there: its working copy is ahead of the store.
         return
-
-
-def _drop_removed(place: str, names: list[str]) -> None:
-    """Removes the overviews of folders that another machine has removed from the store."""
-    for name in os.listdir(place) if os.path.isdir(place) else ():
-        path = os.path.join(place, name)
-        if name in names or name in COLLECTIONS or not os.path.isdir(path):
-            continue
-        mirror = Mirror(path, StoredFolder(open_store(str(uri_of(path)))))
-        if mirror.last_seen().number:
-            with contextlib.suppress(StorageError):
-                _pull(mirror, Manifest(), everything, waits=False)

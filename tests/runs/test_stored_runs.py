@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,22 @@ def test_the_commands_see_runs_of_other_machines(on_machine: Machine, capsys: py
     assert "no runs in s3://bucket/home" in capsys.readouterr().out
 
 
+def test_a_run_that_another_machine_removed_begins_anew(on_machine: Machine) -> None:
+    on_machine("one")
+    config = dataclasses.replace(CONFIG, run_dir="s3://bucket/home/run")
+    folder = begun(config)
+    on_machine("two")
+    assert main(["runs", "rm", "run", "--yes"]) == 0
+    on_machine("one")
+    assert Path(folder, "checkpoints").is_dir()
+    again, continued = prepare_run_dir(config, "demo")
+    assert (again, continued) == (folder, False)
+    with lock_run(again):
+        assert sorted(os.listdir(folder)) == [".lock", "config.yaml", "recipe"]
+    on_machine("two")
+    assert find_run("run").checkpoints == ()
+
+
 def test_a_refused_new_run_leaves_nothing_in_the_store(bucket: Bucket, on_machine: Machine) -> None:
     on_machine("one")
     folder, _ = prepare_run_dir(CONFIG, "demo")
@@ -142,7 +159,8 @@ def test_a_refused_new_run_leaves_nothing_in_the_store(bucket: Bucket, on_machin
     with pytest.raises(ConfigError, match="refused"):
         refuse()
     assert not Path(folder).exists()
-    assert bucket.store("home").keys("") == []
+    assert bucket.store("home").keys(f"{Path(folder).name}/files/") == []
+    assert list_runs() == []
 
 
 def test_a_model_at_a_uri_is_loaded(on_machine: Machine) -> None:

@@ -71,8 +71,10 @@ def test_old_versions_go_and_a_few_manifests_stay(bucket: Bucket) -> None:
     put(folder, "b", b"never committed")
     folder.remove_orphans()
     assert len(folder.store.keys("files/")) == KEPT_MANIFESTS
-    folder.remove()
-    assert folder.store.keys("") == []
+    folder.remove(token=1)
+    assert folder.store.keys("files/") == []
+    removed = folder.manifest()
+    assert (removed.number, dict(removed.files)) == (11, {})
 
 
 def test_a_writer_that_looked_long_ago_must_look_again(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
