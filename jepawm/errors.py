@@ -71,6 +71,10 @@ class BudgetError(JepawmError):
     exit_code = 3
 
 
+class StorageError(JepawmError):
+    """An object store that does not answer, refuses, or holds something else than expected."""
+
+
 class MissingDependencyError(JepawmError):
     """An optional package is not installed."""
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from jepawm.errors import ConfigError
+from jepawm.errors import ConfigError, JepawmError, first_line
+from jepawm.storage.store import check_store, open_store
 
 MOUNTS = "/proc/self/mountinfo"
 # Nodes that an error names; the others are counted.
@@ -52,10 +53,12 @@ class Folders:
     Attributes:
         written: Setting -> folder that the driver and the workers write to and read from.
         read: Setting -> file or folder that workers only read.
+        stores: Setting -> URI of an object store in place of a folder; each node must be able to write there.
     """
 
     written: Mapping[str, str]
     read: Mapping[str, str] = field(default_factory=dict)
+    stores: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,15 @@ class ClusterReport:
                     f"{setting} ({folder}) is not the same folder on all nodes. The driver on {self.driver.node.name} "
                     f"has {here}; {_some(wrong)}. Mount one file system there on every node (docs/clusters.md)"
                 )
+        for setting, uri in self.folders.stores.items():
+            wrong = [
+                f"{name}: {report.problems[setting]}" for name, report in self._named() if setting in report.problems
+            ]
+            if wrong:
+                found.append(
+                    f"{setting} ({uri}) cannot be used on all nodes ({_some(wrong)}). Each node needs the extra, "
+                    "credentials or a role of its own, and the way to the store (docs/storage.md)"
+                )
         return found + self._other_code()
 
     def idle_gpus(self) -> list[str]:
@@ -235,6 +247,11 @@ def examine(node: ClusterNode, folders: Folders, token: str) -> NodeReport:
     for setting, path in folders.read.items():
         if not os.path.exists(path):
             problems[setting] = "it is not there"
+    for setting, uri in folders.stores.items():
+        try:
+            check_store(open_store(uri))
+        except JepawmError as error:
+            problems[setting] = first_line(error)
     places = [*folders.written.values(), *folders.read.values()]
     return NodeReport(node, {place: mount_of(place) for place in places}, problems, code_versions())
 

@@ -45,6 +45,7 @@ BUDGETS_S = {
     "ray_jobs": 160,
     "rollout": 50,
     "runs": 80,
+    "storage": 10,
     "tracking": 20,
     "training": 80,
 }

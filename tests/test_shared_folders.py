@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepawm import shared_folders
-from jepawm.errors import ConfigError
+from jepawm.errors import ConfigError, StorageError
 from jepawm.shared_folders import (
     ClusterNode,
     ClusterReport,
@@ -157,3 +157,21 @@ def test_the_versions_are_those_that_are_imported(monkeypatch) -> None:
     assert versions.torch == torch.__version__
     assert versions.cuda == torch.version.cuda
     assert versions.sources in str(versions)
+
+
+def test_a_node_that_cannot_use_the_object_store_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def check(store: str) -> None:
+        asked.append(store)
+        if len(asked) == 2:
+            raise StorageError(f"{store}: permission denied")
+
+    monkeypatch.setattr(shared_folders, "open_store", lambda uri: uri)
+    monkeypatch.setattr(shared_folders, "check_store", check)
+    report = report_of(Folders({}, stores={"$JEPAWM_HOME": "s3://bucket/home"}))
+    assert asked == ["s3://bucket/home"] * 3
+    with pytest.raises(ConfigError, match=r"\$JEPAWM_HOME \(s3://bucket/home\) cannot be used on all nodes") as refused:
+        report.check()
+    assert "node gpu-1 (10.0.0.8): s3://bucket/home: permission denied" in str(refused.value)
+    assert "cpu-1" not in str(refused.value)

@@ -8,6 +8,7 @@ from jepawm.checkpoints.zoo import ZOO
 from jepawm.device import pick_device
 from jepawm.errors import ConfigError, did_you_mean
 from jepawm.hub import load_published_run
+from jepawm.storage.reading import fetched_model
 
 
 def load_agent(
@@ -20,8 +21,8 @@ def load_agent(
     """A model by name or folder, ready to plan.
 
     Args:
-        source: A published model (`jepa_wm_wall`, ...), or the folder of one of ours: a run, its `model`, or what
-            `jepawm ckpt convert` wrote.
+        source: A published model (`jepa_wm_wall`, ...), or the folder of one of ours, or its URI: a run, its `model`,
+            or what `jepawm ckpt convert` wrote.
         checkpoint: Published models: a path, URL or `hf://` source of the file; None: fetched from the hub.
         device: `auto` (cuda, mps, cpu in this order) or a torch device.
         encoder_weights: Where the weights of a frozen backbone are; None: the published place, or the one they were
@@ -30,10 +31,12 @@ def load_agent(
     Raises:
         ConfigError: Neither a folder nor a published model.
         CheckpointError: A file that cannot be had, is damaged, or is another model's.
+        StorageError: The store of a URI does not answer.
     """
     name, place = os.fspath(source), pick_device(device)
     if name in ZOO:
         return Agent(*load_published_run(name, checkpoint, device=place, encoder_weights=encoder_weights))
+    name = fetched_model(name)
     if os.path.isfile(name):
         raise ConfigError(f"{name} is a file; load it as jepawm.load(NAME, checkpoint='{name}') with the model's name")
     if not os.path.isdir(name):

@@ -13,6 +13,7 @@ from jepawm.config.command_line import Command, Layers, parse, take_switch, take
 from jepawm.config.published import PUBLISHED_EVALUATIONS, published_layer
 from jepawm.config.yaml_io import read_yaml
 from jepawm.errors import CheckpointError
+from jepawm.storage.reading import fetched_model
 
 EVALUATE = Command(
     prog="jepawm evaluate",
@@ -60,12 +61,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def model_of(path: str) -> str:
-    """The model folder of a run, or the folder itself; a registered model (`models:/NAME/1`) is fetched first."""
+    """The model folder of a run, or the folder itself; one at a URI or in a registry (`models:/NAME/1`) is fetched."""
     from jepawm.tracking.registry import local_model
 
-    path = local_model(path)
-    inside = os.path.join(path, "model")
-    return inside if os.path.isdir(inside) else path
+    place = fetched_model(local_model(path))
+    inside = os.path.join(place, "model")
+    return inside if os.path.isdir(inside) else place
 
 
 def model_layers(model_dir: str, *, scores_actions: bool = False) -> Layers:

@@ -17,10 +17,11 @@ class ListRuns:
         """Prints a line for each."""
         from jepawm.config import home
         from jepawm.runs.listing import age_text, list_runs
+        from jepawm.storage.holding import where
 
         runs = list_runs()
         if not runs:
-            print(f"no runs in {home()}")
+            print(f"no runs in {where(home())}")
         width = max((len(run.name) for run in runs), default=0)
         for run in runs:
             print(f"{run.name:<{width}}  {run.state:<10}  {age_text(run.changed_s):>7} ago  {run.headline}")
@@ -38,9 +39,12 @@ class ShowRun:
         """Prints what is known."""
         from jepawm.runs.listing import find_run
         from jepawm.runs.usage import earlier_usage
+        from jepawm.storage.holding import where
+        from jepawm.storage.reading import fetched
 
         run = find_run(self.name)
-        print(f"run          {run.folder} ({run.state})")
+        place = where(run.folder)
+        print(f"run          {place} ({run.state})")
         print(f"recipe       {run.recipe}; settings in {run.folder}/config.yaml, which is a recipe too")
         print(f"environment  {run.env_id}")
         kept = ", ".join(map(str, run.checkpoints)) or "none"
@@ -48,13 +52,13 @@ class ShowRun:
         if run.result is not None:
             for name, protocol in run.result.protocols.items():
                 print(f"{name:<12} {protocol.planned.rate}; random plans {protocol.random.rate.success_rate:.3f}")
-            print(f"report       {run.result.report}")
-            print(f"again        jepawm evaluate --model {run.folder} --evaluation.seed 7")
+            print(f"report       {fetched(run.result.report)}")
+            print(f"again        jepawm evaluate --model {place} --evaluation.seed 7")
         used = earlier_usage(run.folder)
         if used is not None:
             print(f"used         {used.total.gpu:.3g} GPU-hours, {used.total.cpu:.3g} CPU-hours")
         if run.state == "unfinished":
-            print(f"go on        jepawm train --recipe {run.folder}/config.yaml --run-dir {run.folder}")
+            print(f"go on        jepawm train --recipe {run.folder}/config.yaml --run-dir {place}")
         return 0
 
 
@@ -70,16 +74,18 @@ class RemoveRun:
     def run(self) -> int:
         """Asks, and removes."""
         from jepawm.runs.listing import find_run, remove_run
+        from jepawm.storage.holding import where
 
         run = find_run(self.name)
+        place = where(run.folder)
         if not self.yes:
             if not sys.stdin.isatty():
-                print(f"nothing is removed without an answer; pass --yes to remove {run.folder}", file=sys.stderr)
+                print(f"nothing is removed without an answer; pass --yes to remove {place}", file=sys.stderr)
                 return 2
-            if input(f"remove {run.folder} ({run.state}, {run.headline})? [y/N] ").strip().lower() != "y":
+            if input(f"remove {place} ({run.state}, {run.headline})? [y/N] ").strip().lower() != "y":
                 return 1
         remove_run(run)
-        print(f"removed {run.folder}")
+        print(f"removed {place}")
         return 0
 
 

@@ -21,8 +21,9 @@ class Sync:
     def run(self) -> int:
         """Prints what was sent."""
         from jepawm.runs.sync import sync_folder
+        from jepawm.storage.reading import fetched, overview
 
-        sync_folder(self.folder, self.uri, print)
+        sync_folder(fetched(self.folder, overview), self.uri, print)
         return 0
 
 
@@ -40,10 +41,12 @@ class Register:
     def run(self) -> int:
         """Sends the run as far as it is new, registers its model, and prints how it is loaded."""
         from jepawm.runs.sync import sync_run
+        from jepawm.storage.reading import fetched
         from jepawm.tracking.registry import register_model
 
-        sink = sync_run(self.run_dir, self.uri, print)
-        model = register_model(sink.tracker, sink.run_id, self.name, os.path.join(self.run_dir, "model"))
+        run_dir = fetched(self.run_dir)
+        sink = sync_run(run_dir, self.uri, print)
+        model = register_model(sink.tracker, sink.run_id, self.name, os.path.join(run_dir, "model"))
         print(f"registered as {model.name}, version {model.version}")
         print(f"in Python    jepawm.load('{model.source}')")
         print(f"evaluate     jepawm evaluate --model {model.source}")

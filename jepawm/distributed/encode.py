@@ -11,6 +11,7 @@ import ray.data
 import torch
 
 from jepawm.device import device_of_claim, pick_device
+from jepawm.distributed.stored_home import check_one_machine
 from jepawm.distributed.waiting import Say, Waiting, watched
 from jepawm.errors import JepawmError
 from jepawm.runs.placement.demand import Demand
@@ -62,10 +63,12 @@ def encode_on_ray(
         Frames of each shard that was kept.
 
     Raises:
+        ConfigError: A dataset at a URI, and several machines.
         JepawmError: An actor found something wrong with the episodes or the encoder.
         OSError: An actor died at each attempt at the same shard.
         PlacementError: No actor found room for `scaling.placement_timeout_s`.
     """
+    check_one_machine(job.dataset_path, "encoding the frames")
     store, _ = job.open()
     missing = store.missing_shards
     claim, actors, scaling = demand.worker(), demand.num_encode_actors(len(missing)), demand.scaling

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jepawm.config.places import SCHEMES, is_uri
 from jepawm.interrupts import kept_handlers
 
 # Ray reads these when it is imported: no telemetry, and workers that use the driver's interpreter, also under `uv run`.
@@ -26,6 +27,9 @@ _ENVIRONMENT = {
 # Variables that workers of a cluster get, beside all that begin with JEPAWM_.
 _PASSED_ON = frozenset(
     ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    # Addresses and regions of object stores. Credentials are never passed on: Ray shows and logs these variables, and
+    # nodes have roles of their own.
+    + ("AWS_REGION", "AWS_DEFAULT_REGION", *(name for names in SCHEMES.values() for name in names))
 )
 _PLACES = frozenset(("JEPAWM_HOME", "JEPAWM_CACHE"))
 
@@ -170,7 +174,8 @@ def variables_for_workers() -> dict[str, str]:
     for name, value in os.environ.items():
         if (name.startswith("JEPAWM_") or name in _PASSED_ON) and name not in named:
             # Workers have other working directories.
-            found[name] = os.path.abspath(os.path.expanduser(value)) if name in _PLACES else value
+            is_path = name in _PLACES and not is_uri(value)
+            found[name] = os.path.abspath(os.path.expanduser(value)) if is_path else value
     return found
 
 

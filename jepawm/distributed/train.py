@@ -1,6 +1,7 @@
 """Ray Train: `jepawm.training` in any number of workers."""
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,13 +15,23 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from jepawm.checkpoints.model_folder import ModelSpec
-from jepawm.config import RunConfig, to_dict
+from jepawm.config import RunConfig
+from jepawm.config.places import portable_path
 from jepawm.config.yaml_io import from_dict
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
 from jepawm.device import device_of_claim
 from jepawm.distributed.cluster import look_at_cluster
 from jepawm.distributed.stopping import run_and_pass_on, start_stop_signal, worker_agreement
+from jepawm.distributed.stored_home import (
+    StoredWorker,
+    followed,
+    last_checkpoint,
+    opened_on_worker,
+    portable_config,
+    ray_storage,
+    stored_run,
+)
 from jepawm.distributed.waiting import Say, Waiting
 from jepawm.distributed.window_stream import start_feed, stream_batches
 from jepawm.distributed.worker_count import ElasticWorkers
@@ -34,17 +45,29 @@ from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_ste
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
+from jepawm.training.stopping import StopAgreement
 from jepawm.types import WindowBatch
 
 
 def train_on_worker(job: dict[str, Any]) -> None:
-    """One Ray Train worker: a shell around `run_training`.
+    """One Ray Train worker, with the files of the job on its node; see `_train`."""
+    # From here on the driver counts the worker as begun, though it may fetch files for a while.
+    stop = worker_agreement(job["stop_signal"])
+    with opened_on_worker(job) as (here, stored):
+        _train(here, stored, stop)
+
+
+def _train(job: dict[str, Any], stored: StoredWorker | None, stop: StopAgreement) -> None:
+    """A shell around `run_training`.
 
     Args:
         job: What `ray_train` sends to every worker: `config` (a run's, as a dictionary), `dataset_path`, `run_dir`,
             `device` (where it computes), `num_threads` (on a CPU; None: its share of its node), `elastic` (whether the
             number of workers may change), `feed` (where batches come from Ray Data, else None; see
-            `jepawm.distributed.window_stream`) and `stop_signal` (see `jepawm.distributed.stopping`).
+            `jepawm.distributed.window_stream`), `stop_signal` (see `jepawm.distributed.stopping`) and `stored` (what a
+            run at a URI needs besides, else None; see `jepawm.distributed.stored_home`).
+        stored: What this worker does for a run at a URI.
+        stop: When training ends early.
     """
     check_sees(job["run_dir"], "the run directory")
     plan = replace(from_dict(RunConfig, job["config"]).training_plan(), device=job["device"])
@@ -71,7 +94,7 @@ def train_on_worker(job: dict[str, Any]) -> None:
                 on_metrics=partial(write_metrics, writer) if writer else None,
                 on_checkpoint=partial(report, checkpoints),
                 after_step=checkpoints.check,
-                stop=worker_agreement(job["stop_signal"]),
+                stop=stop,
             )
 
     def batches_from(train_step: int) -> Iterator[WindowBatch]:
@@ -86,9 +109,15 @@ def train_on_worker(job: dict[str, Any]) -> None:
         snapshot.write(place)
         if best is not None:
             best.consider(place, snapshot.train_step, record)
+        if stored is not None:
+            stored.keep(checkpoints_dir, plan.train.num_checkpoints_kept)
 
     def report(checkpoints: CheckpointWriter, state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
         name = checkpoint_name(state.train_step)
+        if stored is not None:
+            if rank == 0:
+                checkpoints.save(state, spec, record)
+            return
         if rank:
             ray.train.report(record, checkpoint_dir_name=name)
             return
@@ -108,7 +137,9 @@ def train_on_worker(job: dict[str, Any]) -> None:
             delete_local_checkpoint_after_upload=False,
         )
 
-    if resume is None:
+    if stored is not None:
+        train(stored.restore_from, checkpoint_step(stored.restore_from))
+    elif resume is None:
         train(None, None)
     else:
         with resume.as_directory() as restored:
@@ -218,15 +249,19 @@ def _fit(attempt: _Attempt, request: StopRequest) -> str:
     stream = choose_loader(config.data, EpisodeDataset(dataset_path), local=False) == "stream"
     device = device_of_claim(config.device, claim.gpus)
     job: dict[str, Any] = {
-        "config": to_dict(config),
-        "dataset_path": dataset_path,
-        "run_dir": run_dir,
+        "config": portable_config(config),
+        "dataset_path": portable_path(dataset_path),
+        "run_dir": portable_path(run_dir),
         "device": device,
         "num_threads": config.scaling.cpus_per_worker,
         "elastic": workers.is_elastic,
-        "feed": start_feed(config.training_plan(), dataset_path) if stream else None,
+        "feed": start_feed(config.training_plan(), portable_path(dataset_path)) if stream else None,
         "stop_signal": start_stop_signal(),
+        "stored": (stored := stored_run(run_dir)),
     }
+    keeps = {"name": "checkpoints", "storage_path": run_dir}
+    if stored is not None:
+        keeps = ray_storage(run_dir, attempt=uuid.uuid4().hex)
     trainer = TorchTrainer(
         train_on_worker,
         train_loop_config=job,
@@ -241,15 +276,17 @@ def _fit(attempt: _Attempt, request: StopRequest) -> str:
             placement_strategy="PACK" if claim.gpus else "SPREAD",
         ),
         run_config=RayRunConfig(
-            name="checkpoints",
-            storage_path=run_dir,
+            **keeps,
             # Ray Train would repeat every error; `ray_train` repeats what is worth it.
             failure_config=FailureConfig(max_failures=0),
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.num_checkpoints_kept),
         ),
     )
     more = (lambda: workers.choose() > count) if workers.is_elastic else None
-    with attempt.usage.holding(Share(TRAINING_WORKERS, count, claim.cpus, claim.gpus)) as begin_again:
+    with (
+        followed(config, run_dir),
+        attempt.usage.holding(Share(TRAINING_WORKERS, count, claim.cpus, claim.gpus)) as begin_again,
+    ):
 
         def waits(begun: int) -> None:
             if not begun:
@@ -260,6 +297,8 @@ def _fit(attempt: _Attempt, request: StopRequest) -> str:
         result = run_and_pass_on(
             trainer.fit, request, job["stop_signal"], has_more_room=more, waits=waits, spent=attempt.spent
         )
+    if stored is not None:
+        return last_checkpoint(run_dir)
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
     return str(result.checkpoint.path)

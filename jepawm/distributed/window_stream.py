@@ -14,6 +14,7 @@ from jepawm.data import EpisodeDataset, decode_window_batch, windows_of_groups
 from jepawm.data.loading.split import Split
 from jepawm.data.loading.stream_plan import PART_BYTES, StreamPart, StreamPlan
 from jepawm.distributed.stopping import on_this_node
+from jepawm.distributed.stored_home import fetched_once
 from jepawm.errors import JepawmError, TrainingError
 from jepawm.types import WindowBatch
 
@@ -36,11 +37,11 @@ def window_stream(
 
     Args:
         plan: Window size, batch size, seed and split.
-        dataset_path: A dataset that all nodes can read.
+        dataset_path: A dataset that all nodes can read, or its URI.
         start_step: Train steps that are done already.
         part_bytes: Encoded frames that a task holds, bytes.
     """
-    dataset = EpisodeDataset(dataset_path)
+    dataset = EpisodeDataset(fetched_once(dataset_path))
     allowed = Split.of(dataset, plan.data.held_out_fraction, plan.seed).train
     size: dict[str, Any] = {
         "frameskip": plan.data.frameskip,
@@ -53,7 +54,7 @@ def window_stream(
     def read(item: pa.Table) -> Iterator[pa.Table]:
         part: StreamPart = parts_in_store(item["part"][0].as_py())
         yield from windows_of_groups(
-            dataset_path,
+            fetched_once(dataset_path),
             part.groups,
             **size,
             batch_size=_BLOCK_WINDOWS,
@@ -85,7 +86,7 @@ class WindowFeed:
 
     Args:
         plan: Window size, batch size, seed and split.
-        dataset_path: A dataset that all nodes can read.
+        dataset_path: A dataset that all nodes can read, or its URI.
         part_bytes: Encoded frames that a task holds, bytes.
     """
 
@@ -168,7 +169,7 @@ def stream_batches(
         rank: Of this worker.
         world_size: Training workers; each takes `train.batch_size / world_size` windows per train step.
     """
-    spec = EpisodeDataset(dataset_path).spec
+    spec = EpisodeDataset(fetched_once(dataset_path)).spec
     asked: deque[Any] = deque()
     for step in range(train_step, plan.train.num_train_steps + _AHEAD):
         if step < plan.train.num_train_steps:

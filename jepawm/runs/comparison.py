@@ -5,10 +5,12 @@ import os
 from collections.abc import Callable, Sequence
 
 from jepawm.config import home
-from jepawm.config.places import evaluations_dir
+from jepawm.config.places import evaluations_dir, local_path
 from jepawm.errors import ConfigError
 from jepawm.evaluation.compare import Comparison, ProtocolComparison
 from jepawm.evaluation.result import EvaluationResult
+from jepawm.storage.holding import where
+from jepawm.storage.reading import fetched, overview
 
 
 def load_results(sources: Sequence[str]) -> dict[str, EvaluationResult]:
@@ -77,13 +79,14 @@ def _print_protocol(protocol: ProtocolComparison, say: Callable[[str], None]) ->
 
 
 def _find(source: str) -> str:
-    for folder in (source, os.path.join(home(), source), os.path.join(evaluations_dir(), source)):
+    for folder in (local_path(source), os.path.join(home(), source), os.path.join(evaluations_dir(), source)):
+        fetched(folder, overview)
         for path in (folder, os.path.join(folder, "eval.json")):
             if os.path.isfile(path):
                 return os.path.abspath(path)
     raise ConfigError(
         f"there is no evaluation '{source}': pass a run's name, the folder of a run or of an evaluation, or an "
-        f"eval.json (looked here, in {home()} and in {evaluations_dir()})"
+        f"eval.json (looked here, in {where(home())} and in {where(evaluations_dir())})"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jepawm.checkpoints.head_folder import model_dir_of
 from jepawm.checkpoints.model_folder import ModelSpec, load_world_model, weights_sha256
 from jepawm.config.counterfactual import CounterfactualJob
-from jepawm.config.places import evaluations_dir
+from jepawm.config.places import evaluations_dir, local_path
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
@@ -29,6 +29,8 @@ from jepawm.evaluation.latent_pictures import LatentPictures, NearestFrames, dra
 from jepawm.files import write_json
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import trained_config
+from jepawm.storage.holding import held
+from jepawm.storage.reading import fetched, fetched_model
 from jepawm.world_model import WorldModel
 
 JSON_FILE, PAGE_FILE, GIF_FILE, MP4_FILE = (f"counterfactual.{kind}" for kind in ("json", "html", "gif", "mp4"))
@@ -76,7 +78,7 @@ def show_counterfactual(job: CounterfactualJob, console: Console) -> Counterfact
     """
     if not job.model or not job.actions:
         raise ConfigError("pass --model RUN, a run or the `model` folder of one, and --actions FILE")
-    model_dir = model_dir_of(job.model)
+    model_dir = model_dir_of(fetched_model(job.model))
     if not os.path.isfile(os.path.join(model_dir, "config.yaml")):
         raise CheckpointError(f"{model_dir} is no model folder: it has no config.yaml; pass --model RUN or RUN/model")
     if job.mp4:
@@ -104,13 +106,18 @@ def show_counterfactual(job: CounterfactualJob, console: Console) -> Counterfact
         branches=tuple(imagined.branch(number, name, actions) for number, (name, actions) in enumerate(rows)),
         distances=imagined.distances(branches.names),
     )
-    folder = job.output or os.path.join(evaluations_dir(), f"counterfactual-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = (
+        local_path(job.output)
+        if job.output
+        else os.path.join(evaluations_dir(), f"counterfactual-{time.strftime('%Y%m%d-%H%M%S')}")
+    )
     os.makedirs(folder, exist_ok=True)
-    write_json(os.path.join(folder, JSON_FILE), found.to_dict())
-    write_page(os.path.join(folder, PAGE_FILE), found, strip)
-    write_gif(os.path.join(folder, GIF_FILE), strip, frame_ms=durations(len(strip)))
-    if job.mp4:
-        write_video(os.path.join(folder, MP4_FILE), strip, fps=1000 / FRAME_MS)
+    with held(folder, console.say):
+        write_json(os.path.join(folder, JSON_FILE), found.to_dict())
+        write_page(os.path.join(folder, PAGE_FILE), found, strip)
+        write_gif(os.path.join(folder, GIF_FILE), strip, frame_ms=durations(len(strip)))
+        if job.mp4:
+            write_video(os.path.join(folder, MP4_FILE), strip, fps=1000 / FRAME_MS)
     console.say(f"pictures     {found.pictures}")
     for pair in found.distances:
         console.say(
@@ -124,7 +131,7 @@ def show_counterfactual(job: CounterfactualJob, console: Console) -> Counterfact
 def _episodes(job: CounterfactualJob, model_dir: str) -> _Episodes:
     trained = trained_config(model_dir)
     own = find_dataset(trained)
-    dataset = own if job.data.path is None else EpisodeDataset(job.data.path)
+    dataset = own if job.data.path is None else EpisodeDataset(fetched(job.data.path))
     if dataset is None:
         return _Episodes(None)
     if own is not None and own.fingerprint == dataset.fingerprint:

@@ -22,8 +22,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from jepawm.config import RunConfig, home
+from jepawm.config.places import local_path
 from jepawm.config.yaml_io import flatten, load_recipe, load_yaml, recipe_names, save_yaml
 from jepawm.errors import ConfigError
+from jepawm.storage.holding import Say, held, remove_stored, where
+from jepawm.storage.lease import FolderBusyError
+from jepawm.storage.reading import refresh, refresh_home
 
 FINISHED = "finished"
 LOCK_FILE = ".lock"
@@ -41,17 +45,22 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
 
     Raises:
         ConfigError: `run_dir` holds a run of another configuration, or something that is no run.
+        FolderBusyError: A driver on another machine has the run.
     """
     if config.run_dir is not None:
-        folder = os.path.abspath(config.run_dir)
+        folder = os.path.abspath(local_path(config.run_dir))
+        refresh(folder)
         if not os.path.isdir(folder) or not os.listdir(folder):
             return _new_run(folder, config, recipe), False
-        if _check_same_run(folder, config):
-            # The longer training is not done, whatever the shorter one was.
-            Path(folder, FINISHED).unlink(missing_ok=True)
-        _save(config, folder)
+        is_longer = _check_same_run(folder, config)
+        with lock_run(folder):
+            if is_longer:
+                # The longer training is not done, whatever the shorter one was.
+                Path(folder, FINISHED).unlink(missing_ok=True)
+            _save(config, folder)
         return folder, True
     runs, stem = home(), run_stem(config, recipe)
+    refresh_home()
     if config.resume == "auto":
         for folder in _unfinished_runs(runs, config, recipe):
             try:
@@ -60,7 +69,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
                     # Settings that may differ in a continued run (evaluation, scaling) are those of this command.
                     _save(config, folder)
                     return folder, True
-            except ConfigError:
+            except (ConfigError, FolderBusyError):
                 # The run has another configuration, or another process runs it.
                 continue
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -78,8 +87,12 @@ def check_run_dir(config: RunConfig) -> None:
     Raises:
         ConfigError: Says what the directory holds.
     """
-    if config.run_dir is not None and os.path.isdir(config.run_dir) and os.listdir(config.run_dir):
-        _check_same_run(os.path.abspath(config.run_dir), config)
+    if config.run_dir is None:
+        return
+    folder = os.path.abspath(local_path(config.run_dir))
+    refresh(folder)
+    if os.path.isdir(folder) and os.listdir(folder):
+        _check_same_run(folder, config)
 
 
 def run_stem(config: RunConfig, recipe: str) -> str:
@@ -124,6 +137,7 @@ def discard_new_run(folder: str) -> None:
         for name in made:
             Path(folder, name).unlink(missing_ok=True)
         os.rmdir(folder)
+        remove_stored(folder)
 
 
 def sweep_leftovers(folder: str) -> None:
@@ -168,9 +182,11 @@ def _check_same_run(folder: str, config: RunConfig) -> bool:
     """
     known = known_config(folder)
     if not os.path.isfile(known):
-        raise ConfigError(f"run_dir {folder} is not empty and holds no run (no config.yaml); choose another")
+        raise ConfigError(f"run_dir {where(folder)} is not empty and holds no run (no config.yaml); choose another")
     if config.resume == "never":
-        raise ConfigError(f"run_dir {folder} holds a run already and --resume is 'never'; choose another directory")
+        raise ConfigError(
+            f"run_dir {where(folder)} holds a run already and --resume is 'never'; choose another directory"
+        )
     before = flatten(load_yaml(RunConfig, known).training_identity())
     now = flatten(config.training_identity())
     steps = "train.num_train_steps"
@@ -180,25 +196,34 @@ def _check_same_run(folder: str, config: RunConfig) -> bool:
     changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if now[key] != before.get(key)]
     if changed:
         raise ConfigError(
-            f"run_dir {folder} holds a run of another configuration ({'; '.join(changed[:5])}); choose another "
+            f"run_dir {where(folder)} holds a run of another configuration ({'; '.join(changed[:5])}); choose another "
             "directory, or repeat its settings"
         )
     return is_longer
 
 
 @contextlib.contextmanager
-def lock_run(folder: str) -> Iterator[None]:
-    """Holds a run directory for this process.
+def lock_run(folder: str, say: Say = lambda text: None) -> Iterator[None]:
+    """Holds a run directory for this process; one that stands for a URI for this machine, and brings its files here.
+
+    Args:
+        folder: The run directory.
+        say: Told a line where that takes longer.
 
     Raises:
         ConfigError: Another process holds it.
+        FolderBusyError: A driver on another machine holds it.
+        StorageError: The store of its URI does not answer.
     """
     lock = FileLock(os.path.join(folder, LOCK_FILE), timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise ConfigError(f"run_dir {folder} is in use by another process; wait for it, or choose another") from None
+        raise ConfigError(
+            f"run_dir {where(folder)} is in use by another process; wait for it, or choose another"
+        ) from None
     try:
-        yield
+        with held(folder, say):
+            yield
     finally:
         lock.release()

@@ -9,6 +9,7 @@ from jepawm.config import RunConfig
 from jepawm.data import EpisodeDataset
 from jepawm.errors import DataError
 from jepawm.rollout.make import find_env
+from jepawm.storage.reading import fetched
 
 
 def check_names(config: RunConfig) -> None:
@@ -23,6 +24,6 @@ def check_names(config: RunConfig) -> None:
         find_env(config.env.id)
     path = str(config.data.path)
     if config.data.source == "dataset":
-        EpisodeDataset(path)
+        EpisodeDataset(fetched(path))
     elif config.data.source == "convert" and not os.path.exists(path):
         raise DataError(f"there is nothing to convert at {os.path.abspath(path)}; pass --data.path PATH")

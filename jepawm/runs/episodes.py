@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jepawm.config import RunConfig, to_dict
-from jepawm.config.places import datasets_dir
+from jepawm.config.places import datasets_dir, is_uri, local_path
 from jepawm.console import Console
 from jepawm.data import DatasetSpec, EpisodeDataset, EpisodeWriter, PixelSpec
 from jepawm.data.importers import ImportOptions, import_episodes, open_source
@@ -19,6 +19,8 @@ from jepawm.errors import ConfigError, DataError
 from jepawm.rollout import CollectPlan, EnvPool
 from jepawm.runs.hosts import environment_hosts
 from jepawm.runs.runtime import Runtime
+from jepawm.storage.holding import held
+from jepawm.storage.reading import fetched
 
 
 def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> str:
@@ -39,7 +41,7 @@ def prepare_dataset(config: RunConfig, runtime: Runtime, console: Console) -> st
     data, wanted = config.data, config.data.num_episodes or 0
     path = dataset_path(config)
     if data.source == "dataset":
-        return path
+        return fetched(path)
     if data.source == "convert":
         if find_complete(path) is None:
             return _convert(config, path, runtime, console)
@@ -64,7 +66,7 @@ def check_collected(config: RunConfig) -> EpisodeDataset | None:
         ConfigError: The folder holds more episodes.
         DataError: The folder's episodes come from another environment, policy, seed or length.
     """
-    path, wanted = dataset_path(config), config.data.num_episodes or 0
+    path, wanted = fetched(dataset_path(config)), config.data.num_episodes or 0
     _check_same_kind(config, path)
     dataset = find_complete(path)
     if dataset is not None and len(dataset) > wanted:
@@ -77,7 +79,8 @@ def check_collected(config: RunConfig) -> EpisodeDataset | None:
 
 def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -> None:
     data = config.data
-    with environment_hosts(config, runtime, console) as pool:
+    is_new = not os.path.exists(path)
+    with held(path, console.say, waits=True), environment_hosts(config, runtime, console) as pool:
         description = pool.describe()
         spec = DatasetSpec(
             name=config.env.short_name,
@@ -89,7 +92,6 @@ def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -
             source=_kind(config),
             env_steps_per_frame=data.env_steps_per_frame,
         )
-        is_new = not os.path.exists(path)
         try:
             _fill(config, path, spec, pool, console)
         except Exception:
@@ -173,7 +175,7 @@ def dataset_path(config: RunConfig) -> str:
     """
     data = config.data
     if data.source == "dataset" or (data.source == "collect" and data.path is not None):
-        return os.path.abspath(str(data.path))
+        return os.path.abspath(local_path(str(data.path)))
     folder = datasets_dir()
     if data.source == "convert":
         source = source_path(config)
@@ -200,6 +202,10 @@ def source_path(config: RunConfig) -> str:
     Raises:
         DataError: Nothing is there.
     """
+    if is_uri(str(config.data.path)):
+        raise ConfigError(
+            f"data.path is {config.data.path}: a recording is converted from a local disk; copy it to one first"
+        )
     source = os.path.abspath(str(config.data.path))
     if os.path.isdir(source):
         # A folder around one zarr counts as the zarr.
@@ -224,7 +230,7 @@ def _convert(config: RunConfig, path: str, runtime: Runtime, console: Console) -
     path_of_source = source_path(config)
     options = ImportOptions(image_size=config.env.image_size)
     source = open_source(path_of_source, config.data.format, options)
-    with console.stage("convert", f"{source.about}: {path_of_source}"):
+    with console.stage("convert", f"{source.about}: {path_of_source}"), held(path, console.say, waits=True):
         with console.bar("episodes", config.data.num_episodes or 0) as advance:
             import_episodes(
                 source,
@@ -238,9 +244,9 @@ def _convert(config: RunConfig, path: str, runtime: Runtime, console: Console) -
 
 
 def find_complete(path: str) -> EpisodeDataset | None:
-    """The dataset in a folder where it is complete, else None."""
+    """The dataset in a folder where it is complete, else None; one at a URI is fetched first."""
     try:
-        return EpisodeDataset(path)
+        return EpisodeDataset(fetched(path))
     except DataError:
         return None
 

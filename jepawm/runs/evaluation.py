@@ -7,7 +7,7 @@ from typing import Any
 
 from jepawm.checkpoints.model_folder import load_world_model, read_spec, weights_sha256
 from jepawm.config import RunConfig, from_dict, to_dict
-from jepawm.config.places import evaluations_dir
+from jepawm.config.places import evaluations_dir, local_path
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
@@ -29,6 +29,8 @@ from jepawm.runs.runtime import Runtime, make_runtime
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import evaluation_sink, outcome_of, tracked
 from jepawm.runs.wall_times import WallTimes
+from jepawm.storage.holding import held, where
+from jepawm.storage.reading import fetched
 from jepawm.tracking import METRICS_FILE, Outcome, Tracker, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 
@@ -96,13 +98,13 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     dataset = find_dataset(trained)
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")
-    job = EvaluationJob(config, f"evaluation of {model_dir}", model_dir, _evaluation_dir(config))
+    job = EvaluationJob(config, f"evaluation of {where(model_dir)}", model_dir, _evaluation_dir(config))
     sink = evaluation_sink(config, job.folder, model_dir)
 
     def outcome(status: Status) -> Outcome:
         return outcome_of(job.folder, status, config.tracking)
 
-    with tracked(sink, config.tracking, console, folder=job.folder, outcome=outcome):
+    with held(job.folder, console.say), tracked(sink, config.tracking, console, folder=job.folder, outcome=outcome):
         result = evaluate_and_report(job, dataset, runtime, console)
     print_result(result, console)
     return result
@@ -124,7 +126,7 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
     Returns:
         What the file holds.
     """
-    dataset = EpisodeDataset(str(config.data.path))
+    dataset = EpisodeDataset(fetched(str(config.data.path)))
     device, trained = pick_device(config.device), trained_config(model_dir)
     model, spec = load_world_model(model_dir, device)
     # Training episodes say nothing about a model, so of its own dataset only held-out episodes count.
@@ -148,7 +150,8 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
             on_progress=advance,
         )
     result = {**score.to_dict(), "planner": to_dict(config.planner), "model": model_dir, "dataset": str(dataset.path)}
-    write_json(os.path.join(folder, "action_score.json"), result)
+    with held(folder, console.say):
+        write_json(os.path.join(folder, "action_score.json"), result)
     console.say(f"{'':<14} {'score':>6} {'xyz [m]':>18} {'orientation [rad]':>18} {'closure':>8} {'cosine':>7}")
     for name, errors in (("plans", score.plans), ("random plans", score.random), ("doing nothing", score.still)):
         cosine = "" if errors.cosine is None else f"{errors.cosine:.2f}"
@@ -156,7 +159,7 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
             f"{name:<14} {errors.score:>6.1f} {f'{errors.xyz:.4f} +- {errors.xyz_standard_error:.4f}':>18} "
             f"{errors.orientation:>18.4f} {errors.closure:>8.4f} {cosine:>7}"
         )
-    console.say(f"written to {folder}")
+    console.say(f"written to {where(folder)}")
     return result
 
 
@@ -215,8 +218,8 @@ def evaluate_and_report(
             found.result,
             wall_s=console.elapsed_s() if times is None else times.total_s(),
             recipe=job.recipe,
-            run_dir=job.folder,
-            report=report_path,
+            run_dir=where(job.folder),
+            report=where(report_path),
             mlflow_uri=Tracker.of(config.tracking).address if config.tracking.mlflow else None,
         )
         write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
@@ -231,6 +234,10 @@ def evaluate_and_report(
 
 
 def _evaluation_dir(config: RunConfig) -> str:
-    folder = config.run_dir or os.path.join(evaluations_dir(), time.strftime("%Y%m%d-%H%M%S"))
+    folder = (
+        local_path(config.run_dir)
+        if config.run_dir
+        else os.path.join(evaluations_dir(), time.strftime("%Y%m%d-%H%M%S"))
+    )
     os.makedirs(folder, exist_ok=True)
     return folder

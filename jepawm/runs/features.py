@@ -9,6 +9,7 @@ from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.placement import tell_placement
 from jepawm.runs.preflight import check_collection
 from jepawm.runs.runtime import Runtime, make_runtime
+from jepawm.storage.holding import held
 from jepawm.training.features import EncodeJob
 
 
@@ -90,11 +91,15 @@ def encode_features(job: EncodeJob, runtime: Runtime, console: Console) -> str:
         f"{frames} frames of {store.num_frames} x {key.num_patches} x {key.latent_dim} {key.dtype}, "
         f"{key.disk_bytes(frames) / 2**20:.1f} MiB on disk"
     )
-    with console.stage("encode", what), console.bar("frames", frames) as advance:
+    with (
+        held(job.dataset_path, console.say, waits=True),
+        console.stage("encode", what),
+        console.bar("frames", frames) as advance,
+    ):
         done = 0
         for count in runtime.encode(job):
             done += count
             advance(done, "")
-    store.finish()
+        store.finish()
     console.say(f"   {store.path}")
     return str(store.path)

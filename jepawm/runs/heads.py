@@ -23,6 +23,8 @@ from jepawm.runs.evaluation import trained_config
 from jepawm.runs.head_progress import UnfinishedHead
 from jepawm.runs.tracking import head_sink, head_tags, tracked
 from jepawm.seeding import stream_generator, stream_seed
+from jepawm.storage.holding import held
+from jepawm.storage.reading import fetched, fetched_model, stored_root
 from jepawm.tracking import Outcome, Record
 from jepawm.training.head_tasks import HeadTask, build_task, task_class
 from jepawm.training.heads import fit_head
@@ -60,8 +62,14 @@ def train_head(job: HeadJob, console: Console) -> TrainedHead:
         DataError: Episodes that are missing, that the model or the head cannot read, or that need too much memory.
         TrainingError: A loss that is not finite.
     """
-    began = time.perf_counter()
     model_dir = _model_dir(job)
+    # The head lies in the model's folder, so its run is held while it trains.
+    with held(stored_root(model_dir), console.say, wanted=lambda name: name.startswith("model/")):
+        return _train_head(job, model_dir, console)
+
+
+def _train_head(job: HeadJob, model_dir: str, console: Console) -> TrainedHead:
+    began = time.perf_counter()
     device = pick_device(job.device)
     model, _ = load_world_model(model_dir, device)
     dataset, split = _episodes(job, model_dir)
@@ -153,7 +161,7 @@ def _fit(job: HeadJob, task: HeadTask, episodes: LatentEpisodes, unfinished: Unf
 def _model_dir(job: HeadJob) -> str:
     if not job.model:
         raise CheckpointError("pass --model RUN, a run or the `model` folder of one")
-    model_dir = model_dir_of(job.model)
+    model_dir = model_dir_of(fetched_model(job.model))
     if not os.path.isfile(os.path.join(model_dir, "config.yaml")):
         raise CheckpointError(f"{model_dir} is no model folder: it has no config.yaml; pass --model RUN or RUN/model")
     if not os.access(model_dir, os.W_OK | os.X_OK):
@@ -165,7 +173,7 @@ def _episodes(job: HeadJob, model_dir: str) -> tuple[EpisodeDataset, Split]:
     """The episodes, split as the model's training split them where they are its own."""
     trained = trained_config(model_dir)
     own = find_dataset(trained)
-    dataset = own if job.data.path is None else EpisodeDataset(job.data.path)
+    dataset = own if job.data.path is None else EpisodeDataset(fetched(job.data.path))
     if dataset is None:
         raise DataError(f"the episodes that {model_dir} was trained on are not here; pass --data.path DATASET")
     is_own = own is not None and own.fingerprint == dataset.fingerprint

@@ -24,6 +24,7 @@ from jepawm.checkpoints.model_folder import load_world_model, weights_sha256
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.compact import CompactEncoderConfig
 from jepawm.config.improve import ImproveConfig
+from jepawm.config.places import local_path
 from jepawm.console import Advance, Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.encoding import EncodedEpisode
@@ -52,6 +53,7 @@ from jepawm.runs.preflight import check_run
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.tracking import tracked
 from jepawm.seeding import stream_seed
+from jepawm.storage.holding import held
 from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.types import Episode
@@ -111,7 +113,7 @@ def improve(config: RunConfig, settings: ImproveConfig, recipe: str, console: Co
             "evaluation.goal_source is 'image', and nothing says whether a picture was reached; take goals of the "
             "environment"
         )
-    folder = Path(config.run_dir or _folder(config, settings, recipe)).absolute()
+    folder = Path(local_path(config.run_dir or _folder(config, settings, recipe))).absolute()
     first = replace(config, run_dir=str(folder / "round-00"))
     check_run(first)
     goes_on = "the same command goes on with the round that was interrupted"
@@ -123,6 +125,7 @@ def improve(config: RunConfig, settings: ImproveConfig, recipe: str, console: Co
 
     with (
         telling_how_to_go_on(lambda: goes_on),
+        held(str(folder), console.say),
         started_runtime(config, console) as runtime,
         tracked(sink, config.tracking, console, folder=str(folder), outcome=outcome),
     ):

@@ -12,12 +12,15 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from jepawm.config import home
+from jepawm.config.places import local_path
 from jepawm.config.tracking import TrackingConfig
 from jepawm.config.yaml_io import read_yaml
 from jepawm.errors import ConfigError, did_you_mean, first_line
 from jepawm.evaluation.other_runs import OtherRun, OtherRuns
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, LOCK_FILE, known_config
+from jepawm.storage.holding import held, remove_stored, where
+from jepawm.storage.reading import holder, refresh, refresh_home, stored_names
 
 State = Literal["finished", "running", "unfinished"]
 
@@ -70,6 +73,7 @@ class RunFacts:
 
 def list_runs() -> list[RunFacts]:
     """All runs under `$JEPAWM_HOME`, the newest last."""
+    refresh_home()
     return sorted((read_run(folder) for folder in _run_folders()), key=lambda run: run.changed_s)
 
 
@@ -79,18 +83,20 @@ def find_run(name: str) -> RunFacts:
     Raises:
         ConfigError: No such run.
     """
-    for folder in (name, os.path.join(home(), name)):
+    for folder in (local_path(name), os.path.join(home(), name)):
+        refresh(folder)
         if _is_run(folder):
             return read_run(os.path.abspath(folder))
+    refresh_home()
     known = [os.path.basename(folder) for folder in _run_folders()]
-    raise ConfigError(f"there is no run '{name}' in {home()}{did_you_mean(name, known)}")
+    raise ConfigError(f"there is no run '{name}' in {where(home())}{did_you_mean(name, known)}")
 
 
 def read_run(folder: str) -> RunFacts:
     """What the folder of a run says."""
     config = read_yaml(known_config(folder))
     checkpoints = Path(folder, "checkpoints")
-    names = os.listdir(checkpoints) if checkpoints.is_dir() else []
+    names = stored_names(str(checkpoints)) | set(os.listdir(checkpoints) if checkpoints.is_dir() else ())
     steps = (name.removeprefix("step-") for name in names if name.startswith("step-"))
     result, damage = _read_result(Path(folder, "eval.json"))
     recipe = Path(folder, "recipe")
@@ -134,6 +140,7 @@ def other_runs(experiment: str, besides: str, *, at_most: int = 20) -> OtherRuns
         besides: Folder of the run or evaluation that the others stand beside.
         at_most: Runs to read; older ones are counted.
     """
+    refresh_home()
     changed_s, unreadable = {}, []
     for folder in _run_folders():
         if folder == os.path.abspath(besides):
@@ -162,6 +169,7 @@ def remove_run(run: RunFacts) -> None:
 
     Raises:
         ConfigError: A process holds the run.
+        FolderBusyError: A driver on another machine holds it.
     """
     lock = FileLock(os.path.join(run.folder, LOCK_FILE), timeout=0)
     try:
@@ -169,7 +177,9 @@ def remove_run(run: RunFacts) -> None:
     except Timeout:
         raise ConfigError(f"{run.folder} is in use by another process; stop it first") from None
     try:
-        shutil.rmtree(run.folder)
+        with held(run.folder, wanted=lambda name: False):
+            remove_stored(run.folder)
+            shutil.rmtree(run.folder)
     finally:
         lock.release()
 
@@ -196,6 +206,9 @@ def state_of(folder: str) -> State:
     """Whether a run is finished, held by a process, or can be continued."""
     if os.path.exists(os.path.join(folder, FINISHED)):
         return "finished"
+    elsewhere = holder(folder)
+    if elsewhere is not None and elsewhere.lives:
+        return "running"
     path = os.path.join(folder, LOCK_FILE)
     if not os.path.exists(path):
         return "unfinished"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jepawm.checkpoints.model_folder import copy_model
 from jepawm.config import RunConfig
+from jepawm.config.places import default_tracking_uri, uri_of
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import choose_loader
@@ -38,6 +39,8 @@ from jepawm.runs.tracking import mlflow_sink, outcome_of, run_tags, tracked
 from jepawm.runs.training_in_words import TrainingInWords
 from jepawm.runs.usage import RunUsage, usage_lines
 from jepawm.runs.wall_times import WallTimes
+from jepawm.storage.holding import where
+from jepawm.storage.lease import interval_s
 from jepawm.tracking import METRICS_FILE, MetricsFollower, Outcome, Record, TrackedRun, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
@@ -95,14 +98,15 @@ def run(
     stages: tuple[Stage, ...] = ("collect", "train", "evaluate")
     plan = runtime.place(config, (*stages, "encode") if config.data.features == "stored" else stages)
     run_dir, resumed = prepare_run_dir(config, recipe)
-    runtime.keep_log(run_dir)
-    with lock_run(run_dir), telling_how_to_go_on(lambda: _how_to_go_on(config, run_dir)):
+    with lock_run(run_dir, console.say), telling_how_to_go_on(lambda: _how_to_go_on(config, run_dir)):
         sweep_leftovers(run_dir)
+        runtime.keep_log(run_dir)
         # The directory is an argument from here on: a checkpoint whose configuration kept it would send a later
         # evaluation of its model into this run.
         used = RunUsage(run_dir, runtime.usage, config.max_gpu_hours)
         here = _Run(replace(config, run_dir=None), recipe, run_dir, runtime, console, used, group)
-        console.say(f"run        {run_dir}{' (continued)' if resumed else ''}")
+        console.say(f"run        {where(run_dir)}{' (continued)' if resumed else ''}")
+        _tell_working_copy(config, run_dir, console)
         console.say(f"runs on    {runtime.describe()}")
         tell_placement(plan, console)
         if config.max_gpu_hours is not None:
@@ -249,12 +253,24 @@ def _how_to_go_on(config: RunConfig, run_dir: str) -> str:
     made = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
     command = "the same command"
     if config.resume == "never":
-        command = f"`jepawm train --recipe {run_dir}/config.yaml --run-dir {run_dir}`"
+        command = f"`jepawm train --recipe {run_dir}/config.yaml --run-dir {where(run_dir)}`"
     if made == steps:
         return f"training is done (train step {steps}), and {command} goes on with the evaluation"
     if made:
         return f"{command} goes on from train step {made} of {steps}"
     return f"no checkpoint was written yet, so {command} begins at train step 0 of {steps}"
+
+
+def _tell_working_copy(config: RunConfig, run_dir: str, console: Console) -> None:
+    """Says of a run at a URI where its files are meanwhile, and what stays on this machine."""
+    if uri_of(run_dir) is None:
+        return
+    console.say(f"copy       {run_dir}, pushed every {interval_s():g} s and at the end")
+    if config.tracking.mlflow and not config.tracking.mlflow_uri:
+        console.say(
+            f"   the MLflow database {default_tracking_uri()} stays on this machine; name a server with "
+            "--tracking.mlflow-uri to share it, or send the run's metrics later with jepawm track sync"
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import torch
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig, home
+from jepawm.config.places import local_path, uri_of
 from jepawm.data.importers.conversion import Reader, read_serially
 from jepawm.device import pick_device
 from jepawm.errors import ConfigError
@@ -242,17 +243,26 @@ def ray_runtime(
 
 def home_folder() -> Folders:
     """The folder that all nodes of a cluster must share whatever runs there."""
-    return Folders({"$JEPAWM_HOME": home()})
+    uri = uri_of(home())
+    return Folders({"$JEPAWM_HOME": home()}) if uri is None else Folders({}, stores={"$JEPAWM_HOME": uri})
 
 
 def folders_of(config: RunConfig) -> Folders:
     """The folders of a run that all nodes of a cluster must share."""
-    written, read = dict(home_folder().written), {}
-    if config.run_dir is not None and not _is_below(config.run_dir, home()):
-        written["run_dir"] = os.path.abspath(config.run_dir)
-    if config.data.source == "dataset" and config.data.path is not None and not _is_below(config.data.path, home()):
-        read["data.path"] = os.path.abspath(config.data.path)
-    return Folders(written, read)
+    shared = home_folder()
+    written, read, stores = dict(shared.written), {}, dict(shared.stores)
+    run_dir, data_path = (None if path is None else local_path(path) for path in (config.run_dir, config.data.path))
+    if run_dir is not None and not _is_below(run_dir, home()):
+        uri = uri_of(run_dir)
+        if uri is None:
+            written["run_dir"] = os.path.abspath(run_dir)
+        else:
+            stores["run_dir"] = uri
+    # A dataset at a URI is fetched by each node that needs it.
+    reads = config.data.source == "dataset" and data_path is not None and uri_of(data_path) is None
+    if reads and not _is_below(str(data_path), home()):
+        read["data.path"] = os.path.abspath(str(data_path))
+    return Folders(written, read, stores)
 
 
 def examine_cluster(folders: Folders) -> ClusterReport:

@@ -2,6 +2,7 @@
 
 import shlex
 
+from jepawm.config.places import local_path
 from jepawm.console import Console
 from jepawm.evaluation.image_outcomes import ImageGoals
 from jepawm.evaluation.metrics import SuccessRate
@@ -35,7 +36,7 @@ def print_result(result: EvaluationResult, console: Console, *, num_parts: int =
         _print_conditions(result, console)
     wall_times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.wall_s.items())
     console.say(f"wall time   {wall_times}{f' (sums of {num_parts} parts)' if num_parts > 1 else ''}")
-    console.say(f"report      {result.report}")
+    console.say(f"report      {local_path(result.report)}")
     if result.mlflow_uri:
         is_server = result.mlflow_uri.startswith("http")
         command = shlex.join(["mlflow", "ui", "--backend-store-uri", result.mlflow_uri])

@@ -35,6 +35,16 @@ def test_workers_of_a_cluster_get_places_limits_and_threads(monkeypatch, tmp_pat
     assert variables_for_workers().keys() == expected.keys() - {"OMP_NUM_THREADS", "JEPAWM_HOME"}
 
 
+def test_workers_get_the_address_of_a_home_and_never_credentials(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("JEPAWM_", "AWS_", "OMP_", "GOMP_"))]:
+        monkeypatch.delenv(name)
+    told = {"JEPAWM_HOME": "s3://bucket/home", "AWS_ENDPOINT_URL": "http://store:9000", "AWS_REGION": "eu-central-1"}
+    secrets = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}
+    for name, value in (told | secrets).items():
+        monkeypatch.setenv(name, value)
+    assert variables_for_workers() == told
+
+
 @pytest.fixture
 def node():
     """A node whose raylet takes connections."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Check:
     """List every violation of the episode format, with file and row. Exit code 1 if there is any."""
 
-    path: Positional[Path]
-    """The dataset folder."""
+    path: Positional[str]
+    """The dataset folder, or its URI."""
     decode: bool = True
     """Also decode every frame."""
 
@@ -28,14 +28,16 @@ class Check:
         """Prints one line a violation; else a summary line, and the episodes that a conversion left out."""
         from jepawm.data import EpisodeDataset, check_dataset
         from jepawm.data.importers.conversion import LEFT_OUT_EPISODES
+        from jepawm.storage.reading import fetched
 
-        violations = check_dataset(self.path, decode=self.decode)
+        path = Path(fetched(self.path))
+        violations = check_dataset(path, decode=self.decode)
         for violation in violations:
             print(violation)
         if violations:
             print(f"{self.path}: {len(violations)} violation(s)")
             return 1
-        dataset = EpisodeDataset(self.path)
+        dataset = EpisodeDataset(path)
         frames = int(dataset.num_frames_each.sum())
         print(f"{self.path}: ok, {len(dataset)} episodes, {frames} frames in {dataset.num_shards} shard(s)")
         left_out = dataset.spec.source.get(LEFT_OUT_EPISODES, [])
@@ -50,8 +52,8 @@ class Check:
 class Show:
     """Draw a contact sheet of a few episodes: their frames and actions. With --mp4: a video of them instead."""
 
-    path: Positional[Path]
-    """The dataset folder."""
+    path: Positional[str]
+    """The dataset folder, or its URI."""
     output: Path | None = None
     """The picture to write; by default sheet.png, and none with --mp4."""
     mp4: Path | None = None
@@ -71,6 +73,7 @@ class Show:
         """Prints the paths of the picture and the video."""
         from jepawm.data import contact_sheet
         from jepawm.data.inspect.film import film
+        from jepawm.storage.reading import fetched
 
         shown: dict[str, Any] = {
             "episodes": self.ids or self.episodes,
@@ -78,11 +81,12 @@ class Show:
             "window": self.window,
             "frameskip": self.frameskip,
         }
+        path = Path(fetched(self.path))
         output = Path("sheet.png") if self.output is None and self.mp4 is None else self.output
         if output is not None:
-            print(contact_sheet(self.path, output, **shown))
+            print(contact_sheet(path, output, **shown))
         if self.mp4 is not None:
-            print(film(self.path, self.mp4, **shown))
+            print(film(path, self.mp4, **shown))
         return 0
 
 
@@ -90,8 +94,8 @@ class Show:
 class Stats:
     """Summarise a dataset: lengths, actions and proprio per dimension, size on disk, share of steps without motion."""
 
-    path: Positional[Path]
-    """The dataset folder."""
+    path: Positional[str]
+    """The dataset folder, or its URI."""
     json: bool = False
     """As JSON."""
     plot: Path | None = None
@@ -100,8 +104,9 @@ class Stats:
     def run(self) -> int:
         """Prints a few lines and a table, or JSON."""
         from jepawm.data.inspect.summary import plot_summary, summarise
+        from jepawm.storage.reading import fetched
 
-        summary = summarise(self.path)
+        summary = summarise(Path(fetched(self.path)))
         if self.json:
             print(json.dumps(summary.to_dict(), indent=1))
         else:

@@ -8,6 +8,7 @@ import os
 from jepawm.checkpoints.head_folder import read_head_spec
 from jepawm.checkpoints.model_folder import read_spec
 from jepawm.config import RunConfig, home, to_dict
+from jepawm.config.places import local_path, uri_of
 from jepawm.config.subgoals import MacroSubgoalsConfig
 from jepawm.config.yaml_io import flatten
 from jepawm.data import EpisodeDataset
@@ -42,6 +43,8 @@ from jepawm.runs.preflight.tasks import check_tasks
 from jepawm.runs.preflight.training import check_training
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.stages import base_run
+from jepawm.storage.reading import fetched
+from jepawm.storage.store import check_store, open_store
 
 __all__ = [
     "check_as_trained",
@@ -63,6 +66,7 @@ def check_run(config: RunConfig) -> None:
         CheckpointError: An encoder's weights that are missing or another model's, or no model at `train.init_from`.
     """
     _check_device(config)
+    _check_store(config)
     check_run_dir(config)
     if isinstance(config.subgoals, MacroSubgoalsConfig):
         raise ConfigError(
@@ -70,7 +74,7 @@ def check_run(config: RunConfig) -> None:
             "one (jepawm train-head --model RUN --head.name macro) and evaluate with it (jepawm evaluate --model RUN "
             "--subgoals.name macro)"
         )
-    check_writable(config.run_dir or home(), "run_dir" if config.run_dir else "$JEPAWM_HOME")
+    check_writable(local_path(config.run_dir or home()), "run_dir" if config.run_dir else "$JEPAWM_HOME")
     _check_machine(config, evaluates_while_training=config.evaluation.every_num_train_steps is not None)
     description = check_environment(config.env)
     if description is not None:
@@ -95,6 +99,7 @@ def check_collection(config: RunConfig) -> None:
         EnvironmentFault: An environment that does not exist.
     """
     _check_machine(config)
+    _check_store(config)
     check_environment(config.env)
     dataset = _check_source(config)
     if config.data.source == "collect" and dataset is None:
@@ -121,8 +126,9 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     _check_device(config)
     check_as_trained(config, trained, model_dir)
     check_same_environment(config, trained, model_dir)
+    _check_store(config)
     if config.run_dir:
-        check_writable(config.run_dir, "run_dir")
+        check_writable(local_path(config.run_dir), "run_dir")
     _check_machine(config)
     description = check_environment(config.env)
     if description is not None:
@@ -190,6 +196,17 @@ def _check_device(config: RunConfig) -> None:
         pick_device(config.device)
 
 
+def _check_store(config: RunConfig) -> None:
+    """Refuses a home or run directory at a URI that cannot be written; plain paths are checked elsewhere.
+
+    Raises:
+        MissingDependencyError: The package of the provider is not installed.
+        StorageError: The store does not answer, or refuses.
+    """
+    for uri in sorted({uri_of(local_path(place)) or "" for place in (home(), config.run_dir or home())} - {""}):
+        check_store(open_store(uri))
+
+
 def _check_machine(config: RunConfig, *, evaluates_while_training: bool = False) -> None:
     if not config.local and not joins_a_cluster():
         cpus = float(os.cpu_count() or 1)
@@ -200,7 +217,7 @@ def _check_source(config: RunConfig) -> EpisodeDataset | None:
     """Refuses a source of episodes that is missing or wrong; the dataset where it is complete already."""
     data = config.data
     if data.source == "dataset":
-        return EpisodeDataset(str(data.path))
+        return EpisodeDataset(fetched(str(data.path)))
     if data.source == "collect":
         return check_collected(config)
     path = source_path(config)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from jepawm.checkpoints.model_folder import check_buildable, model_dir, parameter_sizes, read_spec
 from jepawm.config import RunConfig, home
+from jepawm.config.places import local_path
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError
 from jepawm.runs.preflight.machine import check_disk, disk_needs_of_collection
@@ -39,7 +40,7 @@ def check_training(config: RunConfig, dataset: EpisodeDataset | None, dataset_pa
         sizes = check_buildable(stage.model, image_size=stage.env.image_size, frameskip=stage.data.frameskip)
         frozen_names(sizes, stage.train.freeze)
         checkpoints += stage.train.checkpoints_on_disk * checkpoint_bytes(stage, sizes)
-    needs = {"checkpoints": (config.run_dir or home(), float(checkpoints))}
+    needs = {"checkpoints": (local_path(config.run_dir or home()), float(checkpoints))}
     if dataset is None and config.data.source == "collect":
         needs |= disk_needs_of_collection(config.data, config.env.image_size, dataset_path)
     num_frames = None if config.data.source != "collect" else config.data.planned_frames
