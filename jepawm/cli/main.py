@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-head": ("jepawm.cli.train_head", "train what reads a model's latents: frames, states, distances, actions"),
     "evaluate": ("jepawm.cli.evaluate", "judge a trained model: other episodes, protocols, planners"),
     "counterfactual": ("jepawm.cli.counterfactual", "what a model imagines under actions made by hand"),
+    "tune": ("jepawm.cli.tune", "trials with other settings: compare them, stop the worse ones, repeat the best"),
     "improve": ("jepawm.cli.improve", "let a model collect episodes by planning, train on them, and so on"),
     "compare": ("jepawm.cli.compare", "two or more evaluations: is the difference real, or noise?"),
     "episodes": ("jepawm.cli.episodes", "make and show files of starts and goals that evaluations play"),

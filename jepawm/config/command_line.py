@@ -99,7 +99,7 @@ def parse(
     show_all, words = take_switch(words, "--help-all")
     _refuse_moved(words)
     layers = recipe_layers(recipe, small=small) if base is None else base
-    kinds, words = _take_kinds(words)
+    kinds, words = _take_kinds(words, RunConfig)
     if kinds:
         layers = [*layers, (COMMAND_LINE, unflatten(kinds))]
     # A preset may bring a horizon that a protocol of the layers below does not fit; a flag may still change either.
@@ -169,27 +169,47 @@ def take_section(words: list[str], section: type[Section]) -> tuple[Section, lis
         if word.startswith("--"):
             goes_to = own if word.startswith(prefix) else rest
         goes_to.append(f"--{word.removeprefix(prefix)}" if word.startswith(prefix) else word)
-    return tyro.cli(section, args=own, prog=prefix), rest
+    kinds, own = _take_kinds(own, section)
+    below, _ = resolve(section, [(COMMAND_LINE, unflatten(kinds))])
+    return tyro.cli(section, args=own, prog=prefix, default=below), rest
 
 
 def section_help(section: type) -> str:
     """One line for each setting of a section, for the text of a command's `--help`."""
-    texts = field_texts(section)
+    texts, types = field_texts(section), field_types(section)
     name = section.section  # type: ignore[attr-defined]
     lines = []
     for item in dataclasses.fields(section):
+        kind = types[item.name]
+        if is_section(kind) and issubclass(kind, TaggedConfig):
+            lines += _union_help(kind)
+            continue
         flag = f"--{name}.{item.name.replace('_', '-')}"
         lines.append(f"{flag} (default: {item.default}): {texts.get(item.name, '')}")
     return "\n\n".join(lines)
 
 
-def _take_kinds(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Flags that decide what other flags there are (`--planner.name`, `--planner.preset`) as dotted keys; and the rest.
+def _union_help(union: type[TaggedConfig]) -> list[str]:
+    """The lines of a section with several kinds: its name, and the settings of each kind."""
+    lines = [f"--{union.section}.name (default: {union.default_kind}): {field_texts(union)['name']}"]
+    for kind_name in union.kinds:
+        kind: Any = union.kind(kind_name)
+        texts = field_texts(kind)
+        for item in dataclasses.fields(kind):
+            if item.name != "name":
+                flag = f"--{union.section}.{item.name.replace('_', '-')}"
+                lines.append(f"{flag} ({kind_name}, default: {item.default}): {texts.get(item.name, '')}")
+    return lines
+
+
+def _take_kinds(words: list[str], config: type) -> tuple[dict[str, str], list[str]]:
+    """Flags that decide what other flags a configuration has (`--planner.name`, `--planner.preset`) as dotted keys; and
+    the rest.
 
     A preset is read like a kind: its settings come first, and single flags change them.
     """
     kinds: dict[str, str] = {}
-    unions = list(tagged_sections(RunConfig).items())
+    unions = list(tagged_sections(config).items())
     for section, union in unions:
         for key, choices in (("name", union.kinds), (PRESET_KEY, union.presets)):
             if not choices:

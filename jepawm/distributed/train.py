@@ -41,7 +41,7 @@ from jepawm.runs.placement.demand import Claim, Demand
 from jepawm.runs.usage import TRAINING_WORKERS, Share, UsageMeter
 from jepawm.shared_folders import check_sees
 from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step
+from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step, newest_checkpoint
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
 from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
@@ -140,7 +140,9 @@ def _train(job: dict[str, Any], stored: StoredWorker | None, stop: StopAgreement
     if stored is not None:
         train(stored.restore_from, checkpoint_step(stored.restore_from))
     elif resume is None:
-        train(None, None)
+        # Ray Train knows no checkpoint; one may lie here all the same, e.g. that of another trial of a sweep.
+        newest = newest_checkpoint(checkpoints_dir)
+        train(newest, checkpoint_step(newest))
     else:
         with resume.as_directory() as restored:
             train(restored, checkpoint_step(resume.path))

@@ -25,7 +25,7 @@ from jepawm.errors import CheckpointError, JepawmError
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.files import write_json
 from jepawm.nn import weights
-from jepawm.runs.evaluation import EvaluationJob, evaluate_and_report
+from jepawm.runs.evaluation import EVAL_FILE, EvaluationJob, evaluate_and_report, read_result
 from jepawm.runs.runtime import LocalRuntime, Runtime
 from jepawm.runs.tracking import summary_metrics
 from jepawm.runs.usage import Share
@@ -182,8 +182,7 @@ def _evaluate_in_process(job: EvaluationJob, dataset_path: str) -> EvaluationRes
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise CheckpointError(f"the process that evaluates {job.model_dir} ended: {last}")
-    with open(os.path.join(job.folder, "eval.json"), encoding="utf-8") as file:
-        return EvaluationResult.from_dict(json.load(file))
+    return read_result(os.path.join(job.folder, EVAL_FILE))
 
 
 def _in_words(result: EvaluationResult) -> str:

@@ -1,5 +1,6 @@
 """Evaluates a trained model: in its environment, on held-out episodes, or by recorded actions."""
 
+import json
 import os
 import time
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from jepawm.storage.reading import fetched
 from jepawm.tracking import METRICS_FILE, Outcome, Tracker, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 
+EVAL_FILE = "eval.json"
 EPISODES_FILE = "episodes.json"
 
 
@@ -110,9 +112,15 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     return result
 
 
+def read_result(path: str) -> EvaluationResult:
+    """What an `eval.json` holds."""
+    with open(path, encoding="utf-8") as file:
+        return EvaluationResult.from_dict(json.load(file))
+
+
 def files_of(result: EvaluationResult) -> list[str]:
     """Names of the files that an evaluation leaves in its folder."""
-    return ["eval.json", "report.html", *([EPISODES_FILE] if result.played is not None else [])]
+    return [EVAL_FILE, "report.html", *([EPISODES_FILE] if result.played is not None else [])]
 
 
 def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[str, Any]:
@@ -222,7 +230,7 @@ def evaluate_and_report(
             report=where(report_path),
             mlflow_uri=Tracker.of(config.tracking).address if config.tracking.mlflow else None,
         )
-        write_json(os.path.join(job.folder, "eval.json"), result.to_dict())
+        write_json(os.path.join(job.folder, EVAL_FILE), result.to_dict())
         if found.episodes is not None:
             write_json(os.path.join(job.folder, EPISODES_FILE), found.episodes.to_dict())
         if config.evaluation.videos:

@@ -44,7 +44,7 @@ from jepawm.rollout import CollectPlan, EnvPool
 from jepawm.runs.comparison import print_comparison
 from jepawm.runs.directory import FINISHED, run_stem
 from jepawm.runs.episodes import find_complete, find_dataset
-from jepawm.runs.evaluation import EPISODES_FILE
+from jepawm.runs.evaluation import EPISODES_FILE, EVAL_FILE, read_result
 from jepawm.runs.grown_dataset import grown_dataset
 from jepawm.runs.hosts import environment_hosts
 from jepawm.runs.pipeline import run, started_runtime
@@ -203,10 +203,10 @@ class _Improvement:
     def _judged(self, config: RunConfig) -> EvaluationResult:
         """Runs a round's run, or reads what it found earlier."""
         folder = Path(str(config.run_dir))
-        path = folder / "eval.json"
+        path = folder / EVAL_FILE
         if (folder / FINISHED).exists() and path.is_file():
             self.console.say(f"{folder.name}   {folder} (finished earlier)")
-            return EvaluationResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            return read_result(str(path))
         return run(config, self.recipe, self.runtime, self.console, group=self.group)
 
     def _config(self, name: str, before: str, dataset: EpisodeDataset) -> RunConfig:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig, home
 from jepawm.config.places import local_path, uri_of
 from jepawm.data.importers.conversion import Reader, read_serially
@@ -25,7 +26,7 @@ from jepawm.tracking import METRICS_FILE, MetricsWriter
 from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step, list_checkpoints, newest_checkpoint
 from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
 from jepawm.training.features import EncodeJob, encode_shards
-from jepawm.training.loop import Metrics
+from jepawm.training.loop import Metrics, TrainingState
 from jepawm.training.run import run_training
 from jepawm.training.stopping import StopAgreement
 
@@ -136,7 +137,15 @@ def import_triton_before_mesa() -> None:
 
 
 class LocalRuntime:
-    """Everything in this process: for laptops, notebooks and debuggers."""
+    """Everything in this process: for laptops, notebooks and debuggers.
+
+    Args:
+        after_checkpoint: Called between two train steps with each checkpoint's folder, train step and metrics as soon
+            as it is whole. What it raises ends the training.
+    """
+
+    def __init__(self, after_checkpoint: Callable[[str, int, Metrics], None] | None = None) -> None:
+        self._after_checkpoint = after_checkpoint
 
     def __init__(self) -> None:
         self.usage = UsageMeter()
@@ -179,13 +188,20 @@ class LocalRuntime:
             for old in list_checkpoints(folder)[: -config.train.num_checkpoints_kept]:
                 shutil.rmtree(os.path.join(folder, old))
 
+        def save(state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
+            written = checkpoints.save(state, spec, record)
+            if self._after_checkpoint is not None:
+                written.result()
+                place = os.path.join(folder, checkpoint_name(state.train_step))
+                self._after_checkpoint(place, state.train_step, record)
+
         with noted_signals() as request, CheckpointWriter(write) as checkpoints:
             state = run_training(
                 config.training_plan(),
                 dataset_path,
                 restore_from=newest,
                 on_metrics=writer.write,
-                on_checkpoint=checkpoints.save,
+                on_checkpoint=save,
                 after_step=checkpoints.check,
                 stop=StopAgreement(lambda: bool(request) or spent()),
             )

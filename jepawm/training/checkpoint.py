@@ -155,7 +155,7 @@ def restore_training(folder: str, state: TrainingState) -> None:
     try:
         if head is not None:
             head.load_state_dict(head_weights)
-        state.optimizer.load_state_dict(moments)
+        _load_moments(state.optimizer, moments)
         if state.scaler.is_enabled() and scaler is not None:
             state.scaler.load_state_dict(scaler)
         if state.average is not None:
@@ -165,6 +165,14 @@ def restore_training(folder: str, state: TrainingState) -> None:
     except _DAMAGE as error:
         raise CheckpointError(f"{path} does not fit the model of its configuration: {first_line(error)}") from error
     state.train_step, state.seconds = train_step, seconds
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Any]) -> None:
+    """Loads AdamW's moments. Its settings stay those of the configuration, which a sweep may have changed since."""
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(moments)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def checkpoint_name(train_step: int) -> str:

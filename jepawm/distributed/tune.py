@@ -1,0 +1,296 @@
+"""Ray Tune: the trials of a sweep side by side, schedulers that stop them, and checkpoints that move between them."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
+
+from jepawm.config import RunConfig, home
+from jepawm.config.tune import TuneConfig
+from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler, domains, replay
+from jepawm.distributed.tune_workers import WithWorkers
+from jepawm.distributed.worker_count import claim, live_resources
+from jepawm.errors import ConfigError, TrainingError
+from jepawm.runs.preflight.machine import joins_a_cluster
+from jepawm.runs.trial import TrialJob, evaluate_again, run_trial, settle, take_over
+from jepawm.runs.tune import Trials
+from jepawm.tuning.resources import TrialClaim, capacity_problem, check_fits, fitting_trials, in_words
+from jepawm.tuning.space import Space
+from jepawm.tuning.sweep_folder import Final, SweepFolder
+from jepawm.tuning.trial import Rung, Takeover
+
+# Folder of Ray Tune's own files in a sweep.
+RAY_FOLDER = "ray"
+# Seconds without any trial that runs after which the driver says what is missing, and after which it gives up.
+TELL_AFTER_S, GIVE_UP_AFTER_S = 30.0, 1800.0
+
+# Ray reads these in the driver: no loggers of its own (a sweep has its own files), no changes of the current folder.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # A process is used again only when the training that it was told to end has ended.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
+}
+
+
+def tune_on_ray(
+    config: RunConfig, settings: TuneConfig, space: Space, trials: Trials, say: Callable[[str], None]
+) -> None:
+    """Runs what is left of a sweep.
+
+    Args:
+        config: The run that points change.
+        settings: Of the sweep.
+        space: What is tried.
+        trials: Hands out trials, and takes in what they found.
+        say: Told a line about resources, and where nothing goes on.
+
+    Raises:
+        ConfigError: Not even one trial fits the cluster.
+        TrainingError: No trial could be placed for a long time.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    use_gpu, gpus = _gpus(config, settings)
+    several = config.scaling.num_workers > 1
+    population = settings.scheduler.moves_checkpoints
+    own = TrialClaim.of_process(settings.cpus_per_trial, gpus)
+    needed = TrialClaim.of_workers(config.scaling.num_workers, claim(use_gpu)) if several else own
+    concurrent = _concurrent(needed, settings, trials.remaining, say)
+    if several:
+        # Its evaluation comes after its training, in a process of its own.
+        _concurrent(own, settings, 1, say)
+    if several and population and concurrent < trials.remaining:
+        raise ConfigError(
+            f"a population of {trials.remaining} trials trains at once, and there is room for {concurrent}, each "
+            f"{needed.sums()}; lower tune.num_trials or scaling.num_workers"
+        )
+    say(f"   {concurrent} trial(s) at once, each {needed.sums()}")
+    scheduler = build_scheduler(settings, space, config.train.num_train_steps)
+    if not population:
+        replay(scheduler, trials.over)
+    job = {
+        "sweep": str(trials.folder.path.absolute()),
+        "home": home(),
+        "num_threads": settings.cpus_per_trial,
+        "evaluation_claim": {"num_cpus": settings.cpus_per_trial, "num_gpus": gpus} if several else None,
+    }
+    watch = _Watch(trials, needed, say)
+    storage = trials.folder.path.absolute() / RAY_FOLDER
+    # What an earlier command left: its trials go on from their own folders.
+    shutil.rmtree(storage, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(trial_on_ray, job=job),
+            {"CPU": 0.0} if several else {"CPU": float(settings.cpus_per_trial), "GPU": float(gpus)},
+        ),
+        param_space=_population(trials, space) if population else None,
+        tune_config=tune.TuneConfig(
+            search_alg=None if population else _Suggestions(trials),
+            scheduler=scheduler,
+            num_samples=1 if population else trials.remaining,
+            # The trials of a population take turns where there is not room for all.
+            max_concurrent_trials=None if population else concurrent,
+            # A process that has loaded torch runs one trial after the other.
+            reuse_actors=not population and not several,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(storage),
+            callbacks=[watch],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=settings.max_deaths),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if population else None),
+        ),
+    )
+    _fit_beside(tuner.fit, watch)
+    shutil.rmtree(storage, ignore_errors=True)
+
+
+def _gpus(config: RunConfig, settings: TuneConfig) -> tuple[bool, float]:
+    """Whether training workers claim a GPU, and how many GPUs a trial's own process claims."""
+    there = live_resources().get("GPU", 0) > 0
+    use_gpu = config.device == "cuda" or (config.device == "auto" and there)
+    if settings.gpus_per_trial is not None:
+        return settings.gpus_per_trial > 0, settings.gpus_per_trial
+    return use_gpu, float(use_gpu)
+
+
+def _concurrent(needed: TrialClaim, settings: TuneConfig, most: int, say: Callable[[str], None]) -> int:
+    """Trials at once; on a cluster that may grow, as many as are asked for."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = settings.max_concurrent
+    if wanted is None or not joins_a_cluster():
+        return check_fits(needed, nodes, wanted, most)
+    wanted = min(wanted, most)
+    problem = capacity_problem(needed, nodes, fitting_trials(needed, nodes, wanted), wanted)
+    if problem is not None:
+        say(f"   the cluster is too small now, the sweep waits for it to grow: {problem}")
+    return wanted
+
+
+def _fit_beside(fit: Callable[[], Any], watch: "_Watch") -> None:
+    """Runs the sweep in a thread: the main thread hears signals, and says when nothing goes on."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            fit()
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the main thread
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="ray-tune", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+        watch.look()
+    if errors:
+        raise errors[0]
+
+
+# -- a trial ---------------------------------------------------------------------------------------------------------
+
+
+def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """One trial in a process of Ray Tune: a shell around `run_trial`.
+
+    Args:
+        config: `number` of the trial; with population-based training also its settings, and `taken_from` where it goes
+            on with the weights of another trial.
+        job: `sweep` (its folder), `home`, `num_threads`, and `evaluation_claim` (what the evaluation of a trial with
+            several workers claims, else None).
+    """
+    os.environ["JEPAWM_HOME"] = job["home"]
+    torch.set_num_threads(job["num_threads"])
+    sweep, number = SweepFolder(job["sweep"]), int(config["number"])
+    folder = sweep.trial(number)
+    taken = config.get(TAKEN_FROM)
+    if taken is not None and taken["mark"] not in {each.mark for each in folder.takeovers}:
+        checkpoint = tune.get_checkpoint()
+        assert checkpoint is not None, "a trial that takes over is given a checkpoint"
+        point = {key: config[key] for key in folder.point or {}}
+        with checkpoint.as_directory() as place:
+            take_over(folder, Takeover(taken["number"], taken["train_step"], point, taken["mark"]), place)
+    trial = TrialJob.read(sweep, number)
+    moves = trial.settings.scheduler.moves_checkpoints
+
+    def report(rung: Rung, checkpoint: str | None) -> None:
+        given = tune.Checkpoint.from_directory(checkpoint) if moves and checkpoint is not None else None
+        tune.report({VALUE: rung.value, STEP: rung.train_step}, checkpoint=given)
+
+    claimed = job["evaluation_claim"]
+    if claimed is None:
+        run_trial(trial, report)
+        return
+    run_trial(trial, report, WithWorkers(claimed, job["home"]))
+
+
+def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, numbers: Sequence[int]) -> list[Final]:
+    """Evaluates trials on fresh episodes, each in a process that claims what a trial does.
+
+    Args:
+        sweep: The sweep's folder.
+        config: The run that points change.
+        settings: Of the sweep.
+        numbers: Of the trials.
+    """
+    _, gpus = _gpus(config, settings)
+
+    def work(number: int, place: str) -> Final:
+        os.environ["JEPAWM_HOME"] = place
+        torch.set_num_threads(settings.cpus_per_trial)
+        return evaluate_again(SweepFolder(sweep), number)
+
+    remote = ray.remote(num_cpus=settings.cpus_per_trial, num_gpus=gpus, max_retries=settings.max_deaths)(work)
+    finals: list[Final] = ray.get([remote.remote(number, home()) for number in numbers])
+    return finals
+
+
+# -- points and records ----------------------------------------------------------------------------------------------
+
+
+class _Suggestions(Searcher):
+    """Hands the trials of a sweep to Ray Tune."""
+
+    def __init__(self, trials: Trials) -> None:
+        super().__init__()
+        self._trials = trials
+
+    def suggest(self, trial_id: str) -> Any:
+        number = self._trials.next()
+        return Searcher.FINISHED if number is None else {"number": number}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """The records say more."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The sweep's own folder is what it goes on from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+class _Watch(tune.Callback):
+    """Takes in what trials found, and says so where none goes on."""
+
+    def __init__(self, trials: Trials, needed: TrialClaim, say: Callable[[str], None]) -> None:
+        self._trials, self._needed, self._say = trials, needed, say
+        self._running: set[str] = set()
+        self._idle_since, self._told = time.monotonic(), False
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._running.add(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._end(trial, died="its process died more often than tune.max_deaths allows")
+
+    def _end(self, trial: Trial, died: str = "") -> None:
+        self._running.discard(trial.trial_id)
+        self._idle_since, self._told = time.monotonic(), False
+        self._trials.finish(settle(self._trials.folder, int(trial.config["number"]), died=died))
+
+    def look(self) -> None:
+        """Says what is missing where no trial has run for a while; gives up after a long one.
+
+        Raises:
+            TrainingError: Nothing has run for `GIVE_UP_AFTER_S`.
+        """
+        if self._running:
+            return
+        idle = time.monotonic() - self._idle_since
+        if idle < TELL_AFTER_S:
+            return
+        text = (
+            f"no trial has run for {idle:.0f} s: one needs {self._needed.sums()}; free now "
+            f"{in_words(ray.available_resources())} of {in_words(ray.cluster_resources())}"
+        )
+        if idle > GIVE_UP_AFTER_S:
+            raise TrainingError(f"{text}; the sweep gives up, and the same command goes on with it")
+        if not self._told:
+            self._told = True
+            self._say(f"   {text}")
+
+
+def _population(trials: Trials, space: Space) -> dict[str, Any]:
+    """The trials of a population with their settings: those that were interrupted, and new ones."""
+    numbers = list(iter(trials.next, None))
+    points = {number: trials.folder.trial(number).point or {} for number in numbers}
+
+    def setting(key: str) -> Callable[[Any], Any]:
+        return lambda spec: points[spec.config["number"]][key]
+
+    given = {key: tune.sample_from(setting(key)) for key in domains(space)}
+    return {"number": tune.grid_search(numbers), **given}

@@ -1,0 +1,71 @@
+"""A trial that trains with several Ray Train workers, and is evaluated in a process of its own afterwards.
+
+The trial's own process claims nothing: it starts the training, follows its checkpoints, and waits. So a trial never
+holds anything that the workers of another one wait for.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+import torch
+
+from jepawm.distributed.train import ray_train
+from jepawm.runs.episodes import dataset_path
+from jepawm.runs.trial import TrialJob, evaluate_trained, record_at
+from jepawm.training.checkpoint import checkpoint_step, list_checkpoints
+from jepawm.training.loop import Metrics
+
+# Seconds between two looks at the checkpoints of a training.
+_LOOK_EVERY_S = 0.2
+
+
+class WithWorkers:
+    """See `jepawm.runs.trial.Elsewhere`.
+
+    Args:
+        claim: Options of the process that evaluates, `num_cpus` and `num_gpus`.
+        home: `$JEPAWM_HOME` of the driver.
+    """
+
+    def __init__(self, claim: Mapping[str, Any], home: str) -> None:
+        self._claim, self._home = dict(claim), home
+
+    def train(self, job: TrialJob, at_checkpoint: Callable[[str, int, Metrics], None]) -> None:
+        """Trains with Ray Train in a thread; this one reports, and may be ended while it does."""
+        run_dir, errors = str(job.folder.path), list[BaseException]()
+
+        def work() -> None:
+            try:
+                ray_train(job.config, dataset_path(job.config), run_dir)
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the trial's thread
+                errors.append(error)
+
+        thread = threading.Thread(target=work, name="ray-train", daemon=True)
+        thread.start()
+        folder, told = os.path.join(run_dir, "checkpoints"), set[int]()
+        while True:
+            running = thread.is_alive()
+            for name in list_checkpoints(folder):
+                train_step = checkpoint_step(name)
+                if train_step is not None and train_step not in told:
+                    told.add(train_step)
+                    at_checkpoint(os.path.join(folder, name), train_step, record_at(run_dir, train_step))
+            if not running:
+                break
+            thread.join(_LOOK_EVERY_S)
+        if errors:
+            raise errors[0]
+
+    def evaluate(self, job: TrialJob) -> None:
+        """Evaluates in a task that claims what a trial without workers does."""
+        home, threads = self._home, int(self._claim["num_cpus"])
+
+        def work() -> None:
+            os.environ["JEPAWM_HOME"] = home
+            torch.set_num_threads(threads)
+            evaluate_trained(job)
+
+        ray.get(ray.remote(**self._claim)(work).remote())

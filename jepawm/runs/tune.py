@@ -1,0 +1,472 @@
+"""A sweep: trials of a search space, compared and repeated; the same command goes on where it was stopped."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jepawm.checkpoints.model_folder import check_buildable
+from jepawm.config import RunConfig, home, to_dict
+from jepawm.config.tune import TuneConfig
+from jepawm.console import Console
+from jepawm.data import EpisodeDataset
+from jepawm.data.loading.split import open_reader
+from jepawm.errors import ConfigError, TrainingError
+from jepawm.interrupts import telling_how_to_go_on
+from jepawm.runs.directory import lock_run, run_stem
+from jepawm.runs.episodes import dataset_path, prepare_dataset
+from jepawm.runs.evaluation import trained_config
+from jepawm.runs.features import encode_features, encode_job
+from jepawm.runs.pipeline import started_runtime
+from jepawm.runs.preflight import check_as_trained, check_evaluation, check_run
+from jepawm.runs.preflight.machine import check_disk, check_writable
+from jepawm.runs.preflight.training import checkpoint_bytes
+from jepawm.runs.runtime import Runtime
+from jepawm.runs.trial import TrialJob, check_rungs, evaluate_again, fresh_seed, run_trial
+from jepawm.tuning.points import command, flags, in_words, needs_no_training, probes, settings_of, with_point
+from jepawm.tuning.ranking import ranked, seconds_of
+from jepawm.tuning.report import Sweep as Shown
+from jepawm.tuning.report import write_sweep_report
+from jepawm.tuning.search import Search, build_search
+from jepawm.tuning.space import Point, Space
+from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder
+from jepawm.tuning.trial import Rung, TrialRecord
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What a sweep is asked for.
+
+    Attributes:
+        config: The run that points change; `run_dir` names the sweep's folder.
+        recipe: Name of its recipe.
+        settings: Of the sweep.
+        space: What is tried.
+        model_dir: A trained model that trials plan with; None: each trial trains one.
+        words: Flags of the command besides those of the sweep, for the command that repeats a trial.
+    """
+
+    config: RunConfig
+    recipe: str
+    settings: TuneConfig
+    space: Space
+    model_dir: str | None = None
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found.
+
+    Attributes:
+        folder: Of the sweep.
+        records: Of all trials, by number.
+        best: The trial to take; None where none finished.
+        finals: The best trials on fresh episodes, the best there first.
+        command: What repeats the best trial; None where no command can.
+    """
+
+    folder: Path
+    records: tuple[TrialRecord, ...]
+    best: TrialRecord | None
+    finals: tuple[Final, ...]
+    command: str | None
+
+
+class Trials:
+    """Hands out trials and takes their records in; what each executor of a sweep works on.
+
+    Args:
+        folder: Of the sweep.
+        search: Chooses points.
+        on_over: Told of each trial that is over, once.
+    """
+
+    def __init__(self, folder: SweepFolder, search: Search, on_over: Callable[[TrialRecord], None]) -> None:
+        self.folder = folder
+        self._search = search
+        self._on_over = on_over
+        self._over = {record.number: record for record in folder.write_trials()}
+        self._unfinished = [number for number in folder.numbers if number not in self._over]
+        self._running: dict[int, Point] = {}
+        for number in self._unfinished:
+            point = folder.trial(number).point
+            assert point is not None, "a trial without a point was not begun"
+            self._running[number] = point
+
+    @property
+    def over(self) -> list[TrialRecord]:
+        """Records so far, by number."""
+        return [self._over[number] for number in sorted(self._over)]
+
+    @property
+    def remaining(self) -> int:
+        """Trials that are not over."""
+        return self._search.num_trials - sum(number < self._search.num_trials for number in self._over)
+
+    def next(self) -> int | None:
+        """A trial to run: one that was interrupted, else a new one; None: there is none left."""
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        number = max([*self._over, *self._running], default=-1) + 1
+        if number >= self._search.num_trials:
+            return None
+        point = self._search.ask(number, self.over, list(self._running.values()))
+        self.folder.trial(number).begin(number, point)
+        self._running[number] = point
+        return number
+
+    def finish(self, record: TrialRecord) -> None:
+        """Takes in what a trial found; `trials.jsonl` has its line then."""
+        if record.number in self._over:
+            return
+        self._running.pop(record.number, None)
+        self._over[record.number] = record
+        self.folder.write_trials()
+        self._on_over(record)
+
+
+def tune(
+    request: SweepRequest, console: Console, observers: Sequence[Callable[[TrialRecord], None]] = ()
+) -> SweepResult:
+    """Runs a sweep; what cannot work is refused before Ray starts and before anything is written.
+
+    Args:
+        request: What is asked for.
+        console: Where progress is shown.
+        observers: Told of each trial that is over, e.g. a tracker; they read more in its `run_dir`.
+
+    Returns:
+        What it found, as the folder's files hold it.
+
+    Raises:
+        ConfigError: Settings or points that cannot work, or a folder that holds another sweep.
+        TrainingError: No trial finished.
+    """
+    search = check_sweep(request)
+    folder = SweepFolder(request.config.run_dir or _default_folder(request))
+    check_writable(str(folder.path), "run_dir" if request.config.run_dir else "$JEPAWM_HOME")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    goes_on = "the same command goes on; trials that are over are not run again"
+    with lock_run(str(folder.path)), telling_how_to_go_on(lambda: goes_on):
+        goes_on_now = folder.begin(_told(request))
+        console.say(f"sweep      {folder.path}{' (continued)' if goes_on_now else ''}")
+        console.say(f"space      {request.space.name}: {', '.join(request.space.parameters)}")
+        return _Sweep(request, search, folder, console, tuple(observers)).run()
+
+
+def _default_folder(request: SweepRequest) -> str:
+    """Beside the runs, named by everything that its trials depend on."""
+    settings = replace(request.settings, num_trials=None, max_concurrent=None, num_final=0, final_episodes=1)
+    facts = [to_dict(replace(request.config, local=False)), to_dict(settings), request.space.to_dict()]
+    name = hashlib.sha256(json.dumps([*facts, request.model_dir], sort_keys=True).encode()).hexdigest()[:10]
+    return os.path.join(home(), f"sweep-{run_stem(request.config, request.recipe)}-{name}")
+
+
+def _told(request: SweepRequest) -> dict[str, Any]:
+    return {
+        "config": to_dict(replace(request.config, run_dir=None)),
+        "recipe": request.recipe,
+        "model": request.model_dir,
+        "space": request.space.to_dict(),
+        "space_name": request.space.name,
+        "words": list(request.words),
+        "settings": to_dict(request.settings),
+    }
+
+
+# -- before anything starts ------------------------------------------------------------------------------------------
+
+
+def check_sweep(request: SweepRequest) -> Search:
+    """Refuses a sweep that cannot work; builds its search.
+
+    Raises:
+        ConfigError: Says which setting, or which point, is wrong.
+    """
+    config, settings, space = request.config, request.settings, request.space
+    planning = needs_no_training(space.parameters)
+    if request.model_dir is None and planning:
+        raise ConfigError(
+            f"the space '{space.name}' changes nothing that training depends on, so every trial would train the same "
+            "model; pass --model RUN, a trained one"
+        )
+    if request.model_dir is not None and not planning:
+        other = next(key for key in space.parameters if not needs_no_training([key]))
+        raise ConfigError(
+            f"--model is given, and the space '{space.name}' has {other}, which takes a training; leave --model out"
+        )
+    if request.model_dir is not None and settings.scheduler.name != "none":
+        raise ConfigError(
+            f"tune.scheduler.name '{settings.scheduler.name}' ends trainings early, and with --model nothing is "
+            "trained; leave it out"
+        )
+    if config.local and settings.scheduler.name != "none":
+        raise ConfigError(
+            f"--local runs one trial after the other, and tune.scheduler.name '{settings.scheduler.name}' compares "
+            "trials that run at once; leave one of them out"
+        )
+    if config.local and (settings.max_concurrent or 1) > 1:
+        raise ConfigError(
+            f"--local runs one trial after the other; tune.max_concurrent must be 1, found {settings.max_concurrent}"
+        )
+    if config.env.id == "none" and settings.metric in ("success_rate", "decision_ms"):
+        raise ConfigError(
+            f"tune.metric is '{settings.metric}', and env.id is 'none': nothing is played; judge by validation/error_1 "
+            "(tune.mode min), or set env.id"
+        )
+    check_rungs(config, settings)
+    if settings.scheduler.moves_checkpoints:
+        _check_population(settings, space)
+    if request.model_dir is not None:
+        check_evaluation(replace(config, run_dir=None), trained_config(request.model_dir), request.model_dir)
+    else:
+        check_run(replace(config, run_dir=None))
+    search = build_search(settings, space, settings_of(config))
+    _check_points(request, search)
+    return search
+
+
+def _check_population(settings: TuneConfig, space: Space) -> None:
+    """Refuses what a trial cannot change while it goes on with the weights of another one."""
+    name = settings.scheduler.name
+    for key, parameter in space.parameters.items():
+        if not key.startswith(("optim.", "loss.")) or key.endswith(".name") or parameter.when:
+            raise ConfigError(
+                f"tune.scheduler.name '{name}' changes settings while weights stay, and {key} cannot change then: it "
+                "takes settings of optim and loss that every point has (the space 'optimizer')"
+            )
+        if name == "pb2" and not all(isinstance(end, float) for end in parameter.ends):
+            raise ConfigError(f"tune.scheduler.name 'pb2' takes ranges of real numbers; {key} is {parameter}")
+        if any(end == 0 for end in parameter.ends) and key.startswith("loss."):
+            raise ConfigError(f"{key} may be 0, where the model has other parts; begin its range above 0 for '{name}'")
+
+
+def _check_points(request: SweepRequest, search: Search) -> None:
+    """Refuses points that no run takes: those that are known, and else those at the borders of the space."""
+    base, space = request.config, request.space
+    settings = settings_of(base)
+    points = search.points_known_before()
+    at_ends = list(probes(space, settings))
+    if not at_ends:
+        raise ConfigError(f"no parameter of the space '{space.name}' has a meaning for this run")
+    named = [(f"trial {number}", point) for number, point in enumerate(points)]
+    named += [(f"space '{space.name}', {key} at one end", point) for key, point in at_ends]
+    built: set[str] = set()
+    for where, point in named:
+        config = with_point(base, point, where)
+        if request.model_dir is not None:
+            check_as_trained(config, trained_config(request.model_dir), request.model_dir)
+            continue
+        shape = json.dumps([to_dict(config.model), config.env.image_size, config.data.frameskip], sort_keys=True)
+        if shape in built:
+            continue
+        built.add(shape)
+        try:
+            sizes = check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
+        except ConfigError as error:
+            raise ConfigError(f"{where} ({in_words(point)}): {error}") from error
+        kept = config.train.checkpoints_on_disk * checkpoint_bytes(config, sizes)
+        models = search.num_trials * 4 * sum(sizes.values())
+        check_disk({f"models of {search.num_trials} trials": (home(), models), "checkpoints": (home(), float(kept))})
+
+
+# -- the sweep -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """A sweep that was begun.
+
+    Attributes:
+        request: What is asked for.
+        search: Chooses points.
+        folder: Its files.
+        console: Where progress is shown.
+        observers: Told of each trial that is over.
+    """
+
+    request: SweepRequest
+    search: Search
+    folder: SweepFolder
+    console: Console
+    observers: tuple[Callable[[TrialRecord], None], ...]
+
+    def run(self) -> SweepResult:
+        trials = Trials(self.folder, self.search, self._tell)
+        settings, console = self.request.settings, self.console
+        if trials.over:
+            console.say(f"   {len(trials.over)} of {self.search.num_trials} trials are over from before")
+        with started_runtime(self.request.config, console) as runtime:
+            console.say(f"runs on    {runtime.describe()}")
+            if trials.remaining:
+                self._share(runtime)
+                with console.stage("trials", self._in_words()):
+                    self._execute(trials)
+            best = ranked(trials.over, settings.metrics)
+            if not best:
+                raise TrainingError(self._why_none(trials.over))
+            finals = self._evaluate_again(best[: settings.num_final])
+        return self._conclude(trials.over, best, finals)
+
+    def _execute(self, trials: Trials) -> None:
+        if self.request.config.local:
+            while (number := trials.next()) is not None:
+                trials.finish(run_trial(TrialJob.read(self.folder, number), _no_comparison))
+            return
+        from jepawm.distributed.tune import tune_on_ray
+
+        tune_on_ray(self.request.config, self.request.settings, self.request.space, trials, self.console.say)
+
+    # -- what all trials share ---------------------------------------------------------------------------------------
+
+    def _share(self, runtime: Runtime) -> None:
+        """Makes datasets, decoded frames and stored features once, before the trials read them."""
+        if self.request.model_dir is not None:
+            return
+        made: set[str] = set()
+        for config in self._known_runs():
+            path = dataset_path(config)
+            if path not in made:
+                made.add(path)
+                prepare_dataset(config, runtime, self.console)
+            dataset = EpisodeDataset(path)
+            encoder = config.model.encoder
+            if config.data.features == "stored" and not (encoder.trainable or encoder.reads_features):
+                job = encode_job(config, dataset, None)
+                if repr(job) not in made:
+                    made.add(repr(job))
+                    encode_features(job, runtime, self.console)
+            elif config.data.loader != "stream" and path + " frames" not in made:
+                made.add(path + " frames")
+                with contextlib.suppress(ImportError):
+                    open_reader(config.data, dataset)
+
+    def _known_runs(self) -> Iterator[RunConfig]:
+        points = self.search.points_known_before() or [{}]
+        for number, point in enumerate(points):
+            yield with_point(self.request.config, point, f"trial {number}")
+
+    # -- fresh episodes ----------------------------------------------------------------------------------------------
+
+    def _evaluate_again(self, best: Sequence[TrialRecord]) -> list[Final]:
+        settings, config = self.request.settings, self.request.config
+        if not best or config.env.id == "none" or config.evaluation.goal_source == "image":
+            return []
+        what = f"the best {len(best)} on {settings.final_episodes} fresh episodes, seed {fresh_seed(settings)}"
+        with self.console.stage("final", what):
+            numbers = [record.number for record in best]
+            if config.local:
+                finals = [evaluate_again(self.folder, number) for number in numbers]
+            else:
+                from jepawm.distributed.tune import evaluate_again_on_ray
+
+                finals = evaluate_again_on_ray(str(self.folder.path), config, settings, numbers)
+        self.folder.write_finals(finals, fresh_seed(settings))
+        return finals
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def _in_words(self) -> str:
+        settings = self.request.settings
+        judged = " and ".join(f"{metric} ({mode})" for metric, mode in settings.metrics)
+        return (
+            f"{self.search.num_trials} trials, search {settings.search.name}, scheduler {settings.scheduler.name}, "
+            f"judged by {judged}"
+        )
+
+    def _tell(self, record: TrialRecord) -> None:
+        settings = self.request.settings
+        found = record.error or ", ".join(
+            f"{metric} {record.metrics[metric]:.4g}" for metric, _ in settings.metrics if metric in record.metrics
+        )
+        if record.status == "stopped" and record.rungs:
+            last = record.rungs[-1]
+            found = f"{settings.rung_metric[0]} {last.value:.4g} at train step {last.train_step}"
+        self.console.say(
+            f"   trial {record.number} {record.status} after {record.seconds:.1f} s: {found}; {in_words(record.point)}"
+        )
+        for observer in self.observers:
+            observer(record)
+
+    def _why_none(self, records: Sequence[TrialRecord]) -> str:
+        failed = [record for record in records if record.status == "failed"]
+        why = f"; trial {failed[0].number}: {failed[0].error}" if failed else ""
+        return (
+            f"no trial of {self.folder.path} finished with a finite tune.metric '{self.request.settings.metric}' "
+            f"({len(failed)} of {len(records)} failed{why})"
+        )
+
+    def _conclude(
+        self, records: Sequence[TrialRecord], best: Sequence[TrialRecord], finals: Sequence[Final]
+    ) -> SweepResult:
+        """Chooses the trial to take, prints what was found, and writes the page."""
+        settings, say = self.request.settings, self.console.say
+        by_number = {record.number: record for record in records}
+        in_order = sorted(finals, key=lambda each: _key_of(each, settings))
+        chosen = by_number[in_order[0].number] if in_order else best[0]
+        repeated = self._command(chosen)
+        for record in best[: max(settings.num_final, 3)]:
+            found = f"{settings.metric} {record.metrics[settings.metric]:.4g}"
+            say(f"   {found}  trial {record.number}: {in_words(record.point)}")
+        for final in in_order:
+            say(
+                f"   trial {final.number}: {final.in_sweep} in the sweep, {final.fresh} on fresh episodes, "
+                f"{final.drop:+.3f} lower"
+            )
+        totals = ", ".join(
+            f"{seconds:.0f} s in trials that {status}" for status, seconds in seconds_of(records).items()
+        )
+        say(f"trials     {totals.replace('that finished', 'that finished')}")
+        say(f"best       trial {chosen.number}: {chosen.run_dir}")
+        if repeated is not None:
+            say(f"again      {repeated}")
+        path = self.folder.path / REPORT_FILE
+        shown = Shown(
+            name=f"{self.request.space.name}, {self.request.recipe}",
+            settings=settings,
+            space=self.request.space,
+            records=tuple(records),
+            finals=tuple(in_order),
+            best=chosen.number,
+            command=repeated,
+        )
+        write_sweep_report(str(path), shown)
+        say(f"report     {path}")
+        return SweepResult(self.folder.path, tuple(records), chosen, tuple(in_order), repeated)
+
+    def _command(self, record: TrialRecord) -> str | None:
+        """The command that repeats a trial; None where its settings changed on the way."""
+        if record.takeovers:
+            return None
+        own = _without(self.request.words, record.point)
+        if self.request.model_dir is not None:
+            return command(["jepawm", "evaluate", "--model", self.request.model_dir, *own, *flags(record.point)])
+        return command(["jepawm", "train", "--recipe", self.request.recipe, *own, *flags(record.point)])
+
+
+def _key_of(final: Final, settings: TuneConfig) -> tuple[float, float]:
+    """Orders finals, the best first: by the sweep's metric where fresh episodes have it, else by success."""
+    sign = -1.0 if settings.mode == "max" else 1.0
+    return (sign * final.value if final.value is not None else 0.0, -final.fresh.success_rate)
+
+
+def _without(words: Sequence[str], point: Point) -> list[str]:
+    """Words of a command line without flags that a point sets, and without the folder of the sweep."""
+    dropped = {f"--{key.replace('_', '-')}" for key in point} | {"--run-dir"}
+    kept: list[str] = []
+    keep = True
+    for word in words:
+        if word.startswith("--"):
+            keep = word.split("=")[0].replace("_", "-") not in dropped
+        if keep:
+            kept.append(word)
+    return kept
+
+
+def _no_comparison(rung: Rung, checkpoint: str | None) -> None:
+    """One trial after the other has nothing to be compared with."""

@@ -1,0 +1,172 @@
+"""The folder of a sweep: what a tracker, a report and the same command read.
+
+```
+SWEEP/
+  sweep.json      base configuration, space and settings      trials/NNN/   one run each, see `jepawm.tuning.trial`
+  trials.jsonl    one line for each trial that is over        final/NNN/    the best ones on fresh episodes
+  final.json      what those found                            report.html   for people
+```
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jepawm.errors import ConfigError
+from jepawm.evaluation.metrics import SuccessRate
+from jepawm.files import atomic_file, write_json
+from jepawm.tuning.trial import TrialFolder, TrialRecord
+
+SWEEP_FILE = "sweep.json"
+TRIALS_FILE = "trials.jsonl"
+FINAL_FILE = "final.json"
+REPORT_FILE = "report.html"
+FORMAT = 1
+
+# Settings that may change when the same sweep goes on: they change no trial.
+_MAY_CHANGE = ("num_trials", "max_concurrent", "max_deaths", "num_final", "final_episodes", "gpus_per_trial")
+
+
+@dataclass(frozen=True)
+class Final:
+    """One of the best trials on fresh episodes.
+
+    Attributes:
+        number: Of the trial.
+        in_sweep: Its success on the sweep's episodes, which it was chosen by.
+        fresh: Its success on episodes that no trial was chosen by.
+        value: `tune.metric` there; None where it is not finite.
+        run_dir: The evaluation.
+    """
+
+    number: int
+    in_sweep: SuccessRate
+    fresh: SuccessRate
+    value: float | None
+    run_dir: str
+
+    @property
+    def drop(self) -> float:
+        """How much lower the success rate is on fresh episodes."""
+        return self.in_sweep.success_rate - self.fresh.success_rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "drop": self.drop}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Final":
+        """Inverse of `to_dict`."""
+        own = {key: value for key, value in data.items() if key != "drop"}
+        for name in ("in_sweep", "fresh"):
+            rate = own[name]
+            own[name] = SuccessRate(rate["success_rate"], tuple(rate["success_interval"]), rate["num_episodes"])
+        return cls(**own)
+
+
+class SweepFolder:
+    """The files of one sweep.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def begin(self, told: Mapping[str, Any]) -> bool:
+        """Writes what the sweep is; a folder that holds the same sweep already goes on.
+
+        Args:
+            told: `config`, `recipe`, `model`, `space`, `space_words`, `words` and `settings`.
+
+        Returns:
+            Whether it goes on.
+
+        Raises:
+            ConfigError: The folder holds another sweep, or something else.
+        """
+        fresh: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **told}))
+        before = self.told
+        if before is None:
+            if self.path.is_dir() and any(each.name != ".lock" for each in self.path.iterdir()):
+                raise ConfigError(f"run_dir {self.path} is not empty and holds no sweep ({SWEEP_FILE}); choose another")
+            self.path.mkdir(parents=True, exist_ok=True)
+        else:
+            changed = [f"{key} was {old!r}, is {new!r}" for key, old, new in _differences(before, fresh)]
+            if changed:
+                raise ConfigError(
+                    f"run_dir {self.path} holds another sweep ({'; '.join(changed[:5])}); choose another folder, or "
+                    "repeat its settings"
+                )
+        write_json(self.path / SWEEP_FILE, fresh)
+        return before is not None
+
+    @property
+    def told(self) -> dict[str, Any] | None:
+        """What `sweep.json` holds; None where there is none."""
+        path = self.path / SWEEP_FILE
+        if not path.is_file():
+            return None
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return told
+
+    def trial(self, number: int) -> TrialFolder:
+        """The folder of a trial."""
+        return TrialFolder(self.path / "trials" / f"{number:03d}")
+
+    @property
+    def numbers(self) -> list[int]:
+        """Trials that were begun."""
+        names = [each.name for each in (self.path / "trials").glob("*") if each.name.isdigit()]
+        return sorted(int(name) for name in names if self.trial(int(name)).point is not None)
+
+    @property
+    def over(self) -> list[TrialRecord]:
+        """Trials that are over, by number."""
+        results = [self.trial(number).result for number in self.numbers]
+        return [record for record in results if record is not None]
+
+    def write_trials(self) -> list[TrialRecord]:
+        """Writes `trials.jsonl` from the trials' own results, which are the truth; returns them."""
+        records = self.over
+        with atomic_file(self.path / TRIALS_FILE) as temporary:
+            temporary.write_text("".join(json.dumps(_finite(record.to_dict())) + "\n" for record in records))
+        return records
+
+    def final_dir(self, number: int) -> Path:
+        """Where a trial is evaluated again."""
+        return self.path / "final" / f"{number:03d}"
+
+    def write_finals(self, finals: list[Final], seed: int) -> None:
+        """Writes `final.json`: what the best trials found on the episodes of a fresh seed."""
+        write_json(self.path / FINAL_FILE, {"seed": seed, "trials": [each.to_dict() for each in finals]})
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Keys in which two sweeps differ, with both values, as far as their trials depend on them."""
+    old, new = _flat(_of_trials(before)), _flat(_of_trials(now))
+    return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def _of_trials(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the trials depend on."""
+    settings = {key: value for key, value in told["settings"].items() if key not in _MAY_CHANGE}
+    config = {key: value for key, value in told["config"].items() if key not in ("tracking", "run_dir", "name")}
+    return {"config": config, "space": told["space"], "model": told["model"], "settings": settings}
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        # A key of a space has dots of its own, so the parts of a path are joined with something else.
+        flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    metrics = {key: value if abs(value) < float("inf") else None for key, value in record["metrics"].items()}
+    return {**record, "metrics": metrics}
