@@ -8,9 +8,9 @@ def planner_space() -> Space:
 
     Sources: JEPA-WMs (Terver et al. 2025, arXiv 2512.24497), planner table: CEM with 300 candidates, 10 elites and 15
     or 30 iterations, against Adam on the actions, which is better on Metaworld and worse elsewhere. DINO-WM (Zhou et
-    al. 2024, arXiv 2411.04983): 300 candidates, 30 elites, 10 or 30 iterations. PLDM (Sobal et al. 2025, arXiv 2502.14819):
-    MPPI with 200 candidates, 20 elites and 20 iterations. Coloured noise as iCEM has it (Pinneri et al. 2020, arXiv
-    2008.06389). Ranges around these are ours.
+    al. 2024, arXiv 2411.04983): 300 candidates, 30 elites, 10 or 30 iterations. PLDM (Sobal et al. 2025, arXiv
+    2502.14819): MPPI with 200 candidates, 20 elites and 20 iterations. Coloured noise as iCEM has it (Pinneri et al.
+    2020, arXiv 2008.06389). Ranges around these are ours.
     """
     sampling = {"planner.name": ("cem", "icem", "mppi")}
     return Space(

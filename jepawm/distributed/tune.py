@@ -1,5 +1,6 @@
 """Ray Tune: the trials of a sweep side by side, schedulers that stop them, and checkpoints that move between them."""
 
+import logging
 import os
 import shutil
 import threading
@@ -61,6 +62,8 @@ def tune_on_ray(
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # It warns of result files of its own, which it was told not to write.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     use_gpu, gpus = _gpus(config, settings)
     several = config.scaling.num_workers > 1
     population = settings.scheduler.moves_checkpoints
@@ -219,7 +222,14 @@ def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, n
 # -- points and records ----------------------------------------------------------------------------------------------
 
 
-class _Suggestions(Searcher):
+class _OfThisProcess:
+    """Ray Tune writes copies of what it is given, for a way to go on that a sweep does not take: they are empty."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Suggestions(_OfThisProcess, Searcher):
     """Hands the trials of a sweep to Ray Tune."""
 
     def __init__(self, trials: Trials) -> None:
@@ -240,7 +250,7 @@ class _Suggestions(Searcher):
         """See `save`."""
 
 
-class _Watch(tune.Callback):
+class _Watch(_OfThisProcess, tune.Callback):
     """Takes in what trials found, and says so where none goes on."""
 
     def __init__(self, trials: Trials, needed: TrialClaim, say: Callable[[str], None]) -> None:

@@ -14,14 +14,14 @@ import torch
 from jepawm.checkpoints.model_folder import load_world_model
 from jepawm.config import RunConfig, from_dict
 from jepawm.config.tune import RungConfig, TuneConfig
-from jepawm.config.yaml_io import load_yaml, save_yaml
+from jepawm.config.yaml_io import save_yaml
 from jepawm.console import Console
 from jepawm.device import pick_device
 from jepawm.errors import ConfigError, JepawmError, first_line
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.files import atomic_folder
-from jepawm.runs.directory import FINISHED, known_config, prepare_run_dir
+from jepawm.runs.directory import FINISHED, known_config
 from jepawm.runs.during_training import during_training
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import EVAL_FILE, evaluate_model, read_result
@@ -212,8 +212,9 @@ def _train_and_evaluate(
     folder, run_dir = job.folder, str(job.folder.path)
     if (folder.path / FINISHED).exists():
         return read_result(os.path.join(run_dir, EVAL_FILE))
-    if folder.takeovers:
-        _change_settings(job)
+    # The folder holds files of the trial before the run begins; and after a takeover the run has other settings.
+    Path(run_dir, "recipe").write_text(job.recipe + "\n", encoding="utf-8")
+    save_yaml(replace(job.config, run_dir=None), known_config(run_dir))
     rungs = job.settings.scheduler.rungs(job.config.train.num_train_steps)
     newest = newest_checkpoint(os.path.join(run_dir, "checkpoints"))
     reached = checkpoint_step(newest) or 0
@@ -234,8 +235,8 @@ def _train_and_evaluate(
         at_checkpoint(newest, reached, record_at(run_dir, reached))
     if elsewhere is None:
         return run(job.config, job.recipe, LocalRuntime(at_checkpoint), Console(quiet=True))
-    prepare_run_dir(job.config, job.recipe)
-    elsewhere.train(job, at_checkpoint)
+    if reached < job.config.train.num_train_steps:
+        elsewhere.train(job, at_checkpoint)
     elsewhere.evaluate(job)
     return read_result(os.path.join(run_dir, EVAL_FILE))
 
@@ -360,13 +361,6 @@ def finish_takeover(folder: TrialFolder) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _change_settings(job: TrialJob) -> None:
-    """Lets the run of a trial go on with other settings than those it began with, which a run refuses otherwise."""
-    path = known_config(str(job.folder.path))
-    if os.path.isfile(path):
-        save_yaml(replace(load_yaml(RunConfig, path), optim=job.config.optim, loss=job.config.loss), path)
-
-
 def _staged(folder: TrialFolder, count: int) -> Path:
     return folder.path / f"taken-over-{count}"
 
@@ -374,9 +368,20 @@ def _staged(folder: TrialFolder, count: int) -> Path:
 # -- fresh episodes --------------------------------------------------------------------------------------------------
 
 
-def fresh_seed(settings: TuneConfig) -> int:
-    """Seed of the episodes that no trial was chosen by."""
-    return stream_seed(settings.seed, "tune final") % 2**31
+def fresh_seed(settings: TuneConfig, seed: int) -> int:
+    """Seed of the episodes that no trial was chosen by.
+
+    The task of episode i is drawn with `seed * i + 1`, so episodes of two seeds without a common factor meet first at
+    number 0, which all seeds share, and then beyond number 1000.
+
+    Args:
+        settings: Of the sweep.
+        seed: Of the episodes that trials are compared on.
+    """
+    fresh = 1009 + stream_seed(settings.seed, "tune final") % 8000
+    while math.gcd(fresh, seed) > 1:
+        fresh += 1
+    return fresh
 
 
 def evaluate_again(sweep: SweepFolder, number: int) -> Final:
@@ -391,7 +396,7 @@ def evaluate_again(sweep: SweepFolder, number: int) -> Final:
     settings = job.settings
     evaluation = replace(
         job.config.evaluation,
-        seed=fresh_seed(settings),
+        seed=fresh_seed(settings, job.config.evaluation.seed),
         num_episodes=settings.final_episodes,
         episodes=None,
         protocols=job.config.evaluation.protocols[:1],

@@ -357,7 +357,8 @@ class _Sweep:
         settings, config = self.request.settings, self.request.config
         if not best or config.env.id == "none" or config.evaluation.goal_source == "image":
             return []
-        what = f"the best {len(best)} on {settings.final_episodes} fresh episodes, seed {fresh_seed(settings)}"
+        seed = fresh_seed(settings, config.evaluation.seed)
+        what = f"the best {len(best)} on {settings.final_episodes} fresh episodes, seed {seed}"
         with self.console.stage("final", what):
             numbers = [record.number for record in best]
             if config.local:
@@ -366,7 +367,7 @@ class _Sweep:
                 from jepawm.distributed.tune import evaluate_again_on_ray
 
                 finals = evaluate_again_on_ray(str(self.folder.path), config, settings, numbers)
-        self.folder.write_finals(finals, fresh_seed(settings))
+        self.folder.write_finals(finals, seed)
         return finals
 
     # -- telling -----------------------------------------------------------------------------------------------------
@@ -418,10 +419,8 @@ class _Sweep:
                 f"   trial {final.number}: {final.in_sweep} in the sweep, {final.fresh} on fresh episodes, "
                 f"{final.drop:+.3f} lower"
             )
-        totals = ", ".join(
-            f"{seconds:.0f} s in trials that {status}" for status, seconds in seconds_of(records).items()
-        )
-        say(f"trials     {totals.replace('that finished', 'that finished')}")
+        totals = ", ".join(f"{seconds:.0f} s {status}" for status, seconds in seconds_of(records).items())
+        say(f"trials     {totals}")
         say(f"best       trial {chosen.number}: {chosen.run_dir}")
         if repeated is not None:
             say(f"again      {repeated}")

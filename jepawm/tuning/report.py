@@ -164,8 +164,8 @@ def _parallel(sweep: Sweep) -> str:
             axes.axvline(at, color="#d8dee6", zorder=0)
             for tick, label in _ticks(sweep.space.parameters[key]):
                 axes.text(at + 0.02, tick, label, fontsize=7, color="#5b6878", va="center")
-        for height, value in ((0.0, scale.vmin), (1.0, scale.vmax)):
-            axes.text(len(keys) + 0.02, height, _number(value), fontsize=7, color="#5b6878", va="center")
+        for height, end in ((0.0, scale.vmin), (1.0, scale.vmax)):
+            axes.text(len(keys) + 0.02, height, _number(end), fontsize=7, color="#5b6878", va="center")
         axes.set(xlim=(-0.1, len(keys) + 0.4), ylim=(-0.35, 1.1), yticks=[])
         axes.set_xticks(range(len(keys) + 1), [*keys, metric], rotation=20, ha="right", fontsize=8)
         axes.spines["left"].set_visible(False)
@@ -189,7 +189,7 @@ def _importance(sweep: Sweep) -> list[str]:
         finished = len(ranked(sweep.records, sweep.settings.metrics))
         return [
             title,
-            f"<p class=muted>{finished} trials finished; {FEWEST_FOR_IMPORTANCE} with different values say something.</p>",
+            f"<p class=muted>{finished} trials finished; it takes {FEWEST_FOR_IMPORTANCE} with different values.</p>",
         ]
 
     def draw(axes: Any) -> None:
