@@ -20,9 +20,11 @@ from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_sc
 from jepawm.distributed.tune_workers import WithWorkers
 from jepawm.distributed.worker_count import claim, live_resources
 from jepawm.errors import ConfigError, TrainingError
+from jepawm.runs.fresh_episodes import evaluate_again
 from jepawm.runs.preflight.machine import joins_a_cluster
-from jepawm.runs.trial import TrialJob, evaluate_again, run_trial, settle, take_over
-from jepawm.runs.tune import Trials
+from jepawm.runs.takeover import take_over
+from jepawm.runs.trial import TrialJob, run_trial, settle
+from jepawm.runs.trials import Trials
 from jepawm.tuning.resources import TrialClaim, capacity_problem, check_fits, fitting_trials, in_words
 from jepawm.tuning.space import Space
 from jepawm.tuning.sweep_folder import Final, SweepFolder
@@ -32,6 +34,9 @@ from jepawm.tuning.trial import Rung, Takeover
 RAY_FOLDER = "ray"
 # Seconds without any trial that runs after which the driver says what is missing, and after which it gives up.
 TELL_AFTER_S, GIVE_UP_AFTER_S = 30.0, 1800.0
+
+# Seconds that Ray Tune has to end its trials' processes when the driver is interrupted.
+_SECONDS_TO_STOP = 30.0
 
 # Ray reads these in the driver: no loggers of its own (a sweep has its own files), no changes of the current folder.
 _ENVIRONMENT = {
@@ -105,12 +110,13 @@ def tune_on_ray(
             # The trials of a population take turns where there is not room for all.
             max_concurrent_trials=None if population else concurrent,
             # A process that has loaded torch runs one trial after the other.
-            reuse_actors=not population and not several,
+            reuse_actors=not several,
         ),
         run_config=tune.RunConfig(
             name="trials",
             storage_path=str(storage),
             callbacks=[watch],
+            stop=watch,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=settings.max_deaths),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if population else None),
@@ -154,9 +160,15 @@ def _fit_beside(fit: Callable[[], Any], watch: "_Watch") -> None:
 
     thread = threading.Thread(target=work, name="ray-tune", daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-        watch.look()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+            watch.look()
+    except BaseException:
+        # Ray must not be shut down under a thread that still uses it.
+        watch.interrupted = True
+        thread.join(_SECONDS_TO_STOP)
+        raise
     if errors:
         raise errors[0]
 
@@ -250,11 +262,12 @@ class _Suggestions(_OfThisProcess, Searcher):
         """See `save`."""
 
 
-class _Watch(_OfThisProcess, tune.Callback):
-    """Takes in what trials found, and says so where none goes on."""
+class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
+    """Takes in what trials found, says so where none goes on, and ends the sweep when it is interrupted."""
 
     def __init__(self, trials: Trials, needed: TrialClaim, say: Callable[[str], None]) -> None:
         self._trials, self._needed, self._say = trials, needed, say
+        self.interrupted = False
         self._running: set[str] = set()
         self._idle_since, self._told = time.monotonic(), False
 
@@ -267,7 +280,16 @@ class _Watch(_OfThisProcess, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._end(trial, died="its process died more often than tune.max_deaths allows")
 
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.interrupted
+
     def _end(self, trial: Trial, died: str = "") -> None:
+        if self.interrupted:
+            # The trial was not stopped for what it showed: the same command goes on with it.
+            return
         self._running.discard(trial.trial_id)
         self._idle_since, self._told = time.monotonic(), False
         self._trials.finish(settle(self._trials.folder, int(trial.config["number"]), died=died))

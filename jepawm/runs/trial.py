@@ -1,6 +1,5 @@
 """One trial of a sweep: a run with the settings of a point. The same on Ray and in one process."""
 
-import math
 import os
 import shutil
 import traceback
@@ -20,22 +19,21 @@ from jepawm.device import pick_device
 from jepawm.errors import ConfigError, JepawmError, first_line
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
-from jepawm.files import atomic_folder
 from jepawm.runs.directory import FINISHED, known_config
 from jepawm.runs.during_training import during_training
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import EVAL_FILE, evaluate_model, read_result
 from jepawm.runs.pipeline import run
 from jepawm.runs.runtime import LocalRuntime
+from jepawm.runs.takeover import finish_takeover
 from jepawm.runs.tracking import summary_metrics
-from jepawm.seeding import stream_seed
 from jepawm.tracking import METRICS_FILE, read_metrics
-from jepawm.training.checkpoint import checkpoint_name, checkpoint_step, newest_checkpoint
+from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 from jepawm.training.loop import Metrics
 from jepawm.tuning.points import with_point
 from jepawm.tuning.space import Point
-from jepawm.tuning.sweep_folder import Final, SweepFolder
-from jepawm.tuning.trial import Rung, Status, Takeover, TrialClock, TrialFolder, TrialRecord
+from jepawm.tuning.sweep_folder import SweepFolder
+from jepawm.tuning.trial import Rung, Status, TrialClock, TrialFolder, TrialRecord
 
 ERROR_FILE = "error.txt"
 
@@ -79,7 +77,8 @@ class TrialJob:
     def read(cls, sweep: SweepFolder, number: int) -> "TrialJob":
         """The job of a trial that was begun."""
         told, folder = sweep.told, sweep.trial(number)
-        assert told is not None and folder.point is not None, "a trial begins before it runs"
+        assert told is not None, "a sweep begins before its trials"
+        assert folder.point is not None, "a trial begins before it runs"
         settings = from_dict(TuneConfig, told["settings"], f"{sweep.path}/sweep.json")
         base = from_dict(RunConfig, told["config"], f"{sweep.path}/sweep.json")
         config = trial_config(base, settings, folder.point, number=number, folder=folder.path)
@@ -327,102 +326,6 @@ def _check_known(settings: TuneConfig, metrics: Mapping[str, float]) -> None:
 
 def _names(metrics: Mapping[str, Any]) -> str:
     return ", ".join(sorted(metrics)) or "nothing"
-
-
-# -- weights of another trial ----------------------------------------------------------------------------------------
-
-
-def take_over(folder: TrialFolder, takeover: Takeover, checkpoint: str) -> None:
-    """Puts the checkpoint of another trial, and its changed settings, in the place of a trial's own.
-
-    A kill on the way leaves the trial as it was, or as it is to be.
-
-    Args:
-        folder: The trial that goes on with them.
-        takeover: Where they come from.
-        checkpoint: The checkpoint's folder.
-    """
-    count = len(folder.takeovers) + 1
-    with atomic_folder(_staged(folder, count)) as temporary:
-        shutil.copytree(checkpoint, temporary, dirs_exist_ok=True)
-    folder.take_over(takeover)
-    finish_takeover(folder)
-
-
-def finish_takeover(folder: TrialFolder) -> None:
-    """Moves a checkpoint that was taken over to its place, where that has not happened yet."""
-    takeovers = folder.takeovers
-    staged = _staged(folder, len(takeovers))
-    if takeovers and staged.is_dir():
-        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
-        (folder.path / "checkpoints").mkdir(parents=True)
-        os.replace(staged, folder.path / "checkpoints" / checkpoint_name(takeovers[-1].train_step))
-    for leftover in folder.path.glob("taken-over-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _staged(folder: TrialFolder, count: int) -> Path:
-    return folder.path / f"taken-over-{count}"
-
-
-# -- fresh episodes --------------------------------------------------------------------------------------------------
-
-
-def fresh_seed(settings: TuneConfig, seed: int) -> int:
-    """Seed of the episodes that no trial was chosen by.
-
-    The task of episode i is drawn with `seed * i + 1`, so episodes of two seeds without a common factor meet first at
-    number 0, which all seeds share, and then beyond number 1000.
-
-    Args:
-        settings: Of the sweep.
-        seed: Of the episodes that trials are compared on.
-    """
-    fresh = 1009 + stream_seed(settings.seed, "tune final") % 8000
-    while math.gcd(fresh, seed) > 1:
-        fresh += 1
-    return fresh
-
-
-def evaluate_again(sweep: SweepFolder, number: int) -> Final:
-    """Plays fresh episodes with the model of a trial; what was played already is read.
-
-    Args:
-        sweep: The sweep.
-        number: Of a trial that finished.
-    """
-    job, record, place = TrialJob.read(sweep, number), sweep.trial(number).result, sweep.final_dir(number)
-    assert record is not None and record.status == "finished", "only a finished trial is evaluated again"
-    settings = job.settings
-    evaluation = replace(
-        job.config.evaluation,
-        seed=fresh_seed(settings, job.config.evaluation.seed),
-        num_episodes=settings.final_episodes,
-        episodes=None,
-        protocols=job.config.evaluation.protocols[:1],
-        goal_offsets_env_steps=(),
-    )
-    config = replace(job.config, local=True, run_dir=str(place), evaluation=evaluation)
-    config = replace(config, scaling=replace(config.scaling, num_workers=1))
-    path = place / EVAL_FILE
-    fresh = read_result(str(path)) if path.is_file() else None
-    if fresh is None or (fresh.seed, _episodes(fresh)) != (evaluation.seed, evaluation.num_episodes):
-        model_dir = job.model_dir or str(job.folder.path / "model")
-        fresh = evaluate_model(config, LocalRuntime(), Console(quiet=True), model_dir)
-    before = read_result(str(job.folder.path / EVAL_FILE))
-    assert before.played is not None and fresh.played is not None, "there is an environment"
-    value = found_metrics(fresh, None).get(settings.metric, math.nan)
-    return Final(
-        number=number,
-        in_sweep=before.played.protocols[before.played.headline].planned.rate,
-        fresh=fresh.played.protocols[fresh.played.headline].planned.rate,
-        value=value if math.isfinite(value) else None,
-        run_dir=str(place),
-    )
-
-
-def _episodes(result: EvaluationResult) -> int:
-    return 0 if result.played is None else result.played.protocols[result.played.headline].planned.rate.num_episodes
 
 
 def check_rungs(config: RunConfig, settings: TuneConfig) -> None:

@@ -1,6 +1,5 @@
 """A sweep: trials of a search space, compared and repeated; the same command goes on where it was stopped."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -9,53 +8,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jepawm.checkpoints.model_folder import check_buildable
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.tune import TuneConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import open_reader
-from jepawm.errors import ConfigError, TrainingError
+from jepawm.errors import TrainingError
 from jepawm.interrupts import telling_how_to_go_on
 from jepawm.runs.directory import lock_run, run_stem
 from jepawm.runs.episodes import dataset_path, prepare_dataset
-from jepawm.runs.evaluation import trained_config
 from jepawm.runs.features import encode_features, encode_job
+from jepawm.runs.fresh_episodes import evaluate_again, fresh_seed
 from jepawm.runs.pipeline import started_runtime
-from jepawm.runs.preflight import check_as_trained, check_evaluation, check_run
-from jepawm.runs.preflight.machine import check_disk, check_writable
-from jepawm.runs.preflight.training import checkpoint_bytes
+from jepawm.runs.preflight.machine import check_writable
 from jepawm.runs.runtime import Runtime
-from jepawm.runs.trial import TrialJob, check_rungs, evaluate_again, fresh_seed, run_trial
-from jepawm.tuning.points import command, flags, in_words, needs_no_training, probes, settings_of, with_point
+from jepawm.runs.sweep_checks import SweepRequest, check_sweep
+from jepawm.runs.trial import TrialJob, run_trial
+from jepawm.runs.trials import Trials
+from jepawm.tuning.points import command, flags, in_words, with_point
 from jepawm.tuning.ranking import ranked, seconds_of
 from jepawm.tuning.report import Sweep as Shown
 from jepawm.tuning.report import write_sweep_report
-from jepawm.tuning.search import Search, build_search
-from jepawm.tuning.space import Point, Space
+from jepawm.tuning.search import Search
+from jepawm.tuning.space import Point
 from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder
 from jepawm.tuning.trial import Rung, TrialRecord
 
-
-@dataclass(frozen=True)
-class SweepRequest:
-    """What a sweep is asked for.
-
-    Attributes:
-        config: The run that points change; `run_dir` names the sweep's folder.
-        recipe: Name of its recipe.
-        settings: Of the sweep.
-        space: What is tried.
-        model_dir: A trained model that trials plan with; None: each trial trains one.
-        words: Flags of the command besides those of the sweep, for the command that repeats a trial.
-    """
-
-    config: RunConfig
-    recipe: str
-    settings: TuneConfig
-    space: Space
-    model_dir: str | None = None
-    words: tuple[str, ...] = ()
+__all__ = ["SweepRequest", "SweepResult", "tune"]
 
 
 @dataclass(frozen=True)
@@ -75,59 +54,6 @@ class SweepResult:
     best: TrialRecord | None
     finals: tuple[Final, ...]
     command: str | None
-
-
-class Trials:
-    """Hands out trials and takes their records in; what each executor of a sweep works on.
-
-    Args:
-        folder: Of the sweep.
-        search: Chooses points.
-        on_over: Told of each trial that is over, once.
-    """
-
-    def __init__(self, folder: SweepFolder, search: Search, on_over: Callable[[TrialRecord], None]) -> None:
-        self.folder = folder
-        self._search = search
-        self._on_over = on_over
-        self._over = {record.number: record for record in folder.write_trials()}
-        self._unfinished = [number for number in folder.numbers if number not in self._over]
-        self._running: dict[int, Point] = {}
-        for number in self._unfinished:
-            point = folder.trial(number).point
-            assert point is not None, "a trial without a point was not begun"
-            self._running[number] = point
-
-    @property
-    def over(self) -> list[TrialRecord]:
-        """Records so far, by number."""
-        return [self._over[number] for number in sorted(self._over)]
-
-    @property
-    def remaining(self) -> int:
-        """Trials that are not over."""
-        return self._search.num_trials - sum(number < self._search.num_trials for number in self._over)
-
-    def next(self) -> int | None:
-        """A trial to run: one that was interrupted, else a new one; None: there is none left."""
-        if self._unfinished:
-            return self._unfinished.pop(0)
-        number = max([*self._over, *self._running], default=-1) + 1
-        if number >= self._search.num_trials:
-            return None
-        point = self._search.ask(number, self.over, list(self._running.values()))
-        self.folder.trial(number).begin(number, point)
-        self._running[number] = point
-        return number
-
-    def finish(self, record: TrialRecord) -> None:
-        """Takes in what a trial found; `trials.jsonl` has its line then."""
-        if record.number in self._over:
-            return
-        self._running.pop(record.number, None)
-        self._over[record.number] = record
-        self.folder.write_trials()
-        self._on_over(record)
 
 
 def tune(
@@ -177,102 +103,6 @@ def _told(request: SweepRequest) -> dict[str, Any]:
         "words": list(request.words),
         "settings": to_dict(request.settings),
     }
-
-
-# -- before anything starts ------------------------------------------------------------------------------------------
-
-
-def check_sweep(request: SweepRequest) -> Search:
-    """Refuses a sweep that cannot work; builds its search.
-
-    Raises:
-        ConfigError: Says which setting, or which point, is wrong.
-    """
-    config, settings, space = request.config, request.settings, request.space
-    planning = needs_no_training(space.parameters)
-    if request.model_dir is None and planning:
-        raise ConfigError(
-            f"the space '{space.name}' changes nothing that training depends on, so every trial would train the same "
-            "model; pass --model RUN, a trained one"
-        )
-    if request.model_dir is not None and not planning:
-        other = next(key for key in space.parameters if not needs_no_training([key]))
-        raise ConfigError(
-            f"--model is given, and the space '{space.name}' has {other}, which takes a training; leave --model out"
-        )
-    if request.model_dir is not None and settings.scheduler.name != "none":
-        raise ConfigError(
-            f"tune.scheduler.name '{settings.scheduler.name}' ends trainings early, and with --model nothing is "
-            "trained; leave it out"
-        )
-    if config.local and settings.scheduler.name != "none":
-        raise ConfigError(
-            f"--local runs one trial after the other, and tune.scheduler.name '{settings.scheduler.name}' compares "
-            "trials that run at once; leave one of them out"
-        )
-    if config.local and (settings.max_concurrent or 1) > 1:
-        raise ConfigError(
-            f"--local runs one trial after the other; tune.max_concurrent must be 1, found {settings.max_concurrent}"
-        )
-    if config.env.id == "none" and settings.metric in ("success_rate", "decision_ms"):
-        raise ConfigError(
-            f"tune.metric is '{settings.metric}', and env.id is 'none': nothing is played; judge by validation/error_1 "
-            "(tune.mode min), or set env.id"
-        )
-    check_rungs(config, settings)
-    if settings.scheduler.moves_checkpoints:
-        _check_population(settings, space)
-    if request.model_dir is not None:
-        check_evaluation(replace(config, run_dir=None), trained_config(request.model_dir), request.model_dir)
-    else:
-        check_run(replace(config, run_dir=None))
-    search = build_search(settings, space, settings_of(config))
-    _check_points(request, search)
-    return search
-
-
-def _check_population(settings: TuneConfig, space: Space) -> None:
-    """Refuses what a trial cannot change while it goes on with the weights of another one."""
-    name = settings.scheduler.name
-    for key, parameter in space.parameters.items():
-        if not key.startswith(("optim.", "loss.")) or key.endswith(".name") or parameter.when:
-            raise ConfigError(
-                f"tune.scheduler.name '{name}' changes settings while weights stay, and {key} cannot change then: it "
-                "takes settings of optim and loss that every point has (the space 'optimizer')"
-            )
-        if name == "pb2" and not all(isinstance(end, float) for end in parameter.ends):
-            raise ConfigError(f"tune.scheduler.name 'pb2' takes ranges of real numbers; {key} is {parameter}")
-        if any(end == 0 for end in parameter.ends) and key.startswith("loss."):
-            raise ConfigError(f"{key} may be 0, where the model has other parts; begin its range above 0 for '{name}'")
-
-
-def _check_points(request: SweepRequest, search: Search) -> None:
-    """Refuses points that no run takes: those that are known, and else those at the borders of the space."""
-    base, space = request.config, request.space
-    settings = settings_of(base)
-    points = search.points_known_before()
-    at_ends = list(probes(space, settings))
-    if not at_ends:
-        raise ConfigError(f"no parameter of the space '{space.name}' has a meaning for this run")
-    named = [(f"trial {number}", point) for number, point in enumerate(points)]
-    named += [(f"space '{space.name}', {key} at one end", point) for key, point in at_ends]
-    built: set[str] = set()
-    for where, point in named:
-        config = with_point(base, point, where)
-        if request.model_dir is not None:
-            check_as_trained(config, trained_config(request.model_dir), request.model_dir)
-            continue
-        shape = json.dumps([to_dict(config.model), config.env.image_size, config.data.frameskip], sort_keys=True)
-        if shape in built:
-            continue
-        built.add(shape)
-        try:
-            sizes = check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
-        except ConfigError as error:
-            raise ConfigError(f"{where} ({in_words(point)}): {error}") from error
-        kept = config.train.checkpoints_on_disk * checkpoint_bytes(config, sizes)
-        models = search.num_trials * 4 * sum(sizes.values())
-        check_disk({f"models of {search.num_trials} trials": (home(), models), "checkpoints": (home(), float(kept))})
 
 
 # -- the sweep -------------------------------------------------------------------------------------------------------
@@ -343,8 +173,7 @@ class _Sweep:
                     encode_features(job, runtime, self.console)
             elif config.data.loader != "stream" and path + " frames" not in made:
                 made.add(path + " frames")
-                with contextlib.suppress(ImportError):
-                    open_reader(config.data, dataset)
+                open_reader(config.data, dataset)
 
     def _known_runs(self) -> Iterator[RunConfig]:
         points = self.search.points_known_before() or [{}]
