@@ -13,6 +13,7 @@ from jepawm.config.command_line import parse, take_section
 from jepawm.config.tune import ASHAConfig, GridSearchConfig, MedianConfig, PBTConfig, TuneConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError, TrainingError
+from jepawm.runs import evaluation as evaluation_module
 from jepawm.runs import trial as trial_module
 from jepawm.runs.evaluation import trained_config
 from jepawm.runs.fresh_episodes import fresh_seed
@@ -35,6 +36,8 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweeps")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JEPAWM_HOME", str(folder))
+        # The pages of single runs have tests of their own, and take most of the time of a run this small.
+        patch.setattr(evaluation_module, "write_report", lambda path, *_: Path(path).write_text(""))
         yield folder
 
 

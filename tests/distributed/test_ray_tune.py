@@ -1,0 +1,194 @@
+"""Sweeps on Ray Tune: trials are stopped and take weights over, and a kill of the driver loses none of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from jepawm.config import RunConfig, ScalingConfig, TrackingConfig
+from jepawm.config.tune import ASHAConfig, MedianConfig, PB2Config, PBTConfig, TuneConfig
+from jepawm.console import Console
+from jepawm.tuning import LogUniform, Space
+from jepawm.tuning.sweep_folder import SweepFolder
+from jepawm.tuning.trial import Rung, TrialRecord
+
+pytestmark = pytest.mark.ray
+SPACE = Space("rate", {"optim.learning_rate": LogUniform(1e-5, 1e-2)})
+BY_ERROR = {"metric": "validation/error_1", "mode": "min"}
+
+
+# -- schedulers, without trials --------------------------------------------------------------------------------------
+
+
+def record(number: int, values: dict[int, float]) -> TrialRecord:
+    rungs = tuple(Rung(step, value, 1.0) for step, value in values.items())
+    return TrialRecord(number, {"optim.learning_rate": 0.1}, "stopped", "", rungs=rungs)
+
+
+@pytest.mark.parametrize(
+    "kind", [ASHAConfig(first_rung=10, reduction_factor=2, **BY_ERROR), MedianConfig(every=10, **BY_ERROR)]
+)
+def test_a_scheduler_that_begins_anew_knows_what_earlier_trials_showed(kind):
+    """Six trials with an error of about 1 are over; one with 5 is stopped at the second rung, one with 0.5 goes on."""
+    from ray.tune.experiment import Trial
+
+    from jepawm.distributed.tune_schedulers import STEP, VALUE, build_scheduler, replay
+
+    settings = TuneConfig(scheduler=kind)
+    decisions = {}
+    for name, error in (("bad", 5.0), ("good", 0.5)):
+        scheduler = build_scheduler(settings, SPACE, 100)
+        replay(scheduler, [record(number, {10: 1.0 + number / 10, 20: 1.0 + number / 10}) for number in range(6)])
+        trial = Trial("now", stub=True)
+        scheduler.on_trial_add(None, trial)
+        decisions[name] = [scheduler.on_trial_result(None, trial, {STEP: step, VALUE: error}) for step in (10, 20)][-1]
+    assert decisions == {"bad": "STOP", "good": "CONTINUE"}
+
+
+@pytest.mark.parametrize("kind", [PBTConfig(every=2), PB2Config(every=2)])
+def test_a_trial_that_takes_over_keeps_its_number_and_stays_inside_the_space(kind):
+    from ray.tune.experiment import Trial
+
+    from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler
+
+    class Controller:
+        search_alg = None
+
+    scheduler = build_scheduler(TuneConfig(scheduler=kind), SPACE, 100)
+    trials = []
+    for number in (0, 1):
+        trial = Trial("now", stub=True, config={"number": number, "optim.learning_rate": 9e-3})
+        scheduler.on_trial_add(Controller(), trial)
+        scheduler._save_trial_state(scheduler._trial_state[trial], 2, {STEP: 2, VALUE: 1.0 + number}, trial)
+        trials.append(trial)
+    changed, _ = scheduler._get_new_config(trials[1], trials[0])
+    assert changed["number"] == 1
+    assert (changed[TAKEN_FROM]["number"], changed[TAKEN_FROM]["train_step"]) == (0, 2)
+    assert 1e-5 <= changed["optim.learning_rate"] <= 1e-2
+
+
+# -- sweeps ----------------------------------------------------------------------------------------------------------
+
+TOY = [
+    *("--recipe", "demo", "--device", "cpu", "--tracking.no-mlflow"),
+    *("--data.num-episodes", "8", "--data.env-steps-per-episode", "20", "--data.held-out-fraction", "0.25"),
+    *("--train.num-train-steps", "8", "--train.batch-size", "8", "--train.log-every", "2"),
+    *("--train.diagnostics-windows", "8", "--train.prediction-windows", "4"),
+    *("--planner.num-samples", "6", "--planner.num-elites", "2", "--planner.num-iterations", "1"),
+    *("--planner.num-iterations-warm", "1", "--evaluation.num-episodes", "2", "--evaluation.protocols", "open_loop"),
+    *("--evaluation.num-animations", "0", "--evaluation.num-diagnosed-failures", "0"),
+    *("--evaluation.prediction-horizon", "2", "--tune.final-episodes", "2", "--tune.num-final", "1"),
+    *("--tune.scheduler.metric", "validation/error_1", "--tune.scheduler.mode", "min"),
+]
+
+
+def toy() -> RunConfig:
+    from jepawm.config.command_line import parse
+
+    words = TOY[: TOY.index("--tune.final-episodes")]
+    return parse(words)[0]
+
+
+def sweep(folder: Path, settings: TuneConfig, **changes):
+    """Runs a sweep in this process, on the Ray that is there."""
+    from dataclasses import replace
+
+    from jepawm.runs.tune import SweepRequest, tune
+
+    config = replace(toy(), run_dir=str(folder), tracking=TrackingConfig(mlflow=False), **changes)
+    return tune(SweepRequest(config, "demo", settings, SPACE), Console(quiet=True))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["pbt", "pb2"])
+def test_checkpoints_move_between_the_trials_of_a_population(ray_local, tmp_path, monkeypatch, name):
+    """Four trials, more than there is room for: the worse half takes weights and settings of the better half."""
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    kind = {"pbt": PBTConfig, "pb2": PB2Config}[name]
+    settings = TuneConfig(
+        num_trials=4, num_final=0, cpus_per_trial=2, scheduler=kind(every=2, quantile=0.5, **BY_ERROR)
+    )
+    result = sweep(tmp_path / "sweep", settings)
+    assert {each.status for each in result.records} == {"finished"}
+    takeovers = [(each.number, taken) for each in result.records for taken in each.takeovers]
+    assert takeovers
+    for number, taken in takeovers:
+        assert taken.source != number
+        assert taken.train_step in (2, 4, 6)
+    for each in result.records:
+        folder = SweepFolder(result.folder).trial(each.number)
+        steps = [json.loads(line)["train_step"] for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+        # It went on from the train step of the other trial, to the end.
+        assert steps[-1] == 8
+        if each.takeovers:
+            assert each.point == each.takeovers[-1].point
+            assert each.takeovers[-1].train_step in {start["train_step"] for start in folder.starts}
+
+
+@pytest.mark.long
+def test_a_trial_trains_with_two_workers(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    settings = TuneConfig(num_trials=2, num_final=1, final_episodes=2, scheduler=ASHAConfig(first_rung=4, **BY_ERROR))
+    result = sweep(tmp_path / "sweep", settings, scaling=ScalingConfig(num_workers=2))
+    statuses = Counter(each.status for each in result.records)
+    assert statuses["finished"] >= 1
+    assert not statuses["failed"], [each.error for each in result.records]
+    for each in result.records:
+        assert [rung.train_step for rung in each.rungs] == [4]
+    assert len(result.finals) == 1
+
+
+def command(home: Path) -> tuple[list[str], dict[str, str]]:
+    tuned = [
+        "--tune.scheduler.name",
+        "asha",
+        "--tune.scheduler.first-rung",
+        "2",
+        "--tune.scheduler.reduction-factor",
+        "2",
+    ]
+    words = [sys.executable, "-m", "jepawm", "tune", *TOY, "--space", "optimizer", "--tune.num-trials", "5", *tuned]
+    return words, {**os.environ, "JEPAWM_HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.long
+def test_a_driver_that_is_killed_loses_no_trial_and_runs_none_twice(tmp_path):
+    """SIGKILL as soon as two trials are over and another one runs; then the same command."""
+    words, environment = command(tmp_path)
+    driver = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found: list[Path] = []
+    try:
+        while driver.poll() is None:
+            found = list(tmp_path.glob("sweep-*/trials/*/result.json"))
+            running = list(tmp_path.glob("sweep-*/trials/*/starts.jsonl"))
+            if len(found) >= 2 and len(running) > len(found):
+                break
+            time.sleep(0.05)
+        assert driver.poll() is None, driver.communicate()[0]
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+    (folder,) = tmp_path.glob("sweep-*")
+    sweep = SweepFolder(folder)
+    before = {record.number: (record, len(sweep.trial(record.number).starts)) for record in sweep.over}
+    assert 2 <= len(before) < 5
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trials are over from before" in done.stdout
+    lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines] == [0, 1, 2, 3, 4]
+    for number, (known, starts) in before.items():
+        assert sweep.trial(number).result == known
+        assert len(sweep.trial(number).starts) == starts
+    for record in sweep.over:
+        # No update is made twice but those since the last checkpoint: what a start goes on from, the one before made.
+        begun = [start["train_step"] for start in sweep.trial(record.number).starts]
+        assert begun == sorted(begun)
+        assert record.status in ("finished", "stopped"), record.error
+    assert (folder / "report.html").is_file()
