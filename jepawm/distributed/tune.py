@@ -16,24 +16,25 @@ from ray.tune.search import Searcher
 
 from jepawm.config import RunConfig, home
 from jepawm.config.tune import TuneConfig
+from jepawm.distributed.cluster import look_at_cluster, room_in_words, startable_nodes
 from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler, domains, replay
 from jepawm.distributed.tune_workers import WithWorkers
-from jepawm.distributed.worker_count import claim, live_resources
-from jepawm.errors import ConfigError, TrainingError
+from jepawm.errors import ConfigError, PlacementError
 from jepawm.runs.fresh_episodes import evaluate_again
-from jepawm.runs.preflight.machine import joins_a_cluster
+from jepawm.runs.placement import Cluster
+from jepawm.runs.placement.demand import Demand
 from jepawm.runs.takeover import take_over
 from jepawm.runs.trial import TrialJob, run_trial, settle
 from jepawm.runs.trials import Trials
-from jepawm.tuning.resources import TrialClaim, capacity_problem, check_fits, fitting_trials, in_words
+from jepawm.tuning.resources import TrialClaim, capacity_problem, check_fits, fitting_trials
 from jepawm.tuning.space import Space
 from jepawm.tuning.sweep_folder import Final, SweepFolder
 from jepawm.tuning.trial import Rung, Takeover
 
 # Folder of Ray Tune's own files in a sweep.
 RAY_FOLDER = "ray"
-# Seconds without any trial that runs after which the driver says what is missing, and after which it gives up.
-TELL_AFTER_S, GIVE_UP_AFTER_S = 30.0, 1800.0
+# Seconds without any trial that runs after which the driver says what is missing.
+TELL_AFTER_S = 30.0
 
 # Seconds that Ray Tune has to end its trials' processes when the driver is interrupted.
 _SECONDS_TO_STOP = 30.0
@@ -63,21 +64,23 @@ def tune_on_ray(
 
     Raises:
         ConfigError: Not even one trial fits the cluster.
-        TrainingError: No trial could be placed for a long time.
+        PlacementError: No trial found room for `scaling.placement_timeout_s`.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # It warns of result files of its own, which it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    use_gpu, gpus = _gpus(config, settings)
+    cluster = look_at_cluster(startable=startable_nodes())
     several = config.scaling.num_workers > 1
     population = settings.scheduler.moves_checkpoints
+    gpus = _gpus(config, settings, cluster)
     own = TrialClaim.of_process(settings.cpus_per_trial, gpus)
-    needed = TrialClaim.of_workers(config.scaling.num_workers, claim(use_gpu)) if several else own
-    concurrent = _concurrent(needed, settings, trials.remaining, say)
+    worker = Demand(config.scaling, config.device, cluster).worker()
+    needed = TrialClaim.of_workers(config.scaling.num_workers, worker.resources) if several else own
+    concurrent = _concurrent(needed, settings, cluster, trials.remaining, say)
     if several:
         # Its evaluation comes after its training, in a process of its own.
-        _concurrent(own, settings, 1, say)
+        _concurrent(own, settings, cluster, 1, say)
     if several and population and concurrent < trials.remaining:
         raise ConfigError(
             f"a population of {trials.remaining} trials trains at once, and there is room for {concurrent}, each "
@@ -91,16 +94,17 @@ def tune_on_ray(
         "sweep": str(trials.folder.path.absolute()),
         "home": home(),
         "num_threads": settings.cpus_per_trial,
-        "evaluation_claim": {"num_cpus": settings.cpus_per_trial, "num_gpus": gpus} if several else None,
+        "claims": (worker, {"num_cpus": settings.cpus_per_trial, "num_gpus": gpus}) if several else None,
     }
-    watch = _Watch(trials, needed, say)
+    watch = _Watch(trials, needed, config.scaling.placement_timeout_s, say)
     storage = trials.folder.path.absolute() / RAY_FOLDER
     # What an earlier command left: its trials go on from their own folders.
     shutil.rmtree(storage, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(trial_on_ray, job=job),
-            {"CPU": 0.0} if several else {"CPU": float(settings.cpus_per_trial), "GPU": float(gpus)},
+            # Ray Tune wants a claim. One byte of memory takes nothing from the workers.
+            {"memory": 1.0} if several else {"CPU": float(settings.cpus_per_trial), "GPU": float(gpus)},
         ),
         param_space=_population(trials, space) if population else None,
         tune_config=tune.TuneConfig(
@@ -126,20 +130,25 @@ def tune_on_ray(
     shutil.rmtree(storage, ignore_errors=True)
 
 
-def _gpus(config: RunConfig, settings: TuneConfig) -> tuple[bool, float]:
-    """Whether training workers claim a GPU, and how many GPUs a trial's own process claims."""
-    there = live_resources().get("GPU", 0) > 0
-    use_gpu = config.device == "cuda" or (config.device == "auto" and there)
+def _gpus(config: RunConfig, settings: TuneConfig, cluster: Cluster) -> float:
+    """GPUs that a trial's own process claims."""
     if settings.gpus_per_trial is not None:
-        return settings.gpus_per_trial > 0, settings.gpus_per_trial
-    return use_gpu, float(use_gpu)
+        return settings.gpus_per_trial
+    there = any(kind.gpus for kind in cluster.types())
+    return float(config.device.startswith("cuda") or (config.device == "auto" and there))
 
 
-def _concurrent(needed: TrialClaim, settings: TuneConfig, most: int, say: Callable[[str], None]) -> int:
-    """Trials at once; on a cluster that may grow, as many as are asked for."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _concurrent(
+    needed: TrialClaim, settings: TuneConfig, cluster: Cluster, most: int, say: Callable[[str], None]
+) -> int:
+    """Trials at once, on the nodes that run and those that can be started.
+
+    Where it is not known what can be started, as many as are asked for.
+    """
+    started = [kind.resources for kind in cluster.startable or () for _ in range(kind.count)][: cluster.most_started]
+    nodes = [*(kind.resources for kind in cluster.running for _ in range(kind.count)), *started]
     wanted = settings.max_concurrent
-    if wanted is None or not joins_a_cluster():
+    if wanted is None or cluster.startable is not None:
         return check_fits(needed, nodes, wanted, most)
     wanted = min(wanted, most)
     problem = capacity_problem(needed, nodes, fitting_trials(needed, nodes, wanted), wanted)
@@ -182,8 +191,8 @@ def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     Args:
         config: `number` of the trial; with population-based training also its settings, and `taken_from` where it goes
             on with the weights of another trial.
-        job: `sweep` (its folder), `home`, `num_threads`, and `evaluation_claim` (what the evaluation of a trial with
-            several workers claims, else None).
+        job: `sweep` (its folder), `home`, `num_threads`, and `claims` (of a training worker and of the evaluation, for
+            a trial with several workers; else None).
     """
     os.environ["JEPAWM_HOME"] = job["home"]
     torch.set_num_threads(job["num_threads"])
@@ -203,11 +212,11 @@ def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         given = tune.Checkpoint.from_directory(checkpoint) if moves and checkpoint is not None else None
         tune.report({VALUE: rung.value, STEP: rung.train_step}, checkpoint=given)
 
-    claimed = job["evaluation_claim"]
-    if claimed is None:
+    if job["claims"] is None:
         run_trial(trial, report)
         return
-    run_trial(trial, report, WithWorkers(claimed, job["home"]))
+    worker, evaluation = job["claims"]
+    run_trial(trial, report, WithWorkers(worker, evaluation, job["home"]))
 
 
 def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, numbers: Sequence[int]) -> list[Final]:
@@ -219,7 +228,7 @@ def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, n
         settings: Of the sweep.
         numbers: Of the trials.
     """
-    _, gpus = _gpus(config, settings)
+    gpus = _gpus(config, settings, look_at_cluster(startable=startable_nodes()))
 
     def work(number: int, place: str) -> Final:
         os.environ["JEPAWM_HOME"] = place
@@ -265,8 +274,8 @@ class _Suggestions(_OfThisProcess, Searcher):
 class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
     """Takes in what trials found, says so where none goes on, and ends the sweep when it is interrupted."""
 
-    def __init__(self, trials: Trials, needed: TrialClaim, say: Callable[[str], None]) -> None:
-        self._trials, self._needed, self._say = trials, needed, say
+    def __init__(self, trials: Trials, needed: TrialClaim, timeout_s: float, say: Callable[[str], None]) -> None:
+        self._trials, self._needed, self._timeout_s, self._say = trials, needed, timeout_s, say
         self.interrupted = False
         self._running: set[str] = set()
         self._idle_since, self._told = time.monotonic(), False
@@ -298,19 +307,16 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
         """Says what is missing where no trial has run for a while; gives up after a long one.
 
         Raises:
-            TrainingError: Nothing has run for `GIVE_UP_AFTER_S`.
+            PlacementError: Nothing has run for `scaling.placement_timeout_s`.
         """
         if self._running:
             return
         idle = time.monotonic() - self._idle_since
         if idle < TELL_AFTER_S:
             return
-        text = (
-            f"no trial has run for {idle:.0f} s: one needs {self._needed.sums()}; free now "
-            f"{in_words(ray.available_resources())} of {in_words(ray.cluster_resources())}"
-        )
-        if idle > GIVE_UP_AFTER_S:
-            raise TrainingError(f"{text}; the sweep gives up, and the same command goes on with it")
+        text = f"no trial has run for {idle:.0f} s: one needs {self._needed.sums()}; {room_in_words()}"
+        if idle > self._timeout_s:
+            raise PlacementError(f"{text}; the sweep gives up, and the same command goes on with it")
         if not self._told:
             self._told = True
             self._say(f"   {text}")

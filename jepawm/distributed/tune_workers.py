@@ -14,6 +14,7 @@ import torch
 
 from jepawm.distributed.train import ray_train
 from jepawm.runs.episodes import dataset_path
+from jepawm.runs.placement.demand import Claim
 from jepawm.runs.trial import TrialJob, evaluate_trained, record_at
 from jepawm.training.checkpoint import checkpoint_step, list_checkpoints
 from jepawm.training.loop import Metrics
@@ -26,12 +27,13 @@ class WithWorkers:
     """See `jepawm.runs.trial.Elsewhere`.
 
     Args:
-        claim: Options of the process that evaluates, `num_cpus` and `num_gpus`.
+        worker: What a training worker claims.
+        evaluation: Options of the process that evaluates, `num_cpus` and `num_gpus`.
         home: `$JEPAWM_HOME` of the driver.
     """
 
-    def __init__(self, claim: Mapping[str, Any], home: str) -> None:
-        self._claim, self._home = dict(claim), home
+    def __init__(self, worker: Claim, evaluation: Mapping[str, Any], home: str) -> None:
+        self._worker, self._evaluation, self._home = worker, dict(evaluation), home
 
     def train(self, job: TrialJob, at_checkpoint: Callable[[str, int, Metrics], None]) -> None:
         """Trains with Ray Train in a thread; this one reports, and may be ended while it does."""
@@ -39,7 +41,7 @@ class WithWorkers:
 
         def work() -> None:
             try:
-                ray_train(job.config, dataset_path(job.config), run_dir)
+                ray_train(job.config, dataset_path(job.config), run_dir, self._worker)
             except BaseException as error:  # noqa: BLE001 - it is raised again in the trial's thread
                 errors.append(error)
 
@@ -61,11 +63,11 @@ class WithWorkers:
 
     def evaluate(self, job: TrialJob) -> None:
         """Evaluates in a task that claims what a trial without workers does."""
-        home, threads = self._home, int(self._claim["num_cpus"])
+        home, threads = self._home, int(self._evaluation["num_cpus"])
 
         def work() -> None:
             os.environ["JEPAWM_HOME"] = home
             torch.set_num_threads(threads)
             evaluate_trained(job)
 
-        ray.get(ray.remote(**self._claim)(work).remote())
+        ray.get(ray.remote(**self._evaluation)(work).remote())

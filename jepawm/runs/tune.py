@@ -132,6 +132,7 @@ class _Sweep:
         if trials.over:
             console.say(f"   {len(trials.over)} of {self.search.num_trials} trials are over from before")
         with started_runtime(self.request.config, console) as runtime:
+            runtime.keep_log(str(self.folder.path))
             console.say(f"runs on    {runtime.describe()}")
             if trials.remaining:
                 self._share(runtime)
