@@ -37,7 +37,7 @@ def read_doors(text: str) -> dict[str, tuple[set[str], set[str]]]:
 
 
 DOORS = read_doors(TABLE.read_text("utf-8"))
-KNOW_RAY = {"jepawm.distributed", "ray_jobs", "tune_spaces"}
+KNOW_RAY = {"jepawm.distributed", "ray_jobs"}
 # The one place outside those rooms which may name `jepawm.distributed`, inside a function.
 TO_DISTRIBUTED = {"jepawm.runs"}
 

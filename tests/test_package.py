@@ -18,23 +18,3 @@ def test_no_room_of_the_package_is_ignored(repo, ignored_by):
         command, cwd=repo, input="\n".join([*ours, "runs/x/eval.json"]), capture_output=True, text=True
     )
     assert done.stdout.split() == ["runs/x/eval.json"], done.stderr
-
-
-def test_every_key_of_a_search_space_is_a_configuration_key_and_every_sample_is_valid():
-    from jepawm.config import RunConfig, to_dict
-    from jepawm.config.yaml_io import flatten, from_dict
-    from tune_spaces import encoder_space, optimizer_space, planner_space, predictor_space
-
-    settings = flatten(to_dict(RunConfig()))
-    for space in (encoder_space(), optimizer_space(), planner_space(), predictor_space()):
-        assert space
-        for _ in range(20):
-            nested = to_dict(RunConfig())
-            for key, domain in space.items():
-                assert key in settings
-                section = nested
-                *path, leaf = key.split(".")
-                for part in path:
-                    section = section[part]
-                section[leaf] = domain.sample()
-            from_dict(RunConfig, nested, "a sample")

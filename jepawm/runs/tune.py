@@ -250,7 +250,8 @@ class _Sweep:
                 f"{final.drop:+.3f} lower"
             )
         totals = ", ".join(f"{seconds:.0f} s {status}" for status, seconds in seconds_of(records).items())
-        say(f"trials     {totals}")
+        wall_s = self.console.elapsed_s().get("trials")
+        say(f"trials     {totals}" + ("" if wall_s is None else f"; all of them together took {wall_s:.0f} s"))
         say(f"best       trial {chosen.number}: {chosen.run_dir}")
         if repeated is not None:
             say(f"again      {repeated}")
