@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from jepawm.config import RunConfig, home
+from jepawm.config import RunConfig
 from jepawm.config.tune import TuneConfig
 from jepawm.distributed.cluster import look_at_cluster, room_in_words, startable_nodes
 from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler, domains, replay
-from jepawm.distributed.tune_workers import WithWorkers
+from jepawm.distributed.tune_workers import Surroundings, WithWorkers
 from jepawm.errors import ConfigError, PlacementError
 from jepawm.runs.fresh_episodes import evaluate_again
 from jepawm.runs.placement import Cluster
@@ -45,8 +44,6 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # A process is used again only when the training that it was told to end has ended.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
 
 
@@ -75,8 +72,8 @@ def tune_on_ray(
     population = settings.scheduler.moves_checkpoints
     gpus = _gpus(config, settings, cluster)
     own = TrialClaim.of_process(settings.cpus_per_trial, gpus)
-    worker = Demand(config.scaling, config.device, cluster).worker()
-    needed = TrialClaim.of_workers(config.scaling.num_workers, worker.resources) if several else own
+    worker = Demand(config.scaling, config.device, cluster).worker() if several else None
+    needed = own if worker is None else TrialClaim.of_workers(config.scaling.num_workers, worker.resources)
     concurrent = _concurrent(needed, settings, cluster, trials.remaining, say)
     if several:
         # Its evaluation comes after its training, in a process of its own.
@@ -92,8 +89,7 @@ def tune_on_ray(
         replay(scheduler, trials.over)
     job = {
         "sweep": str(trials.folder.path.absolute()),
-        "home": home(),
-        "num_threads": settings.cpus_per_trial,
+        "surroundings": Surroundings.of_driver(settings.cpus_per_trial),
         "claims": (worker, {"num_cpus": settings.cpus_per_trial, "num_gpus": gpus}) if several else None,
     }
     watch = _Watch(trials, needed, config.scaling.placement_timeout_s, say)
@@ -191,11 +187,10 @@ def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     Args:
         config: `number` of the trial; with population-based training also its settings, and `taken_from` where it goes
             on with the weights of another trial.
-        job: `sweep` (its folder), `home`, `num_threads`, and `claims` (of a training worker and of the evaluation, for
-            a trial with several workers; else None).
+        job: `sweep` (its folder), `surroundings`, and `claims` (of a training worker and of the evaluation, for a trial
+            with several workers; else None).
     """
-    os.environ["JEPAWM_HOME"] = job["home"]
-    torch.set_num_threads(job["num_threads"])
+    job["surroundings"].enter()
     sweep, number = SweepFolder(job["sweep"]), int(config["number"])
     folder = sweep.trial(number)
     taken = config.get(TAKEN_FROM)
@@ -216,7 +211,7 @@ def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         run_trial(trial, report)
         return
     worker, evaluation = job["claims"]
-    run_trial(trial, report, WithWorkers(worker, evaluation, job["home"]))
+    run_trial(trial, report, WithWorkers(worker, evaluation, job["surroundings"]))
 
 
 def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, numbers: Sequence[int]) -> list[Final]:
@@ -229,14 +224,14 @@ def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, n
         numbers: Of the trials.
     """
     gpus = _gpus(config, settings, look_at_cluster(startable=startable_nodes()))
+    surroundings = Surroundings.of_driver(settings.cpus_per_trial)
 
-    def work(number: int, place: str) -> Final:
-        os.environ["JEPAWM_HOME"] = place
-        torch.set_num_threads(settings.cpus_per_trial)
+    def work(number: int) -> Final:
+        surroundings.enter()
         return evaluate_again(SweepFolder(sweep), number)
 
     remote = ray.remote(num_cpus=settings.cpus_per_trial, num_gpus=gpus, max_retries=settings.max_deaths)(work)
-    finals: list[Final] = ray.get([remote.remote(number, home()) for number in numbers])
+    finals: list[Final] = ray.get([remote.remote(number) for number in numbers])
     return finals
 
 

@@ -7,11 +7,13 @@ holds anything that the workers of another one wait for.
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
 
+from jepawm.config import home
 from jepawm.distributed.train import ray_train
 from jepawm.runs.episodes import dataset_path
 from jepawm.runs.placement.demand import Claim
@@ -23,17 +25,46 @@ from jepawm.training.loop import Metrics
 _LOOK_EVERY_S = 0.2
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a process of a sweep has in common with its driver.
+
+    Attributes:
+        home: `$JEPAWM_HOME`, where datasets are found.
+        folder: The current folder, which paths in the settings are relative to.
+        num_threads: Of each process.
+    """
+
+    home: str
+    folder: str
+    num_threads: int
+
+    @classmethod
+    def of_driver(cls, num_threads: int) -> "Surroundings":
+        """Those of this process."""
+        return cls(home(), os.getcwd(), num_threads)
+
+    def enter(self) -> None:
+        """Makes them those of this process, as far as its node has them."""
+        os.environ["JEPAWM_HOME"] = self.home
+        # Ray Tune reads it here: a process is used again only when the training that it was told to end has ended.
+        os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+        if os.path.isdir(self.folder):
+            os.chdir(self.folder)
+        torch.set_num_threads(self.num_threads)
+
+
 class WithWorkers:
     """See `jepawm.runs.trial.Elsewhere`.
 
     Args:
         worker: What a training worker claims.
         evaluation: Options of the process that evaluates, `num_cpus` and `num_gpus`.
-        home: `$JEPAWM_HOME` of the driver.
+        surroundings: Of that process.
     """
 
-    def __init__(self, worker: Claim, evaluation: Mapping[str, Any], home: str) -> None:
-        self._worker, self._evaluation, self._home = worker, dict(evaluation), home
+    def __init__(self, worker: Claim, evaluation: Mapping[str, Any], surroundings: Surroundings) -> None:
+        self._worker, self._evaluation, self._surroundings = worker, dict(evaluation), surroundings
 
     def train(self, job: TrialJob, at_checkpoint: Callable[[str, int, Metrics], None]) -> None:
         """Trains with Ray Train in a thread; this one reports, and may be ended while it does."""
@@ -63,11 +94,10 @@ class WithWorkers:
 
     def evaluate(self, job: TrialJob) -> None:
         """Evaluates in a task that claims what a trial without workers does."""
-        home, threads = self._home, int(self._evaluation["num_cpus"])
+        surroundings = self._surroundings
 
         def work() -> None:
-            os.environ["JEPAWM_HOME"] = home
-            torch.set_num_threads(threads)
+            surroundings.enter()
             evaluate_trained(job)
 
         ray.get(ray.remote(**self._evaluation)(work).remote())
