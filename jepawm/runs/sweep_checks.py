@@ -1,6 +1,7 @@
 """What a sweep is asked for, and what is refused before anything starts: settings and points that cannot work."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 
 from jepawm.checkpoints.model_folder import check_buildable
@@ -126,6 +127,14 @@ def _check_points(request: SweepRequest, search: Search) -> None:
             sizes = check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
         except ConfigError as error:
             raise ConfigError(f"{where} ({in_words(point)}): {error}") from error
-        kept = config.train.checkpoints_on_disk * checkpoint_bytes(config, sizes)
+        at_once = request.settings.max_concurrent or os.cpu_count() or 1
+        if request.settings.scheduler.moves_checkpoints:
+            at_once = search.num_trials
+        kept = at_once * config.train.checkpoints_on_disk * checkpoint_bytes(config, sizes)
         models = search.num_trials * 4 * sum(sizes.values())
-        check_disk({f"models of {search.num_trials} trials": (home(), models), "checkpoints": (home(), float(kept))})
+        check_disk(
+            {
+                f"models of {search.num_trials} trials": (home(), models),
+                f"checkpoints of {at_once} at once": (home(), float(kept)),
+            }
+        )

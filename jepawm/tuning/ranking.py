@@ -87,6 +87,8 @@ def importances(records: Sequence[TrialRecord], space: Space, metrics: Metrics) 
         return []
     found = []
     for key, parameter in space.parameters.items():
+        if len(parameter.ends) == 1:
+            continue
         groups: dict[str, list[float]] = {}
         for record, value in zip(finished, values, strict=True):
             groups.setdefault(_group(parameter, record.point, key), []).append(float(value))

@@ -150,7 +150,7 @@ def _parallel(sweep: Sweep) -> str:
     if len(finished) < 2:
         return ""
     metric, mode = sweep.settings.metrics[0]
-    keys = list(sweep.space.parameters)
+    keys = [key for key, parameter in sweep.space.parameters.items() if len(parameter.ends) > 1]
     values = [record.metrics[metric] for record in finished]
     scale = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
     colours = colormaps["viridis" if mode == "max" else "viridis_r"]
@@ -163,7 +163,8 @@ def _parallel(sweep: Sweep) -> str:
         for at, key in enumerate(keys):
             axes.axvline(at, color="#d8dee6", zorder=0)
             for tick, label in _ticks(sweep.space.parameters[key]):
-                axes.text(at + 0.02, tick, label, fontsize=7, color="#5b6878", va="center")
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.7}
+                axes.text(at + 0.02, tick, label, fontsize=7, color="#1c2430", va="center", bbox=box)
         for height, end in ((0.0, scale.vmin), (1.0, scale.vmax)):
             axes.text(len(keys) + 0.02, height, _number(end), fontsize=7, color="#5b6878", va="center")
         axes.set(xlim=(-0.1, len(keys) + 0.4), ylim=(-0.35, 1.1), yticks=[])
