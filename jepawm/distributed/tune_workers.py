@@ -100,4 +100,5 @@ class WithWorkers:
             surroundings.enter()
             evaluate_trained(job)
 
-        ray.get(ray.remote(**self._evaluation)(work).remote())
+        # Not in the placement group of the trial's own process, which holds nothing.
+        ray.get(ray.remote(**self._evaluation, scheduling_strategy="DEFAULT")(work).remote())
