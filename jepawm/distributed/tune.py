@@ -89,6 +89,7 @@ def tune_on_ray(
         replay(scheduler, trials.over)
     job = {
         "sweep": str(trials.folder.path.absolute()),
+        "gpus": gpus,
         "surroundings": Surroundings.of_driver(settings.cpus_per_trial),
         "claims": (worker, {"num_cpus": settings.cpus_per_trial, "num_gpus": gpus}) if several else None,
     }
@@ -187,8 +188,8 @@ def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     Args:
         config: `number` of the trial; with population-based training also its settings, and `taken_from` where it goes
             on with the weights of another trial.
-        job: `sweep` (its folder), `surroundings`, and `claims` (of a training worker and of the evaluation, for a trial
-            with several workers; else None).
+        job: `sweep` (its folder), `gpus` (that the process claims), `surroundings`, and `claims` (of a training worker
+            and of the evaluation, for a trial with several workers; else None).
     """
     job["surroundings"].enter()
     sweep, number = SweepFolder(job["sweep"]), int(config["number"])
@@ -208,7 +209,7 @@ def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         tune.report({VALUE: rung.value, STEP: rung.train_step}, checkpoint=given)
 
     if job["claims"] is None:
-        run_trial(trial, report)
+        run_trial(trial.on(job["gpus"]), report)
         return
     worker, evaluation = job["claims"]
     run_trial(trial, report, WithWorkers(worker, evaluation, job["surroundings"]))
@@ -228,7 +229,8 @@ def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, n
 
     def work(number: int) -> Final:
         surroundings.enter()
-        return evaluate_again(SweepFolder(sweep), number)
+        folder = SweepFolder(sweep)
+        return evaluate_again(TrialJob.read(folder, number).on(gpus), folder.final_dir(number))
 
     remote = ray.remote(num_cpus=settings.cpus_per_trial, num_gpus=gpus, max_retries=settings.max_deaths)(work)
     finals: list[Final] = ray.get([remote.remote(number) for number in numbers])

@@ -94,11 +94,11 @@ class WithWorkers:
 
     def evaluate(self, job: TrialJob) -> None:
         """Evaluates in a task that claims what a trial without workers does."""
-        surroundings = self._surroundings
+        surroundings, gpus = self._surroundings, self._evaluation["num_gpus"]
 
         def work() -> None:
             surroundings.enter()
-            evaluate_trained(job)
+            evaluate_trained(job.on(gpus))
 
         # Not in the placement group of the trial's own process, which holds nothing.
         ray.get(ray.remote(**self._evaluation, scheduling_strategy="DEFAULT")(work).remote())

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from jepawm.config.tune import TuneConfig
 from jepawm.console import Console
@@ -10,7 +11,7 @@ from jepawm.runs.evaluation import EVAL_FILE, evaluate_model, read_result
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.runs.trial import TrialJob, found_metrics
 from jepawm.seeding import stream_seed
-from jepawm.tuning.sweep_folder import Final, SweepFolder
+from jepawm.tuning.sweep_folder import Final
 
 
 def fresh_seed(settings: TuneConfig, seed: int) -> int:
@@ -29,15 +30,13 @@ def fresh_seed(settings: TuneConfig, seed: int) -> int:
     return fresh
 
 
-def evaluate_again(sweep: SweepFolder, number: int) -> Final:
-    """Plays fresh episodes with the model of a trial; what was played already is read.
+def evaluate_again(job: TrialJob, place: Path) -> Final:
+    """Plays fresh episodes with the model of a trial that finished; what was played already is read.
 
     Args:
-        sweep: The sweep.
-        number: Of a trial that finished.
+        job: The trial.
+        place: Folder of the evaluation.
     """
-    job, record, place = TrialJob.read(sweep, number), sweep.trial(number).result, sweep.final_dir(number)
-    assert record is not None, "only a trial that is over is evaluated again"
     settings = job.settings
     evaluation = replace(
         job.config.evaluation,
@@ -59,7 +58,7 @@ def evaluate_again(sweep: SweepFolder, number: int) -> Final:
     assert fresh.played is not None, "there is an environment"
     value = found_metrics(fresh, None).get(settings.metric, math.nan)
     return Final(
-        number=number,
+        number=job.number,
         in_sweep=before.played.protocols[before.played.headline].planned.rate,
         fresh=fresh.played.protocols[fresh.played.headline].planned.rate,
         value=value if math.isfinite(value) else None,

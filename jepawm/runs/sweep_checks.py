@@ -114,6 +114,9 @@ def _check_points(request: SweepRequest, search: Search) -> None:
     named = [(f"trial {number}", point) for number, point in enumerate(points)]
     named += [(f"space '{space.name}', {key} at one end", point) for key, point in at_ends]
     built: set[str] = set()
+    at_once = request.settings.max_concurrent or os.cpu_count() or 1
+    if request.settings.scheduler.moves_checkpoints:
+        at_once = search.num_trials
     for where, point in named:
         config = with_point(base, point, where)
         if request.model_dir is not None:
@@ -127,9 +130,6 @@ def _check_points(request: SweepRequest, search: Search) -> None:
             sizes = check_buildable(config.model, image_size=config.env.image_size, frameskip=config.data.frameskip)
         except ConfigError as error:
             raise ConfigError(f"{where} ({in_words(point)}): {error}") from error
-        at_once = request.settings.max_concurrent or os.cpu_count() or 1
-        if request.settings.scheduler.moves_checkpoints:
-            at_once = search.num_trials
         kept = at_once * config.train.checkpoints_on_disk * checkpoint_bytes(config, sizes)
         models = search.num_trials * 4 * sum(sizes.values())
         check_disk(

@@ -15,7 +15,7 @@ from jepawm.config import RunConfig, from_dict
 from jepawm.config.tune import RungConfig, TuneConfig
 from jepawm.config.yaml_io import save_yaml
 from jepawm.console import Console
-from jepawm.device import pick_device
+from jepawm.device import device_of_claim, pick_device
 from jepawm.errors import ConfigError, JepawmError, first_line
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
@@ -83,6 +83,10 @@ class TrialJob:
         base = from_dict(RunConfig, told["config"], f"{sweep.path}/sweep.json")
         config = trial_config(base, settings, folder.point, number=number, folder=folder.path)
         return cls(number, config, told["recipe"], settings, told["model"], folder)
+
+    def on(self, gpus: float) -> "TrialJob":
+        """The same in a process that claims so many GPUs."""
+        return replace(self, config=replace(self.config, device=device_of_claim(self.config.device, gpus)))
 
 
 def trial_config(base: RunConfig, settings: TuneConfig, point: Point, *, number: int, folder: Path) -> RunConfig:

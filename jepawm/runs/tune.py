@@ -20,7 +20,7 @@ from jepawm.runs.episodes import dataset_path, prepare_dataset
 from jepawm.runs.features import encode_features, encode_job
 from jepawm.runs.fresh_episodes import evaluate_again, fresh_seed
 from jepawm.runs.pipeline import started_runtime
-from jepawm.runs.preflight.machine import check_writable
+from jepawm.runs.preflight.machine import check_writable, joins_a_cluster
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.sweep_checks import SweepRequest, check_sweep
 from jepawm.runs.trial import TrialJob, run_trial
@@ -172,9 +172,11 @@ class _Sweep:
                 if repr(job) not in made:
                     made.add(repr(job))
                     encode_features(job, runtime, self.console)
-            elif config.data.loader != "stream" and path + " frames" not in made:
-                made.add(path + " frames")
-                open_reader(config.data, dataset)
+            elif config.data.features == "encode" and config.data.loader != "stream" and not joins_a_cluster():
+                # On a cluster each node decodes for itself, when its first trial asks.
+                if path + " frames" not in made:
+                    made.add(path + " frames")
+                    open_reader(config.data, dataset)
 
     def _known_runs(self) -> Iterator[RunConfig]:
         points = self.search.points_known_before() or [{}]
@@ -192,7 +194,8 @@ class _Sweep:
         with self.console.stage("final", what):
             numbers = [record.number for record in best]
             if config.local:
-                finals = [evaluate_again(self.folder, number) for number in numbers]
+                jobs = [TrialJob.read(self.folder, number) for number in numbers]
+                finals = [evaluate_again(job, self.folder.final_dir(job.number)) for job in jobs]
             else:
                 from jepawm.distributed.tune import evaluate_again_on_ray
 

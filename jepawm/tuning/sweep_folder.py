@@ -27,7 +27,12 @@ REPORT_FILE = "report.html"
 FORMAT = 1
 
 # Settings that may change when the same sweep goes on: they change no trial.
-_MAY_CHANGE = ("num_trials", "max_concurrent", "max_deaths", "num_final", "final_episodes", "gpus_per_trial")
+_MAY_CHANGE = (
+    *("num_trials", "num_final", "final_episodes"),
+    *("max_concurrent", "max_deaths", "cpus_per_trial", "gpus_per_trial"),
+)
+# Sections and settings of a run that say where it works and is shown.
+_OF_THE_PLACE = ("tracking", "run_dir", "name", "resume", "local", "scaling")
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tupl
 def _of_trials(told: Mapping[str, Any]) -> dict[str, Any]:
     """What the trials depend on."""
     settings = {key: value for key, value in told["settings"].items() if key not in _MAY_CHANGE}
-    config = {key: value for key, value in told["config"].items() if key not in ("tracking", "run_dir", "name")}
+    config = {key: value for key, value in told["config"].items() if key not in _OF_THE_PLACE}
     return {"config": config, "space": told["space"], "model": told["model"], "settings": settings}
 
 
