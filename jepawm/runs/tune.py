@@ -172,11 +172,13 @@ class _Sweep:
                 if repr(job) not in made:
                     made.add(repr(job))
                     encode_features(job, runtime, self.console)
-            elif config.data.features == "encode" and config.data.loader != "stream" and not joins_a_cluster():
-                # On a cluster each node decodes for itself, when its first trial asks.
-                if path + " frames" not in made:
-                    made.add(path + " frames")
-                    open_reader(config.data, dataset)
+            elif config.data.features == "encode" and path + " frames" not in made and self._decodes_here(config):
+                made.add(path + " frames")
+                open_reader(config.data, dataset)
+
+    def _decodes_here(self, config: RunConfig) -> bool:
+        """Whether trials run on this node; on a cluster each node decodes for itself, when its first trial asks."""
+        return config.data.loader != "stream" and not joins_a_cluster()
 
     def _known_runs(self) -> Iterator[RunConfig]:
         points = self.search.points_known_before() or [{}]

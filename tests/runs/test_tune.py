@@ -177,13 +177,13 @@ def test_a_planner_is_tuned_on_a_trained_model_and_nothing_trains(swept, home):
     _, result, _ = swept
     assert result.best is not None
     model = str(Path(result.best.run_dir) / "model")
-    space = Space("planner", {"planner.num_samples": Choice(4, 6), "objective.distance": Choice("l2", "l1")})
+    space = Space("planner", {"planner.num_samples": Choice(4, 5), "objective.distance": Choice("l1")})
     settings = TuneConfig(search=GridSearchConfig(), num_final=0, second_metric="decision_ms")
     swept_planner = tune(
         SweepRequest(replace(trained_config(model), run_dir=str(home / "planner")), "demo", settings, space, model),
         Console(quiet=True),
     )
-    assert len(swept_planner.records) == 4
+    assert len(swept_planner.records) == 2
     assert not list(swept_planner.folder.glob("trials/*/metrics.jsonl"))
     shas = {json.loads(path.read_text())["model"]["sha256"] for path in swept_planner.folder.glob("trials/*/eval.json")}
     assert len(shas) == 1
