@@ -90,7 +90,8 @@ def _default_folder(request: SweepRequest) -> str:
     settings = replace(request.settings, num_trials=None, max_concurrent=None, num_final=0, final_episodes=1)
     facts = [to_dict(replace(request.config, local=False)), to_dict(settings), request.space.to_dict()]
     name = hashlib.sha256(json.dumps([*facts, request.model_dir], sort_keys=True).encode()).hexdigest()[:10]
-    return os.path.join(home(), f"sweep-{run_stem(request.config, request.recipe)}-{name}")
+    stem = run_stem(request.config, request.recipe) if request.model_dir is None else request.config.env.short_name
+    return os.path.join(home(), f"sweep-{stem}-{request.space.name.replace(':', '.').replace(',', '-')}-{name}")
 
 
 def _told(request: SweepRequest) -> dict[str, Any]:
@@ -252,7 +253,7 @@ class _Sweep:
         for final in in_order:
             say(
                 f"   trial {final.number}: {final.in_sweep} in the sweep, {final.fresh} on fresh episodes, "
-                f"{final.drop:+.3f} lower"
+                f"{-final.drop:+.3f}"
             )
         totals = ", ".join(f"{seconds:.0f} s {status}" for status, seconds in seconds_of(records).items())
         wall_s = self.console.elapsed_s().get("trials")

@@ -20,12 +20,24 @@ _THIRDS = 3
 
 
 def ranked(records: Sequence[TrialRecord], metrics: Metrics) -> list[TrialRecord]:
-    """Finished trials with a finite value of the first metric, the best first; of equal ones the earlier."""
-    metric, mode = metrics[0]
-    known = [(record.value(metric), record) for record in records if record.status == "finished"]
-    finite = [(value, record) for value, record in known if value is not None and math.isfinite(value)]
-    sign = -1.0 if mode == "max" else 1.0
-    return [record for _, record in sorted(finite, key=lambda each: (sign * each[0], each[1].number))]
+    """Finished trials with a finite value of the first metric, the best first.
+
+    Of trials that are equal in it the better in the second metric comes first, then the earlier one.
+    """
+
+    def known(record: TrialRecord) -> bool:
+        value = record.value(metrics[0][0])
+        return record.status == "finished" and value is not None and math.isfinite(value)
+
+    def key(record: TrialRecord) -> tuple[float, ...]:
+        costs = []
+        for metric, mode in metrics:
+            value = record.value(metric)
+            cost = math.inf if value is None or math.isnan(value) else -value if mode == "max" else value
+            costs.append(cost)
+        return (*costs, float(record.number))
+
+    return sorted(filter(known, records), key=key)
 
 
 def unbeaten(records: Sequence[TrialRecord], metrics: Metrics) -> list[TrialRecord]:

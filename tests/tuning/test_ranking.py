@@ -26,6 +26,9 @@ def test_the_best_comes_first_and_what_did_not_finish_not_at_all():
     ]
     assert [each.number for each in ranked(records, (("success_rate", "max"),))] == [1, 2, 0]
     assert [each.number for each in ranked(records, (("success_rate", "min"),))] == [0, 1, 2]
+    # Equal in the first metric: the faster one comes first.
+    slow, fast = record(0, 0.9, 10.0), record(1, 0.9, 1.0)
+    assert [each.number for each in ranked([slow, fast], BOTH)] == [1, 0]
     assert seconds_of(records) == {"finished": 8.0, "stopped": 2.0}
 
 
