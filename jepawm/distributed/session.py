@@ -17,6 +17,8 @@ from jepawm.interrupts import kept_handlers
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # A thread that still asks Ray something after it was shut down must not start another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # `jepawm.cli.main.guarded` says why; workers inherit the variable.
     "GOMP_SPINCOUNT": "10000",
     # Ray would warn about a variable that it sets itself for workers without a GPU.

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from jepawm.config import RunConfig
 from jepawm.config.tune import TuneConfig
-from jepawm.distributed.cluster import look_at_cluster, room_in_words, startable_nodes
+from jepawm.distributed.cluster import look_at_cluster, room_in_words, startable_nodes, waiting_claims
 from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler, domains, replay
 from jepawm.distributed.tune_workers import Surroundings, WithWorkers
 from jepawm.errors import ConfigError, PlacementError
@@ -306,10 +306,11 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
         Raises:
             PlacementError: Nothing has run for `scaling.placement_timeout_s`.
         """
-        if self._running:
+        if self._running or (self._told and time.monotonic() - self._idle_since < self._timeout_s):
             return
         idle = time.monotonic() - self._idle_since
-        if idle < TELL_AFTER_S:
+        if idle < TELL_AFTER_S or not waiting_claims():
+            # What has room is about to start.
             return
         text = f"no trial has run for {idle:.0f} s: one needs {self._needed.sums()}; {room_in_words()}"
         if idle > self._timeout_s:
