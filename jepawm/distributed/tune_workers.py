@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import torch
 
-from jepawm.config import home
+from jepawm.config.places import home, is_uri
 from jepawm.distributed.train import ray_train
 from jepawm.runs.episodes import dataset_path
 from jepawm.runs.placement.demand import Claim
@@ -42,7 +42,8 @@ class Surroundings:
     @classmethod
     def of_driver(cls, num_threads: int) -> "Surroundings":
         """Those of this process."""
-        return cls(home(), os.getcwd(), num_threads)
+        named = os.environ.get("JEPAWM_HOME", "")
+        return cls(named if is_uri(named) else home(), os.getcwd(), num_threads)
 
     def enter(self) -> None:
         """Makes them those of this process, as far as its node has them."""

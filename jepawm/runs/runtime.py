@@ -146,8 +146,6 @@ class LocalRuntime:
 
     def __init__(self, after_checkpoint: Callable[[str, int, Metrics], None] | None = None) -> None:
         self._after_checkpoint = after_checkpoint
-
-    def __init__(self) -> None:
         self.usage = UsageMeter()
 
     def share(self, role: Role, config: RunConfig) -> Share | None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from jepawm.config import RunConfig, home, to_dict
+from jepawm.config.places import local_path, uri_of
 from jepawm.config.tune import TuneConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import open_reader
-from jepawm.errors import TrainingError
+from jepawm.errors import ConfigError, TrainingError
 from jepawm.interrupts import telling_how_to_go_on
 from jepawm.runs.directory import lock_run, run_stem
 from jepawm.runs.episodes import dataset_path, prepare_dataset
@@ -23,8 +24,11 @@ from jepawm.runs.pipeline import started_runtime
 from jepawm.runs.preflight.machine import check_writable, joins_a_cluster
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.sweep_checks import SweepRequest, check_sweep
+from jepawm.runs.tracked_sweep import SweepSink
+from jepawm.runs.tracking import tracked
 from jepawm.runs.trial import TrialJob, run_trial
 from jepawm.runs.trials import Trials
+from jepawm.tracking import Outcome
 from jepawm.tuning.points import command, flags, in_words, with_point
 from jepawm.tuning.ranking import ranked, seconds_of
 from jepawm.tuning.report import Sweep as Shown
@@ -74,15 +78,23 @@ def tune(
         TrainingError: No trial finished.
     """
     search = check_sweep(request)
-    folder = SweepFolder(request.config.run_dir or _default_folder(request))
+    folder = SweepFolder(os.path.abspath(local_path(request.config.run_dir or _default_folder(request))))
+    if uri_of(folder.path) is not None and not request.config.local:
+        raise ConfigError(
+            f"{uri_of(folder.path)}: the trials of a sweep on Ray share its folder while they run, which an object "
+            "store is not made for; name a folder that all nodes see with --run-dir, or run it with --local"
+        )
     check_writable(str(folder.path), "run_dir" if request.config.run_dir else "$JEPAWM_HOME")
     folder.path.mkdir(parents=True, exist_ok=True)
     goes_on = "the same command goes on; trials that are over are not run again"
-    with lock_run(str(folder.path)), telling_how_to_go_on(lambda: goes_on):
+    tracking = request.config.tracking
+    with lock_run(str(folder.path), console.say), telling_how_to_go_on(lambda: goes_on):
         goes_on_now = folder.begin(_told(request))
         console.say(f"sweep      {folder.path}{' (continued)' if goes_on_now else ''}")
         console.say(f"space      {request.space.name}: {', '.join(request.space.parameters)}")
-        return _Sweep(request, search, folder, console, tuple(observers)).run()
+        sink = SweepSink(str(folder.path), tracking) if tracking.mlflow else None
+        with tracked(sink, tracking, console, folder=str(folder.path), outcome=Outcome):
+            return _Sweep(request, search, folder, console, tuple(observers)).run()
 
 
 def _default_folder(request: SweepRequest) -> str:
