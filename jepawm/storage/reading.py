@@ -1,6 +1,7 @@
 """Reading stored folders without holding them: what a home holds, and files that are fetched before they are opened."""
 
 import os
+import sys
 from pathlib import PurePosixPath
 
 from filelock import Timeout
@@ -120,9 +121,14 @@ def _stored_folder_around(path: str) -> tuple[Mirror, Manifest] | None:
         folder = StoredFolder(open_store(uri))
         manifest = folder.manifest()
         if manifest.number:
-            return Mirror(place, folder), manifest
+            return Mirror(place, folder, _tell), manifest
         place = os.path.dirname(place)
     return None
+
+
+def _tell(text: str) -> None:
+    """On standard error, because what a command prints may be read by a program."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _pull(mirror: Mirror, manifest: Manifest, wanted: Wanted, *, waits: bool) -> None:
