@@ -57,6 +57,11 @@ def fetched_model(path: str) -> str:
     return fetched(path, lambda name: overview(name) or name.startswith(("model/", "base/model/")))
 
 
+def fetched_results(path: str) -> str:
+    """`fetched` for a run, without its checkpoints."""
+    return fetched(path, lambda name: "checkpoints" not in name.split("/")[:-1])
+
+
 def stored_root(path: str) -> str:
     """The working copy of the stored folder that a path lies in; the path itself where it lies in none."""
     found = None if uri_of(path) is None else _stored_folder_around(path)
