@@ -14,16 +14,16 @@ class Sync:
     """Send to MLflow what it lacks of a run, of an improvement with its rounds, or of a sweep with its trials."""
 
     folder: Positional[str]
-    """Directory of the run, improvement or sweep."""
+    """Directory or URI of the run, improvement or sweep."""
     uri: str | None = None
     """Address of the tracker; by default the one that knows the run, or the one in its configuration."""
 
     def run(self) -> int:
         """Prints what was sent."""
         from jepawm.runs.sync import sync_folder
-        from jepawm.storage.reading import fetched, overview
+        from jepawm.storage.reading import fetched_results
 
-        sync_folder(fetched(self.folder, overview), self.uri, print)
+        sync_folder(fetched_results(self.folder), self.uri, print)
         return 0
 
 
@@ -32,7 +32,7 @@ class Register:
     """Give the model of a run a name and a version in MLflow's registry."""
 
     run_dir: Positional[str]
-    """Directory of the run."""
+    """Directory or URI of the run."""
     name: str
     """Name in the registry."""
     uri: str | None = None
@@ -41,10 +41,10 @@ class Register:
     def run(self) -> int:
         """Sends the run as far as it is new, registers its model, and prints how it is loaded."""
         from jepawm.runs.sync import sync_run
-        from jepawm.storage.reading import fetched
+        from jepawm.storage.reading import fetched_results
         from jepawm.tracking.registry import register_model
 
-        run_dir = fetched(self.run_dir)
+        run_dir = fetched_results(self.run_dir)
         sink = sync_run(run_dir, self.uri, print)
         model = register_model(sink.tracker, sink.run_id, self.name, os.path.join(run_dir, "model"))
         print(f"registered as {model.name}, version {model.version}")

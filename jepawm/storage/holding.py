@@ -162,7 +162,7 @@ def held(
         # A folder inside one that is held belongs to it: the rounds of an improvement, the base of a run.
         yield above
         return
-    mirror = Mirror(os.path.abspath(path), StoredFolder(open_store(uri)))
+    mirror = Mirror(os.path.abspath(path), StoredFolder(open_store(uri)), say)
     try:
         lock = mirror.file_lock(timeout=-1 if waits else 0).acquire()
     except Timeout:

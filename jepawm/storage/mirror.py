@@ -30,6 +30,8 @@ from jepawm.storage.store import ObjectMissingError, for_each
 
 # Files up to this size are read once, so that a file that grows meanwhile is pushed as one of its states.
 _READ_AT_ONCE = 8 * 2**20
+# From this size on, a download is announced.
+_MUCH = 64 * 2**20
 # Looks at a folder whose files change while they are pushed, and new manifests that a reader follows.
 _MOST_LOOKS = 5
 
@@ -123,11 +125,13 @@ class Mirror:
     Args:
         path: Of the working copy.
         folder: The stored folder.
+        say: Told a line before much is downloaded.
     """
 
-    def __init__(self, path: str, folder: StoredFolder) -> None:
+    def __init__(self, path: str, folder: StoredFolder, say: Callable[[str], None] = lambda text: None) -> None:
         self.path = Path(path)
         self.folder = folder
+        self._say = say
         self._record_path = state_dir(path) / "record.json"
         # A push of one thread ends before that of another begins.
         self._lock = threading.Lock()
@@ -279,6 +283,11 @@ class Mirror:
                 self._unlink(name)
         for name in [name for name in record.known if name not in manifest.files]:
             record.known.pop(name)
+        size = sum(manifest.files[name].size for name in missing)
+        if size >= _MUCH:
+            self._say(
+                f"   {size / 2**30:.2f} GiB in {len(missing)} files of {self.folder.uri} are fetched to {self.path}"
+            )
         try:
             for_each(lambda name: self._download(name, manifest.files[name], record), missing)
             record.manifest = manifest

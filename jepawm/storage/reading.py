@@ -1,6 +1,7 @@
 """Reading stored folders without holding them: what a home holds, and files that are fetched before they are opened."""
 
 import os
+import sys
 from pathlib import PurePosixPath
 
 from filelock import Timeout
@@ -54,6 +55,11 @@ def fetched(path: str, wanted: Wanted = everything) -> str:
 def fetched_model(path: str) -> str:
     """`fetched` for a run, of which only its models are needed, or for a model folder."""
     return fetched(path, lambda name: overview(name) or name.startswith(("model/", "base/model/")))
+
+
+def fetched_results(path: str) -> str:
+    """`fetched` for a run, without its checkpoints."""
+    return fetched(path, lambda name: "checkpoints" not in name.split("/")[:-1])
 
 
 def stored_root(path: str) -> str:
@@ -120,9 +126,14 @@ def _stored_folder_around(path: str) -> tuple[Mirror, Manifest] | None:
         folder = StoredFolder(open_store(uri))
         manifest = folder.manifest()
         if manifest.number:
-            return Mirror(place, folder), manifest
+            return Mirror(place, folder, _tell), manifest
         place = os.path.dirname(place)
     return None
+
+
+def _tell(text: str) -> None:
+    """On standard error, because what a command prints may be read by a program."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _pull(mirror: Mirror, manifest: Manifest, wanted: Wanted, *, waits: bool) -> None:

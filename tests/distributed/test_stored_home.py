@@ -165,9 +165,11 @@ def cluster(s3_home: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder, **sizes})
     try:
         nodes = {}
-        for name in ("a", "b"):
+        # With addresses of their own, so that the driver belongs to the head, which stays.
+        for name, address in (("a", "127.0.0.2"), ("b", "127.0.0.3")):
             (tmp_path / name).mkdir()
-            nodes[name] = cluster.add_node(num_cpus=2, env_vars={"HOME": str(tmp_path / name)}, **sizes)
+            own = {"node_ip_address": address, "env_vars": {"HOME": str(tmp_path / name)}}
+            nodes[name] = cluster.add_node(num_cpus=2, **own, **sizes)
         yield cluster, nodes
     finally:
         cluster.shutdown()

@@ -12,7 +12,7 @@ from jepawm.config.places import home, mirror_of
 from jepawm.errors import StorageError
 from jepawm.storage.holding import held, holder_above, joined, permit_for, remove_stored, where
 from jepawm.storage.lease import FolderBusyError, LeaseLostError, holder_of
-from jepawm.storage.reading import fetched, overview, refresh, refresh_home, stored_names, stored_root
+from jepawm.storage.reading import fetched, fetched_results, overview, refresh, refresh_home, stored_names, stored_root
 
 Machine = Callable[[str], None]
 
@@ -235,6 +235,9 @@ def test_a_home_is_read_without_being_held(bucket: Bucket, on_machine: Machine) 
     assert not (run_dir("run-a") / "report.html").exists()
     assert stored_names(str(run_dir("run-a") / "checkpoints")) == {"step-1"}
     assert not (run_dir("datasets") / "walks").exists()
+    assert Path(fetched_results(str(run_dir("run-a"))), "report.html").read_text() == "page"
+    assert not (run_dir("run-a") / "checkpoints").exists()
+    (run_dir("run-a") / "report.html").unlink()
     # One file, a folder, or all.
     assert Path(fetched("s3://bucket/home/run-a/report.html")).read_text() == "page"
     assert not (run_dir("run-a") / "checkpoints").exists()

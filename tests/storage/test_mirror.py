@@ -12,6 +12,7 @@ from jepawm.config.places import mirror_of
 from jepawm.errors import StorageError
 from jepawm.storage.folder import StoredFolder
 from jepawm.storage.mirror import Mirror, mirror_id
+from jepawm.storage.reading import fetched
 
 URI = "s3://bucket/home/run"
 Machine = Callable[[str], None]
@@ -205,6 +206,22 @@ def test_a_damaged_object_is_refused(bucket: Bucket, on_machine: Machine) -> Non
     here.folder.store.delete([key])
     with pytest.raises(StorageError, match="there is no such object"):
         pull(there)
+
+
+def test_a_large_download_is_announced(
+    bucket: Bucket, on_machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("jepawm.storage.mirror._MUCH", 1000)
+    on_machine("one")
+    here = working_copy(bucket)
+    fill(here, a="x" * 600, b="y" * 600)
+    here.push(token=1)
+    on_machine("two")
+    place = fetched(URI)
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"   0.00 GiB in 2 files of {URI} are fetched to {place}\n")
+    fetched(URI)
+    assert capsys.readouterr().err == ""
 
 
 def test_each_machine_has_its_own_identity(on_machine: Machine) -> None:
