@@ -212,7 +212,8 @@ def _train(here: _Run, dataset: EpisodeDataset, times: WallTimes, stage: str = "
         def show(record: Record) -> None:
             seen.see(record)
             here.runtime.show(seen.numbers() | here.used.total().numbers(config.tracking))
-            advance(record["train_step"])
+            speed = record.get("train/windows_per_s", float("nan"))
+            advance(record["train_step"], f"loss {record.get('train/loss', float('nan')):.3f}, {speed:.0f} windows/s")
             times.save_now_and_then()
             here.used.save_now_and_then()
 

@@ -40,6 +40,7 @@ class EndedTrial:
         status: `finished`, `stopped` by the scheduler, or `failed`.
         run_dir: The trial's folder.
         rungs: `train_step` and `value` of each comparison on the way.
+        takeovers: `train_step` and `point` of each time that it went on with weights and settings of another trial.
         metrics: What it found.
         seconds: Wall time.
         error: Why it failed.
@@ -50,6 +51,7 @@ class EndedTrial:
     status: str
     run_dir: str
     rungs: tuple[Mapping[str, Any], ...] = ()
+    takeovers: tuple[Mapping[str, Any], ...] = ()
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
@@ -71,6 +73,7 @@ class EndedTrial:
             status=data["status"],
             run_dir=data["run_dir"],
             rungs=tuple(data.get("rungs", ())),
+            takeovers=tuple(data.get("takeovers", ())),
             metrics=data.get("metrics", {}),
             seconds=float(data.get("seconds", 0.0)),
             error=data.get("error", ""),
@@ -135,8 +138,9 @@ class SweepSink:
         child = MLflowSink(TrackedRun(place, trial.point, tags, self._sweep), self._tracker)
         child.start()
         child.sync()
-        rungs = [(int(rung["train_step"]), {"rung/value": float(rung["value"])}) for rung in trial.rungs]
-        child.send_metrics(rungs)
+        child.send_metrics([(int(rung["train_step"]), {"rung/value": float(rung["value"])}) for rung in trial.rungs])
+        # MLflow's parameters never change, so settings that did are numbers over train steps.
+        child.send_metrics([(int(each["train_step"]), _settings(each["point"])) for each in trial.takeovers])
         outcome = outcome_of(place, _STATUS[trial.status], self._tracking)
         found = {f"trial/{key}": value for key, value in trial.metrics.items() if value is not None}
         child.finish(replace(outcome, summary={**outcome.summary, **found, "trial/seconds": trial.seconds}))
@@ -161,6 +165,15 @@ def sweep_run(sweep_dir: str) -> TrackedRun:
 def is_sweep(folder: str) -> bool:
     """Whether a folder is a sweep."""
     return os.path.isfile(os.path.join(folder, SWEEP_FILE))
+
+
+def _settings(point: Mapping[str, Any]) -> dict[str, float]:
+    """The settings of a point that are numbers."""
+    return {
+        f"setting/{key}": float(value)
+        for key, value in point.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def _params(sweep_dir: str) -> dict[str, Any]:

@@ -21,15 +21,12 @@ class TrainingInWords:
         self._record = record
 
     def train(self) -> str:
-        """Workers, speed and loss; nothing before the first record."""
+        """Workers and their speed; nothing before the first record."""
         if "train/windows_per_s" not in self._record:
             return ""
         numbers = self.numbers()
         workers = int(numbers["train_workers"])
-        return (
-            f"{workers} worker{'s' if workers > 1 else ''}, {numbers['train_steps_per_s']:.1f} train steps/s, "
-            f"{numbers['train_windows_per_s']:.0f} windows/s, loss {numbers.get('train_loss', float('nan')):.3f}"
-        )
+        return f"{workers} worker{'s' if workers > 1 else ''}, {numbers['train_steps_per_s']:.1f} train steps/s"
 
     def data(self) -> str:
         """Frames read, and how long training waits for them; nothing before the first record."""

@@ -69,7 +69,8 @@ def test_a_sweep_is_a_run_and_each_ended_trial_a_run_below_it(
     sink = SweepSink(str(sweep), tracking)
     sink.start()
     assert (sink.sync(), sink.sync()) == (1, 0)
-    end(sweep, **trial(1, "stopped"))
+    taken = [{"source": 0, "train_step": 20, "point": {"optim.learning_rate": 0.004, "model.predictor.name": "mlp"}}]
+    end(sweep, **trial(1, "stopped", takeovers=taken))
     end(sweep, **trial(2, "failed"))
     # The driver was killed, and the same command goes on.
     sink = SweepSink(str(sweep), tracking)
@@ -98,6 +99,9 @@ def test_a_sweep_is_a_run_and_each_ended_trial_a_run_below_it(
     assert "trial/plan_ms" not in first.metrics
     (rung,) = client.get_metric_history(found["001"].info.run_id, "rung/value")
     assert (rung.step, rung.value) == (10, 1.5)
+    (changed,) = client.get_metric_history(found["001"].info.run_id, "setting/optim.learning_rate")
+    assert (changed.step, changed.value) == (20, 0.004)
+    assert "setting/model.predictor.name" not in found["001"].data.metrics
     assert found["002"].data.tags["error"] == "out of memory"
 
     # What the tracker missed is sent later, also by another machine where the sweep was copied to.
