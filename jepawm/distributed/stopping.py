@@ -43,13 +43,17 @@ class _StopSignal:
 
 def start_stop_signal() -> Any:
     """An actor on the driver's node that passes a request to stop on; it takes no CPU."""
-    return ray.remote(num_cpus=0, **on_this_node())(_StopSignal).remote()
+    return ray.remote(**on_this_node())(_StopSignal).remote()
 
 
 def on_this_node() -> dict[str, Any]:
-    """Options of an actor that Ray starts on the node of this process, where it has room."""
+    """Options of an actor that takes no CPU, on the node of this process.
+
+    Ray asks a random node to place an actor that claims nothing. Where an autoscaler stops just that node, the actor
+    dies before it began; so Ray places it again, and repeats calls, for which its answers have to be the same.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return {"scheduling_strategy": here}
+    return {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
 
 
 def worker_agreement(stop_signal: Any) -> StopAgreement:

@@ -165,7 +165,7 @@ def ray_train(
             try:
                 attempt = _Attempt(config, dataset_path, run_dir, workers, waiting, usage or UsageMeter(), spent)
                 folder = _fit(attempt, request)
-            except ray.train.TrainingFailedError as error:
+            except (ray.train.TrainingFailedError, ray.exceptions.RayActorError) as error:
                 cause = _cause(error)
                 if isinstance(cause, JepawmError):
                     raise cause from error

@@ -152,7 +152,7 @@ class WindowFeed:
 
 def start_feed(plan: TrainingPlan, dataset_path: str) -> Any:
     """A `WindowFeed` in an actor on this node; it takes no CPU, for it moves encoded windows only."""
-    return ray.remote(num_cpus=0, **on_this_node())(WindowFeed).remote(plan, dataset_path)
+    return ray.remote(**on_this_node())(WindowFeed).remote(plan, dataset_path)
 
 
 def stream_batches(

@@ -26,7 +26,7 @@ END_TIMEOUT_S = 60.0
 
 @contextlib.contextmanager
 def fake_autoscaler(
-    node_types: Mapping[str, Mapping[str, Any]], *, max_workers: int, idle_timeout_s: float = 3.0
+    node_types: Mapping[str, Mapping[str, Any]], *, max_workers: int, idle_timeout_s: float = 5.0
 ) -> Iterator[str]:
     """A head without CPUs, and no other node.
 
@@ -65,7 +65,7 @@ def fake_autoscaler(
         yield address
     finally:
         ray.shutdown()
-        end_processes(folder)
+        _end_processes(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -88,7 +88,9 @@ def _cluster_file(
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": idle_timeout_s / 60,
         "provider": {
-            "type": "fake_multinode",
+            # By its module: the type `fake_multinode` reads a file of defaults that Ray's wheel does not bring.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
@@ -114,36 +116,25 @@ def _cluster_file(
     }
 
 
-def processes_of(folder: str, word: str = "") -> list[int]:
-    """Processes whose command names a cluster's folder, and a word."""
+def _end_processes(folder: str) -> None:
+    """Ends the processes whose command names a cluster's folder, and so those that Ray started below them."""
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while found := _processes_of(folder):
+        for process_id in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes {found} of {folder} do not end")
+        time.sleep(0.1)
+
+
+def _processes_of(folder: str) -> list[int]:
     found = []
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            command = cmdline.read_bytes().decode(errors="replace")
-            if folder in command and word in command and int(cmdline.parent.name) != os.getpid():
+            if folder in cmdline.read_bytes().decode(errors="replace") and int(cmdline.parent.name) != os.getpid():
                 found.append(int(cmdline.parent.name))
     return found
-
-
-def end_processes(folder: str) -> None:
-    """Ends the processes of a cluster: first its autoscaler, which would start others, at last what does not obey."""
-    began = time.monotonic()
-    for process_id in processes_of(folder, "monitor.py"):
-        _send(process_id, signal.SIGKILL)
-    for process_id in processes_of(folder):
-        _send(process_id, signal.SIGTERM)
-    while left := processes_of(folder):
-        if time.monotonic() - began > END_TIMEOUT_S / 2:
-            for process_id in left:
-                _send(process_id, signal.SIGKILL)
-        if time.monotonic() - began > END_TIMEOUT_S:
-            raise TimeoutError(f"processes {left} of {folder} do not end")
-        time.sleep(0.2)
-
-
-def _send(process_id: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process_id, number)
 
 
 def _free_port() -> int:

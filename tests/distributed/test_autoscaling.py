@@ -56,7 +56,7 @@ DIES_AFTER = 15
 class NodeWatch:
     """Notes which types of nodes run, until it is left."""
 
-    def __init__(self, at_once_at_least: int = 0) -> None:
+    def __init__(self) -> None:
         self.seen: list[set[str]] = []
         self._is_left = threading.Event()
         self._thread = threading.Thread(target=self._look)
@@ -121,14 +121,14 @@ def test_a_gpu_node_is_started_used_lost_replaced_and_let_go(monkeypatch, tmp_pa
             main(command(tmp_path / "cluster", **ON_THE_CLUSTER))
         said = capsys.readouterr().out
         # Nothing but the head ran at first, and episodes were collected before a GPU was asked for.
-        assert watch.seen[0] == {"ray.head.default"}
-        assert {"ray.head.default", "cpu-spot"} in watch.seen
+        assert watch.seen[0] == {"head"}
+        assert {"head", "cpu-spot"} in watch.seen
         assert any("gpu" in seen for seen in watch.seen)
         assert "2 environment actors, 1 CPU each, ray.io/market-type=spot: on 1 cpu-spot (to be started)" in said
         assert "1 training worker, 1 CPU and 1 GPU each, ray.io/market-type=on-demand: on 1 gpu (to be started)" in said
         assert Path(mark).read_text() != ""
         deadline = time.monotonic() + 60
-        while {kind.name for kind in look_at_cluster().running} != {"ray.head.default"}:
+        while {kind.name for kind in look_at_cluster().running} != {"head"}:
             assert time.monotonic() < deadline, "idle nodes were not stopped within 60 s"
             time.sleep(0.5)
     models = [str(tmp_path / name / "model") for name in ("local", "cluster")]
