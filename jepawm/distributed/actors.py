@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
+from jepawm.distributed.cluster import number_waiting
 from jepawm.distributed.nodes import LostNodes
 from jepawm.distributed.waiting import LOOK_EVERY_S, Say, Waiting
 from jepawm.errors import EnvironmentFault, JepawmError
@@ -36,6 +37,7 @@ class ActorKind:
         error: Raised where a host raises an error that is not one of ours.
         can_grow: Whether the cluster can start nodes. Where it cannot, the replacement of an actor whose node is gone
             claims no CPU: the nodes that are left may be full, and a crowded node is better than a run that waits.
+        inner: Actors that the hosts themselves start, name of one and claim; None: none. Their waits are told here.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ActorKind:
     start_timeout_s: float = math.inf
     error: type[JepawmError] = EnvironmentFault
     can_grow: bool = False
+    inner: tuple[str, Claim] | None = None
 
 
 @dataclass
@@ -95,6 +98,8 @@ class RayBackend:
         self._submitted: dict[Any, _Submitted] = {}
         self._lost_nodes = LostNodes()
         self._waiting = Waiting(kind.name, kind.claim, kind.start_timeout_s, say, ends_slow_starts=True)
+        # The hosts end the wait of their own actors.
+        self._inner = None if kind.inner is None else Waiting(*kind.inner, math.inf, say)
         self._actors = [self._start() for _ in range(num_hosts)]
 
     def _start(self) -> _Actor:
@@ -127,7 +132,10 @@ class RayBackend:
             first_late = min(handles, key=self._deadline)
             left_s = self._deadline(first_late) - time.monotonic()
             self._waiting.look(len(starting), self.num_hosts)
-            wait_s = min(left_s, LOOK_EVERY_S) if starting else left_s
+            if self._inner is not None and self.kind.inner is not None:
+                pending = number_waiting(self.kind.inner[1])
+                self._inner.look(pending, pending)
+            wait_s = min(left_s, LOOK_EVERY_S) if starting or self._inner else left_s
             ready, _ = ray.wait(
                 [*starting, *handles], num_returns=1, timeout=None if math.isinf(wait_s) else max(0.0, wait_s)
             )

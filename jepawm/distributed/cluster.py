@@ -85,11 +85,11 @@ def waiting_claims() -> list[dict[str, float]]:
     return [dict(request.resources_bundle) for request in requests]
 
 
-def is_waiting(claim: Claim) -> bool:
-    """Whether a process with this claim finds no room now."""
+def number_waiting(claim: Claim) -> int:
+    """How many processes with this claim find no room now."""
     wanted = {name: round(amount, 4) for name, amount in claim.resources.items()}
     # An accelerator type and a placement group add resources of their own.
-    return any(
+    return sum(
         wanted == {name: round(amount, 4) for name, amount in found.items() if name in ("CPU", "GPU") and amount}
         for found in waiting_claims()
     )

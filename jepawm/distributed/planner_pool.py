@@ -117,5 +117,6 @@ def planner_backend(
         start_timeout_s=scaling.placement_timeout_s,
         error=PlanningError,
         can_grow=can_grow,
+        inner=("environment actor", demand.env_actor()),
     )
     return RayBackend(kind, hosts, say)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from jepawm.console import Console
-from jepawm.distributed.cluster import is_waiting, room_in_words
+from jepawm.distributed.cluster import number_waiting, room_in_words
 from jepawm.errors import PlacementError
 from jepawm.runs.placement.demand import Claim
 
@@ -61,11 +61,11 @@ class Waiting:
         waited = f"{now - self._since:.0f} s"
         what = f"{pending} of {total} {self._name}s ({self._claim.words()})"
         # A process that has room may only be slow to start.
-        has_no_room, is_late = is_waiting(self._claim), now - self._since >= self._timeout_s
+        has_no_room, is_late = number_waiting(self._claim) > 0, now - self._since >= self._timeout_s
         if is_late and (has_no_room or self._ends_slow_starts):
             raise PlacementError(
-                f"{what} did not start within {self._timeout_s:g} s (scaling.placement_timeout_s): {room_in_words()}; claim less, "
-                "use fewer of them, or a larger cluster; the same command goes on where this run stopped"
+                f"{what} did not start within {self._timeout_s:g} s (scaling.placement_timeout_s): {room_in_words()}; "
+                "claim less, use fewer of them, or a larger cluster; the same command goes on where this run stopped"
             )
         if has_no_room:
             self._say(f"   waiting {waited} for room for {what}: {room_in_words()}")

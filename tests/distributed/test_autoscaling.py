@@ -13,7 +13,7 @@ from fake_autoscaler import fake_autoscaler
 from jepawm.checkpoints.model_folder import weights_sha256
 from jepawm.cli.main import main
 from jepawm.config import RunConfig, ScalingConfig
-from jepawm.errors import ConfigError
+from jepawm.errors import ConfigError, PlacementError
 
 # Each starts a cluster of its own.
 pytestmark = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.long]
@@ -138,6 +138,7 @@ def test_a_gpu_node_is_started_used_lost_replaced_and_let_go(monkeypatch, tmp_pa
 
 
 def test_what_an_autoscaler_can_start_is_known_and_what_it_cannot_is_refused(monkeypatch, tmp_path):
+    from jepawm.distributed import waiting
     from jepawm.distributed.runtime import RayRuntime
 
     with fake_autoscaler(TYPES, max_workers=3) as address:
@@ -152,3 +153,14 @@ def test_what_an_autoscaler_can_start_is_known_and_what_it_cannot_is_refused(mon
         ]
         with pytest.raises(ConfigError, match=r"4 training workers x 1 GPU = 4 GPUs; there are 2 x gpu .*startable"):
             runtime.place(RunConfig(scaling=ScalingConfig(num_workers=4)), ("train",))
+        # What no node can hold is told with what there is, and ends the run.
+        monkeypatch.setattr(waiting, "TELL_AFTER_S", 0.0)
+        nowhere = ScalingConfig(num_env_actors=1, env_actor_labels=("zone=b",), placement_timeout_s=1.0)
+        with (
+            runtime.env_pool(config.env, nowhere) as pool,
+            pytest.raises(
+                PlacementError, match=r"1 of 1 environment actors \(1 CPU each, zone=b\) did not start within 1"
+            ),
+        ):
+            pool.describe()
+        assert "0 of 0 CPUs and 0 of 0 GPUs are free on 1 node" in told[0]

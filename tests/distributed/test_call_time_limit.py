@@ -86,7 +86,7 @@ def backend_on(ray: ScriptedRay, monkeypatch: pytest.MonkeyPatch, num_hosts: int
     monkeypatch.setattr(actors, "ray", ray)
     monkeypatch.setattr(actors, "time", ray)
     monkeypatch.setattr(waiting, "time", ray)
-    monkeypatch.setattr(waiting, "is_waiting", lambda claim: True)
+    monkeypatch.setattr(waiting, "number_waiting", lambda claim: 1)
     monkeypatch.setattr(waiting, "room_in_words", lambda: "0 of 8 CPUs are free")
     scaling = ScalingConfig(env_call_timeout_s=LIMIT_S, placement_timeout_s=900)
     return env_backend(EnvConfig(), scaling, num_hosts, EnvActors(Claim(1.0), say=ray.said.append))
@@ -145,7 +145,7 @@ def test_actors_without_room_are_told_and_end_the_run_after_a_while(monkeypatch:
 def test_actors_that_have_room_are_slow_and_not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = ScriptedRay(start_s=[800.0], answer_s=[1.0])
     backend = backend_on(ray, monkeypatch)
-    monkeypatch.setattr(waiting, "is_waiting", lambda claim: False)
+    monkeypatch.setattr(waiting, "number_waiting", lambda claim: 0)
     call = backend.submit(0, GetProcessId())
     assert backend.next_done([call])[1]() == f"answer of {call}"
     assert ray.said == []

@@ -1,5 +1,6 @@
 """What a cluster's workers are told, and which nodes are gone; without a Ray."""
 
+import importlib
 import json
 import os
 import socket
@@ -7,7 +8,7 @@ import socket
 import pytest
 
 from jepawm.distributed.nodes import LostNodes, is_gone
-from jepawm.distributed.session import prepare_environment, variables_for_workers
+from jepawm.distributed.session import RayLog, prepare_environment, variables_for_workers
 
 
 def test_workers_of_a_cluster_get_places_limits_and_threads(monkeypatch, tmp_path):
@@ -96,3 +97,27 @@ def test_a_ray_that_is_started_here_gets_a_token_and_a_cluster_keeps_its_own_cho
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     prepare_environment()
     assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_what_ray_prints_about_dead_nodes_goes_to_a_file_and_is_told_once(monkeypatch, tmp_path):
+    worker, printed, told = importlib.import_module("ray._private.worker"), [], []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, ignore_prefix: printed.append(data["lines"]))
+
+    def ray_prints(pid, line):
+        worker.print_to_stdstream({"pid": pid, "lines": [line], "is_err": False}, ignore_prefix=False)
+
+    log = RayLog(told.append)
+    log.listen()
+    ray_prints("raylet", "The node with node id: abc has been marked dead")
+    ray_prints(123, "a worker prints")
+    assert printed == [["a worker prints"]]
+    assert told == []
+    # Lines from before a run has a directory are kept for it.
+    log.write_to(str(tmp_path))
+    ray_prints("raylet", "A worker died")
+    path = tmp_path / "ray.log"
+    assert path.read_text() == "The node with node id: abc has been marked dead\nA worker died\n"
+    assert told == [f"   Ray reports trouble with a node or a process: {path}"]
+    log.close()
+    ray_prints("raylet", "the run has ended")
+    assert printed[1:] == [["the run has ended"]]

@@ -119,9 +119,13 @@ def test_more_workers_than_the_machine_holds_are_refused_with_the_sums(
     message = "scaling.num_workers is 64: 64 workers x 0.5 CPU = 32 CPUs, there are 2; at most 4 fit"
     with pytest.raises(ConfigError, match=message):
         check_run(wide)
-    # The CPUs of a cluster are not those of this machine.
+    on_gpus = recorded(episodes, device="cuda:9")
+    with pytest.raises(ConfigError, match="device 'cuda:9': torch finds"):
+        check_run(on_gpus)
+    # The CPUs and GPUs of a cluster are not those of this machine.
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     check_run(wide)
+    check_run(on_gpus)
 
 
 def test_capacity_counts_workers_and_actors() -> None:
