@@ -57,7 +57,6 @@ class Waiting:
         self._pending = pending
         if not pending or now < min(self._tell_at, self._since + self._timeout_s):
             return
-        self._tell_at = now + TELL_AGAIN_EVERY_S
         waited = f"{now - self._since:.0f} s"
         what = f"{pending} of {total} {self._name}s ({self._claim.words()})"
         # A process that has room may only be slow to start.
@@ -68,6 +67,7 @@ class Waiting:
                 "claim less, use fewer of them, or a larger cluster; the same command goes on where this run stopped"
             )
         if has_no_room:
+            self._tell_at = now + TELL_AGAIN_EVERY_S
             self._say(f"   waiting {waited} for room for {what}: {room_in_words()}")
 
 
