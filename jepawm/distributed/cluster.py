@@ -88,7 +88,7 @@ def waiting_claims() -> list[dict[str, float]]:
 def number_waiting(claim: Claim) -> int:
     """How many processes with this claim find no room now."""
     wanted = {name: round(amount, 4) for name, amount in claim.resources.items()}
-    # An accelerator type and a placement group add resources of their own.
+    # A placement group adds resources of its own.
     return sum(
         wanted == {name: round(amount, 4) for name, amount in found.items() if name in ("CPU", "GPU") and amount}
         for found in waiting_claims()
@@ -164,7 +164,8 @@ def _node_types(path: Path) -> Startable | None:
     for name, kind in (config.get("available_node_types") or {}).items():
         if name != config.get("head_node_type"):
             resources, labels = kind.get("resources") or {}, kind.get("labels") or {}
-            types.append(NodeType(name, resources, labels, kind.get("max_workers", limit or 0)))
+            most, priority = kind.get("max_workers", limit or 0), kind.get("priority", 0)
+            types.append(NodeType(name, resources, labels, most, priority))
     return Startable(tuple(types), limit)
 
 

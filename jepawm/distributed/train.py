@@ -236,7 +236,6 @@ def _fit(attempt: _Attempt, request: StopRequest) -> str:
             num_workers=count,
             use_gpu=claim.gpus > 0,
             resources_per_worker=claim.resources,
-            accelerator_type=claim.accelerator_type,
             label_selector=dict(claim.selector) or None,
             # GPUs of one node exchange gradients faster; workers on CPUs want nodes of their own.
             placement_strategy="PACK" if claim.gpus else "SPREAD",

@@ -12,9 +12,8 @@ from jepawm.runs.placement.demand import Claim, Demand
 
 HEAD = NodeType("head", {"CPU": 0.0})
 CPU_SPOT = NodeType("cpu-spot", {"CPU": 16.0}, {"ray.io/market-type": "spot"}, 8)
-GPU_SPOT = NodeType(
-    "gpu-spot", {"CPU": 8.0, "GPU": 1.0, "accelerator_type:A10G": 1.0}, {"ray.io/market-type": "spot"}, 4
-)
+A10G = {"ray.io/accelerator-type": "A10G"}
+GPU_SPOT = NodeType("gpu-spot", {"CPU": 8.0, "GPU": 1.0}, {"ray.io/market-type": "spot"} | A10G, 4)
 GPU = replace(GPU_SPOT, name="gpu", labels={"ray.io/market-type": "on-demand"}, count=2)
 # A head that only manages, and an autoscaler that can start the rest.
 ASLEEP = Cluster((HEAD,), (CPU_SPOT, GPU_SPOT), 12)
@@ -68,7 +67,7 @@ def test_labels_and_the_kind_of_gpu_choose_nodes() -> None:
         (worker,) = planned(cluster, ("train",), worker_labels=(f"ray.io/market-type={labels}",)).roles
         assert list(worker.started) == [chosen]
     (worker,) = planned(cluster, ("train",), accelerator_type="A10G").roles
-    assert "1 CPU and 1 A10G each" in worker.words()
+    assert "1 CPU and 1 GPU each, ray.io/accelerator-type=A10G: on 1 gpu-spot" in worker.words()
     with pytest.raises(
         ConfigError, match="accelerator_type 'H100' asks for GPUs, and the cluster has none of that kind"
     ):
@@ -233,12 +232,11 @@ def test_a_run_without_an_environment_places_no_environment_actors() -> None:
 
 
 def test_claims_are_options_of_ray() -> None:
-    claim = Claim(2, 0.5, {"zone": "in(a,b)"}, "A10G")
+    claim = Claim(2, 0.5, {"zone": "in(a,b)"})
     assert claim.options() == {
         "num_cpus": 2,
         "num_gpus": 0.5,
         "label_selector": {"zone": "in(a,b)"},
-        "accelerator_type": "A10G",
     }
     assert Claim(1).options() == {"num_cpus": 1}
 

@@ -14,7 +14,7 @@ from typing import Any
 from jepawm.config import ScalingConfig
 from jepawm.config.scaling import labels
 from jepawm.errors import ConfigError
-from jepawm.runs.placement.nodes import Cluster, NodeType, number_held
+from jepawm.runs.placement.nodes import ACCELERATOR_LABEL, Cluster, NodeType, number_held
 
 # Ray counts resources in ten-thousandths.
 _FINEST = 1e-4
@@ -28,13 +28,11 @@ class Claim:
         cpus: Of its node.
         gpus: Of its node; below 1, processes share a GPU.
         selector: Labels of the nodes that it may run on.
-        accelerator_type: Ray's name of the GPU; None: any.
     """
 
     cpus: float
     gpus: float = 0.0
     selector: Mapping[str, str] = field(default_factory=dict)
-    accelerator_type: str | None = None
 
     @property
     def resources(self) -> dict[str, float]:
@@ -46,21 +44,19 @@ class Claim:
         options: dict[str, Any] = {"num_cpus": self.cpus}
         if self.gpus:
             options["num_gpus"] = self.gpus
-        if self.accelerator_type is not None:
-            options["accelerator_type"] = self.accelerator_type
         if self.selector:
             options["label_selector"] = dict(self.selector)
         return options
 
     def suits(self, kind: NodeType) -> bool:
-        """Whether a node of this type may run the process, as far as its labels and its kind of GPU go."""
-        return kind.suits(self.selector, self.accelerator_type)
+        """Whether a node of this type may run the process, as far as its labels go."""
+        return kind.suits(self.selector)
 
     def words(self) -> str:
         """`1 CPU and 1 GPU each, ray.io/market-type=spot`."""
         amounts = [f"{self.cpus:.3g} CPU{'' if self.cpus == 1 else 's'}"]
         if self.gpus:
-            amounts.append(f"{self.gpus:.3g} {self.accelerator_type or 'GPU'}")
+            amounts.append(f"{self.gpus:.3g} GPU")
         return ", ".join([f"{' and '.join(amounts)} each", *(f"{key}={value}" for key, value in self.selector.items())])
 
 
@@ -165,14 +161,17 @@ class Demand:
         return max(1, min(sizes, default=1) // hosts)
 
     def _worker(self, gpus: float) -> Claim:
-        scaling = self.scaling
-        cpus, accelerator = self._own_share(scaling.cpus_per_worker or 1), scaling.accelerator_type if gpus else None
-        return Claim(cpus, gpus, labels(scaling, "worker_labels"), accelerator)
+        cpus = self._own_share(self.scaling.cpus_per_worker or 1)
+        return Claim(cpus, gpus, self._selector("worker_labels", gpus))
 
     def _planner_host(self, gpus: float) -> Claim:
-        scaling = self.scaling
-        cpus, accelerator = self._own_share(scaling.cpus_per_planner_host or 1), scaling.accelerator_type
-        return Claim(cpus, gpus, labels(scaling, "planner_host_labels"), accelerator if gpus else None)
+        cpus = self._own_share(self.scaling.cpus_per_planner_host or 1)
+        return Claim(cpus, gpus, self._selector("planner_host_labels", gpus))
+
+    def _selector(self, name: str, gpus: float) -> dict[str, str]:
+        """The labels that a setting asks for, and the kind of GPU where one is claimed."""
+        kind = {ACCELERATOR_LABEL: self.scaling.accelerator_type} if gpus and self.scaling.accelerator_type else {}
+        return {**kind, **labels(self.scaling, name)}
 
     def _gpus_for(self, role: str, wanted: int) -> int:
         """GPUs that nodes have, or could have once they are started, for processes with 1 GPU each."""

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-# Ray's resource of a node with GPUs of one kind, and the label of the same meaning.
-_ACCELERATOR_RESOURCE = "accelerator_type:"
+# Ray's label of the kind of GPU that a node has. Ray sets it on nodes that run; a node type states it.
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 # Ray counts resources in ten-thousandths.
 _ROUNDING = 1e-4
@@ -16,15 +15,17 @@ class NodeType:
 
     Attributes:
         name: As the cluster's file calls the type.
-        resources: Ray's logical resources of one node: `CPU`, `GPU`, `accelerator_type:A10G` and others.
+        resources: Ray's logical resources of one node: `CPU`, `GPU` and others.
         labels: Of each node.
         count: Nodes that run, or nodes that can be started beside those that run.
+        priority: An autoscaler starts nodes of a higher one first.
     """
 
     name: str
     resources: Mapping[str, float]
     labels: Mapping[str, str] = field(default_factory=dict)
     count: int = 1
+    priority: int = 0
 
     @property
     def cpus(self) -> float:
@@ -36,18 +37,12 @@ class NodeType:
         """GPUs of one node."""
         return self.resources.get("GPU", 0.0)
 
-    def suits(self, selector: Mapping[str, str], accelerator_type: str | None) -> bool:
-        """Whether a node has the labels and the kind of GPU that are asked for.
+    def suits(self, selector: Mapping[str, str]) -> bool:
+        """Whether a node has the labels that are asked for.
 
         Args:
             selector: Label -> value, `!value`, `in(a,b)` or `!in(a,b)`, as Ray reads it.
-            accelerator_type: Ray's name of a GPU; None: any.
         """
-        if accelerator_type is not None and not (
-            _ACCELERATOR_RESOURCE + accelerator_type in self.resources
-            or self.labels.get(ACCELERATOR_LABEL) == accelerator_type
-        ):
-            return False
         return all(_label_fits(self.labels.get(label), value) for label, value in selector.items())
 
 

@@ -267,7 +267,8 @@ class _Nodes:
         ]
         if not kinds:
             return None
-        kind = min(kinds, key=lambda each: (each.gpus if not claim.gpus else 0, each.gpus, each.cpus))
+        # Nodes without GPUs for what needs none, and small ones before large ones; Ray weighs them much alike.
+        kind = min(kinds, key=lambda each: (each.gpus, -each.priority, each.cpus))
         self._left[id(kind)] -= 1
         node = _Node(kind, dict(kind.resources), is_started=True)
         self.nodes.append(node)
