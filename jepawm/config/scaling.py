@@ -35,8 +35,8 @@ class ScalingConfig:
     """Labels of the nodes that training workers and encode actors go to, each as KEY=VALUE:
     `ray.io/market-type=on-demand`. VALUE may also be `!spot`, `in(a,b)` or `!in(a,b)`."""
     accelerator_type: str | None = None
-    """Kind of GPU that workers, encode actors and planner hosts claim, as Ray's label `ray.io/accelerator-type` names it:
-    A10G. None: any."""
+    """Kind of GPU that workers, encode actors and planner hosts claim, as Ray's label `ray.io/accelerator-type` names
+    it, such as A10G; None: any."""
     num_encode_actors: int | None = None
     """Actors that encode stored features, each with the claims of a training worker; None: as many as there are GPUs
     (CPUs where a worker claims none), and where no node for them runs yet, `num_workers`."""

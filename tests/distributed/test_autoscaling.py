@@ -126,7 +126,10 @@ def test_a_gpu_node_is_started_used_lost_replaced_and_let_go(monkeypatch, tmp_pa
         assert any("gpu" in seen for seen in watch.seen)
         assert "2 environment actors, 1 CPU each, ray.io/market-type=spot: on 1 cpu-spot (to be started)" in said
         assert "1 training worker, 1 CPU and 1 GPU each, ray.io/market-type=on-demand: on 1 gpu (to be started)" in said
-        assert Path(mark).read_text() != ""
+        # The node that died is told in one line; what Ray prints about it is in a file.
+        assert Path(mark).read_text() in (tmp_path / "cluster" / "ray.log").read_text()
+        assert "(raylet" not in said
+        assert said.count("Ray reports trouble with a node or a process") == 1
         deadline = time.monotonic() + 60
         while {kind.name for kind in look_at_cluster().running} != {"head"}:
             assert time.monotonic() < deadline, "idle nodes were not stopped within 60 s"
