@@ -94,7 +94,7 @@ def test_a_gpu_node_is_started_used_lost_replaced_and_let_go(monkeypatch, tmp_pa
     from jepawm.distributed.cluster import look_at_cluster
 
     main(command(tmp_path / "local", "--local", device="cpu"))
-    mark, train_on_worker = str(tmp_path / "died"), train.train_on_worker
+    mark = str(tmp_path / "died")
 
     def train_on_a_node_that_dies_once(job):
         from jepawm.distributed import train
