@@ -153,13 +153,13 @@ def command(home: Path) -> tuple[list[str], dict[str, str]]:
         "--tune.scheduler.reduction-factor",
         "2",
     ]
-    words = [sys.executable, "-m", "jepawm", "tune", *TOY, "--space", "optimizer", "--tune.num-trials", "5", *tuned]
+    words = [sys.executable, "-m", "jepawm", "tune", *TOY, "--space", "optimizer", "--tune.num-trials", "4", *tuned]
     return words, {**os.environ, "JEPAWM_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.long
 def test_a_driver_that_is_killed_loses_no_trial_and_runs_none_twice(tmp_path):
-    """SIGKILL as soon as two trials are over and another one runs; then the same command."""
+    """SIGKILL as soon as a trial is over and another one runs; then the same command."""
     words, environment = command(tmp_path)
     driver = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     found: list[Path] = []
@@ -167,7 +167,7 @@ def test_a_driver_that_is_killed_loses_no_trial_and_runs_none_twice(tmp_path):
         while driver.poll() is None:
             found = list(tmp_path.glob("sweep-*/trials/*/result.json"))
             running = list(tmp_path.glob("sweep-*/trials/*/starts.jsonl"))
-            if len(found) >= 2 and len(running) > len(found):
+            if found and len(running) > len(found):
                 break
             time.sleep(0.05)
         assert driver.poll() is None, driver.communicate()[0]
@@ -177,12 +177,12 @@ def test_a_driver_that_is_killed_loses_no_trial_and_runs_none_twice(tmp_path):
     (folder,) = tmp_path.glob("sweep-*")
     sweep = SweepFolder(folder)
     before = {record.number: (record, len(sweep.trial(record.number).starts)) for record in sweep.over}
-    assert 2 <= len(before) < 5
+    assert 1 <= len(before) < 4
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trials are over from before" in done.stdout
     lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
-    assert [line["number"] for line in lines] == [0, 1, 2, 3, 4]
+    assert [line["number"] for line in lines] == [0, 1, 2, 3]
     for number, (known, starts) in before.items():
         assert sweep.trial(number).result == known
         assert len(sweep.trial(number).starts) == starts
