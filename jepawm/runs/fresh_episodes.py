@@ -46,8 +46,9 @@ def evaluate_again(job: TrialJob, place: Path) -> Final:
         protocols=job.config.evaluation.protocols[:1],
         goal_offsets_env_steps=(),
     )
-    config = replace(job.config, local=True, run_dir=str(place), evaluation=evaluation)
-    config = replace(config, scaling=replace(config.scaling, num_workers=1))
+    # One process plays, however many trained.
+    alone = replace(job.config.scaling, num_workers=1, min_workers=None)
+    config = replace(job.config, local=True, run_dir=str(place), evaluation=evaluation, scaling=alone)
     path = place / EVAL_FILE
     fresh = read_result(str(path)) if path.is_file() else None
     if fresh is None or (fresh.seed, _episodes(fresh)) != (evaluation.seed, evaluation.num_episodes):

@@ -246,7 +246,8 @@ def _train_and_evaluate(
 
 def evaluate_trained(job: TrialJob) -> None:
     """Ends the run of a trial that was trained by workers: evaluates its last checkpoint in this process."""
-    config = replace(job.config, local=True, scaling=replace(job.config.scaling, num_workers=1))
+    alone = replace(job.config.scaling, num_workers=1, min_workers=None)
+    config = replace(job.config, local=True, scaling=alone)
     run(config, job.recipe, LocalRuntime(), Console(quiet=True))
 
 

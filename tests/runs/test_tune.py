@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from toy_sweep import toy
 
+from jepawm.config import ScalingConfig
 from jepawm.config.command_line import parse, take_section
 from jepawm.config.tune import ASHAConfig, GridSearchConfig, MedianConfig, PBTConfig, TuneConfig
 from jepawm.console import Console
@@ -16,7 +17,7 @@ from jepawm.errors import ConfigError, TrainingError
 from jepawm.runs import evaluation as evaluation_module
 from jepawm.runs import trial as trial_module
 from jepawm.runs.evaluation import trained_config
-from jepawm.runs.fresh_episodes import fresh_seed
+from jepawm.runs.fresh_episodes import evaluate_again, fresh_seed
 from jepawm.runs.sweep_checks import SweepRequest, check_sweep
 from jepawm.runs.takeover import finish_takeover, take_over
 from jepawm.runs.trial import TrialJob, run_trial, settle
@@ -132,6 +133,10 @@ def test_the_best_trials_are_played_again_on_episodes_that_chose_none_of_them(sw
         assert evaluated["model"]["sha256"] == trained["model"]["sha256"]
         assert evaluated["tasks_sha256"] != trained["tasks_sha256"]
         assert evaluated["seed"] == told["seed"]
+    # They are not played twice, and one process plays them however many workers trained.
+    job = TrialJob.read(SweepFolder(result.folder), result.finals[0].number)
+    wide = replace(job, config=replace(job.config, local=False, scaling=ScalingConfig(num_workers=2)))
+    assert evaluate_again(wide, SweepFolder(result.folder).final_dir(job.number)) == result.finals[0]
 
 
 def test_the_command_repeats_the_best_trial(swept):
