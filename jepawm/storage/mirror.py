@@ -180,6 +180,7 @@ class Mirror:
         """Takes over what other processes of the same lease wrote; files that were written here stay."""
         with self._lock:
             record = Record.load(self._record_path)
+            manifest = self._not_older(manifest, record)
             missing = []
             for name, file in manifest.files.items():
                 stat, known = self._stat(name), record.known.get(name)
@@ -252,6 +253,9 @@ class Mirror:
 
     def _pull(self, manifest: Manifest, written_by: int, wanted: Wanted) -> None:
         record = Record.load(self._record_path)
+        newer = self._not_older(manifest, record)
+        if newer.number > manifest.number:
+            manifest, written_by = newer, newer.token
         if written_by == 0:
             # Nothing is stored. Where something was, the store has lost it, and the next push brings it back.
             Record(manifest).save(self._record_path)
@@ -294,10 +298,16 @@ class Mirror:
         finally:
             record.save(self._record_path)
 
+    def _not_older(self, manifest: Manifest, record: Record) -> Manifest:
+        """The manifest, or the last one where this machine has pushed since the manifest was read."""
+        return self.folder.manifest() if manifest.number < record.manifest.number else manifest
+
     def _download(self, name: str, file: StoredFile, record: Record) -> None:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary:
+        # A name of its own: another thread of this process may write the file at the same time.
+        temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
+        try:
             self.folder.store.read_to(file.key, str(temporary))
             found = _sha256(temporary)
             if found != file.sha256:
@@ -305,6 +315,9 @@ class Mirror:
                     f"{self.folder.uri}/{file.key} is damaged: its SHA-256 is {found}, the manifest says {file.sha256}"
                 )
             os.utime(temporary, (file.modified_s, file.modified_s))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         stat = path.stat()
         record.known[name] = Known(file, stat.st_size, stat.st_mtime_ns)
 

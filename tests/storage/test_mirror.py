@@ -175,6 +175,21 @@ def test_a_driver_follows_its_workers_and_keeps_its_own_files(bucket: Bucket, on
     assert contents(there)["config"] == "2"
 
 
+def test_a_manifest_that_was_read_before_a_push_takes_nothing_back(bucket: Bucket, on_machine: Machine) -> None:
+    on_machine("driver")
+    here = working_copy(bucket)
+    fill(here, usage="1")
+    here.push(token=1)
+    before = here.folder.manifest()
+    fill(here, usage="1 2", new="x")
+    here.push(token=1)
+    here.follow(before, lambda name: True)
+    assert contents(here) == {"usage": "1 2", "new": "x"}
+    here.pull(before)
+    assert contents(here) == {"usage": "1 2", "new": "x"}
+    assert sorted(here.last_seen().files) == ["new", "usage"]
+
+
 def test_a_reader_of_an_old_manifest_gets_the_newest_state(bucket: Bucket, on_machine: Machine) -> None:
     on_machine("one")
     here = working_copy(bucket)
