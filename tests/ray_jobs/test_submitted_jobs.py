@@ -141,6 +141,18 @@ def test_encode_and_train_a_head(submit: Submitter, run_dir: Path) -> None:
 
 
 @on_ray
+def test_tune_the_planner_of_a_trained_model(submit: Submitter, run_dir: Path) -> None:
+    place = submit.home / "sweep"
+    few = ["--tune.num-trials", "2", "--tune.num-final", "1", "--tune.final-episodes", "2", "--tracking.no-mlflow"]
+    submit.done(
+        *("python", "ray_jobs/tune.py", "--model", str(run_dir), "--space", "planner", "--run-dir", str(place)),
+        *("--evaluation.num-episodes", "2", *few),
+    )
+    assert (place / "sweep.json").is_file()
+    assert (place / "report.html").is_file()
+
+
+@on_ray
 def test_improve(submit: Submitter) -> None:
     place = submit.home / "improved"
     rounds = ["--improve.num-rounds", "1", "--improve.episodes-per-round", "4", "--improve.train-steps-per-round", "4"]
