@@ -110,7 +110,8 @@ def test_a_gpu_node_is_started_used_lost_replaced_and_let_go(monkeypatch, tmp_pa
         agree = train.worker_agreement
         # The worker still says that it has begun.
         train.worker_agreement = lambda stop_signal: agree(stop_signal) and die
-        train_on_worker(job)
+        # The worker's own, which asks `worker_agreement` of its own module.
+        train.train_on_worker(job)
 
     monkeypatch.setattr(train, "train_on_worker", train_on_a_node_that_dies_once)
     monkeypatch.setenv("JEPAWM_HOME", str(tmp_path / "home"))
