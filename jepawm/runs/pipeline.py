@@ -277,7 +277,7 @@ def _tell_working_copy(config: RunConfig, run_dir: str, console: Console) -> Non
 @contextmanager
 def started_runtime(config: RunConfig, console: Console) -> Iterator[Runtime]:
     with console.stage("start", "local process" if config.local else "Ray"):
-        runtime = make_runtime(config)
+        runtime = make_runtime(config, console.say)
     try:
         yield runtime
     finally:
