@@ -137,8 +137,10 @@ def test_a_gpu_node_is_started_used_lost_replaced_and_let_go(monkeypatch, tmp_pa
             time.sleep(0.5)
     models = [str(tmp_path / name / "model") for name in ("local", "cluster")]
     assert weights_sha256(models[1]) == weights_sha256(models[0])
-    results = [json.loads((tmp_path / name / "eval.json").read_text())["protocols"] for name in ("local", "cluster")]
-    assert results[1] == results[0]
+    # Latencies differ; what was played, and how each episode ended, does not.
+    results = [json.loads((tmp_path / name / "eval.json").read_text()) for name in ("local", "cluster")]
+    for key in ("episodes", "tasks_sha256", "prediction", "success_rate"):
+        assert results[1][key] == results[0][key]
 
 
 def test_what_an_autoscaler_can_start_is_known_and_what_it_cannot_is_refused(monkeypatch, tmp_path):
