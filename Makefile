@@ -50,7 +50,6 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
 export RAY_USAGE_STATS_ENABLED := 0
-export RAY_AUTH_MODE := disabled
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 # Python keeps what it compiles, also where the shell says otherwise: pytest, its workers, Ray and the commands under test
 # are some 100 processes, and each would compile the package again.

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from own_cluster import RAY, SMALL, START_LIMIT_S, Head, ray_head, without_ray
 
+from jepawm.cli.main import main
+
 # Each part of a test submits jobs to the same head, and later ones read what earlier ones wrote.
 LONG = [pytest.mark.ray, pytest.mark.e2e, pytest.mark.long]
 JOB_LIMIT_S = 600.0
@@ -105,10 +107,20 @@ def submit(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sub
 
 @pytest.fixture(scope="module")
 def run_dir(submit: Submitter) -> Path:
-    """The run of a submitted training, in the documented home."""
-    said = submit.done("python", "ray_jobs/train.py", *SMALL)
+    """The run of a submitted training with two workers, in the documented home."""
+    wide = ["--scaling.num-workers", "2", "--scaling.num-env-actors", "2"]
+    said = submit.done("python", "ray_jobs/train.py", *SMALL, *wide)
     (folder,) = submit.home.glob("demo-*")
-    assert f"run        {folder}" in said
+    for words in (
+        f"run        {folder}",
+        "placement",
+        "random plans",
+        "report",
+        "2 worker(s)",
+        "two_plan",
+        "wall time",
+    ):
+        assert words in said
     return folder
 
 
@@ -116,6 +128,18 @@ def on_ray(test: Callable[..., None]) -> Callable[..., None]:
     for mark in LONG:
         test = mark(test)
     return test
+
+
+@on_ray
+def test_two_actors_of_a_cluster_and_one_process_without_ray_find_the_same(run_dir: Path, tmp_path: Path) -> None:
+    result = json.loads((run_dir / "eval.json").read_text())
+    assert list(result["protocols"]) == ["open_loop"]
+    assert result["num_episodes"] == result["random"]["num_episodes"] == 4
+    assert main(["evaluate", "--model", str(run_dir / "model"), "--run-dir", str(tmp_path / "again"), "--local"]) == 0
+    repeated = json.loads((tmp_path / "again" / "eval.json").read_text())
+    # To the last coordinate.
+    assert repeated["episodes"] == result["episodes"]
+    assert repeated["random"] == result["random"]
 
 
 @on_ray
