@@ -95,6 +95,7 @@ def run(
     Raises:
         BudgetError: `max_gpu_hours` is used up; the run ended at a checkpoint.
     """
+    before = console.elapsed_s()
     stages: tuple[Stage, ...] = ("collect", "train", "evaluate")
     plan = runtime.place(config, (*stages, "encode") if config.data.features == "stored" else stages)
     run_dir, resumed = prepare_run_dir(config, recipe)
@@ -124,7 +125,7 @@ def run(
                 if not resumed:
                     discard_new_run(run_dir)
                 raise
-            return _train_and_evaluate(here, dataset, WallTimes(run_dir, console))
+            return _train_and_evaluate(here, dataset, WallTimes(run_dir, console, before))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Wall time of each stage of a run, over all the processes that worked on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from jepawm.console import Console
@@ -16,13 +17,15 @@ class WallTimes:
     Args:
         run_dir: The run.
         console: Measures the stages of this process.
+        before: What the console had measured before the run began, for other runs of this process; None: nothing.
 
     Raises:
         DataError: The file of an earlier part is damaged.
     """
 
-    def __init__(self, run_dir: str, console: Console) -> None:
-        self._file = PartsFile(Path(run_dir, WALL_TIMES_FILE), "wall times", console.elapsed_s)
+    def __init__(self, run_dir: str, console: Console, before: Mapping[str, float] | None = None) -> None:
+        self._console, self._before = console, dict(before or {})
+        self._file = PartsFile(Path(run_dir, WALL_TIMES_FILE), "wall times", self._of_this_process)
 
     @property
     def num_parts(self) -> int:
@@ -44,3 +47,7 @@ class WallTimes:
     def save_now_and_then(self) -> None:
         """`save`, at most once a second."""
         self._file.save_now_and_then()
+
+    def _of_this_process(self) -> dict[str, float]:
+        spent = {stage: at - self._before.get(stage, 0.0) for stage, at in self._console.elapsed_s().items()}
+        return {stage: seconds for stage, seconds in spent.items() if seconds > 0}

@@ -37,6 +37,14 @@ def test_the_stage_that_a_kill_stops_is_counted_up_to_the_last_save(tmp_path: Pa
     assert console.elapsed_s() == console.wall_s
 
 
+def test_another_run_of_the_same_process_is_not_counted(tmp_path: Path) -> None:
+    console = Console(quiet=True)
+    console.wall_s.update(collect=2.0, train=3.0)
+    second = WallTimes(str(tmp_path), console, before=console.elapsed_s())
+    console.wall_s.update(train=7.0, evaluate=1.0)
+    assert second.total_s() == {"train": 4.0, "evaluate": 1.0}
+
+
 def test_damaged_times_are_refused_by_name(tmp_path: Path) -> None:
     write_json(tmp_path / WALL_TIMES_FILE, {"partitions": []})
     with pytest.raises(DataError, match=f"{WALL_TIMES_FILE}: damaged wall times"):
