@@ -90,7 +90,7 @@ demo: setup
 test: needs-test setup
 	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
 
-# Several Rays and their kills, real servers, submitted jobs: CI runs them after the others.
+# Several Rays and their kills, real servers, submitted jobs; CI runs some of them (.ci/run).
 test-long: needs-test setup
 	$(BIN)/python -m pytest -m long -n 0 --durations=20 $(PYTEST_ARGS)
 

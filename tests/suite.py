@@ -5,7 +5,7 @@ start Rays mostly waits for processes. The tests of one file share a worker, so 
 All files with tests marked `ray` share one worker, and so one Ray.
 
 Tests that train on Ray, start several Rays, servers or submitted jobs, or kill such processes are marked `long`:
-`make test` leaves them to `make test-long`, which runs one after the other. CI runs both.
+`make test` leaves them to `make test-long`, which runs one after the other; CI runs some of them.
 """
 
 import functools
