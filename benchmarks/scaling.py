@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from jepawm.config import EnvConfig
+from jepawm.config import EnvConfig, ScalingConfig
 from jepawm.distributed.env_pool import env_backend
 from jepawm.distributed.session import ray_session
 from jepawm.evaluation.manifest import manifest
@@ -78,7 +78,7 @@ def measure_hosts(number: int) -> dict[str, float]:
 
         before = {name: memory_mib(pids) for name, pids in ray_processes().items()}
         driver_before = memory_mib([os.getpid()])
-        backend = env_backend(EnvConfig(id=ENV, image_size=64), number, call_timeout_s=600.0)
+        backend = env_backend(EnvConfig(id=ENV, image_size=64), ScalingConfig(env_call_timeout_s=600.0), number)
         start = time.perf_counter()
         pids = ask_all(backend, number)
         started_s = time.perf_counter() - start

@@ -87,19 +87,38 @@ def s3_home(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         bucket.objects.all().delete()
 
 
-def jepawm(machine: str, *words: str, log: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+# Training stops for good when it has written the record of this train step; the process lives on until it is killed.
+STANDS_STILL_AT = 30
+STANDING_STILL = f"""
+import sys, threading
+from jepawm.cli.main import main
+from jepawm.tracking import MetricsWriter
+write = MetricsWriter.write
+def write_and_stand_still(writer, record):
+    write(writer, record)
+    if record["train_step"] >= {STANDS_STILL_AT}:
+        threading.Event().wait()
+MetricsWriter.write = write_and_stand_still
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def jepawm(
+    machine: str, *words: str, log: Path | None = None, program: str | None = None, **variables: str
+) -> subprocess.Popen[str]:
     """A command on a machine of some name: its working copies are its own.
 
     Args:
         machine: Its name.
         words: Of the command.
         log: Where it prints; None: `done` reads what it prints.
+        program: Python in place of the command; None: the command.
         variables: Of its environment.
     """
     base = Path(os.environ["JEPAWM_CACHE"]).parent
     output = subprocess.PIPE if log is None else open(log, "w")  # noqa: SIM115 - the process writes it
     return subprocess.Popen(
-        [sys.executable, "-m", "jepawm.cli.main", *words],
+        [sys.executable, *(("-m", "jepawm.cli.main") if program is None else ("-c", program)), *words],
         env={**os.environ, "JEPAWM_CACHE": str(base / machine), **variables},
         cwd=base,
         stdout=output,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from s3_home import HOME, done, jepawm, stored_files, stored_runs, train, wait_for
+from s3_home import HOME, STANDING_STILL, done, jepawm, stored_files, stored_runs, train, wait_for
 
 from jepawm.checkpoints.model_folder import weights_sha256
 from jepawm.errors import StorageError
@@ -51,7 +51,8 @@ def test_a_killed_run_goes_on_on_another_machine(tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     done(jepawm("plain", *train("--local", run_dir=reference), JEPAWM_HOME=str(tmp_path / "plain")))
     log = tmp_path / "log"
-    first = jepawm("one", *train("--local"), log=log)
+    # A quick machine would finish the run before the test has looked.
+    first = jepawm("one", *train("--local"), log=log, program=STANDING_STILL)
 
     def has_a_checkpoint() -> bool:
         files = {path for name in stored_runs() for path in stored_files(f"{HOME}/{name}")}
