@@ -101,6 +101,7 @@ def test_a_local_run_leaves_everything_behind(finished: tuple[Path, str]) -> Non
         "model",
         "recipe",
         "report.html",
+        "usage.json",
         "wall_s.json",
     }
     # Where it was started, nothing else is left.
