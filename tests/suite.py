@@ -21,8 +21,8 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 
 # Seconds that each folder of tests may take in `make test` on two quiet cores, where three workers share them; setup
-# included. Together they are 1455 s, which three workers take in 9 minutes. A room that passes its budget is named at the
-# end of a run; no test fails because of it. Tests of `tests/*.py` count as `.`.
+# included. Together they are 1455 s, which three workers take in 9 minutes. A room that passes its budget is named at
+# the end of a run; no test fails because of it. Tests of `tests/*.py` count as `.`.
 BUDGETS_S = {
     ".": 120,
     "checkpoints": 40,
