@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import secrets
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,10 +38,13 @@ _PLACES = frozenset(("JEPAWM_HOME", "JEPAWM_CACHE"))
 
 
 def prepare_environment() -> None:
-    """Sets the variables that Ray reads when it is imported; variables that are set already stay."""
+    """Sets the variables that Ray reads when it is imported; variables that are set already stay.
+
+    Where the caller has imported Ray before, it has chosen for itself whether it asks for a token.
+    """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    if not joins_a_cluster() and "RAY_AUTH_MODE" not in os.environ:
+    if not joins_a_cluster() and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # A Ray that is started here listens on every network of this machine, and whoever reaches it may run code. It
         # gets a token that only its own processes know. Whether a cluster has one is the cluster's choice.
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import socket
+import sys
+import types
 
 import pytest
 
@@ -96,6 +98,11 @@ def test_a_ray_that_is_started_here_gets_a_token_and_a_cluster_keeps_its_own_cho
     prepare_environment()
     assert "RAY_AUTH_MODE" not in os.environ
     monkeypatch.delenv("RAY_ADDRESS")
+    # Ray reads its mode when it is imported: one that came before has chosen.
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    prepare_environment()
+    assert "RAY_AUTH_MODE" not in os.environ
+    monkeypatch.delitem(sys.modules, "ray")
     prepare_environment()
     token = os.environ["RAY_AUTH_TOKEN"]
     assert os.environ["RAY_AUTH_MODE"] == "token"
