@@ -50,7 +50,15 @@ def main() -> None:
     parser.add_argument("--hosts", nargs="+", type=int, default=list(HOSTS))
     parser.add_argument("--least-free-gib", type=float, default=4.0, help="stop before less memory than this is free")
     arguments = parser.parse_args()
-    hosts = []
+    results: dict[str, Any] = {
+        **manifest(command="python benchmarks/scaling.py"),
+        "what": (__doc__ or "").split("\n\n")[2].replace("\n", " ").strip(),
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "bytes": measure_bytes(),
+        "hosts": [],
+    }
+    print(results["bytes"])
+    hosts = results["hosts"]
     for number in arguments.hosts:
         needed = number * hosts[-1]["host_mib"] / 1024 if hosts else 0.0
         if free_gib() - needed < arguments.least_free_gib:
@@ -58,16 +66,9 @@ def main() -> None:
             break
         hosts.append(measure_hosts(number))
         print(hosts[-1], flush=True)
-    results = {
-        **manifest(command="python benchmarks/scaling.py"),
-        "what": (__doc__ or "").split("\n\n")[2].replace("\n", " ").strip(),
-        "load_average_1min": round(os.getloadavg()[0], 2),
-        "hosts": hosts,
-        "bytes": measure_bytes(),
-    }
-    print(results["bytes"])
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        # Many hosts take minutes to start; what was measured is kept.
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def measure_hosts(number: int) -> dict[str, float]:
