@@ -1,13 +1,29 @@
 """Slices of a run's configuration, as the rooms below `runs` take them."""
 
+from typing import Any
+
 import numpy as np
 
 from jepawm.checkpoints.model_folder import ModelSpec
-from jepawm.config import RunConfig, to_dict
+from jepawm.config import RunConfig, TrainConfig, to_dict
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
 from jepawm.training.run import model_spec
 from jepawm.types import ActionSpec, Statistics
+
+
+def few_steps(num_train_steps: int, **changes: Any) -> TrainConfig:
+    """A short training in float32: one checkpoint and one look at held-out windows, both at its end."""
+    settings = {
+        "num_train_steps": num_train_steps,
+        "batch_size": 8,
+        "precision": "float32",
+        "checkpoint_every": num_train_steps,
+        "log_every": 1,
+        "diagnostics_every": num_train_steps,
+        "diagnostics_windows": 16,
+    }
+    return TrainConfig(**{**settings, **changes})
 
 
 def spec_of(config: RunConfig, statistics: Statistics, action: ActionSpec) -> ModelSpec:

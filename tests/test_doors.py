@@ -41,6 +41,9 @@ KNOW_RAY = {"jepawm.distributed", "ray_jobs"}
 # The one place outside those rooms which may name `jepawm.distributed`, inside a function.
 TO_DISTRIBUTED = {"jepawm.runs"}
 
+# Elsewhere a function takes its section.
+HOLD_A_RUN = ("jepawm.config", "jepawm.runs", "jepawm.cli", "jepawm.distributed")
+
 
 def modules() -> dict[str, Path]:
     found = {}
@@ -142,6 +145,18 @@ def loaded_after(statement: str, *arguments: str) -> set[str]:
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rsplit("LOADED", 1)[1].split())
+
+
+def test_only_the_upper_rooms_hold_a_whole_run() -> None:
+    names = {"jepawm.config.RunConfig", "jepawm.config.run.RunConfig"}
+    found = [
+        module
+        for module, path in modules().items()
+        if is_within(module, "jepawm")
+        and not any(is_within(module, room) for room in HOLD_A_RUN)
+        and names & {name for name, _ in imports(path.read_text("utf-8"), module.rpartition(".")[0])}
+    ]
+    assert not found, "a function takes its section, not the run"
 
 
 def test_import_jepawm_pulls_in_nothing_heavy() -> None:

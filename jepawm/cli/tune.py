@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
         recipe, own = f"evaluation of {model_dir}", words
     if words_of_space is None:
         raise ConfigError(f"pass --space, what is tried: {SPACES}")
-    from jepawm.tuning.points import find_space, settings_of
+    from jepawm.runs.points import settings_of
+    from jepawm.tuning.points import find_space
 
     space = find_space(words_of_space).within(settings_of(config))
     from jepawm.runs.early import check_names

@@ -1,6 +1,7 @@
 """Checks that sections of a configuration share; each error names the key as it is written in YAML."""
 
 import dataclasses
+import os
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,6 +42,22 @@ def unread_by(owner: Any, name: str, choice: str) -> None:
     default = next(item.default for item in dataclasses.fields(owner) if item.name == name)
     if getattr(owner, name) != default:
         raise ConfigError(f"{key(owner, name)} has no meaning for {choice}")
+
+
+def positive_variable(name: str, default: float, unit: str) -> float:
+    """A number above 0 from an environment variable; the default where it is not set, or empty.
+
+    Raises:
+        ConfigError: The variable is no positive number.
+    """
+    text = os.environ.get(name) or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not number > 0:
+        raise ConfigError(f"{name} is '{text}', expected a number of {unit} above 0")
+    return number
 
 
 def no_password(owner: object, name: str, remedy: str) -> None:

@@ -7,6 +7,8 @@ import ray
 
 # A node that does not take a connection within this time counts as gone, seconds.
 CONNECT_TIMEOUT_S = 2.0
+# How long a connection may stay open without a greeting before its node counts as alive all the same, seconds.
+GREETING_TIMEOUT_S = 10.0
 
 
 class LostNodes:
@@ -36,11 +38,21 @@ class LostNodes:
 
 
 def is_gone(node: dict[str, Any]) -> bool:
-    """Whether a node of `ray.nodes()` is dead, or its raylet takes no connection."""
+    """Whether a node of `ray.nodes()` is dead, or its raylet does not answer a connection.
+
+    A raylet that lives greets whoever connects, at once. One that is being killed may still be connected to until the
+    system has ended it; then the connection closes without a greeting.
+    """
     if not node["Alive"]:
         return True
     try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), CONNECT_TIMEOUT_S).close()
+        address = node["NodeManagerAddress"], node["NodeManagerPort"]
+        with socket.create_connection(address, CONNECT_TIMEOUT_S) as connection:
+            connection.settimeout(GREETING_TIMEOUT_S)
+            try:
+                return not connection.recv(1)
+            except TimeoutError:
+                # It has too much to do, or waits for the first word, as it does under TLS.
+                return False
     except OSError:
         return True
-    return False

@@ -286,6 +286,7 @@ def _fit(attempt: _Attempt, request: StopRequest) -> str:
     )
     more = (lambda: workers.choose() > count) if workers.is_elastic else None
     with (
+        _ended_with_it(job["stop_signal"], job["feed"]),
         followed(config, run_dir),
         attempt.usage.holding(Share(TRAINING_WORKERS, count, claim.cpus, claim.gpus)) as begin_again,
     ):
@@ -304,6 +305,17 @@ def _fit(attempt: _Attempt, request: StopRequest) -> str:
     if result.checkpoint is None:
         raise TrainingError(f"Ray Train ended without a checkpoint in {run_dir}")
     return str(result.checkpoint.path)
+
+
+@contextmanager
+def _ended_with_it(*actors: Any) -> Iterator[None]:
+    """Ends the actors of an attempt with the context; Ray would keep them until the driver ends."""
+    try:
+        yield
+    finally:
+        for actor in actors:
+            if actor is not None:
+                ray.kill(actor)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -9,11 +9,12 @@ from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.tune import TuneConfig
 from jepawm.errors import ConfigError
 from jepawm.runs.evaluation import trained_config
+from jepawm.runs.points import settings_of, with_point
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_run
 from jepawm.runs.preflight.machine import check_disk
 from jepawm.runs.preflight.training import checkpoint_bytes
 from jepawm.runs.trial import check_rungs
-from jepawm.tuning.points import in_words, needs_no_training, probes, settings_of, with_point
+from jepawm.tuning.points import in_words, needs_no_training, probes
 from jepawm.tuning.search import Search, build_search
 from jepawm.tuning.space import Space
 

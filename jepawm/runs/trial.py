@@ -24,13 +24,13 @@ from jepawm.runs.during_training import during_training
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import EVAL_FILE, evaluate_model, read_result
 from jepawm.runs.pipeline import run
+from jepawm.runs.points import with_point
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.runs.takeover import finish_takeover
 from jepawm.runs.tracking import summary_metrics
 from jepawm.tracking import METRICS_FILE, read_metrics
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 from jepawm.training.loop import Metrics
-from jepawm.tuning.points import with_point
 from jepawm.tuning.space import Point
 from jepawm.tuning.sweep_folder import SweepFolder
 from jepawm.tuning.trial import Rung, Status, TrialClock, TrialFolder, TrialRecord

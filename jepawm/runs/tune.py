@@ -21,6 +21,7 @@ from jepawm.runs.episodes import dataset_path, prepare_dataset
 from jepawm.runs.features import encode_features, encode_job
 from jepawm.runs.fresh_episodes import evaluate_again, fresh_seed
 from jepawm.runs.pipeline import started_runtime
+from jepawm.runs.points import with_point
 from jepawm.runs.preflight.machine import check_writable, joins_a_cluster
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.sweep_checks import SweepRequest, check_sweep
@@ -29,7 +30,7 @@ from jepawm.runs.tracking import tracked
 from jepawm.runs.trial import TrialJob, run_trial
 from jepawm.runs.trials import Trials
 from jepawm.tracking import Outcome
-from jepawm.tuning.points import command, flags, in_words, with_point
+from jepawm.tuning.points import command, flags, in_words
 from jepawm.tuning.ranking import ranked, seconds_of
 from jepawm.tuning.report import Sweep as Shown
 from jepawm.tuning.report import write_sweep_report

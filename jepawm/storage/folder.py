@@ -51,15 +51,10 @@ class StoredFolder:
         Raises:
             LeaseLostError: A later lease has written meanwhile.
         """
-        while True:
-            before = self.manifest()
-            if before.token > token:
-                raise LeaseLostError(lost(self.uri, "another driver"))
-            after = before.changed(changes, token)
-            if self._manifests.append(after.number, after.to_bytes()):
-                self._remember(after)
-                self._forget_older(after)
-                return after
+        _, after = self._append(changes, token)
+        self._remember(after)
+        self._forget_older(after)
+        return after
 
     def fence(self, token: int) -> tuple[Manifest, int]:
         """Appends the same files under a new lease: from here on, drivers with an older one cannot write.
@@ -73,13 +68,18 @@ class StoredFolder:
         Raises:
             LeaseLostError: A later lease has written meanwhile.
         """
+        before, after = self._append({}, token)
+        return after, before.token
+
+    def _append(self, changes: Mapping[str, StoredFile | None], token: int) -> tuple[Manifest, Manifest]:
+        """Appends a manifest, and returns the one before it and the new one; see `commit`."""
         while True:
             before = self.manifest()
             if before.token > token:
                 raise LeaseLostError(lost(self.uri, "another driver"))
-            after = before.changed({}, token)
+            after = before.changed(changes, token)
             if self._manifests.append(after.number, after.to_bytes()):
-                return after, before.token
+                return before, after
 
     def remove_orphans(self) -> None:
         """Removes what a killed writer left and no manifest names; the caller holds the lease."""

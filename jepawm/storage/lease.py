@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from jepawm.errors import ConfigError, StorageError
+from jepawm.config.checks import positive_variable
+from jepawm.errors import StorageError
 from jepawm.storage.numbered import NumberedObjects
 from jepawm.storage.store import ObjectMissingError, ObjectStore, now_s
 
@@ -36,14 +37,7 @@ def interval_s() -> float:
     Raises:
         ConfigError: The variable is no positive number.
     """
-    text = os.environ.get(INTERVAL_VARIABLE) or str(DEFAULT_INTERVAL_S)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = float("nan")
-    if not seconds > 0:
-        raise ConfigError(f"{INTERVAL_VARIABLE} is '{text}', expected a number of seconds above 0")
-    return seconds
+    return positive_variable(INTERVAL_VARIABLE, DEFAULT_INTERVAL_S, "seconds")
 
 
 @dataclass(frozen=True)

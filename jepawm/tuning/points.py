@@ -1,13 +1,11 @@
-"""Between search spaces and runs: finding a space, a run with the settings of a point, and the flags that repeat it."""
+"""Points of a search space in words: finding the space, its borders, and the flags that repeat a point."""
 
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jepawm.config import RunConfig, to_dict
 from jepawm.config.tagged import import_object
-from jepawm.config.yaml_io import flatten, override, unflatten
 from jepawm.errors import ConfigError, did_you_mean
 from jepawm.tuning.space import Choice, Parameter, Point, Space
 
@@ -54,28 +52,6 @@ def find_space(words: str) -> Space:
 def needs_no_training(keys: Iterable[str]) -> bool:
     """Whether a trained model can be tried with all these settings."""
     return all(key.startswith(_OF_PLANNING) for key in keys)
-
-
-def settings_of(config: RunConfig) -> dict[str, Any]:
-    """A run's settings by dotted key, which a space's `when` may name."""
-    return flatten(to_dict(config))
-
-
-def with_point(base: RunConfig, point: Point, where: str) -> RunConfig:
-    """A run with the settings of a point.
-
-    Args:
-        base: The run that the point changes.
-        point: Settings by dotted key.
-        where: Named in errors.
-
-    Raises:
-        ConfigError: An unknown key, a wrong value, or values that do not go together.
-    """
-    try:
-        return override(base, unflatten(point), where)
-    except ConfigError as error:
-        raise ConfigError(f"{where} ({in_words(point)}): {_without(str(error), f'{where}: ')}") from error
 
 
 def probes(space: Space, base: Mapping[str, Any]) -> Iterator[tuple[str, Point]]:
@@ -136,7 +112,3 @@ def command(words: Iterable[str]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value) if not isinstance(value, str) else value
-
-
-def _without(text: str, beginning: str) -> str:
-    return text.removeprefix(beginning)

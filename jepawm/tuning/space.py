@@ -11,6 +11,7 @@ another setting must have, of the space or of the run, so that a point never hol
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,7 +32,7 @@ class Above:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameter:
+class Parameter(ABC):
     """One setting that is tried: what every kind has.
 
     Attributes:
@@ -42,25 +43,25 @@ class Parameter:
     when: When = field(default_factory=dict)
 
     @property
+    @abstractmethod
     def ends(self) -> tuple[Any, ...]:
         """Values at the borders; all values of a choice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def at(self, share: float) -> Any:
         """The value at a share in [0, 1) of the length; uniform shares give the parameter's distribution."""
-        raise NotImplementedError
 
+    @abstractmethod
     def grid(self, num_values: int | None) -> tuple[Any, ...]:
         """Values for a grid; of a range `num_values`, evenly spaced with both ends.
 
         Raises:
             ConfigError: A range, and `num_values` is None.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def clip(self, value: Any) -> Any:
         """The nearest value inside."""
-        raise NotImplementedError
 
     def can_match(self, wanted: Any) -> bool:
         """Whether a value of this parameter can be what another one's `when` wants; of a range it is not ruled out."""

@@ -4,8 +4,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from configs import few_steps
 
-from jepawm.config import DataConfig, RunConfig, ScalingConfig, TrainConfig
+from jepawm.config import DataConfig, RunConfig, ScalingConfig
 from jepawm.data import EpisodeDataset
 from jepawm.distributed import stopping
 from jepawm.interrupts import StopRequest
@@ -42,15 +43,7 @@ def test_a_training_on_ray_ends_at_a_checkpoint(ray_local: None, wall_dataset: E
     # So many steps that the workers cannot be done before the driver has looked.
     config = RunConfig(
         data=DataConfig(loader="cache", held_out_fraction=0.1),
-        train=TrainConfig(
-            num_train_steps=100_000,
-            batch_size=16,
-            precision="float32",
-            checkpoint_every=100_000,
-            log_every=1,
-            diagnostics_every=100_000,
-            diagnostics_windows=32,
-        ),
+        train=few_steps(100_000, batch_size=16, diagnostics_windows=32),
         scaling=ScalingConfig(num_workers=1, cpus_per_worker=1, max_train_failures=0),
     )
     usage, metrics = UsageMeter(), tmp_path / "metrics.jsonl"

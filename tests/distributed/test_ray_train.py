@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from configs import split_of, trained_spec
+from configs import few_steps, split_of, trained_spec
 from safetensors.numpy import load_file
 
-from jepawm.config import DataConfig, LossConfig, OptimConfig, RunConfig, ScalingConfig, TrainConfig
+from jepawm.config import DataConfig, LossConfig, OptimConfig, RunConfig, ScalingConfig
 from jepawm.data import ShardReader, WindowSampler, decode_window_batch
 from jepawm.data.loading.split import open_reader, sampled_batches, window_index
 from jepawm.errors import DataError, TrainingError
@@ -31,14 +31,8 @@ pytestmark = pytest.mark.ray
 def _config(**changes):
     config = RunConfig(
         data=DataConfig(loader="cache", held_out_fraction=0.1),
-        train=TrainConfig(
-            num_train_steps=12,
-            batch_size=16,
-            precision="float32",
-            checkpoint_every=6,
-            log_every=3,
-            diagnostics_every=6,
-            diagnostics_windows=32,
+        train=few_steps(
+            12, batch_size=16, checkpoint_every=6, log_every=3, diagnostics_every=6, diagnostics_windows=32
         ),
         scaling=ScalingConfig(num_workers=1, cpus_per_worker=1, max_train_failures=0),
     )

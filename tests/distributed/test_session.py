@@ -1,10 +1,12 @@
 """What a cluster's workers are told, and which nodes are gone; without a Ray."""
 
+import contextlib
 import importlib
 import json
 import os
 import socket
 import sys
+import threading
 import types
 
 import pytest
@@ -49,19 +51,41 @@ def test_workers_get_the_address_of_a_home_and_never_credentials(monkeypatch):
 
 @pytest.fixture
 def node():
-    """A node whose raylet takes connections."""
-    with socket.create_server(("127.0.0.1", 0)) as raylet:
-        yield {
-            "NodeID": "abc",
-            "Alive": True,
-            "NodeManagerAddress": "127.0.0.1",
-            "NodeManagerPort": raylet.getsockname()[1],
-        }
+    """A node whose raylet greets."""
+    with server(b"hello") as port:
+        yield {"NodeID": "abc", "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
 
 
-def test_a_node_is_gone_where_ray_says_so_or_its_raylet_takes_no_connection(node):
+@contextlib.contextmanager
+def server(greeting):
+    """The port of a server that greets whoever connects, and closes the connection; None: it does neither."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet():
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(greeting)
+
+        if greeting is not None:
+            threading.Thread(target=greet, daemon=True).start()
+        yield listening.getsockname()[1]
+        # Wakes the thread that accepts.
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_node_is_gone_where_ray_says_so_or_its_raylet_does_not_greet(node, monkeypatch):
     assert not is_gone(node)
     assert is_gone(node | {"Alive": False})
+    # A raylet that is being killed takes a connection, and the end of its process closes it.
+    with server(b"") as port:
+        assert is_gone(node | {"NodeManagerPort": port})
+    monkeypatch.setattr("jepawm.distributed.nodes.GREETING_TIMEOUT_S", 0.01)
+    with server(None) as port:
+        assert not is_gone(node | {"NodeManagerPort": port})
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     assert is_gone(node | {"NodeManagerPort": port})

@@ -7,12 +7,12 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from configs import few_steps
+from toy_run import toy
 
-from jepawm.config import DataConfig, RunConfig, TrackingConfig, TrainConfig
+from jepawm.config import RunConfig
 from jepawm.config.command_line import take_section
-from jepawm.config.evaluation import EvaluationConfig, ProtocolConfig
 from jepawm.config.improve import ImproveConfig
-from jepawm.config.planner import CEMConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.data.loading.split import Split
@@ -22,27 +22,7 @@ from jepawm.runs.grown_dataset import grown_dataset
 from jepawm.runs.improve import RESULT_FILE, improve
 
 SETTINGS = ImproveConfig(num_rounds=1, episodes_per_round=4, policy_fraction=0.25, train_steps_per_round=2)
-TOY = RunConfig(
-    local=True,
-    device="cpu",
-    data=DataConfig(num_episodes=8, env_steps_per_episode=20, held_out_fraction=0.25),
-    train=TrainConfig(
-        num_train_steps=3, batch_size=8, checkpoint_every=3, log_every=1, diagnostics_windows=8, precision="float32"
-    ),
-    planner=CEMConfig(horizon=2, num_samples=6, num_elites=2, num_iterations=1, num_iterations_warm=1),
-    evaluation=EvaluationConfig(
-        num_episodes=2,
-        protocols=("open_loop",),
-        open_loop=ProtocolConfig(replan_every=2, max_chunks=3, success_at="plan_end"),
-        per_chunk=ProtocolConfig(replan_every=1, max_chunks=3, success_at="any_env_step"),
-        two_plan=ProtocolConfig(replan_every=2, max_chunks=4, success_at="plan_end"),
-        mpc=ProtocolConfig(replan_every=1, max_chunks=4, success_at="episode_end"),
-        num_animations=0,
-        num_diagnosed_failures=0,
-        prediction_horizon=2,
-    ),
-    tracking=TrackingConfig(mlflow=False),
-)
+TOY = toy(train=few_steps(3, diagnostics_windows=8))
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from configs import few_steps
 
-from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, RunConfig, TrainConfig
+from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, RunConfig
 from jepawm.config.tracking import TrackingConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
@@ -38,15 +39,7 @@ def test_a_run_ends_at_a_checkpoint_when_its_hours_are_used_and_goes_on_with_mor
         max_gpu_hours=60.0,
         env=EnvConfig(id="none", image_size=64),
         data=DataConfig(source="dataset", path=str(wall_dataset.path), held_out_fraction=0.1, loader="cache"),
-        train=TrainConfig(
-            num_train_steps=100,
-            batch_size=8,
-            precision="float32",
-            checkpoint_every=100,
-            log_every=10,
-            diagnostics_every=100,
-            diagnostics_windows=16,
-        ),
+        train=few_steps(100, log_every=10),
         evaluation=EvaluationConfig(protocols=("per_chunk",), goal_source="sampler"),
         tracking=TrackingConfig(mlflow_uri=tracker_uri, gpu_hour_price=2.0, cpu_hour_price=0.5),
     )

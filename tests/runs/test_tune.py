@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toy_sweep import toy
+from toy_run import toy
 
 from jepawm.config import ScalingConfig
 from jepawm.config.command_line import parse, take_section

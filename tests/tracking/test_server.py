@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import few_steps
 
 from jepawm.cli.main import main
-from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, RunConfig, TrainConfig
+from jepawm.config import DataConfig, EnvConfig, EvaluationConfig, RunConfig
 from jepawm.config.tracking import TrackingConfig
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
@@ -90,15 +91,7 @@ def config_of(dataset: EpisodeDataset, run_dir: Path, uri: str) -> RunConfig:
         run_dir=str(run_dir),
         env=EnvConfig(id="none", image_size=64),
         data=DataConfig(source="dataset", path=str(dataset.path), held_out_fraction=0.1, loader="cache"),
-        train=TrainConfig(
-            num_train_steps=40,
-            batch_size=8,
-            precision="float32",
-            checkpoint_every=20,
-            log_every=1,
-            diagnostics_every=40,
-            diagnostics_windows=16,
-        ),
+        train=few_steps(40, checkpoint_every=20),
         evaluation=EvaluationConfig(protocols=("per_chunk",), goal_source="sampler"),
         tracking=TrackingConfig(mlflow_uri=uri, wait_s=120),
     )

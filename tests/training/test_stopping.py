@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from configs import few_steps
 from safetensors.torch import load_file
 from two_workers import on_two_workers
 
-from jepawm.config import DataConfig, RunConfig, TrainConfig
+from jepawm.config import DataConfig, RunConfig
 from jepawm.data import EpisodeDataset
 from jepawm.interrupts import Interrupted
 from jepawm.runs import runtime
@@ -22,15 +23,7 @@ from jepawm.training.stopping import COMPARE_EVERY, StopAgreement
 CONFIG = RunConfig(
     device="cpu",
     data=DataConfig(held_out_fraction=0.1, loader="cache"),
-    train=TrainConfig(
-        num_train_steps=8,
-        batch_size=16,
-        precision="float32",
-        checkpoint_every=8,
-        log_every=1,
-        diagnostics_every=8,
-        diagnostics_windows=16,
-    ),
+    train=few_steps(8, batch_size=16),
 )
 
 

@@ -6,8 +6,9 @@ import pytest
 from jepawm.config import RunConfig
 from jepawm.config.yaml_io import load_recipe
 from jepawm.errors import ConfigError
+from jepawm.runs.points import settings_of, with_point
 from jepawm.tuning import Above, Choice, IntRange, LogUniform, Space, Uniform
-from jepawm.tuning.points import SPACES, command, find_space, flags, needs_no_training, probes, settings_of, with_point
+from jepawm.tuning.points import SPACES, command, find_space, flags, needs_no_training, probes
 
 PARAMETERS = [
     Choice("a", "b", "c"),

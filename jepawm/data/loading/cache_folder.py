@@ -16,7 +16,8 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-from jepawm.errors import ConfigError, DataError
+from jepawm.config.checks import positive_variable
+from jepawm.errors import DataError
 
 ABOUT_FILE = "cache.json"
 LIMIT_VARIABLE = "JEPAWM_CACHE_LIMIT_GIB"
@@ -37,14 +38,7 @@ def cache_limit_bytes() -> float:
     Raises:
         ConfigError: The variable is no positive number.
     """
-    text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_GIB)
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = float("nan")
-    if not limit > 0:
-        raise ConfigError(f"{LIMIT_VARIABLE} is '{text}', expected a number of GiB above 0")
-    return limit * 2**30
+    return positive_variable(LIMIT_VARIABLE, DEFAULT_LIMIT_GIB, "GiB") * 2**30
 
 
 @dataclass(frozen=True)

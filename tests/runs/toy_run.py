@@ -1,8 +1,10 @@
-"""A run of a few train steps and episodes, for sweeps in tests."""
+"""A run of a few train steps and episodes, for sweeps and improvements in tests."""
 
 from dataclasses import replace
 
-from jepawm.config import DataConfig, RunConfig, TrackingConfig, TrainConfig
+from configs import few_steps
+
+from jepawm.config import DataConfig, RunConfig, TrackingConfig
 from jepawm.config.evaluation import EvaluationConfig, ProtocolConfig
 from jepawm.config.planner import CEMConfig
 
@@ -10,16 +12,7 @@ TOY = RunConfig(
     local=True,
     device="cpu",
     data=DataConfig(num_episodes=8, env_steps_per_episode=20, held_out_fraction=0.25),
-    train=TrainConfig(
-        num_train_steps=6,
-        batch_size=8,
-        checkpoint_every=6,
-        log_every=1,
-        diagnostics_every=6,
-        diagnostics_windows=8,
-        prediction_windows=4,
-        precision="float32",
-    ),
+    train=few_steps(6, diagnostics_windows=8, prediction_windows=4),
     planner=CEMConfig(horizon=2, num_samples=6, num_elites=2, num_iterations=1, num_iterations_warm=1),
     evaluation=EvaluationConfig(
         num_episodes=2,
