@@ -31,7 +31,7 @@ import numpy as np
 sys.path[:1] = [os.path.dirname(HERE), HERE]
 
 from envs.wall import WallEnv
-from jepawm.config import EnvConfig
+from jepawm.config import EnvConfig, SubgoalConfig
 
 EPISODES, PAIRS = 50, 3
 DELAY_MS = 5

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--least-free-gib", type=float, default=4.0, help="stop before less memory than this is free")
     arguments = parser.parse_args()
     results: dict[str, Any] = {
-        **manifest(command="python benchmarks/scaling.py"),
+        **manifest(command=" ".join(["python", "benchmarks/scaling.py", *sys.argv[1:]])),
         "what": (__doc__ or "").split("\n\n")[2].replace("\n", " ").strip(),
         "load_average_1min": round(os.getloadavg()[0], 2),
         "bytes": measure_bytes(),
@@ -140,7 +140,7 @@ def packed_bytes(call: Any, host: EnvHost) -> int:
 
 
 def ray_processes() -> dict[str, list[int]]:
-    """Process ids of this session's control service, raylet and dashboard agents."""
+    """Process ids of this session's control service and raylet."""
     mine = descendants(os.getpid())
     found: dict[str, list[int]] = {}
     for pid in mine:

@@ -199,7 +199,7 @@ def main() -> None:
             rows[name] = measure(case, config, dataset, arguments.rounds)
             print(json.dumps({name: rows[name]}, indent=1), flush=True)
     report = manifest(
-        command="python benchmarks/training.py",
+        command=" ".join(["python", "benchmarks/training.py", *sys.argv[1:]]),
         encoder=to_dict(replace(encoder, weights="random")),
         threads=torch.get_num_threads(),
         episode_env_steps=EPISODE_ENV_STEPS,

@@ -62,12 +62,13 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
     """Writes JSON; NaN and infinity, which JSON does not know, become null."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(_finite(data), indent=1, allow_nan=False), encoding="utf-8")
+        temporary.write_text(json.dumps(finite(data), indent=1, allow_nan=False), encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data in which NaN and infinity, which JSON does not know, are None."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

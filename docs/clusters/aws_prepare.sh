@@ -46,7 +46,8 @@ if [ "$files" = None ]; then
     --tags Key=Name,Value=jepawm --query FileSystemId)
 fi
 state() { ask efs describe-file-systems --file-system-id "$files" --query 'FileSystems[0].LifeCycleState'; }
-until [ "$(state)" = available ]; do sleep 5; done
+for _ in $(seq 60); do now=$(state); if [ "$now" = available ]; then break; fi; sleep 5; done
+if [ "$now" != available ]; then say "error: file system $files is $now after 5 minutes"; exit 1; fi
 mounted=$(ask efs describe-mount-targets --file-system-id "$files" --query 'MountTargets[].SubnetId')
 for subnet in $(ask ec2 describe-subnets --filters "Name=vpc-id,Values=$vpc" Name=default-for-az,Values=true \
   --query 'Subnets[].SubnetId'); do

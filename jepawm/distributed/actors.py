@@ -133,8 +133,7 @@ class RayBackend:
             left_s = self._deadline(first_late) - time.monotonic()
             self._waiting.look(len(starting), self.num_hosts)
             if self._inner is not None and self.kind.inner is not None:
-                pending = number_waiting(self.kind.inner[1])
-                self._inner.look(pending, pending)
+                self._inner.look(number_waiting(self.kind.inner[1]), None)
             wait_s = min(left_s, LOOK_EVERY_S) if starting or self._inner else left_s
             ready, _ = ray.wait(
                 [*starting, *handles], num_returns=1, timeout=None if math.isinf(wait_s) else max(0.0, wait_s)

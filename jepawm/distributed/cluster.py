@@ -72,7 +72,10 @@ def startable_nodes() -> Startable | None:
     task = ray.remote(num_cpus=0, resources={_HEAD: 0.001})(_read_autoscaler_file)
     try:
         found: Startable | None = ray.get(task.remote(), timeout=HEAD_TIMEOUT_S)
-    except (ray.exceptions.RayError, TimeoutError):
+    except ray.exceptions.RayTaskError:
+        # The head answers, and its file or its jepawm is wrong.
+        raise
+    except ray.exceptions.RayError:
         return None
     return found
 

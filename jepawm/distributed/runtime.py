@@ -131,5 +131,5 @@ class RayRuntime:
 
     @property
     def _can_grow(self) -> bool:
-        """Whether nodes can be started, as far as is known."""
-        return self._cluster().startable != ()
+        """Whether an autoscaler starts nodes, as far as is known; a lost node leaves room for another one."""
+        return self._startable is None or bool(self._startable.types)

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,7 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from jepawm.config import RunConfig
+from jepawm.config import RunConfig, ScalingConfig
 from jepawm.config.tune import TuneConfig
 from jepawm.distributed.cluster import look_at_cluster, room_in_words, startable_nodes, waiting_claims
 from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler, domains, replay
@@ -67,6 +68,7 @@ def tune_on_ray(
         os.environ.setdefault(name, value)
     # It warns of result files of its own, which it was told not to write.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    _check_labels(config.scaling)
     cluster = look_at_cluster(startable=startable_nodes())
     several = config.scaling.num_workers > 1
     population = settings.scheduler.moves_checkpoints
@@ -132,7 +134,22 @@ def _gpus(config: RunConfig, settings: TuneConfig, cluster: Cluster) -> float:
     if settings.gpus_per_trial is not None:
         return settings.gpus_per_trial
     there = any(kind.gpus for kind in cluster.types())
+    if config.device == "auto" and not there and cluster.startable is None:
+        raise ConfigError(
+            "no node with GPUs runs, and what the autoscaler can start is not known; state tune.gpus_per_trial: 0 to "
+            "compute on CPUs, 1 to wait for nodes with GPUs"
+        )
     return float(config.device.startswith("cuda") or (config.device == "auto" and there))
+
+
+def _check_labels(scaling: ScalingConfig) -> None:
+    """Refuses labels, which reach Ray Train's workers and no other process of a sweep."""
+    for name in ("worker_labels", "accelerator_type"):
+        if getattr(scaling, name) and scaling.num_workers == 1:
+            raise ConfigError(
+                f"scaling.{name} has no effect on trials of one process, which Ray Tune places; leave it out, or train "
+                "each trial with several workers (scaling.num_workers)"
+            )
 
 
 def _concurrent(
@@ -284,7 +301,14 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._end(trial, died="its process died more often than tune.max_deaths allows")
+        lines = Path(trial.error_file).read_text(errors="replace").splitlines() if trial.error_file else []
+        why = next((line for line in reversed(lines) if line.strip()), "Ray gives no reason")
+        self._end(trial, died=f"its process died more often than tune.max_deaths allows; the last time: {why}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        # Its process died, and the trial waits for room.
+        self._running.discard(trial.trial_id)
+        self._idle_since, self._told = time.monotonic(), False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False

@@ -40,15 +40,15 @@ class Waiting:
         self._pending = 0
         self._since = self._tell_at = 0.0
 
-    def look(self, pending: int, total: int) -> None:
+    def look(self, pending: int, total: int | None) -> None:
         """Looks at the wait; call it every few seconds.
 
         Args:
             pending: Processes that have not started.
-            total: Processes in all.
+            total: Processes in all; None: not known.
 
         Raises:
-            PlacementError: None of them found room for `scaling.placement_timeout_s`.
+            PlacementError: Those that are left found no room for `timeout_s`, also where others run.
         """
         now = time.monotonic()
         if pending != self._pending:
@@ -58,7 +58,7 @@ class Waiting:
         if not pending or now < min(self._tell_at, self._since + self._timeout_s):
             return
         waited = f"{now - self._since:.0f} s"
-        what = f"{pending} of {total} {self._name}s ({self._claim.words()})"
+        what = f"{pending}{'' if total is None else f' of {total}'} {self._name}s ({self._claim.words()})"
         # A process that has room may only be slow to start.
         has_no_room, is_late = number_waiting(self._claim) > 0, now - self._since >= self._timeout_s
         if is_late and (has_no_room or self._ends_slow_starts):

@@ -7,6 +7,7 @@ number is chosen here, and a training that could be wider ends at a checkpoint a
 from collections.abc import Mapping
 
 import ray
+from ray._private.state import available_resources_per_node
 
 from jepawm.config import ScalingConfig, TrainConfig
 from jepawm.distributed.nodes import is_gone
@@ -27,10 +28,15 @@ def live_resources(claim: Claim) -> dict[str, float]:
     return total
 
 
-def used_by_others() -> dict[str, float]:
-    """What is claimed now; call it before this training has workers."""
-    free = ray.available_resources()
-    return {name: max(0.0, amount - free.get(name, 0.0)) for name, amount in ray.cluster_resources().items()}
+def used_by_others(claim: Claim) -> dict[str, float]:
+    """What is claimed now on the nodes that suit a claim; call it before this training has workers."""
+    free, used = available_resources_per_node(), dict[str, float]()
+    for node in ray.nodes():
+        kind = NodeType("", node["Resources"], node.get("Labels") or {})
+        if node["NodeID"] in free and claim.suits(kind):
+            for name, amount in node["Resources"].items():
+                used[name] = used.get(name, 0.0) + max(0.0, amount - free[node["NodeID"]].get(name, 0.0))
+    return used
 
 
 def possible_counts(scaling: ScalingConfig, train: TrainConfig) -> list[int]:
@@ -68,7 +74,7 @@ class ElasticWorkers:
 
     def __init__(self, scaling: ScalingConfig, train: TrainConfig, claim: Claim) -> None:
         self._scaling, self._train, self.claim = scaling, train, claim
-        self._others = used_by_others() if self.is_elastic else {}
+        self._others = used_by_others(claim) if self.is_elastic else {}
 
     @property
     def is_elastic(self) -> bool:

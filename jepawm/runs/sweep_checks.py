@@ -6,17 +6,21 @@ from dataclasses import dataclass, replace
 
 from jepawm.checkpoints.model_folder import check_buildable
 from jepawm.config import RunConfig, home, to_dict
+from jepawm.config.places import local_path
 from jepawm.config.tune import TuneConfig
-from jepawm.errors import ConfigError
+from jepawm.errors import ConfigError, did_you_mean
 from jepawm.runs.evaluation import trained_config
 from jepawm.runs.points import settings_of, with_point
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_run
 from jepawm.runs.preflight.machine import check_disk
 from jepawm.runs.preflight.training import checkpoint_bytes
-from jepawm.runs.trial import check_rungs
+from jepawm.runs.trial import check_rungs, of_training
 from jepawm.tuning.points import in_words, needs_no_training, probes
 from jepawm.tuning.search import Search, build_search
 from jepawm.tuning.space import Space
+
+# What an evaluation always gives, beside the numbers named eval/...
+_PLAYED = ("success_rate", "decision_ms")
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,12 @@ def check_sweep(request: SweepRequest) -> Search:
         raise ConfigError(
             f"--local runs one trial after the other; tune.max_concurrent must be 1, found {settings.max_concurrent}"
         )
-    if config.env.id == "none" and settings.metric in ("success_rate", "decision_ms"):
+    if config.max_gpu_hours is not None:
         raise ConfigError(
-            f"tune.metric is '{settings.metric}', and env.id is 'none': nothing is played; judge by validation/error_1 "
-            "(tune.mode min), or set env.id"
+            "--max-gpu-hours ends one run at a checkpoint, and a trial that it ends counts as failed; leave it out, "
+            "and lower tune.num_trials or train.num_train_steps"
         )
+    _check_metrics(request)
     check_rungs(config, settings)
     if settings.scheduler.moves_checkpoints:
         _check_population(settings, space)
@@ -87,6 +92,29 @@ def check_sweep(request: SweepRequest) -> Search:
     search = build_search(settings, space, settings_of(config))
     _check_points(request, search)
     return search
+
+
+def _check_metrics(request: SweepRequest) -> None:
+    """Refuses metrics that no trial will have."""
+    config, settings = request.config, request.settings
+    for key, (metric, _) in zip(("metric", "second_metric"), settings.metrics, strict=False):
+        if of_training(metric):
+            if request.model_dir is not None:
+                raise ConfigError(f"tune.{key} '{metric}' is measured by training, and with --model nothing is trained")
+            if not metric.startswith("train/") and config.data.held_out_fraction == 0:
+                raise ConfigError(
+                    f"tune.{key} '{metric}' is measured on held-out episodes, and data.held_out_fraction is 0"
+                )
+        elif metric not in _PLAYED and not metric.startswith("eval/"):
+            raise ConfigError(
+                f"tune.{key}: unknown '{metric}'{did_you_mean(metric, _PLAYED)}; name success_rate, decision_ms, "
+                "eval/..., train/..., validation/... or diagnostics/..."
+            )
+        elif metric in _PLAYED and config.env.id == "none":
+            raise ConfigError(
+                f"tune.{key} is '{metric}', and env.id is 'none': nothing is played; judge by validation/error_1 "
+                "(mode min), or set env.id"
+            )
 
 
 def _check_population(settings: TuneConfig, space: Space) -> None:
@@ -115,13 +143,15 @@ def _check_points(request: SweepRequest, search: Search) -> None:
     named = [(f"trial {number}", point) for number, point in enumerate(points)]
     named += [(f"space '{space.name}', {key} at one end", point) for key, point in at_ends]
     built: set[str] = set()
+    place = local_path(base.run_dir) if base.run_dir else home()
+    trained = None if request.model_dir is None else trained_config(request.model_dir)
     at_once = request.settings.max_concurrent or os.cpu_count() or 1
     if request.settings.scheduler.moves_checkpoints:
         at_once = search.num_trials
     for where, point in named:
         config = with_point(base, point, where)
-        if request.model_dir is not None:
-            check_as_trained(config, trained_config(request.model_dir), request.model_dir)
+        if request.model_dir is not None and trained is not None:
+            check_as_trained(config, trained, request.model_dir)
             continue
         shape = json.dumps([to_dict(config.model), config.env.image_size, config.data.frameskip], sort_keys=True)
         if shape in built:
@@ -135,7 +165,7 @@ def _check_points(request: SweepRequest, search: Search) -> None:
         models = search.num_trials * 4 * sum(sizes.values())
         check_disk(
             {
-                f"models of {search.num_trials} trials": (home(), models),
-                f"checkpoints of {at_once} at once": (home(), float(kept)),
+                f"models of {search.num_trials} trials": (place, models),
+                f"checkpoints of {at_once} at once": (place, float(kept)),
             }
         )

@@ -138,7 +138,13 @@ class SweepSink:
         child = MLflowSink(TrackedRun(place, trial.point, tags, self._sweep), self._tracker)
         child.start()
         child.sync()
-        child.send_metrics([(int(rung["train_step"]), {"rung/value": float(rung["value"])}) for rung in trial.rungs])
+        child.send_metrics(
+            [
+                (int(rung["train_step"]), {"rung/value": float(rung["value"])})
+                for rung in trial.rungs
+                if rung["value"] is not None
+            ]
+        )
         # MLflow's parameters never change, so settings that did are numbers over train steps.
         child.send_metrics([(int(each["train_step"]), _settings(each["point"])) for each in trial.takeovers])
         outcome = outcome_of(place, _STATUS[trial.status], self._tracking)

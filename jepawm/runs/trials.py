@@ -43,8 +43,9 @@ class Trials:
         """A trial to run: one that was interrupted, else a new one; None: there is none left."""
         if self._unfinished:
             return self._unfinished.pop(0)
-        number = max([*self._over, *self._running], default=-1) + 1
-        if number >= self._search.num_trials:
+        known = {*self._over, *self._running}
+        number = next((each for each in range(self._search.num_trials) if each not in known), None)
+        if number is None:
             return None
         point = self._search.ask(number, self.over, list(self._running.values()))
         self.folder.trial(number).begin(number, point)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from jepawm.tuning.report import Sweep as Shown
 from jepawm.tuning.report import write_sweep_report
 from jepawm.tuning.search import Search
 from jepawm.tuning.space import Point
-from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder
+from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder, of_trials
 from jepawm.tuning.trial import Rung, TrialRecord
 
 __all__ = ["SweepRequest", "SweepResult", "tune"]
@@ -49,27 +49,24 @@ class SweepResult:
     Attributes:
         folder: Of the sweep.
         records: Of all trials, by number.
-        best: The trial to take; None where none finished.
+        best: The trial to take.
         finals: The best trials on fresh episodes, the best there first.
         command: What repeats the best trial; None where no command can.
     """
 
     folder: Path
     records: tuple[TrialRecord, ...]
-    best: TrialRecord | None
+    best: TrialRecord
     finals: tuple[Final, ...]
     command: str | None
 
 
-def tune(
-    request: SweepRequest, console: Console, observers: Sequence[Callable[[TrialRecord], None]] = ()
-) -> SweepResult:
+def tune(request: SweepRequest, console: Console) -> SweepResult:
     """Runs a sweep; what cannot work is refused before Ray starts and before anything is written.
 
     Args:
         request: What is asked for.
         console: Where progress is shown.
-        observers: Told of each trial that is over, e.g. a tracker; they read more in its `run_dir`.
 
     Returns:
         What it found, as the folder's files hold it.
@@ -95,14 +92,13 @@ def tune(
         console.say(f"space      {request.space.name}: {', '.join(request.space.parameters)}")
         sink = SweepSink(str(folder.path), tracking) if tracking.mlflow else None
         with tracked(sink, tracking, console, folder=str(folder.path), outcome=Outcome):
-            return _Sweep(request, search, folder, console, tuple(observers)).run()
+            return _Sweep(request, search, folder, console).run()
 
 
 def _default_folder(request: SweepRequest) -> str:
     """Beside the runs, named by everything that its trials depend on."""
-    settings = replace(request.settings, num_trials=None, max_concurrent=None, num_final=0, final_episodes=1)
-    facts = [to_dict(replace(request.config, local=False)), to_dict(settings), request.space.to_dict()]
-    name = hashlib.sha256(json.dumps([*facts, request.model_dir], sort_keys=True).encode()).hexdigest()[:10]
+    facts = json.dumps(of_trials(_told(request)), sort_keys=True)
+    name = hashlib.sha256(facts.encode()).hexdigest()[:10]
     stem = run_stem(request.config, request.recipe) if request.model_dir is None else request.config.env.short_name
     return os.path.join(home(), f"sweep-{stem}-{request.space.name.replace(':', '.').replace(',', '-')}-{name}")
 
@@ -131,14 +127,12 @@ class _Sweep:
         search: Chooses points.
         folder: Its files.
         console: Where progress is shown.
-        observers: Told of each trial that is over.
     """
 
     request: SweepRequest
     search: Search
     folder: SweepFolder
     console: Console
-    observers: tuple[Callable[[TrialRecord], None], ...]
 
     def run(self) -> SweepResult:
         trials = Trials(self.folder, self.search, self._tell)
@@ -240,8 +234,6 @@ class _Sweep:
         self.console.say(
             f"   trial {record.number} {record.status} after {record.seconds:.1f} s: {found}; {in_words(record.point)}"
         )
-        for observer in self.observers:
-            observer(record)
 
     def _why_none(self, records: Sequence[TrialRecord]) -> str:
         failed = [record for record in records if record.status == "failed"]

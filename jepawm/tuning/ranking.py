@@ -135,7 +135,6 @@ def as_number(parameter: Parameter, value: Any) -> float:
     low, high = parameter.ends
     if isinstance(parameter, LogUniform):
         return math.log(value / low) / math.log(high / low)
-    assert isinstance(parameter, IntRange) or low < high
     return float((value - low) / (high - low))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from jepawm.errors import ConfigError
 from jepawm.evaluation.metrics import SuccessRate
-from jepawm.files import atomic_file, write_json
+from jepawm.files import atomic_file, finite, write_json
 from jepawm.tuning.trial import TrialFolder, TrialRecord
 
 SWEEP_FILE = "sweep.json"
@@ -86,7 +86,7 @@ class SweepFolder:
         """Writes what the sweep is; a folder that holds the same sweep already goes on.
 
         Args:
-            told: `config`, `recipe`, `model`, `space`, `space_words`, `words` and `settings`.
+            told: `config`, `recipe`, `model`, `space`, `space_name`, `words` and `settings`.
 
         Returns:
             Whether it goes on.
@@ -139,7 +139,9 @@ class SweepFolder:
         """Writes `trials.jsonl` from the trials' own results, which are the truth; returns them."""
         records = self.over
         with atomic_file(self.path / TRIALS_FILE) as temporary:
-            temporary.write_text("".join(json.dumps(_finite(record.to_dict())) + "\n" for record in records))
+            temporary.write_text(
+                "".join(json.dumps(finite(record.to_dict()), allow_nan=False) + "\n" for record in records)
+            )
         return records
 
     def final_dir(self, number: int) -> Path:
@@ -153,11 +155,11 @@ class SweepFolder:
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Keys in which two sweeps differ, with both values, as far as their trials depend on them."""
-    old, new = _flat(_of_trials(before)), _flat(_of_trials(now))
+    old, new = _flat(of_trials(before)), _flat(of_trials(now))
     return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
 
 
-def _of_trials(told: Mapping[str, Any]) -> dict[str, Any]:
+def of_trials(told: Mapping[str, Any]) -> dict[str, Any]:
     """What the trials depend on."""
     settings = {key: value for key, value in told["settings"].items() if key not in _MAY_CHANGE}
     config = {key: value for key, value in told["config"].items() if key not in _OF_THE_PLACE}
@@ -170,8 +172,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         # A key of a space has dots of its own, so the parts of a path are joined with something else.
         flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    metrics = {key: value if abs(value) < float("inf") else None for key, value in record["metrics"].items()}
-    return {**record, "metrics": metrics}

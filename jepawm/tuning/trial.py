@@ -96,16 +96,20 @@ class TrialRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> "TrialRecord":
         """Inverse of `to_dict`."""
         own = dict(data)
-        own["rungs"] = tuple(Rung(**each) for each in data["rungs"])
+        # JSON has no NaN, so a value that is not a number is null there.
+        own["rungs"] = tuple(Rung(**{**each, "value": _number(each["value"])}) for each in data["rungs"])
         own["takeovers"] = tuple(Takeover(**each) for each in data["takeovers"])
-        # JSON has no NaN; a number that is not one is null there.
-        own["metrics"] = {key: float("nan") if value is None else value for key, value in data["metrics"].items()}
+        own["metrics"] = {key: _number(value) for key, value in data["metrics"].items()}
         return cls(**own)
 
     def value(self, metric: str) -> float | None:
         """A metric; None where the trial has none, or one that is not finite."""
         found = self.metrics.get(metric)
         return found if found is not None and abs(found) < float("inf") else None
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 class TrialFolder:

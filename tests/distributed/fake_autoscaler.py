@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from own_cluster import free_port
 
 HEAD_ID = "f" * 51 + "00000"
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -42,14 +43,14 @@ def fake_autoscaler(
 
     # A short name: a socket's path has 107 characters at most.
     folder = tempfile.mkdtemp(prefix="fa", dir="/tmp")
-    address = f"{ray.util.get_node_ip_address()}:{_free_port()}"
+    address = f"{ray.util.get_node_ip_address()}:{free_port()}"
     file = Path(folder, "cluster.yaml")
     file.write_text(json.dumps(_cluster_file(node_types, max_workers, idle_timeout_s, address)), encoding="utf-8")
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={address.rsplit(':', 1)[1]}"),
         *(f"--temp-dir={folder}", f"--autoscaling-config={file}", "--num-cpus=0", "--num-gpus=0"),
         *(f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-dashboard=false", "--disable-usage-stats"),
-        *(f"--ray-client-server-port={_free_port()}", "--min-worker-port=0", "--max-worker-port=0"),
+        *(f"--ray-client-server-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"),
     ]
     environment = {
         **os.environ,
@@ -135,9 +136,3 @@ def _processes_of(folder: str) -> list[int]:
             if folder in cmdline.read_bytes().decode(errors="replace") and int(cmdline.parent.name) != os.getpid():
                 found.append(int(cmdline.parent.name))
     return found
-
-
-def _free_port() -> int:
-    with socket.create_server(("", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

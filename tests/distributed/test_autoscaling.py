@@ -161,11 +161,11 @@ def test_what_an_autoscaler_can_start_is_known_and_what_it_cannot_is_refused(mon
             runtime.place(RunConfig(scaling=ScalingConfig(num_workers=4)), ("train",))
         # What no node can hold is told with what there is, and ends the run.
         monkeypatch.setattr(waiting, "TELL_AFTER_S", 0.0)
-        nowhere = ScalingConfig(num_env_actors=1, env_actor_labels=("zone=b",), placement_timeout_s=6.0)
+        nowhere = ScalingConfig(num_env_actors=1, env_actor_labels=("zone=b",), placement_timeout_s=30.0)
         with (
             runtime.env_pool(config.env, nowhere) as pool,
             pytest.raises(
-                PlacementError, match=r"1 of 1 environment actors \(1 CPU each, zone=b\) did not start within 6 s"
+                PlacementError, match=r"1 of 1 environment actors \(1 CPU each, zone=b\) did not start within 30 s"
             ),
         ):
             pool.describe()

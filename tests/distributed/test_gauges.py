@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -112,9 +111,10 @@ import sys, time, urllib.request
 from jepawm.distributed.session import prepare_environment
 prepare_environment()
 import ray
-port, frame = int(sys.argv[1]), 64
+frame = 64
 ray.init(address="local", include_dashboard=False, num_cpus=1, object_store_memory=100 * 2**20,
-         _metrics_export_port=port, logging_level="ERROR")
+         logging_level="ERROR")
+port = ray._private.worker._global_node.metrics_export_port
 import numpy as np
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
 from jepawm.distributed.env_pool import ray_env_pool
@@ -139,11 +139,8 @@ print("\\n".join(line for line in text.splitlines() if line.startswith("ray_jepa
 @pytest.mark.ray
 @pytest.mark.long
 def test_ray_gives_the_metrics_out_under_the_names_of_the_dashboard(repo: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(repo)}
-    words = [sys.executable, "-c", _SCRIPT, str(port)]
+    words = [sys.executable, "-c", _SCRIPT]
     done = subprocess.run(words, env=environment, cwd=repo, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     values = dict(re.findall(r"^ray_jepawm_(\w+)\{.*SessionName=.*\} (\S+)$", done.stdout, flags=re.MULTILINE))

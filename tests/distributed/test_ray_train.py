@@ -248,7 +248,7 @@ def test_a_node_that_is_taken_away_and_a_signal_end_at_a_checkpoint_and_lose_no_
     monkeypatch.setattr(train, "train_on_worker", train_on_a_node_that_is_taken_away_once)
     # At first there is room for one worker; when its node goes away, two others come.
     monkeypatch.setattr(worker_count, "live_resources", lambda _claim: {"CPU": 1.0 * len(fits)})
-    monkeypatch.setattr(worker_count, "used_by_others", dict)
+    monkeypatch.setattr(worker_count, "used_by_others", lambda claim: {})
     config = _config(
         train=replace(_config().train, num_train_steps=100_000, checkpoint_every=100_000, log_every=1),
         scaling=ScalingConfig(num_workers=2, min_workers=1, cpus_per_worker=1, max_train_failures=0),

@@ -37,8 +37,8 @@ def test_what_others_use_is_no_room_and_lost_nodes_have_none(monkeypatch):
     gone: list[str] = []
     monkeypatch.setattr(worker_count.ray, "nodes", lambda: nodes)
     monkeypatch.setattr(worker_count, "is_gone", lambda node: node["NodeID"] in gone)
-    monkeypatch.setattr(worker_count.ray, "cluster_resources", lambda: {"CPU": 4.0})
-    monkeypatch.setattr(worker_count.ray, "available_resources", lambda: {"CPU": 3.0})
+    free = {"a": {"CPU": 2.0}, "b": {"CPU": 1.0}}
+    monkeypatch.setattr(worker_count, "available_resources_per_node", lambda: free)
     workers = ElasticWorkers(ELASTIC, TrainConfig(batch_size=24), ONE_CPU)
     assert workers.choose() == 6
     gone.append("b")
@@ -48,6 +48,9 @@ def test_what_others_use_is_no_room_and_lost_nodes_have_none(monkeypatch):
     assert workers.choose() == 8
     # Nodes without the labels that are asked for are no room.
     assert worker_count.live_resources(Claim(0.5, selector={"zone": "!in(a,c)"})) == {"CPU": 2.0}
+    # What others use on them takes nothing from those that are left.
+    assert worker_count.used_by_others(Claim(0.5, selector={"zone": "a"})) == {"CPU": 0.0}
+    assert worker_count.used_by_others(Claim(0.5, selector={"zone": "b"})) == {"CPU": 1.0}
     fixed = ElasticWorkers(ScalingConfig(num_workers=5), TrainConfig(batch_size=25), ONE_CPU)
     assert not fixed.is_elastic
     assert fixed.choose() == 5

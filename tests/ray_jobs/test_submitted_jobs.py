@@ -181,12 +181,13 @@ def test_improve(submit: Submitter) -> None:
 
 @on_ray
 def test_collect_into_a_home_that_the_jobs_environment_names(submit: Submitter, tmp_path: Path) -> None:
+    before = set((submit.repo / "runs").glob("datasets/*"))
     words = ["python", "ray_jobs/collect.py", "--episodes", "4", "--env-steps", "20"]
     submit.done(*words, runtime_env={"env_vars": {"JEPAWM_HOME": str(tmp_path / "named")}})
     (dataset,) = (tmp_path / "named" / "datasets").iterdir()
     assert (dataset / "meta.json").is_file()
     # The job's working directory is gone; nothing is written into the source tree.
-    assert not (submit.repo / "runs").exists() or not list((submit.repo / "runs").glob("datasets/*"))
+    assert set((submit.repo / "runs").glob("datasets/*")) == before
 
 
 @on_ray

@@ -72,6 +72,8 @@ def test_labels_and_the_kind_of_gpu_choose_nodes() -> None:
         ConfigError, match="accelerator_type 'H100' asks for GPUs, and the cluster has none of that kind"
     ):
         planned(cluster, ("train",), accelerator_type="H100")
+    with pytest.raises(ConfigError, match=r"chooses a kind of GPU, and device 'cpu' claims none; .*gpus_per_worker 1"):
+        planned(cluster, ("train",), accelerator_type="A10G", device="cpu")
     with pytest.raises(ConfigError, match=r"no node .* holds one of the environment actors \(1 CPU each, zone=b\)"):
         planned(cluster, ("collect",), env_actor_labels=("zone=b",))
 
@@ -215,6 +217,8 @@ def test_encode_actors_are_as_many_as_there_are_gpus_and_workers_where_none_runs
         (ScalingConfig(num_workers=2), ASLEEP, 2),
         (ScalingConfig(num_workers=2, num_encode_actors=4), ASLEEP, 4),
         (ScalingConfig(gpus_per_worker=0), running, 24),
+        # Four GPUs, and CPUs for two of them.
+        (ScalingConfig(cpus_per_worker=4), Cluster((NodeType("big", {"CPU": 8.0, "GPU": 4.0}),)), 2),
     ):
         assert Demand(scaling, "auto", cluster).num_encode_actors(100) == expected
     assert Demand(ScalingConfig(), "auto", running).num_encode_actors(1) == 1

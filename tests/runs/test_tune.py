@@ -1,13 +1,15 @@
 """Sweeps in one process: trials are runs, a kill loses none of them, and none runs twice."""
 
 import json
+import math
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toy_run import toy
+from toy_run import TOY, toy
 
 from jepawm.config import ScalingConfig
 from jepawm.config.command_line import parse, take_section
@@ -18,12 +20,15 @@ from jepawm.runs import evaluation as evaluation_module
 from jepawm.runs import trial as trial_module
 from jepawm.runs.evaluation import trained_config
 from jepawm.runs.fresh_episodes import evaluate_again, fresh_seed
+from jepawm.runs.points import settings_of
 from jepawm.runs.sweep_checks import SweepRequest, check_sweep
 from jepawm.runs.takeover import finish_takeover, take_over
 from jepawm.runs.trial import TrialJob, run_trial, settle
+from jepawm.runs.trials import Trials
 from jepawm.runs.tune import tune
 from jepawm.training.checkpoint import newest_checkpoint
 from jepawm.tuning import Choice, LogUniform, Space
+from jepawm.tuning.search import build_search
 from jepawm.tuning.sweep_folder import SweepFolder
 from jepawm.tuning.trial import Rung, Takeover, TrialFolder
 
@@ -77,8 +82,14 @@ def swept(home):
         patch.setattr(tune_module.Trials, "finish", kill_before_the_line)
         with pytest.raises(Killed):
             tune(asked, Console(quiet=True))
-        patch.undo()
-    result = tune(asked, Console(quiet=True), observers=[lambda record: seen.append(record.number)])
+
+        def note_and_finish(trials, record):
+            seen.append(record.number)
+            finish(trials, record)
+
+        patch.setattr(tune_module.Trials, "finish", note_and_finish)
+        patch.setattr(tune_module, "run_trial", run_trial)
+        result = tune(asked, Console(quiet=True))
     return asked, result, seen
 
 
@@ -89,7 +100,7 @@ def test_a_killed_sweep_loses_no_trial_and_runs_none_twice(swept, home):
     starts = [len(TrialFolder(record.run_dir).starts) for record in result.records]
     # The second one was taken up again after the kill; when it was over, nothing took it up once more.
     assert starts == [1, 2, 1]
-    # Observers of the last command hear of the trial that its command ran.
+    # The last command ran the last trial alone.
     assert seen == [2]
     lines = [json.loads(line) for line in (result.folder / "trials.jsonl").read_text().splitlines()]
     assert [line["number"] for line in lines] == [0, 1, 2]
@@ -180,7 +191,6 @@ def test_another_sweep_does_not_take_the_folder(swept, home):
 
 def test_a_planner_is_tuned_on_a_trained_model_and_nothing_trains(swept, home):
     _, result, _ = swept
-    assert result.best is not None
     model = str(Path(result.best.run_dir) / "model")
     space = Space("planner", {"planner.num_samples": Choice(4, 5), "objective.distance": Choice("l1")})
     settings = TuneConfig(search=GridSearchConfig(), num_final=0, second_metric="decision_ms")
@@ -375,6 +385,13 @@ def test_a_takeover_that_a_kill_cut_short_is_finished(tmp_path):
             "model.predictor.hidden_dim cannot change",
         ),
         (SETTINGS, Space("s", {"model.predictor.hidden_dim": Choice(8, -1)}), {}, r"trial \d \(.*hidden_dim -1"),
+        (
+            replace(SETTINGS, metric="sucess_rate"),
+            SPACE,
+            {},
+            "unknown 'sucess_rate'",
+        ),
+        (SETTINGS, SPACE, {"max_gpu_hours": 1.0}, "a trial that it ends counts as failed"),
         (SETTINGS, Space("s", {"optim.learning_rte": Choice(0.1, 0.2)}), {}, "did you mean 'learning_rate'"),
         (
             SETTINGS,
@@ -389,9 +406,23 @@ def test_what_cannot_work_is_refused_before_anything_is_written(home, settings, 
         check_sweep(SweepRequest(toy(**changes), "demo", settings, space))
 
 
+def test_a_trial_whose_folder_was_removed_runs_again_and_a_rung_that_is_no_number_stays_one(tmp_path):
+    folder, search = SweepFolder(tmp_path / "sweep"), build_search(SETTINGS, SPACE, settings_of(TOY))
+    for number in range(3):
+        trial = folder.trial(number)
+        trial.begin(number, search.ask(number, [], []))
+        trial.add_rung(Rung(1, float("nan"), 0.1))
+        trial.finish(trial.record(number, "finished", seconds=0.1))
+    assert all(math.isnan(record.rungs[0].value) for record in folder.write_trials())
+    assert "NaN" not in (tmp_path / "sweep" / "trials.jsonl").read_text()
+    assert Trials(folder, search, print).next() is None
+    shutil.rmtree(folder.trial(1).path)
+    trials = Trials(folder, search, print)
+    assert (trials.remaining, trials.next(), trials.next()) == (1, 1, None)
+
+
 def test_a_model_is_given_for_planning_alone(swept, home):
     _, result, _ = swept
-    assert result.best is not None
     with pytest.raises(ConfigError, match="which takes a training; leave --model out"):
         check_sweep(SweepRequest(toy(), "demo", SETTINGS, SPACE, model_dir=str(Path(result.best.run_dir) / "model")))
 

@@ -141,7 +141,7 @@ class Demand:
         if scaling.num_encode_actors is not None:
             return min(scaling.num_encode_actors, num_shards)
         # On a Ray of its own a claim is less than a CPU, and more actors than cores gain nothing.
-        each = {"GPU": claim.gpus} if claim.gpus else {"CPU": max(1.0, claim.cpus)}
+        each = claim.resources if claim.gpus else {"CPU": max(1.0, claim.cpus)}
         here = sum(number_held(kind, each) for kind in self.cluster.running if claim.suits(kind))
         return max(1, min(here or scaling.num_workers, num_shards))
 

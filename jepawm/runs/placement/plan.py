@@ -166,10 +166,15 @@ def _check_gpus(config: RunConfig, stages: Collection[Stage], demand: Demand) ->
         claims["scaling.gpus_per_planner_host"] = demand.planner_host()
     for key, claim in claims.items():
         if stated and not claim.gpus and getattr(scaling, key.removeprefix("scaling.")) is None:
+            if not demand.wants_gpus:
+                raise ConfigError(
+                    f"{stated[0]} chooses a kind of GPU, and device '{config.device}' claims none; leave it out, or "
+                    f"state {key} 1 to claim GPUs and compute on CPUs"
+                )
             shapes = _shapes(demand.cluster.types(), demand.cluster)
             raise ConfigError(
                 f"{' and '.join(stated)} asks for GPUs, and the cluster has none of that kind for {key}, nor can it "
-                f"start any ({shapes}); pass --device cpu, or {key} 0"
+                f"start any ({shapes}); pass --device cpu without scaling.accelerator_type, or {key} 0"
             )
 
 
