@@ -117,7 +117,7 @@ def jepawm(
     """
     base = Path(os.environ["JEPAWM_CACHE"]).parent
     output = subprocess.PIPE if log is None else open(log, "w")  # noqa: SIM115 - the process writes it
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *(("-m", "jepawm.cli.main") if program is None else ("-c", program)), *words],
         env={**os.environ, "JEPAWM_CACHE": str(base / machine), **variables},
         cwd=base,
@@ -126,6 +126,10 @@ def jepawm(
         text=True,
         start_new_session=True,
     )
+    if log is not None:
+        # The process has its own.
+        output.close()
+    return process
 
 
 def done(process: subprocess.Popen[str], code: int = 0) -> str:

@@ -33,12 +33,13 @@ FINISHED = "finished"
 LOCK_FILE = ".lock"
 
 
-def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
+def prepare_run_dir(config: RunConfig, recipe: str, say: Say = lambda text: None) -> tuple[str, bool]:
     """Finds the run to continue, or makes a new one.
 
     Args:
         config: The resolved configuration.
         recipe: Name or file of its recipe; of a configuration made in Python, any label.
+        say: Told a line where an earlier driver of a run at a URI is waited for, or much is downloaded.
 
     Returns:
         The run directory and whether an earlier run continues there.
@@ -53,7 +54,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         if not os.path.isdir(folder) or not os.listdir(folder):
             return _new_run(folder, config, recipe), False
         is_longer = _check_same_run(folder, config)
-        with lock_run(folder):
+        with lock_run(folder, say):
             if is_longer:
                 # The longer training is not done, whatever the shorter one was.
                 Path(folder, FINISHED).unlink(missing_ok=True)
@@ -65,7 +66,7 @@ def prepare_run_dir(config: RunConfig, recipe: str) -> tuple[str, bool]:
         for folder in _unfinished_runs(runs, config, recipe):
             try:
                 _check_same_run(folder, config)
-                with lock_run(folder):
+                with lock_run(folder, say):
                     # Settings that may differ in a continued run (evaluation, scaling) are those of this command.
                     _save(config, folder)
                     return folder, True

@@ -98,7 +98,7 @@ def run(
     before = console.elapsed_s()
     stages: tuple[Stage, ...] = ("collect", "train", "evaluate")
     plan = runtime.place(config, (*stages, "encode") if config.data.features == "stored" else stages)
-    run_dir, resumed = prepare_run_dir(config, recipe)
+    run_dir, resumed = prepare_run_dir(config, recipe, console.say)
     with lock_run(run_dir, console.say), telling_how_to_go_on(lambda: _how_to_go_on(config, run_dir)):
         sweep_leftovers(run_dir)
         runtime.keep_log(run_dir)

@@ -16,7 +16,7 @@ from jepawm.runs.directory import FINISHED, known_config
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.improve import improvement_outcome
 from jepawm.runs.listing import state_of
-from jepawm.runs.tracked_sweep import SweepSink, is_sweep, sweep_run
+from jepawm.runs.tracked_sweep import SweepSink, is_sweep, sweep_run, sweep_tracking
 from jepawm.runs.tracking import evaluation_sink, mlflow_sink, outcome_of, run_tags
 from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker
 from jepawm.tracking.sent import SentFile
@@ -27,7 +27,7 @@ def sync_folder(folder: str, uri: str | None, say: Callable[[str], Any]) -> None
 
     Args:
         folder: Of a run, an evaluation, an improvement with its rounds, or a sweep with its trials.
-        uri: Address of the tracker; None: the one that knows the folder, or the configured one.
+        uri: Address of the tracker; None: see `_tracking`.
         say: Told what was sent.
 
     Raises:
@@ -35,11 +35,13 @@ def sync_folder(folder: str, uri: str | None, say: Callable[[str], Any]) -> None
         TrackingError: The tracker does not open; says why and what to do.
     """
     if is_sweep(folder):
-        tracking = _tracking(TrackingConfig(), folder, uri)
+        tracking = _tracking(sweep_tracking(folder), folder, uri)
         sink = SweepSink(folder, tracking)
         sink.start()
         sent = sink.sync()
-        sink.finish(Outcome("FINISHED" if os.path.exists(os.path.join(folder, "report.html")) else "KILLED"))
+        is_over = os.path.exists(os.path.join(folder, "report.html"))
+        if is_over or state_of(folder) != "running":
+            sink.finish(Outcome("FINISHED" if is_over else "KILLED"))
         say(f"{sent} trials sent to {Tracker.of(tracking).address}")
         return
     is_one = any(os.path.isfile(os.path.join(folder, name)) for name in ("config.yaml", "eval.json"))
@@ -60,7 +62,7 @@ def sync_run(folder: str, uri: str | None, say: Callable[[str], Any]) -> MLflowS
 
     Args:
         folder: Of the run or the evaluation.
-        uri: Address of the tracker; None: the one that knows the run, or the configured one.
+        uri: Address of the tracker; None: see `_tracking`.
         say: Told how many records were sent.
 
     Returns:
@@ -127,6 +129,9 @@ def _close_group(folder: str, uri: str | None) -> None:
 
 
 def _tracking(tracking: TrackingConfig, folder: str, uri: str | None) -> TrackingConfig:
-    """The settings with the address that is asked for, else with the one that knows the folder."""
+    """The settings with the address that is asked for, else the configured one, else the last one that was written to.
+
+    An address in `mlflow.json` has no password, so `$MLFLOW_TRACKING_URI` comes before it.
+    """
     named = uri or tracking.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
     return replace(tracking, mlflow_uri=named or SentFile(folder).last)

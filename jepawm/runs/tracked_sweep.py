@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jepawm.config.tracking import TrackingConfig
-from jepawm.config.yaml_io import flatten
+from jepawm.config.yaml_io import flatten, from_dict
 from jepawm.errors import DataError
 from jepawm.runs.tracking import outcome_of
 from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker, read_metrics
@@ -182,8 +182,18 @@ def _settings(point: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def sweep_tracking(sweep_dir: str) -> TrackingConfig:
+    """Tracker and prices that a sweep was begun with; the defaults where its file names none."""
+    told = _told(sweep_dir).get("config", {}).get("tracking", {})
+    return from_dict(TrackingConfig, told, os.path.join(sweep_dir, SWEEP_FILE))
+
+
 def _params(sweep_dir: str) -> dict[str, Any]:
     """Settings and space of a sweep, by dotted key."""
+    return flatten(_told(sweep_dir))
+
+
+def _told(sweep_dir: str) -> dict[str, Any]:
     path = Path(sweep_dir, SWEEP_FILE)
     try:
         told = json.loads(path.read_text("utf-8"))
@@ -191,4 +201,4 @@ def _params(sweep_dir: str) -> dict[str, Any]:
             raise TypeError(f"a {type(told).__name__}")
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} is no sweep that can be read: {error}") from error
-    return flatten(told)
+    return told

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from filelock import Timeout
 
-from jepawm.config.places import local_path, portable_path, uri_of
+from jepawm.config.places import local_path, uri_of
 from jepawm.errors import JepawmError, StorageError
 from jepawm.storage.folder import StoredFolder
 from jepawm.storage.lease import FolderBusyError, Lease, LeaseLostError, interval_s
@@ -54,16 +54,10 @@ class HeldFolder:
     def __init__(self, mirror: Mirror, token: int, say: Say, lease: Lease | None = None) -> None:
         self.mirror = mirror
         self.token = token
-        self._say = say
-        self._lease = lease
-        self._stop = threading.Event()
-        self._complained = False
         self.is_removed = False
-        beats = [] if lease is None else [self._renew]
-        self._threads = [
-            threading.Thread(target=self._repeat, args=(work,), name="stored-folder", daemon=True)
-            for work in (*beats, self.push)
-        ]
+        self._pusher = _Repeated(self.push, say)
+        # The lease is renewed while the folder is pulled and until its last push has ended.
+        self._renewer = None if lease is None else _Repeated(lease.renew, say)
 
     @property
     def permit(self) -> Permit:
@@ -90,44 +84,64 @@ class HeldFolder:
         except LeaseLostError:
             raise
         except (StorageError, OSError) as error:
-            self._complain(f"WARNING: {error}; trying again every {interval_s():g} s")
+            self._pusher.complain(f"WARNING: {error}; trying again every {interval_s():g} s")
 
-    def start(self) -> None:
-        """Begins to renew the lease and to push every `interval_s`."""
-        for thread in self._threads:
-            thread.start()
+    def start_renewing(self) -> None:
+        """Begins to renew the lease every `interval_s`."""
+        if self._renewer is not None:
+            self._renewer.start()
 
-    def stop(self) -> None:
-        """Ends the threads; a push that is under way ends first."""
-        self._stop.set()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+    def start_pushing(self) -> None:
+        """Begins to push every `interval_s`."""
+        self._pusher.start()
+
+    def stop_pushing(self) -> None:
+        """Ends the pushes; one that is under way ends first."""
+        self._pusher.stop()
+
+    def stop_renewing(self) -> None:
+        """Ends the renewals."""
+        if self._renewer is not None:
+            self._renewer.stop()
 
     def remove(self) -> None:
         """Deletes the folder from its store; nothing is pushed any more."""
-        self.stop()
+        self.stop_pushing()
         self.is_removed = True
         self.mirror.folder.remove(self.token)
 
-    def _renew(self) -> None:
-        assert self._lease is not None, "only its holder renews a lease"
-        self._lease.renew()
 
-    def _repeat(self, work: Callable[[], None]) -> None:
+class _Repeated:
+    """Calls a function every `interval_s` in a thread, and says once where it fails."""
+
+    def __init__(self, work: Callable[[], None], say: Say) -> None:
+        self._work, self._say = work, say
+        self._stop = threading.Event()
+        self._complained = False
+        self._thread = threading.Thread(target=self._repeat, name="stored-folder", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _repeat(self) -> None:
         # A renewal may fail once or twice before the lease is over.
         while not self._stop.wait(interval_s()):
             try:
-                work()
+                self._work()
                 self._complained = False
             except LeaseLostError as error:
-                self._complain(f"WARNING: {error}")
+                self.complain(f"WARNING: {error}")
                 return
             except (JepawmError, OSError) as error:
                 # The store may answer again; what is not stored yet is pushed then.
-                self._complain(f"WARNING: {error}; trying again every {interval_s():g} s")
+                self.complain(f"WARNING: {error}; trying again every {interval_s():g} s")
 
-    def _complain(self, text: str) -> None:
+    def complain(self, text: str) -> None:
         if not self._complained and not self._stop.is_set():
             self._complained = True
             self._say(f"   {text}")
@@ -164,7 +178,7 @@ def held(
         return
     mirror = Mirror(os.path.abspath(path), StoredFolder(open_store(uri)), say)
     try:
-        lock = mirror.file_lock(timeout=-1 if waits else 0).acquire()
+        lock = mirror.work_lock(timeout=-1 if waits else 1.0).acquire()
     except Timeout:
         raise FolderBusyError(
             f"{uri} is in use by another process on this machine; wait for it, stop it, or choose another folder"
@@ -173,24 +187,30 @@ def held(
         lease = _take(mirror, say, waits)
         folder = HeldFolder(mirror, lease.token, say, lease)
         try:
-            manifest, written_by = mirror.folder.fence(lease.token)
+            folder.start_renewing()
+            # A reader of this machine that pulls now ends first.
+            with mirror.file_lock():
+                manifest, written_by = mirror.folder.fence(lease.token)
+                mirror.path.mkdir(parents=True, exist_ok=True)
+                mirror.pull(manifest, written_by=written_by, wanted=wanted)
             if lease.took_over:
                 mirror.folder.remove_orphans()
-            mirror.path.mkdir(parents=True, exist_ok=True)
-            mirror.pull(manifest, written_by=written_by, wanted=wanted)
             _held[str(mirror.path)] = folder
-            folder.start()
+            folder.start_pushing()
             yield folder
         except BaseException:
-            folder.stop()
-            _push_anyway(folder, say)
+            folder.stop_pushing()
+            # A working copy that was not pulled whole is no state of the folder.
+            if _held.get(str(mirror.path)) is folder:
+                _push_anyway(folder, say)
             raise
         else:
-            folder.stop()
+            folder.stop_pushing()
             if mirror.path.is_dir() and not folder.is_removed:
                 folder.push()
         finally:
             _held.pop(str(mirror.path), None)
+            folder.stop_renewing()
             with contextlib.suppress(StorageError):
                 # Without an answer the lease ends by itself.
                 lease.release()
@@ -212,14 +232,14 @@ def joined(permit: Permit | None, say: Say = lambda text: None) -> Iterator[Held
         return
     folder = HeldFolder(Mirror(local_path(permit.uri), StoredFolder(open_store(permit.uri))), permit.token, say)
     folder.mirror.path.mkdir(parents=True, exist_ok=True)
-    folder.start()
+    folder.start_pushing()
     try:
         yield folder
     except BaseException:
-        folder.stop()
+        folder.stop_pushing()
         _push_anyway(folder, say)
         raise
-    folder.stop()
+    folder.stop_pushing()
     folder.push()
 
 
@@ -269,4 +289,4 @@ def _push_anyway(folder: HeldFolder, say: Say) -> None:
 
 def where(path: str) -> str:
     """A path as messages name it: by its URI where it stands for one."""
-    return portable_path(path) if uri_of(path) else path
+    return uri_of(path) or path

@@ -5,7 +5,8 @@ What this machine knows of the folder is kept beside all working copies, not in 
 ```
 MIRRORS/.state/SERVICE/BUCKET/PATH/
   record.json    the last manifest seen, and size and time of each file when it equalled the store's
-  lock           held by the process that pulls or works in the copy
+  lock           held by a process while it pulls
+  work           held by the process that holds the folder and works in the copy
 ```
 """
 
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from jepawm.config.places import mirrors_dir
 from jepawm.errors import StorageError
@@ -137,7 +138,7 @@ class Mirror:
         self._lock = threading.Lock()
 
     def file_lock(self, timeout: float = -1) -> FileLock:
-        """The lock of the process that pulls or works in the copy; not acquired yet.
+        """The lock of a process that pulls; not acquired yet.
 
         Args:
             timeout: How long acquiring waits, seconds; negative: for ever.
@@ -145,6 +146,24 @@ class Mirror:
         place = state_dir(self.path)
         place.mkdir(parents=True, exist_ok=True)
         return FileLock(place / "lock", timeout=timeout)
+
+    def work_lock(self, timeout: float) -> FileLock:
+        """The lock of the process that holds the folder and works in the copy; not acquired yet.
+
+        Args:
+            timeout: How long acquiring waits, seconds; negative: for ever.
+        """
+        place = state_dir(self.path)
+        place.mkdir(parents=True, exist_ok=True)
+        return FileLock(place / "work", timeout=timeout)
+
+    def is_worked_in(self) -> bool:
+        """Whether a process of this machine works in the copy, which is then ahead of the store."""
+        try:
+            with self.work_lock(timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def last_seen(self) -> Manifest:
         """The manifest at the last pull or push."""
@@ -261,13 +280,17 @@ class Mirror:
             Record(manifest).save(self._record_path)
             return
         is_ours = record.manifest.token == written_by
+        if is_ours:
+            # Also where a download fails below: what was written here is still newer than the store's.
+            record.manifest = manifest
         missing = []
         for name, file in manifest.files.items():
             stat, known = self._stat(name), record.known.get(name)
             if stat is not None and known is not None and known.fits(stat):
                 same = known.file.sha256 == file.sha256
             elif stat is None:
-                # A working copy that a person deletes to free space is no order to delete the store's files.
+                # A person who deletes a working copy frees space: the next push deletes nothing in the store for that.
+                record.known.pop(name, None)
                 same = False
             else:
                 same = is_ours or (stat.st_size == file.size and _sha256(self.path / name) == file.sha256)
@@ -331,16 +354,28 @@ class Mirror:
                 file = StoredFile(new_key(name, sha256), size, sha256, stat.st_mtime)
                 self.folder.store.write(file.key, data)
             else:
-                file = StoredFile(new_key(name, sha256 := _sha256(path)), stat.st_size, sha256, stat.st_mtime)
-                self.folder.store.write_from(file.key, str(path))
+                file = self._put(name, path, stat.st_mtime)
                 after = path.stat()
                 if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
-                    # It was written meanwhile; the next look takes it.
-                    return
+                    # It was written meanwhile, as long metrics are all the time: a copy is one of its states.
+                    self.folder.store.delete([file.key])
+                    copy = state_dir(self.path) / f"copy-{uuid.uuid4().hex}"
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    try:
+                        shutil.copyfile(path, copy)
+                        file = self._put(name, copy, stat.st_mtime)
+                    finally:
+                        copy.unlink(missing_ok=True)
         except FileNotFoundError:
             # It was removed meanwhile.
             return
         pushed[name] = Known(file, stat.st_size, stat.st_mtime_ns)
+
+    def _put(self, name: str, source: Path, modified_s: float) -> StoredFile:
+        sha256 = _sha256(source)
+        file = StoredFile(new_key(name, sha256), source.stat().st_size, sha256, modified_s)
+        self.folder.store.write_from(file.key, str(source))
+        return file
 
     def _has_changed(self, name: str, known: Known | None) -> bool:
         stat = self._stat(name)

@@ -27,7 +27,8 @@ def overview(path: str) -> bool:
 def fetched(path: str, wanted: Wanted = everything) -> str:
     """A path whose files are on this disk: those of a URI are pulled first, and a plain path is returned as it is.
 
-    Several processes of a machine that fetch one folder download it once.
+    Several processes of a machine that fetch one folder download it once. Where another process of this machine works
+    in the folder, its working copy is ahead of the store and is returned as it is.
 
     Args:
         path: A path or URI, of a stored folder or of anything inside one.
@@ -57,9 +58,14 @@ def fetched_model(path: str) -> str:
     return fetched(path, lambda name: overview(name) or name.startswith(("model/", "base/model/")))
 
 
+def results(path: str) -> bool:
+    """Wants every file of a run but those of its checkpoints."""
+    return "checkpoints" not in path.split("/")[:-1]
+
+
 def fetched_results(path: str) -> str:
     """`fetched` for a run, without its checkpoints."""
-    return fetched(path, lambda name: "checkpoints" not in name.split("/")[:-1])
+    return fetched(path, results)
 
 
 def stored_root(path: str) -> str:
@@ -139,6 +145,8 @@ def _tell(text: str) -> None:
 def _pull(mirror: Mirror, manifest: Manifest, wanted: Wanted, *, waits: bool) -> None:
     try:
         with mirror.file_lock(timeout=-1 if waits else 0):
+            if mirror.is_worked_in():
+                return
             if manifest.files:
                 mirror.pull(manifest, wanted=wanted)
             else:

@@ -253,8 +253,14 @@ def now_s(store: ObjectStore) -> float:
 def for_each(work: Callable[[Any], None], items: Iterable[Any]) -> None:
     """Calls a function for each item, several at a time; the first error is raised when all have ended."""
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="storage") as pool:
-        for done in [pool.submit(work, item) for item in items]:
-            done.result()
+        begun = [pool.submit(work, item) for item in items]
+        try:
+            for done in begun:
+                done.result()
+        except BaseException:
+            # Where a store does not answer, each of the others would wait for its timeout as well.
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _is_a_providers(error: Exception) -> bool:

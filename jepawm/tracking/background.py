@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from jepawm.errors import TrackingError
+from jepawm.errors import TrackingError, first_line
 from jepawm.tracking.mlflow_sink import Outcome
 
 # Seconds between two looks for new records, and between two attempts at a tracker that failed, at most.
@@ -82,7 +82,9 @@ class BackgroundTracker:
             self.failure = None
         except Exception as error:  # noqa: BLE001 - whatever a tracker dies of, the run goes on and says so
             self._is_open = False
-            self.failure = str(error) if isinstance(error, TrackingError) else f"{type(error).__name__}: {error}"
+            self.failure = (
+                str(error) if isinstance(error, TrackingError) else f"{type(error).__name__}: {first_line(error)}"
+            )
             if not self._told and outcome is None:
                 self._told = True
                 self._say(f"   MLflow takes nothing now ({self.failure}); the run goes on, and it is tried again")

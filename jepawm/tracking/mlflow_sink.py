@@ -33,7 +33,7 @@ class TrackedRun:
     """What a tracker is told of a run when it begins.
 
     Attributes:
-        folder: Of the run; `mlflow.json` there says what which tracker has.
+        folder: Of the run; `mlflow.json` there lists what each tracker has.
         params: Flat settings. The tracker keeps the first value of each.
         tags: What the run is about, such as its recipe and its dataset.
         group: The run above this one, such as the sweep of a trial; None: there is none.

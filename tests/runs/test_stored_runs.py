@@ -27,6 +27,7 @@ from jepawm.runs.listing import find_run, list_runs
 from jepawm.runs.runtime import LocalRuntime, folders_of
 from jepawm.shared_folders import Folders
 from jepawm.storage.lease import FolderBusyError, Lease
+from jepawm.tracking.tracker import open_client
 from jepawm.types import ActionSpec
 
 Machine = Callable[[str], None]
@@ -129,6 +130,17 @@ def test_the_commands_see_runs_of_other_machines(on_machine: Machine, capsys: py
     assert list_runs() == []
     assert main(["runs", "list"]) == 0
     assert "no runs in s3://bucket/home" in capsys.readouterr().out
+
+
+def test_a_run_that_two_machines_send_is_one_at_the_tracker(on_machine: Machine, tracker_uri: str) -> None:
+    on_machine("one")
+    name = Path(begun()).name
+    for machine in ("one", "two"):
+        on_machine(machine)
+        assert main(["track", "sync", f"s3://bucket/home/{name}", "--uri", tracker_uri]) == 0
+    client = open_client(tracker_uri)
+    found = client.search_runs([client.get_experiment_by_name("jepawm").experiment_id])
+    assert [run.info.run_name for run in found] == [name]
 
 
 def test_a_run_that_another_machine_removed_begins_anew(on_machine: Machine) -> None:

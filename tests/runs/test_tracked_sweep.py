@@ -113,6 +113,16 @@ def test_a_sweep_is_a_run_and_each_ended_trial_a_run_below_it(
     assert group_of(str(moved / "trials" / "003")).folder == str(moved)  # type: ignore[union-attr]
 
 
+def test_a_sweep_that_is_sent_later_goes_to_its_own_experiment(sweep: Path, tracker_uri: str) -> None:
+    tracking = {"mlflow_uri": tracker_uri, "experiment": "mine"}
+    (sweep / "sweep.json").write_text(json.dumps({"config": {"tracking": tracking}}))
+    end(sweep, **trial(0))
+    assert main(["track", "sync", str(sweep)]) == 0
+    client = open_client(tracker_uri)
+    mine = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert {run.info.run_name for run in mine} == {"my-sweep", "000"}
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

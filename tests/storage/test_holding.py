@@ -1,17 +1,22 @@
 """Holding a folder, and reading folders that others hold."""
 
 import os
+import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folder_store import Bucket
+from folder_store import Bucket, FolderStore
 
 from jepawm.config.places import home, mirror_of
 from jepawm.errors import StorageError
+from jepawm.storage import holding
+from jepawm.storage.folder import StoredFolder
 from jepawm.storage.holding import held, holder_above, joined, permit_for, remove_stored, where
-from jepawm.storage.lease import FolderBusyError, LeaseLostError, holder_of
+from jepawm.storage.lease import LEASES, FolderBusyError, LeaseLostError, holder_of
+from jepawm.storage.mirror import Mirror
 from jepawm.storage.reading import fetched, fetched_results, overview, refresh, refresh_home, stored_names, stored_root
 
 Machine = Callable[[str], None]
@@ -28,6 +33,13 @@ def store_run(name: str, **files: str) -> None:
             place = run_dir(name) / path.replace("__", "/")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
 
 
 def test_a_plain_path_costs_nothing(tmp_path: Path, bucket: Bucket) -> None:
@@ -75,8 +87,6 @@ def test_two_processes_of_a_machine_are_kept_apart_by_its_lock(on_machine: Machi
     with held(str(run_dir())) as folder:
         assert folder is not None
         # Another process knows nothing of what this one holds.
-        from jepawm.storage import holding
-
         holding._held.clear()
         thread = threading.Thread(target=other_process)
         thread.start()
@@ -189,19 +199,127 @@ def test_changes_are_pushed_while_the_folder_is_held(
 ) -> None:
     monkeypatch.setenv("JEPAWM_PUSH_EVERY_S", "0.01")
     on_machine("one")
-    committed = threading.Event()
-    store = bucket.store("home/run")
-
-    def look() -> None:
-        while not any(key.endswith("/a") for key in store.keys("files/")):
-            pass
-        committed.set()
-
+    folder = StoredFolder(bucket.store("home/run"))
     with held(str(run_dir())):
         (run_dir() / "a").write_text("1")
-        thread = threading.Thread(target=look, daemon=True)
-        thread.start()
-        assert committed.wait(timeout=60)
+        wait_for(lambda: "a" in folder.manifest().files)
+
+
+def test_the_lease_is_renewed_while_files_are_pulled_and_pushed(
+    bucket: Bucket, on_machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JEPAWM_PUSH_EVERY_S", "0.01")
+    on_machine("one")
+    store_run("run", a="1")
+    on_machine("two")
+    store = bucket.store("home/run")
+    read_to, write = FolderStore.read_to, FolderStore.write
+
+    def wait_for_a_renewal() -> None:
+        lease = store.keys(f"{LEASES}/")[-1]
+        before = store.read(lease)
+        wait_for(lambda: store.read(lease) != before)
+
+    def slow_read_to(self: FolderStore, key: str, path: str) -> None:
+        wait_for_a_renewal()
+        read_to(self, key, path)
+
+    def slow_write(self: FolderStore, key: str, data: bytes) -> None:
+        if key.startswith("files/"):
+            wait_for_a_renewal()
+        write(self, key, data)
+
+    monkeypatch.setattr("folder_store.FolderStore.read_to", slow_read_to)
+    monkeypatch.setattr("folder_store.FolderStore.write", slow_write)
+    with held(str(run_dir())) as folder:
+        assert folder is not None
+        # The last push alone sends the file.
+        folder.stop_pushing()
+        (run_dir() / "b").write_text("2")
+    assert sorted(folder.mirror.folder.manifest().files) == ["a", "b"]
+
+
+def test_a_deleted_working_copy_that_is_used_in_part_deletes_nothing(bucket: Bucket, on_machine: Machine) -> None:
+    on_machine("one")
+    store_run("run", config="1", checkpoints__weights="many", model__weights="m")
+    shutil.rmtree(run_dir())
+    with held(str(run_dir()), wanted=lambda name: name.startswith("model/")):
+        (run_dir() / "model" / "head").write_text("h")
+    files = sorted(StoredFolder(bucket.store("home/run")).manifest().files)
+    assert files == ["checkpoints/weights", "config", "model/head", "model/weights"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StorageError("s3://bucket/home/run: no answer")])
+def test_a_pull_that_fails_changes_nothing_in_the_store(
+    error: BaseException, bucket: Bucket, on_machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    on_machine("one")
+    store_run("run", metrics="1", checkpoints__weights="many")
+    (run_dir() / "metrics").write_text("1 2 of a branch that ended")
+    shutil.rmtree(run_dir() / "checkpoints")
+    on_machine("two")
+    store_run("run", metrics="1 3")
+    on_machine("one")
+    with monkeypatch.context() as patch:
+        patch.setattr("folder_store.FolderStore.read_to", fail)
+        with pytest.raises(type(error)), held(str(run_dir())):
+            pass
+    on_machine("three")
+    assert Path(fetched(str(run_dir())), "metrics").read_text() == "1 3"
+    assert (run_dir() / "checkpoints" / "weights").read_text() == "many"
+
+
+def test_what_was_written_here_outlives_a_pull_that_fails(on_machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StorageError("s3://bucket/home/run: no answer")
+
+    on_machine("one")
+    store_run("run", metrics="1", other="x")
+    (run_dir() / "metrics").write_text("1 2")
+    (run_dir() / "other").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("folder_store.FolderStore.read_to", fail)
+        with pytest.raises(StorageError), held(str(run_dir())):
+            pass
+    with held(str(run_dir())):
+        assert (run_dir() / "metrics").read_text() == "1 2"
+        assert (run_dir() / "other").read_text() == "x"
+
+
+def test_a_reader_does_not_wait_for_a_process_that_works_in_the_copy(on_machine: Machine) -> None:
+    on_machine("one")
+    with held(str(run_dir())):
+        (run_dir() / "a").write_text("newer than the store's")
+        # Another process knows nothing of what this one holds.
+        holding._held.clear()
+        reader = threading.Thread(target=fetched, args=(str(run_dir()),), daemon=True)
+        reader.start()
+        reader.join(timeout=60)
+        assert not reader.is_alive()
+        assert (run_dir() / "a").read_text() == "newer than the store's"
+
+
+def test_a_driver_waits_for_a_reader_that_pulls(bucket: Bucket, on_machine: Machine) -> None:
+    on_machine("one")
+    store_run("run", a="1")
+    mirror = Mirror(str(run_dir()), StoredFolder(bucket.store("home/run")))
+    pulls, driver_waits = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with mirror.file_lock():
+            pulls.set()
+            wait_for(mirror.is_worked_in)
+            driver_waits.set()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert pulls.wait(timeout=60)
+    with held(str(run_dir())) as folder:
+        assert folder is not None
+        assert driver_waits.is_set()
 
 
 def test_a_worker_elsewhere_pushes_under_the_drivers_lease(bucket: Bucket, on_machine: Machine) -> None:

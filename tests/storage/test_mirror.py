@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folder_store import Bucket
+from folder_store import Bucket, FolderStore
 
 from jepawm.config.places import mirror_of
 from jepawm.errors import StorageError
@@ -259,6 +259,29 @@ def test_a_file_larger_than_what_is_read_at_once(
     there = working_copy(bucket)
     pull(there)
     assert contents(there) == {"large": "x" * 1000, "small": "y"}
+
+
+def test_a_large_file_that_grows_all_the_time_is_pushed(
+    bucket: Bucket, on_machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jepawm.storage.mirror._READ_AT_ONCE", 10)
+    on_machine("one")
+    here = working_copy(bucket)
+    fill(here, metrics="x" * 1000)
+    write_from = FolderStore.write_from
+
+    def write_from_and_grow(self: FolderStore, key: str, path: str) -> None:
+        with open(here.path / "metrics", "a") as file:
+            file.write("y")
+        write_from(self, key, path)
+
+    monkeypatch.setattr("folder_store.FolderStore.write_from", write_from_and_grow)
+    assert here.push(token=1)
+    assert len(here.folder.store.keys("files/")) == len(here.folder.manifest().files) == 1
+    on_machine("two")
+    there = working_copy(bucket)
+    pull(there)
+    assert contents(there) == {"metrics": "x" * 1000 + "y"}
 
 
 def test_a_damaged_record_says_what_to_delete(bucket: Bucket, on_machine: Machine) -> None:

@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_on_another_machine(tmp_path: Path) -> None:
 
 def test_a_second_driver_is_refused_by_name(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    words = train("--local", run_dir=f"{HOME}/shared", train__num_train_steps=3000)
+    words = train("--local", run_dir=f"{HOME}/shared", train__num_train_steps=1_000_000)
     first = jepawm("one", *words, log=log)
     try:
         wait_for(lambda: holder_of(open_store(f"{HOME}/shared")) is not None, first, log)

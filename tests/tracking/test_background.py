@@ -1,4 +1,4 @@
-"""Whoever reads along may be late, slow, broken, or back again: the run goes on and says so once."""
+"""A tracker may be late, slow, broken, or back again: the run goes on and says so once."""
 
 import threading
 import time
@@ -89,9 +89,20 @@ def test_the_end_of_a_run_waits_for_a_slow_tracker_only_so_long() -> None:
     sink.go_on.set()
 
 
+def test_a_password_in_an_address_is_not_told() -> None:
+    class Leaky(Sink):
+        def sync(self) -> int:
+            raise ConnectionError("API request to http://me:secret@host:5000/api failed")
+
+    told: list[str] = []
+    background(Leaky(), told).close(lambda: Outcome("FINISHED"))
+    assert "secret" not in told[-1]
+    assert "http://me:***@host:5000/api" in told[-1]
+
+
 def test_without_a_sink_nothing_is_started() -> None:
-    before, told = threading.active_count(), []
+    told: list[str] = []
     tracker = BackgroundTracker(None, say=told.append, again="", wait_s=1.0)
     tracker.close(lambda: pytest.fail("nobody asks how it ended"))
-    assert threading.active_count() == before
+    assert tracker._thread.ident is None
     assert told == []
