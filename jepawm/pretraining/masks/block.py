@@ -5,9 +5,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from jepawm.config.masking import AreaSetConfig
-from jepawm.errors import ConfigError
 from jepawm.pretraining.masks.base import Cues, MaskSet, MaskStrategy, TokenGrid
-from jepawm.pretraining.masks.multiblock import area_sides
+from jepawm.pretraining.masks.multiblock import block_sides, span
 from jepawm.pretraining.masks.sampling import mask_set_of, places_of
 
 
@@ -66,21 +65,15 @@ def _random_blocks(
     share: AreaSetConfig, grid: TokenGrid, num_clips: int, generator: torch.Generator
 ) -> Bool[Tensor, "N S"]:
     """`[N,S]` places under one block of each clip."""
-    blocks_NYX = torch.zeros(num_clips, grid.rows, grid.columns, dtype=torch.bool)
-    draws_N4 = torch.rand(num_clips, 4, generator=generator, dtype=torch.float64).tolist()
-    for block_YX, (area, aspect, top, left) in zip(blocks_NYX, draws_N4, strict=True):
-        scale = share.spatial_scale[0] + area * (share.spatial_scale[1] - share.spatial_scale[0])
-        ratio = share.aspect_ratio[0] + aspect * (share.aspect_ratio[1] - share.aspect_ratio[0])
-        height, width = area_sides(int(grid.num_places * scale), ratio, grid)
-        if not height * width:
-            raise ConfigError(
-                f"masks.sets: a block of {scale:.3g} of {grid.rows} x {grid.columns} patches with aspect ratio "
-                f"{ratio:.3g} has no patch; raise spatial_scale, or take more pixels"
-            )
-        first_row = int(top * (grid.rows - height + 1))
-        first_column = int(left * (grid.columns - width + 1))
-        block_YX[first_row : first_row + height, first_column : first_column + width] = True
-    return blocks_NYX.flatten(1)
+    area_N, aspect_N, top_N, left_N = torch.rand(4, num_clips, generator=generator, dtype=torch.float64)
+    scale_N = share.spatial_scale[0] + area_N * (share.spatial_scale[1] - share.spatial_scale[0])
+    ratio_N = share.aspect_ratio[0] + aspect_N * (share.aspect_ratio[1] - share.aspect_ratio[0])
+    rows_N, columns_N = block_sides(scale_N, ratio_N, grid)
+    first_row_N = (top_N * (grid.rows - rows_N + 1)).long()
+    first_column_N = (left_N * (grid.columns - columns_N + 1)).long()
+    in_rows_NY = span(first_row_N, rows_N, grid.rows)
+    in_columns_NX = span(first_column_N, columns_N, grid.columns)
+    return (in_rows_NY[:, :, None] & in_columns_NX[:, None, :]).flatten(1)
 
 
 def _orders(grid: TokenGrid) -> Tensor:

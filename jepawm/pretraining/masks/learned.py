@@ -133,8 +133,8 @@ class LearnedMasks(MaskStrategy):
         With `A` the loss less the batch's mean, in standard deviations of the batch, without gradient, the reward is,
         averaged over clips and mask sets:
 
-        * `credit: clip`: `log P(S) * mean of A over S`, with the exact probability of the set `S` of hidden places. This
-          is the score-function estimator: its expected gradient is that of the expected mean loss.
+        * `credit: clip`: `log P(S) * A`, with the exact probability of the set `S` of hidden places, and `A` of their
+          mean loss. This is the score-function estimator: its expected gradient is that of the expected mean loss.
         * `credit: tube`: `mean over i in S of log pi_i * A_i`, with `pi_i` the probability that place `i` is hidden. A
           place answers for its own loss only, which has less noise, and treats that loss as independent of the other
           hidden places; `pi_i` is right in the limit of many places.
@@ -198,7 +198,8 @@ def _tube_losses(group: DrawnGroup, at: int) -> Float[Tensor, "B K"]:
     target_BM, loss_BM = group.sets[at].target_BM, group.token_losses[at]
     if loss_BM.shape != target_BM.shape:
         raise ConfigError(
-            f"token_losses[{at}] must have the shape of target_BM, {tuple(target_BM.shape)}, found {tuple(loss_BM.shape)}"
+            f"token_losses[{at}] must have the shape of target_BM, {tuple(target_BM.shape)}, "
+            f"found {tuple(loss_BM.shape)}"
         )
     times = group.grid.times
     return loss_BM.detach().double().view(len(loss_BM), times, loss_BM.shape[1] // times).mean(1)

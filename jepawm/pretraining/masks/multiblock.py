@@ -1,10 +1,9 @@
 """Multi-block masks: unions of blocks at random places, as published with V-JEPA 2."""
 
-import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from jepawm.config.masking import BlockSetConfig
@@ -99,7 +98,7 @@ def block_size(config: BlockSetConfig, grid: TokenGrid, counter: int) -> BlockSi
         counter: From 0.
 
     Raises:
-        ConfigError: A block would have no token, or be the whole clip.
+        ConfigError: A block would have no patch, or be the whole clip.
     """
     generator = torch.Generator().manual_seed(counter)
     temporal, spatial, aspect = (
@@ -107,39 +106,77 @@ def block_size(config: BlockSetConfig, grid: TokenGrid, counter: int) -> BlockSi
         for low, high in (config.temporal_scale, config.spatial_scale, config.aspect_ratio)
     )
     times = max(1, int(grid.times * temporal))
-    rows, columns = area_sides(int(grid.num_places * spatial), aspect, grid)
+    rows, columns = (
+        int(side)
+        for side in block_sides(
+            torch.tensor(spatial, dtype=torch.float64), torch.tensor(aspect, dtype=torch.float64), grid
+        )
+    )
     size = BlockSize(times, rows, columns)
-    if rows * columns == 0 or size == BlockSize(grid.times, grid.rows, grid.columns):
+    if size == BlockSize(grid.times, grid.rows, grid.columns):
         raise ConfigError(
-            f"masks.sets: a block of {config.spatial_scale} of {grid.rows} x {grid.columns} patches is {times} x {rows} "
-            f"x {columns} tokens of {grid.times} x {grid.rows} x {grid.columns}, which leaves no target or no context; "
-            "change spatial_scale, or take more pixels"
+            f"masks.sets: a block of {config.spatial_scale} of {grid.rows} x {grid.columns} patches over "
+            f"{config.temporal_scale} of the clip is the whole clip, which leaves no context; lower spatial_scale or "
+            "temporal_scale, or take more pixels"
         )
     return size
 
 
-def area_sides(area: int, aspect: float, grid: TokenGrid) -> tuple[int, int]:
-    """Rows and columns of a block of about an area, no longer than the grid's.
+def block_sides(
+    scale: Float[Tensor, "..."], aspect: Float[Tensor, "..."], grid: TokenGrid
+) -> tuple[Int[Tensor, "..."], Int[Tensor, "..."]]:
+    """Rows and columns of blocks of about an area, no longer than the grid's.
 
     Args:
-        area: In patches.
-        aspect: Rows over columns.
+        scale: Areas as a share of the frame's patches, float64.
+        aspect: Rows over columns, float64.
         grid: Tokens of a clip.
+
+    Raises:
+        ConfigError: A block would have no patch.
     """
-    return min(round(math.sqrt(area * aspect)), grid.rows), min(round(math.sqrt(area / aspect)), grid.columns)
+    area = (grid.num_places * scale).trunc()
+    rows = (area * aspect).sqrt().round().long().clamp(max=grid.rows)
+    columns = (area / aspect).sqrt().round().long().clamp(max=grid.columns)
+    if not (rows * columns).all():
+        raise ConfigError(
+            f"masks.sets: a block of {float(scale.min()):.3g} of {grid.rows} x {grid.columns} patches has no patch; "
+            "raise spatial_scale, narrow aspect_ratio, or take more pixels"
+        )
+    return rows, columns
 
 
 def draw_corners(
-    num_blocks: int, size: BlockSize, grid: TokenGrid, generator: torch.Generator
-) -> list[tuple[int, int, int]]:
-    """Top, left and first time of each block of one clip."""
-    ends = (grid.rows - size.rows, grid.columns - size.columns, grid.times - size.times)
-    corners = []
-    for _ in range(num_blocks):
-        # A range of one value uses up a draw as well.
-        top, left, start = (int(torch.randint(0, end + 1, (1,), generator=generator)) for end in ends)
-        corners.append((top, left, start))
-    return corners
+    num_clips: int, num_blocks: int, size: BlockSize, grid: TokenGrid, generator: torch.Generator
+) -> Int[Tensor, "N K 3"]:
+    """`[N,K,3]` top, left and first time of each block of each clip.
+
+    The numbers are those of one `torch.randint(0, end, (1,))` after the other, for all of a clip's blocks before the
+    next clip's, and the generator ends in the same state. A range of one value uses up a draw as well.
+
+    Args:
+        num_clips: `N`.
+        num_blocks: `K`.
+        size: Of every block.
+        grid: Tokens of a clip.
+        generator: On the CPU.
+    """
+    ends_3 = torch.tensor([grid.rows - size.rows + 1, grid.columns - size.columns + 1, grid.times - size.times + 1])
+    amount = num_clips * num_blocks * 3
+    # randint is a word of 32 bits, modulo the range. A number over all 64 bits is two words, the first one above.
+    pairs = torch.empty(amount // 2, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None, generator=generator)
+    words = torch.stack([(pairs >> 32) & 0xFFFFFFFF, pairs & 0xFFFFFFFF], dim=1).flatten()
+    if amount % 2:
+        words = torch.cat([words, torch.randint(0, int(ends_3[-1]), (1,), generator=generator)])
+    return words.view(num_clips, num_blocks, 3) % ends_3
+
+
+def span(first_N: Int[Tensor, " N"], extent: Int[Tensor, " N"] | int, length: int) -> Bool[Tensor, "N length"]:
+    """`[N,length]` true at `extent` places from `first_N` on."""
+    places = torch.arange(length)
+    first_N1 = first_N[:, None]
+    last_N1 = first_N1 + (extent if isinstance(extent, int) else extent[:, None])
+    return (places >= first_N1) & (places < last_N1)
 
 
 def union_of_blocks(corners_NK3: Int[Tensor, "N K 3"], size: BlockSize, grid: TokenGrid) -> Bool[Tensor, "N L"]:
@@ -152,17 +189,9 @@ def union_of_blocks(corners_NK3: Int[Tensor, "N K 3"], size: BlockSize, grid: To
     """
     inside = torch.zeros(len(corners_NK3), grid.times, grid.rows, grid.columns, dtype=torch.bool)
     for corner_N3 in corners_NK3.unbind(1):
-        along = [
-            (torch.arange(length) >= first[:, None]) & (torch.arange(length) < first[:, None] + extent)
-            for first, length, extent in zip(
-                corner_N3.unbind(1),
-                (grid.rows, grid.columns, grid.times),
-                (size.rows, size.columns, size.times),
-                strict=True,
-            )
-        ]
-        in_rows, in_columns, in_times = along
-        inside |= in_times[:, :, None, None] & in_rows[:, None, :, None] & in_columns[:, None, None, :]
+        top_N, left_N, start_N = corner_N3.unbind(1)
+        block_NYX = span(top_N, size.rows, grid.rows)[:, :, None] & span(left_N, size.columns, grid.columns)[:, None, :]
+        inside |= span(start_N, size.times, grid.times)[:, :, None, None] & block_NYX[:, None]
     return inside.flatten(1)
 
 
@@ -175,8 +204,7 @@ def _draw_hidden(
     accepted: list[Tensor] = []
     missing = num_clips
     for _ in range(MOST_ROUNDS):
-        corners = [draw_corners(config.num_blocks, size, grid, generator) for _ in range(missing)]
-        hidden_NL = union_of_blocks(torch.tensor(corners).view(missing, config.num_blocks, 3), size, grid)
+        hidden_NL = union_of_blocks(draw_corners(missing, config.num_blocks, size, grid, generator), size, grid)
         if config.max_temporal_keep < 1:
             hidden_NL[:, max(1, int(grid.times * config.max_temporal_keep)) * grid.num_places :] = True
         accepted.append(hidden_NL[~hidden_NL.all(1)])
@@ -184,7 +212,7 @@ def _draw_hidden(
         if not missing:
             return torch.cat(accepted)
     raise ConfigError(
-        f"masks.sets: {config.num_blocks} blocks of {size.times} x {size.rows} x {size.columns} tokens leave no context "
-        f"on a grid of {grid.times} x {grid.rows} x {grid.columns} in {MOST_ROUNDS} rounds of draws; take fewer or "
-        "smaller blocks"
+        f"masks.sets: {config.num_blocks} blocks of {size.times} x {size.rows} x {size.columns} tokens leave no "
+        f"context on a grid of {grid.times} x {grid.rows} x {grid.columns} in {MOST_ROUNDS} rounds of draws; take "
+        "fewer or smaller blocks"
     )
