@@ -239,7 +239,7 @@ class LearnedMaskConfig(ShareMaskConfig):
     """Width of the scorer's hidden layer."""
     credit: Literal["tube", "clip"] = "tube"
     """`tube`: each hidden place is rewarded by its own loss; `clip`: all hidden places of a clip by their mean loss,
-    which has no bias and more noise."""
+    which has less bias and more noise."""
     start_coefficient: float = -1.0
     """Weight of the reward at the start; below 0 the scorer hides what is easy to predict."""
     end_coefficient: float = 1.0

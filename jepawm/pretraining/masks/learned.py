@@ -134,7 +134,8 @@ class LearnedMasks(MaskStrategy):
         averaged over clips and mask sets:
 
         * `credit: clip`: `log P(S) * A`, with the exact probability of the set `S` of hidden places, and `A` of their
-          mean loss. This is the score-function estimator: its expected gradient is that of the expected mean loss.
+          mean loss. This is the score-function estimator: its expected gradient is that of the expected mean loss, but
+          for the part that a clip's own loss has in the batch's mean.
         * `credit: tube`: `mean over i in S of log pi_i * A_i`, with `pi_i` the probability that place `i` is hidden. A
           place answers for its own loss only, which has less noise, and treats that loss as independent of the other
           hidden places; `pi_i` is right in the limit of many places.
