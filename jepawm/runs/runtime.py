@@ -136,6 +136,15 @@ def import_triton_before_mesa() -> None:
         importlib.import_module("triton")
 
 
+def this_process(device: str) -> Share:
+    """What a process holds that does everything itself.
+
+    Args:
+        device: Where it computes, as the settings name it.
+    """
+    return Share(THIS_PROCESS, 1, torch.get_num_threads(), float(pick_device(device).type == "cuda"))
+
+
 class LocalRuntime:
     """Everything in this process: for laptops, notebooks and debuggers.
 
@@ -149,9 +158,7 @@ class LocalRuntime:
         self.usage = UsageMeter()
 
     def share(self, role: Role, config: RunConfig) -> Share | None:
-        if role != "driver":
-            return None
-        return Share(THIS_PROCESS, 1, torch.get_num_threads(), float(pick_device(config.device).type == "cuda"))
+        return this_process(config.device) if role == "driver" else None
 
     def show(self, numbers: Mapping[str, float]) -> None:
         """Nothing watches one process; `metrics.jsonl` has the numbers of training."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -33,9 +34,12 @@ from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 from jepawm.training.loop import Metrics
 from jepawm.tuning.space import Point
 from jepawm.tuning.sweep_folder import SweepFolder
-from jepawm.tuning.trial import Rung, Status, TrialClock, TrialFolder, TrialRecord
+from jepawm.tuning.trial import RESULT_FILE, Rung, Status, TrialClock, TrialFolder, TrialRecord
 
 ERROR_FILE = "error.txt"
+# A network file system may keep for a minute that a file is not there (NFS, acregmax), seconds.
+RESULT_TIMEOUT_S = 90.0
+_LOOK_AGAIN_S = 0.5
 
 Report = Callable[[Rung, str | None], None]
 """Told of each rung, and of the checkpoint there (None where it is gone); what it raises ends the trial."""
@@ -76,13 +80,13 @@ class TrialJob:
     @classmethod
     def read(cls, sweep: SweepFolder, number: int) -> "TrialJob":
         """The job of a trial that was begun."""
-        told, folder = sweep.told, sweep.trial(number)
-        assert told is not None, "a sweep begins before its trials"
+        description, folder = sweep.description, sweep.trial(number)
+        assert description is not None, "a sweep begins before its trials"
         assert folder.point is not None, "a trial begins before it runs"
-        settings = from_dict(TuneConfig, told["settings"], f"{sweep.path}/sweep.json")
-        base = from_dict(RunConfig, told["config"], f"{sweep.path}/sweep.json")
+        settings = from_dict(TuneConfig, dict(description.settings), f"{sweep.path}/sweep.json")
+        base = from_dict(RunConfig, dict(description.config), f"{sweep.path}/sweep.json")
         config = trial_config(base, settings, folder.point, number=number, folder=folder.path)
-        return cls(number, config, told["recipe"], settings, told["model"], folder)
+        return cls(number, config, description.recipe, settings, description.model, folder)
 
     def on(self, gpus: float) -> "TrialJob":
         """The same in a process that claims so many GPUs."""
@@ -168,20 +172,39 @@ def run_trial(job: TrialJob, report: Report, elsewhere: Elsewhere | None = None)
     return _over(folder, job.number, "finished", clock, metrics=metrics, episodes=episodes)
 
 
-def settle(sweep: SweepFolder, number: int, *, died: str = "") -> TrialRecord:
-    """The record of a trial whose process has ended: its own, or that the scheduler stopped it.
+def settle(sweep: SweepFolder, number: int, *, stopped: bool = False, died: str = "") -> TrialRecord:
+    """The record of a trial whose process has ended.
 
     Args:
         sweep: The sweep.
         number: Of the trial.
+        stopped: Whether the scheduler ended it. Otherwise the trial has ended by itself and has left its result, which
+            a network file system may show a minute later.
         died: Why its process died more often than it may; empty where it did not.
     """
     folder = sweep.trial(number)
-    if folder.result is not None:
-        return folder.result
+    result = folder.result if stopped or died else _awaited(folder)
+    if result is not None:
+        return result
+    if not (stopped or died):
+        died = (
+            f"it has ended, and {folder.path / RESULT_FILE} was not seen within {RESULT_TIMEOUT_S:g} s; look whether "
+            "the nodes share the folder"
+        )
     seconds = max((rung.seconds for rung in folder.rungs), default=0.0)
     status: Status = "failed" if died else "stopped"
-    return _keep(folder, folder.record(number, status, seconds=seconds, error=died))
+    record = folder.record(number, status, seconds=seconds, error=died)
+    return _keep(folder, record)
+
+
+def _awaited(folder: TrialFolder) -> TrialRecord | None:
+    """The result of a trial that has left one, as soon as this node sees it; None: it did not in time."""
+    deadline = time.monotonic() + RESULT_TIMEOUT_S
+    while folder.result is None and time.monotonic() < deadline:
+        # Reading the folder makes a network file system ask its server again.
+        os.listdir(folder.path)
+        time.sleep(_LOOK_AGAIN_S)
+    return folder.result
 
 
 def _over(folder: TrialFolder, number: int, status: Status, clock: TrialClock, **found: Any) -> TrialRecord:

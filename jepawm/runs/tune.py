@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.places import local_path, uri_of
@@ -30,13 +29,14 @@ from jepawm.runs.tracking import tracked
 from jepawm.runs.trial import TrialJob, run_trial
 from jepawm.runs.trials import Trials
 from jepawm.tracking import Outcome
+from jepawm.tuning.description import SweepDescription
 from jepawm.tuning.points import command, flags, in_words
 from jepawm.tuning.ranking import ranked, seconds_of
 from jepawm.tuning.report import Sweep as Shown
 from jepawm.tuning.report import write_sweep_report
 from jepawm.tuning.search import Search
 from jepawm.tuning.space import Point
-from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder, of_trials
+from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder
 from jepawm.tuning.trial import Rung, TrialRecord
 
 __all__ = ["SweepRequest", "SweepResult", "tune"]
@@ -87,7 +87,7 @@ def tune(request: SweepRequest, console: Console) -> SweepResult:
     goes_on = "the same command goes on; trials that are over are not run again"
     tracking = request.config.tracking
     with lock_run(str(folder.path), console.say), telling_how_to_go_on(lambda: goes_on):
-        goes_on_now = folder.begin(_told(request))
+        goes_on_now = folder.begin(describe(request))
         console.say(f"sweep      {folder.path}{' (continued)' if goes_on_now else ''}")
         console.say(f"space      {request.space.name}: {', '.join(request.space.parameters)}")
         sink = SweepSink(str(folder.path), tracking) if tracking.mlflow else None
@@ -97,22 +97,23 @@ def tune(request: SweepRequest, console: Console) -> SweepResult:
 
 def _default_folder(request: SweepRequest) -> str:
     """Beside the runs, named by everything that its trials depend on."""
-    facts = json.dumps(of_trials(_told(request)), sort_keys=True)
+    facts = json.dumps(describe(request).of_trials(), sort_keys=True)
     name = hashlib.sha256(facts.encode()).hexdigest()[:10]
     stem = run_stem(request.config, request.recipe) if request.model_dir is None else request.config.env.short_name
     return os.path.join(home(), f"sweep-{stem}-{request.space.name.replace(':', '.').replace(',', '-')}-{name}")
 
 
-def _told(request: SweepRequest) -> dict[str, Any]:
-    return {
-        "config": to_dict(replace(request.config, run_dir=None)),
-        "recipe": request.recipe,
-        "model": request.model_dir,
-        "space": request.space.to_dict(),
-        "space_name": request.space.name,
-        "words": list(request.words),
-        "settings": to_dict(request.settings),
-    }
+def describe(request: SweepRequest) -> SweepDescription:
+    """What `sweep.json` keeps of a request."""
+    return SweepDescription(
+        config=to_dict(replace(request.config, run_dir=None)),
+        recipe=request.recipe,
+        model=request.model_dir,
+        space=request.space.to_dict(),
+        space_name=request.space.name,
+        words=tuple(request.words),
+        settings=to_dict(request.settings),
+    )
 
 
 # -- the sweep -------------------------------------------------------------------------------------------------------
@@ -146,6 +147,8 @@ class _Sweep:
                 self._share(runtime)
                 with console.stage("trials", self._in_words()):
                     self._execute(trials)
+                # Trials end in any order; the file of a sweep that is over has them by number.
+                self.folder.write_trials()
             best = ranked(trials.over, settings.metrics)
             if not best:
                 raise TrainingError(self._why_none(trials.over))
@@ -209,7 +212,7 @@ class _Sweep:
             else:
                 from jepawm.distributed.tune import evaluate_again_on_ray
 
-                finals = evaluate_again_on_ray(str(self.folder.path), config, settings, numbers)
+                finals = evaluate_again_on_ray(str(self.folder.path), config, settings, numbers, self.console.say)
         self.folder.write_finals(finals, seed)
         return finals
 
