@@ -71,7 +71,7 @@ def test_a_command_says_what_it_alone_has_used() -> None:
         with meter.holding(HOSTS):
             clock.hours = 1.5
     # The workers of an earlier command are not among them: half an hour of the driver, and of 8 hosts.
-    assert said[0] == "used        0 GPU-hours, 2.5 CPU-hours; process-hours: driver 0.5, environment hosts 4"
+    assert said[0] == "used        0 GPU-hours, 2.5 CPU-hours; process-hours: environment hosts 4, driver 0.5"
     assert said[1].startswith("cost        about 1.25 USD at 0.5 per CPU-hour")
     # A command that fails says its error and nothing else.
     with pytest.raises(DataError), usage_shown(meter, None, TrackingConfig(), said.append):
