@@ -25,7 +25,10 @@ from typing import Any
 
 import numpy as np
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+HERE = Path(__file__).resolve().parent
+sys.path[:1] = [str(HERE.parent), str(HERE)]
+
+from processes import command_of, descendants, memory_mib
 
 from jepawm.config import EnvConfig, ScalingConfig
 from jepawm.distributed.env_pool import env_backend
@@ -149,43 +152,6 @@ def ray_processes() -> dict[str, list[int]]:
             if words and part in words[0]:
                 found.setdefault(name, []).append(pid)
     return found
-
-
-def descendants(root: int) -> list[int]:
-    """Process ids below one, by the parents that the kernel names."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text()
-            except OSError:
-                continue
-            children.setdefault(int(status.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found, waiting = [], [root]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
-
-
-def command_of(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-    except OSError:
-        return []
-
-
-def memory_mib(pids: list[int]) -> float:
-    """Proportional set size of processes together."""
-    total = 0.0
-    for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-    return total
 
 
 def free_gib() -> float:
