@@ -275,7 +275,7 @@ def lose_training_nodes(number: int) -> list[Figures]:
 
 
 def lose_env_actor() -> Figures:
-    """SIGKILL for one of two environment actors while they step."""
+    """SIGKILL for one of two environment actors, before they are asked for the next play."""
     from jepawm.distributed.env_pool import ray_env_pool
 
     with (
@@ -328,7 +328,7 @@ def lose_planner_host() -> Figures:
     game = Game(ProtocolConfig(2, 4, "plan_end"), planner, ObjectiveConfig(), 3, True)
     scaling = ScalingConfig(num_env_actors=2, num_planner_hosts=2, cpus_per_planner_host=1, episodes_per_group=4)
     config = RunConfig(device="cpu", env=WALL, scaling=scaling)
-    with ray_session(num_cpus=2, object_store_memory_mib=200):
+    with ray_session(num_cpus=4, object_store_memory_mib=200):
         with EnvPool(SerialBackend(lambda: EnvHost(WALL))) as here:
             tasks, _ = sampled_tasks(here, seed=99, num_episodes=16)
         parcel = lambda: pack_model(model, spec, config.objective, SubgoalConfig(), version="untrained")  # noqa: E731

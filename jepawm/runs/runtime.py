@@ -5,6 +5,8 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -280,10 +282,30 @@ def folders_of(config: RunConfig) -> Folders:
         else:
             stores["run_dir"] = uri
     # A dataset at a URI is fetched by each node that needs it.
-    reads = config.data.source == "dataset" and data_path is not None and uri_of(data_path) is None
+    reads = config.data.source in ("dataset", "convert") and data_path is not None and uri_of(data_path) is None
     if reads and not _is_below(str(data_path), home()):
         read["data.path"] = os.path.abspath(str(data_path))
     return Folders(written, read, stores)
+
+
+@contextmanager
+def reading_on_ray(source: Path) -> Iterator[Reader]:
+    """A reader of a source's episodes that uses every CPU of the cluster.
+
+    Args:
+        source: The file or folder that they are read from.
+
+    Raises:
+        ConfigError: Several nodes do not share it, or run other code than this process.
+    """
+    runtime = ray_runtime()
+    try:
+        from jepawm.distributed.cluster_check import check_cluster
+
+        check_cluster(Folders({}, read={"SOURCE": os.path.abspath(source)}))
+        yield runtime.reader()
+    finally:
+        runtime.close()
 
 
 def examine_cluster(folders: Folders) -> ClusterReport:

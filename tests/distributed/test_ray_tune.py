@@ -73,6 +73,86 @@ def test_a_trial_that_takes_over_keeps_its_number_and_stays_inside_the_space(kin
     assert 1e-5 <= changed["optim.learning_rate"] <= 1e-2
 
 
+# -- what the driver of a sweep looks at, without trials --------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def watch(tmp_path, monkeypatch):
+    """A watch over a sweep that is not begun, its clock, and what it says; nothing has room."""
+    from types import SimpleNamespace
+
+    from jepawm.config.tune import RandomSearchConfig
+    from jepawm.distributed import tune
+    from jepawm.runs.trials import Trials
+    from jepawm.tuning.resources import TrialClaim
+    from jepawm.tuning.search import build_search
+
+    settings = TuneConfig(num_trials=4, search=RandomSearchConfig())
+    trials = Trials(SweepFolder(tmp_path), build_search(settings, SPACE, {}), lambda record: None)
+    clock, said = Clock(), []
+    monkeypatch.setattr(tune, "time", clock)
+    monkeypatch.setattr(tune, "waiting_claims", lambda: [{"CPU": 8.0}])
+    monkeypatch.setattr(tune, "room_in_words", lambda: "2 of 2 CPUs are free")
+    watch = tune._Watch(trials, TrialClaim.of_process(8, 0.0), 100.0, said.append)
+    return SimpleNamespace(watch=watch, clock=clock, said=said, trials=trials, module=tune)
+
+
+def test_a_sweep_in_which_no_trial_finds_room_says_so_once_and_gives_up_in_time(watch):
+    from types import SimpleNamespace
+
+    from jepawm.errors import PlacementError
+
+    for now, lines in ((29.0, 0), (31.0, 1), (60.0, 1), (99.0, 1)):
+        watch.clock.now = now
+        watch.watch.look()
+        assert len(watch.said) == lines
+    assert "no trial has run for 31 s: one needs 1 x the trial (8 CPU)" in watch.said[0]
+    assert watch.said[0].endswith("2 of 2 CPUs are free")
+    watch.clock.now = 101.0
+    with pytest.raises(PlacementError, match=r"for 101 s: .*; the sweep gives up, and the same command goes on"):
+        watch.watch.look()
+    # While a trial runs, others may wait as long as they like; after it the time begins anew.
+    watch.watch.on_trial_start(0, [], SimpleNamespace(trial_id="a"))
+    watch.watch.look()
+    watch.watch.on_trial_recover(0, [], SimpleNamespace(trial_id="a"))
+    watch.clock.now = 130.0
+    watch.watch.look()
+    watch.clock.now = 202.0
+    with pytest.raises(PlacementError, match="for 101 s"):
+        watch.watch.look()
+
+
+def test_a_trial_is_stopped_only_where_a_scheduler_has_ended_it(watch, monkeypatch):
+    """What files there are, and when they are seen, decides nothing."""
+    from types import SimpleNamespace
+
+    settled = []
+    monkeypatch.setattr(watch.module, "settle", lambda folder, number, **how: settled.append((number, how)) or number)
+    monkeypatch.setattr(watch.trials, "finish", lambda record: None)
+    trials = [SimpleNamespace(trial_id=str(number), config={"number": number}) for number in range(3)]
+    for trial in trials:
+        watch.watch.on_trial_start(0, trials, trial)
+    # Ray marks the result at which a scheduler ends a trial; a trial that ends by itself reports nothing more.
+    watch.watch.on_trial_result(0, trials, trials[0], {"value": 1.0, "done": False})
+    watch.watch.on_trial_result(0, trials, trials[1], {"value": 5.0, "done": True})
+    watch.watch.on_trial_complete(0, trials, trials[0])
+    watch.watch.on_trial_complete(0, trials, trials[1])
+    # An interrupted sweep goes on with what still runs.
+    watch.watch.interrupted = True
+    watch.watch.on_trial_complete(0, trials, trials[2])
+    assert settled == [(0, {"stopped": False, "died": ""}), (1, {"stopped": True, "died": ""})]
+
+
 # -- sweeps ----------------------------------------------------------------------------------------------------------
 
 TOY = [
