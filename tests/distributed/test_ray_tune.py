@@ -175,14 +175,14 @@ def toy() -> RunConfig:
     return parse(words)[0]
 
 
-def sweep(folder: Path, settings: TuneConfig, **changes):
+def sweep(folder: Path, settings: TuneConfig, space: Space = SPACE, **changes):
     """Runs a sweep in this process, on the Ray that is there."""
     from dataclasses import replace
 
     from jepawm.runs.tune import SweepRequest, tune
 
     config = replace(toy(), run_dir=str(folder), tracking=TrackingConfig(mlflow=False), **changes)
-    return tune(SweepRequest(config, "demo", settings, SPACE), Console(quiet=True))
+    return tune(SweepRequest(config, "demo", settings, space), Console(quiet=True))
 
 
 @pytest.mark.long
@@ -224,6 +224,74 @@ def test_a_trial_trains_with_two_workers(ray_local, tmp_path, monkeypatch):
     assert len(result.finals) == 1
 
 
+@pytest.mark.long
+def test_several_workers_of_a_trial_go_on_with_the_checkpoint_of_another_trial(ray_local, tmp_path, monkeypatch):
+    """Population-based training of two trials with two workers each."""
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    settings = TuneConfig(num_trials=2, num_final=0, scheduler=PBTConfig(every=2, quantile=0.5, **BY_ERROR))
+    result = sweep(tmp_path / "sweep", settings, scaling=ScalingConfig(num_workers=2))
+    assert {each.status for each in result.records} == {"finished"}, [each.error for each in result.records]
+    takeovers = [(each.number, taken) for each in result.records for taken in each.takeovers]
+    assert takeovers
+    for number, taken in takeovers:
+        assert taken.source == 1 - number
+        assert taken.train_step in (2, 4, 6)
+        starts = [start["train_step"] for start in SweepFolder(result.folder).trial(number).starts]
+        assert taken.train_step in starts
+
+
+@pytest.mark.long
+def test_a_trial_below_the_median_is_stopped_and_the_others_are_not(ray_local, tmp_path, monkeypatch):
+    """One trial after the other; the last one learns nothing, for its learning rate is next to none."""
+    from jepawm.config.tune import GridSearchConfig
+    from jepawm.tuning import Choice
+
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    kind = MedianConfig(every=2, num_grace_rungs=1, min_trials=2, metric="train/loss", mode="min")
+    settings = TuneConfig(
+        num_final=0, max_concurrent=1, search=GridSearchConfig(), scheduler=kind, metric="train/loss", mode="min"
+    )
+    space = Space("rate", {"optim.learning_rate": Choice(1e-3, 2e-3, 3e-3, 1e-9)})
+    result = sweep(tmp_path / "sweep", settings, space=space)
+    statuses = [each.status for each in result.records]
+    assert statuses[0] == "finished", [each.error for each in result.records]
+    assert statuses[-1] == "stopped"
+    last = result.records[-1]
+    assert 2 * len(last.rungs) == last.rungs[-1].train_step < 8
+    # It was worse than the median of what the others had shown on average up to that rung.
+    shown = [
+        sum(rung.value for rung in each.rungs[: len(last.rungs)]) / len(each.rungs[: len(last.rungs)])
+        for each in result.records[:-1]
+    ]
+    assert min(rung.value for rung in last.rungs) > sorted(shown)[1]
+
+
+@pytest.mark.long
+def test_a_trial_whose_process_dies_too_often_fails_and_the_others_go_on(ray_local, tmp_path, monkeypatch):
+    from jepawm.distributed import tune
+
+    # Ray sends a function inside a function by value, so its processes run it without this file.
+    def run_or_die(config, job):
+        import os
+
+        from jepawm.distributed.tune import trial_on_ray
+        from jepawm.tuning.sweep_folder import SweepFolder
+
+        if config["number"] == 1:
+            job.surroundings.enter()
+            SweepFolder(job.sweep).trial(1).start(0)
+            os._exit(3)
+        trial_on_ray(config, job)
+
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    monkeypatch.setattr(tune, "trial_on_ray", run_or_die)
+    result = sweep(tmp_path / "sweep", TuneConfig(num_trials=3, num_final=0, max_deaths=1))
+    assert [each.status for each in result.records] == ["finished", "failed", "finished"]
+    assert result.records[1].error.startswith("its process died more often than tune.max_deaths allows; the last time:")
+    # Once, and once more.
+    assert len(SweepFolder(result.folder).trial(1).starts) == 2
+
+
 def command(home: Path) -> tuple[list[str], dict[str, str]]:
     tuned = [
         "--tune.scheduler.name",
@@ -238,8 +306,9 @@ def command(home: Path) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.mark.long
-def test_a_driver_that_is_killed_loses_no_trial_and_runs_none_twice(tmp_path):
-    """SIGKILL as soon as a trial is over and another one runs; then the same command."""
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_a_driver_that_is_killed_or_interrupted_loses_no_trial_and_runs_none_twice(tmp_path, name):
+    """A signal as soon as a trial is over and another one runs; then the same command."""
     words, environment = command(tmp_path)
     driver = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     found: list[Path] = []
@@ -252,8 +321,11 @@ def test_a_driver_that_is_killed_loses_no_trial_and_runs_none_twice(tmp_path):
             time.sleep(0.05)
         assert driver.poll() is None, driver.communicate()[0]
     finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.communicate()
+        driver.send_signal(signal.Signals[name])
+        said = driver.communicate(timeout=300)[0]
+    if name == "SIGINT":
+        assert driver.returncode == 130, said
+        assert said.splitlines()[-1].startswith("interrupted by SIGINT; the same command goes on"), said
     (folder,) = tmp_path.glob("sweep-*")
     sweep = SweepFolder(folder)
     before = {record.number: (record, len(sweep.trial(record.number).starts)) for record in sweep.over}

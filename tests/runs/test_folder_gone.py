@@ -8,8 +8,11 @@ from toy_run import TOY, toy
 
 from jepawm.checkpoints.model_folder import weights_sha256
 from jepawm.console import Console
+from jepawm.data import EpisodeDataset, check_dataset
+from jepawm.data.writer import EpisodeWriter
 from jepawm.errors import ConfigError, FolderGoneError
 from jepawm.runs.directory import lock_run
+from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.pipeline import run
 from jepawm.runs.runtime import LocalRuntime
 
@@ -49,6 +52,27 @@ def test_a_run_whose_home_goes_away_says_so_and_goes_on_when_it_is_back(tmp_path
     undisturbed = toy(run_dir=str(home / "undisturbed"), train=train)
     run(undisturbed, "demo", LocalRuntime(), Console(quiet=True))
     assert weights_sha256(str(home / "run" / "model")) == weights_sha256(str(home / "undisturbed" / "model"))
+
+
+def test_a_collection_whose_home_goes_away_says_so_and_goes_on_when_it_is_back(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("JEPAWM_HOME", str(home))
+    write = EpisodeWriter.write
+
+    def write_and_unmount(writer, episode):
+        write(writer, episode)
+        if episode.episode_id == 4:
+            unmount(home)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpisodeWriter, "write", write_and_unmount)
+        with pytest.raises(FolderGoneError, match=r"home/datasets/\S+ went away"):
+            prepare_dataset(toy(), LocalRuntime(), Console(quiet=True))
+    assert list(home.iterdir()) == []
+    mount(home, tmp_path / "away")
+    dataset = EpisodeDataset(prepare_dataset(toy(), LocalRuntime(), Console(quiet=True)))
+    assert len(dataset) == toy().data.num_episodes
+    assert check_dataset(dataset.path) == []
 
 
 def fail(*before, error: Exception) -> None:
