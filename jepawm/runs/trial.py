@@ -17,7 +17,7 @@ from jepawm.config.tune import RungConfig, TuneConfig
 from jepawm.config.yaml_io import save_yaml
 from jepawm.console import Console
 from jepawm.device import device_of_claim, pick_device
-from jepawm.errors import ConfigError, JepawmError, first_line
+from jepawm.errors import ConfigError, FolderGoneError, JepawmError, first_line
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, known_config
@@ -162,6 +162,9 @@ def run_trial(job: TrialJob, report: Report, elsewhere: Elsewhere | None = None)
             result = _train_and_evaluate(job, report, clock, elsewhere)
         metrics = found_metrics(result, folder.path)
         _check_known(job.settings, metrics)
+    except FolderGoneError:
+        # Nothing is wrong with its point; it goes on when the folder is back.
+        raise
     except JepawmError as error:
         return _over(folder, job.number, "failed", clock, error=str(error))
     except Exception as error:  # noqa: BLE001 - kept as what the trial found, with its traceback beside it

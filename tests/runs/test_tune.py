@@ -15,7 +15,7 @@ from jepawm.config import ScalingConfig
 from jepawm.config.command_line import parse, take_section
 from jepawm.config.tune import ASHAConfig, GridSearchConfig, MedianConfig, PBTConfig, TuneConfig
 from jepawm.console import Console
-from jepawm.errors import ConfigError, TrainingError
+from jepawm.errors import ConfigError, FolderGoneError, TrainingError
 from jepawm.runs import evaluation as evaluation_module
 from jepawm.runs import trial as trial_module
 from jepawm.runs.evaluation import trained_config
@@ -328,6 +328,22 @@ def test_a_result_that_a_network_file_system_shows_late_is_waited_for(swept, hom
     lost = settle(sweep, 0)
     assert lost.status == "failed"
     assert f"{result} was not seen within 0 s" in lost.error
+
+
+def test_a_trial_whose_folder_goes_away_has_not_failed(swept, home, rungs):
+    sweep, job = begun(home, "gone", rungs)
+    place = sweep.trial(0).path
+
+    def unmount(rung: Rung, checkpoint: str | None) -> None:
+        if rung.train_step == 2:
+            place.rename(place.with_name("away"))
+
+    with pytest.raises(FolderGoneError, match="trials/000 went away"):
+        run_trial(job, unmount)
+    assert not place.exists()
+    place.with_name("away").rename(place)
+    assert sweep.trial(0).result is None
+    assert run_trial(TrialJob.read(sweep, 0), lambda rung, checkpoint: None).status == "finished"
 
 
 def test_a_line_of_a_trial_is_appended_and_the_results_of_others_are_not_read(tmp_path, monkeypatch):
