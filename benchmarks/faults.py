@@ -55,7 +55,7 @@ TRAINING = [
     *("--data.num-episodes", "12", "--data.env-steps-per-episode", "20"),
     *("--train.num-train-steps", "1000000", "--train.batch-size", "8", "--train.log-every", "1"),
     *("--train.checkpoint-every", str(CHECKPOINT_EVERY), "--train.diagnostics-every", "1000000"),
-    *("--scaling.num-workers", "1"),
+    *("--scaling.num-workers", "1", "--evaluation.prediction-horizon", "2"),
 ]
 Figures = dict[str, Any]
 
