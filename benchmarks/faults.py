@@ -91,6 +91,20 @@ def main() -> None:
         }
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name in known:
+        print(f"{name}: {in_words(known[name]['rounds'])}")
+
+
+def in_words(rounds: list[Figures]) -> str:
+    """Median of each figure over the rounds, with the smallest and the largest; what is no number is left out."""
+    words = []
+    for key in rounds[0]:
+        values = [
+            each[key] for each in rounds if isinstance(each[key], int | float) and not isinstance(each[key], bool)
+        ]
+        if values:
+            words.append(f"{key} {statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})")
+    return ", ".join(words)
 
 
 # -- trainings -------------------------------------------------------------------------------------------------------
