@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -69,6 +70,8 @@ def main() -> None:
     # A head started here, and drivers that join it, agree on having no token.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     prepare_environment()
+    # So that trainings and nodes end with this process, however it is ended.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     known = json.loads(arguments.output.read_text("utf-8"))["rows"] if arguments.output.is_file() else {}
     for name in arguments.rows:
         rounds = []
@@ -248,7 +251,7 @@ def lose_home() -> Figures:
         run.home.mkdir()
         run.driver.wait(LIMIT_S)
         noticed_s = time.perf_counter() - began
-        last = run.output.splitlines()[-1]
+        last = run.output.splitlines()[-1].replace(str(run.home), "$JEPAWM_HOME")
         left = [path.name for path in run.home.iterdir()]
         run.home.rmdir()
         away.rename(run.home)
