@@ -32,7 +32,7 @@ def model_conditions(model: WorldModel, spec: ModelSpec) -> dict[str, str]:
     return {
         "action_scaling": f"(action - mean) / std; mean [{', '.join(mean)}], std [{', '.join(std)}]",
         "action_bounds": _bounds(spec.action),
-        "image_normalisation": f"{encoder.normalization}, frames of {spec.image_size} px",
+        "image_normalisation": f"{encoder.pixel_normalization or 'the own of its model'}, frames of {spec.image_size} px",
         "history": f"{model.context_window} frame(s), {model.frameskip} env_steps apart; at an episode's start 1 frame",
     }
 
