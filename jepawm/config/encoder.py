@@ -38,8 +38,8 @@ class EncoderConfig(TaggedConfig):
     """`conv`: a small convolutional encoder trained from pixels, one token per frame; `conv_map`: convolutions alone,
     one token per place of their last map; `compact`: a small latent on top of another encoder, which is frozen; `vit`:
     a vision transformer from scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `resnet18`, `r3m`: the published
-    backbones; `timm`, `huggingface`: any vision model of these libraries; `none`: latents are given, there is nothing to encode pixels with; `module:Class`: a dataclass of your
-    own."""
+    backbones; `timm`, `huggingface`: any vision model of these libraries; `none`: latents are given, there is nothing
+    to encode pixels with; `module:Class`: a dataclass of your own."""
     trainable: bool = True
     """Off: frozen, in evaluation mode, and never part of a gradient."""
     normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric", "data"] | None = None
