@@ -164,15 +164,18 @@ def _network(config: HuggingFaceEncoderConfig, card: Card, family: Family) -> An
         state = read_tensors(where)
     elif config.weights != config.name and not os.path.isdir(where):
         raise CheckpointError(f"model.encoder.weights: there is no folder and no file {where}")
+    with torch.device("meta"):
+        # A single file does not say the class of its model, as a folder does.
+        model_class = type(transformers.AutoModel.from_config(card.config, trust_remote_code=False, **keys))
     try:
         with _quiet(transformers.utils.logging):
-            network, loaded = transformers.AutoModel.from_pretrained(
+            network, loaded = model_class.from_pretrained(
                 None if state is not None else where,
                 config=card.config,
                 state_dict=state,
                 revision=revision,
-                trust_remote_code=False,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,
                 dtype=torch.float32,
                 local_files_only=offline(),
                 output_loading_info=True,
