@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepawm.config.encoder import VideoEncoderConfig, VJEPA1EncoderConfig, VJEPA2EncoderConfig
-from jepawm.encoders.base import Encoder, Widths, compute_dtype, patch_grid, widths_of
+from jepawm.encoders.base import Encoder, Widths, as_clips, compute_dtype, patch_grid, widths_of
 from jepawm.encoders.preprocess import Preprocess
 from jepawm.errors import CheckpointError, ConfigError, did_you_mean
 from jepawm.nn import weights
@@ -108,6 +108,8 @@ class VJEPAEncoder(Encoder):
         init_transformer_(self, self.blocks)
         if config.weights is not None:
             load_vjepa(self, config.weights, part=config.weights_part)
+        # The blocks behind the chosen layer have been checked against the file, and are not computed.
+        self.blocks = self.blocks[: config.layer]
 
     def forward(self, pixels_BTCYX: Shaped[Tensor, "B T C Y X"]) -> Float[Tensor, "B U P D"]:
         """Encodes windows of frames.
@@ -123,18 +125,8 @@ class VJEPAEncoder(Encoder):
             ConfigError: Frames of another size than the encoder was built for; an odd `T` for tokenization `clip`.
         """
         B, T = pixels_BTCYX.shape[:2]
-        if T % self.frames_per_latent:
-            raise ConfigError(
-                f"model.encoder.tokenization 'clip' takes frames in pairs, found T = {T}; give an even number of "
-                "frames, or use 'frame' or 'duplicated'"
-            )
         images = self.preprocess(pixels_BTCYX.flatten(0, 1), compute_dtype(self, pixels_BTCYX.device))
-        frames = images.unflatten(0, (B, T))
-        clip = frames.transpose(1, 2)
-        if self.config.tokenization == "frame":
-            clip = frames.flatten(0, 1)[:, :, None].expand(-1, -1, TUBELET, -1, -1)
-        elif self.config.tokenization == "duplicated":
-            clip = clip.repeat_interleave(TUBELET, dim=2)
+        clip = as_clips(images.unflatten(0, (B, T)), self.config.tokenization, TUBELET)
         return at_least_float32(self.tokens(clip)).view(
             B, T // self.frames_per_latent, self.num_patches, self.latent_dim
         )
