@@ -62,6 +62,7 @@ class VJEPAEncoder(VideoTransformer):
         self._initialise()
         if config.weights is not None:
             load_vjepa(self, config.weights, part=config.weights_part)
+        self._drop_blocks_behind_the_layer()
 
     def embed(self, clip_BCTYX: Float[Tensor, "B C T Y X"]) -> EmbeddedClips:
         """Patches of clips as tokens, with V-JEPA 1's positions; see `tokens`."""
