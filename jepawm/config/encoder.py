@@ -1,9 +1,12 @@
 """The section `model.encoder`: one dataclass for each kind of encoder."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from jepawm.config.checks import not_negative, positive, unread_by
+from jepawm.config.exported import SETTINGS_FILE, check_agrees, exported_folder, exported_settings
 from jepawm.config.tagged import TaggedConfig
 from jepawm.config.yaml_io import to_dict
 from jepawm.errors import ConfigError, did_you_mean
@@ -18,6 +21,7 @@ class EncoderConfig(TaggedConfig):
 
     section: ClassVar[str] = "model.encoder"
     default_kind: ClassVar[str] = "conv"
+    decisive: ClassVar[tuple[str, ...]] = ("weights",)
     kinds: ClassVar[dict[str, str]] = {
         "conv": "jepawm.config.encoder:ConvEncoderConfig",
         "conv_map": "jepawm.config.encoder:ConvMapEncoderConfig",
@@ -57,6 +61,30 @@ class EncoderConfig(TaggedConfig):
     projector_dim: int | None = None
     """Hidden width of a projector (linear, batch normalisation, GELU, linear) behind the encoder; None: no
     projector."""
+
+    @classmethod
+    def expanded(cls, data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str]:
+        """Settings with those of the encoder folder that `weights` names, if it names one.
+
+        Raises:
+            ConfigError: Settings other than the folder's.
+        """
+        full, origin = super().expanded(data, where)
+        source = full.get("weights")
+        folder = exported_folder(source) if isinstance(source, str) else None
+        if folder is None:
+            return full, origin
+        settings = exported_settings(folder)
+        if all(full.get(key) is not None for key in settings):
+            # Of a run that has its settings already; they are compared when the weights are read.
+            return full, origin
+        check_agrees(folder, full)
+        return {**full, **settings}, os.path.join(folder, SETTINGS_FILE)
+
+    @classmethod
+    def decides_others(cls, key: str, value: str) -> bool:
+        """Whether weights are an encoder folder, with settings in it."""
+        return key == "weights" and exported_folder(value) is not None
 
     @property
     def weights_source(self) -> str | None:
@@ -168,7 +196,8 @@ class TransformerEncoderConfig(EncoderConfig):
 
     weights: str | None = None
     """None: a random start; `timm`: timm's pretrained weights; else a file: a path, `https://...` or
-    `hf://OWNER/REPO/FILE[@REVISION]`."""
+    `hf://OWNER/REPO/FILE[@REVISION]`; or an encoder folder of a pretraining (RUN/encoder), whose settings come with it.
+    `vjepa2_1` knows its published files by name, e.g. vjepa2_1_vit_base_384."""
     size: str | None = None
     """Published size of the transformer; None: the smallest there is."""
     latent_dim: int | None = None

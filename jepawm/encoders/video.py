@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -106,6 +107,19 @@ class VideoTransformer(Encoder, ABC):
 
     def _initialise(self) -> None:
         init_transformer_(self, self.blocks)
+
+    def own_settings(self) -> dict[str, Any]:
+        """Settings of `model.encoder` that the weights were trained with and need, as plain data."""
+        config, widths = self.config, self.widths
+        return {
+            "name": config.name,
+            "latent_dim": widths.dim,
+            "depth": widths.depth,
+            "num_heads": widths.num_heads,
+            "mlp_ratio": widths.mlp_ratio,
+            "patch_size": self.patch_size,
+            "normalization": config.pixel_normalization,
+        }
 
     def _drop_blocks_behind_the_layer(self) -> None:
         """Blocks behind `config.layer` have been checked against the file, and are not computed."""

@@ -96,7 +96,7 @@ def assert_norms(pretraining: Pretraining, norms: dict[str, float]) -> None:
 
 @torch.no_grad()
 def test_predictions_and_targets(files, pretraining):
-    tensors, settings = files
+    tensors, _ = files
     groups = batch(pretraining, tensors, 1)
     targets = pretraining.targets(groups[0].clips_BCTYX)
     embedded = pretraining.encoder.embed(groups[0].clips_BCTYX)

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jepawm.config import EncoderConfig
-from jepawm.encoders.vjepa import VJEPAEncoder
 from jepawm.config.pretraining_model import MaskPredictorConfig
+from jepawm.encoders.vjepa import VJEPAEncoder
 from jepawm.pretraining import MaskPredictor, load_mask_predictor, token_losses
 from jepawm.pretraining.masks import MaskSet, TokenGrid
 from jepawm.pretraining.teacher import Teacher
