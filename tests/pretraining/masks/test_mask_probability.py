@@ -1,41 +1,20 @@
 """Probabilities of weighted draws without replacement, against enumeration of every order of every set."""
 
-import itertools
 import math
 
 import pytest
 import torch
+from enumerated_sets import every_set, probability_by_orders
 from torch import Tensor
 
 from jepawm.pretraining.masks.probability import inclusion_probabilities, log_probability_of_set
 
-# Halves of what the quadrature is off by for one drawn unit, its slowest case; more units are far closer.
+# The integrand's tail at the first node is below this for one drawn unit, and far below for more.
 EXACT = {"rtol": 1e-7, "atol": 1e-12}
 
 
 def logits_of(units: int, spread: float) -> Tensor:
     return spread * torch.randn(units, dtype=torch.float64, generator=torch.Generator().manual_seed(units))
-
-
-def probability_by_orders(logits: Tensor, drawn: tuple[int, ...]) -> Tensor:
-    """Sum over all orders of drawing one unit after the other, each in proportion to the weights that are left."""
-    weights = logits.exp()
-    total = torch.zeros((), dtype=torch.float64)
-    for order in itertools.permutations(drawn):
-        left, term = list(range(len(logits))), torch.ones((), dtype=torch.float64)
-        for unit in order:
-            term = term * weights[unit] / weights[left].sum()
-            left.remove(unit)
-        total = total + term
-    return total
-
-
-def every_set(units: int, amount: int) -> tuple[list[tuple[int, ...]], Tensor]:
-    sets = list(itertools.combinations(range(units), amount))
-    drawn = torch.zeros(len(sets), units, dtype=torch.bool)
-    for row, one in zip(drawn, sets, strict=True):
-        row[list(one)] = True
-    return sets, drawn
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 4.0, 8.0])
@@ -103,3 +82,17 @@ def test_single_probabilities_are_close_to_the_enumerated_ones_and_their_gradien
 def test_a_gradient_of_single_probabilities_is_the_slope_of_the_function() -> None:
     logits = logits_of(9, 1.0).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: inclusion_probabilities(x[None], 4)[0], (logits,), eps=1e-5, atol=1e-7)
+
+
+def test_scores_without_measure_overflow_nothing() -> None:
+    logits = torch.tensor([[5000.0, 0, -3000, 1, 2, 3]]).requires_grad_()
+    for drawn in ([0, 3, 4], [2, 3, 4], [1, 2, 3]):
+        chosen = torch.zeros(1, 6, dtype=torch.bool)
+        chosen[0, drawn] = True
+        total = (
+            log_probability_of_set(logits, chosen).sum()
+            + inclusion_probabilities(logits, 3).clamp(min=1e-300).log().sum()
+        )
+        (gradient,) = torch.autograd.grad(total, logits)
+        assert total.isfinite()
+        assert gradient.isfinite().all()
