@@ -1,14 +1,17 @@
 """The section `model.encoder`: one dataclass for each kind of encoder."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 from jepawm.config.checks import not_negative, positive, unread_by
+from jepawm.config.exported import SETTINGS_FILE, check_agrees, exported_folder, exported_settings
 from jepawm.config.tagged import TaggedConfig
 from jepawm.config.yaml_io import to_dict
 from jepawm.errors import ConfigError, did_you_mean
 
-Tokenization = Literal["frame", "duplicated", "clip"]
+Tokenization = Literal["frame", "duplicated", "clip", "image"]
 RotaryPairing = Literal["published", "corrected"]
 
 
@@ -18,6 +21,7 @@ class EncoderConfig(TaggedConfig):
 
     section: ClassVar[str] = "model.encoder"
     default_kind: ClassVar[str] = "conv"
+    decisive: ClassVar[tuple[str, ...]] = ("weights",)
     kinds: ClassVar[dict[str, str]] = {
         "conv": "jepawm.config.encoder:ConvEncoderConfig",
         "conv_map": "jepawm.config.encoder:ConvMapEncoderConfig",
@@ -27,6 +31,7 @@ class EncoderConfig(TaggedConfig):
         "dinov3": "jepawm.config.encoder:DINOv3EncoderConfig",
         "vjepa1": "jepawm.config.encoder:VJEPA1EncoderConfig",
         "vjepa2": "jepawm.config.encoder:VJEPA2EncoderConfig",
+        "vjepa2_1": "jepawm.config.encoder:VJEPA21EncoderConfig",
         "resnet18": "jepawm.config.encoder:ResNet18EncoderConfig",
         "r3m": "jepawm.config.encoder:R3MEncoderConfig",
         "timm": "jepawm.config.library_encoder:TimmEncoderConfig",
@@ -37,9 +42,9 @@ class EncoderConfig(TaggedConfig):
     name: str = ""
     """`conv`: a small convolutional encoder trained from pixels, one token per frame; `conv_map`: convolutions alone,
     one token per place of their last map; `compact`: a small latent on top of another encoder, which is frozen; `vit`:
-    a vision transformer from scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `resnet18`, `r3m`: the published
-    backbones; `timm`, `huggingface`: any vision model of these libraries; `none`: latents are given, there is nothing
-    to encode pixels with; `module:Class`: a dataclass of your own."""
+    a vision transformer from scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `vjepa2_1`, `resnet18`, `r3m`: the
+    published backbones; `timm`, `huggingface`: any vision model of these libraries; `none`: latents are given, there is
+    nothing to encode pixels with; `module:Class`: a dataclass of your own."""
     trainable: bool = True
     """Off: frozen, in evaluation mode, and never part of a gradient."""
     normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric", "data"] | None = None
@@ -56,6 +61,30 @@ class EncoderConfig(TaggedConfig):
     projector_dim: int | None = None
     """Hidden width of a projector (linear, batch normalisation, GELU, linear) behind the encoder; None: no
     projector."""
+
+    @classmethod
+    def expanded(cls, data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str]:
+        """Settings with those of the encoder folder that `weights` names, if it names one.
+
+        Raises:
+            ConfigError: Settings other than the folder's.
+        """
+        full, origin = super().expanded(data, where)
+        source = full.get("weights")
+        folder = exported_folder(source) if isinstance(source, str) else None
+        if folder is None:
+            return full, origin
+        settings = exported_settings(folder)
+        if all(full.get(key) is not None for key in settings):
+            # Of a run that has its settings already; they are compared when the weights are read.
+            return full, origin
+        check_agrees(folder, full)
+        return {**full, **settings}, os.path.join(folder, SETTINGS_FILE)
+
+    @classmethod
+    def decides_others(cls, key: str, value: str) -> bool:
+        """Whether weights are an encoder folder, with settings in it."""
+        return key == "weights" and exported_folder(value) is not None
 
     @property
     def weights_source(self) -> str | None:
@@ -167,7 +196,8 @@ class TransformerEncoderConfig(EncoderConfig):
 
     weights: str | None = None
     """None: a random start; `timm`: timm's pretrained weights; else a file: a path, `https://...` or
-    `hf://OWNER/REPO/FILE[@REVISION]`."""
+    `hf://OWNER/REPO/FILE[@REVISION]`; or an encoder folder of a pretraining (RUN/encoder), whose settings come with it.
+    `vjepa2_1` knows its published files by name, e.g. vjepa2_1_vit_base_384."""
     size: str | None = None
     """Published size of the transformer; None: the smallest there is."""
     latent_dim: int | None = None
@@ -240,20 +270,30 @@ class DINOv3EncoderConfig(TransformerEncoderConfig):
 
 @dataclass(frozen=True)
 class VideoEncoderConfig(TransformerEncoderConfig):
-    """What both V-JEPA encoders have."""
+    """What all V-JEPA encoders have."""
 
     implementation: ClassVar[str] = "jepawm.encoders.vjepa:VJEPAEncoder"
+    takes_images: ClassVar[bool] = False
 
     weights_part: Literal["target_encoder", "encoder"] = "target_encoder"
     """Which network of a published file: the moving average, or the one that was trained."""
     tokenization: Tokenization = "frame"
     """Video encoders take pairs of frames. `frame`: each frame doubled and encoded by itself; `duplicated`: each frame
-    doubled, all attend to each other; `clip`: pairs of frames, so T frames give T / 2 latents."""
+    doubled, all attend to each other; `clip`: pairs of frames, so T frames give T / 2 latents; `image` (vjepa2_1): each
+    frame encoded by itself as an image."""
 
     @property
     def frames_per_latent(self) -> int:
         """Frames that one latent stands for."""
         return 2 if self.tokenization == "clip" else 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokenization == "image" and not self.takes_images:
+            raise ConfigError(
+                f"model.encoder.tokenization 'image' has no meaning for {self.name}, which takes pairs of frames; "
+                "use 'frame', or model.encoder.name vjepa2_1"
+            )
 
 
 @dataclass(frozen=True)
@@ -265,21 +305,41 @@ class VJEPA1EncoderConfig(VideoEncoderConfig):
     name: str = "vjepa1"
     position_grid: int | None = None
     """Side, in patches, of the position table, resized to the frames' grid; None: the published one."""
+    position_times: int | None = None
+    """Pairs of frames that the position table is made for; None: the published 8."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "position_grid")
+        positive(self, "position_grid", "position_times")
 
 
 @dataclass(frozen=True)
 class VJEPA2EncoderConfig(VideoEncoderConfig):
     """V-JEPA 2."""
 
-    sizes: ClassVar[tuple[str, ...]] = ("small", "base", "large", "huge", "giant")
+    sizes: ClassVar[tuple[str, ...]] = ("tiny", "small", "base", "large", "huge", "giant")
 
     name: str = "vjepa2"
     rotary_pairing: RotaryPairing = "published"
     """Rotary position embedding as the checkpoints were trained, or with its frequencies paired as they should be."""
+
+
+@dataclass(frozen=True)
+class VJEPA21EncoderConfig(VideoEncoderConfig):
+    """V-JEPA 2.1."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.vjepa2_1:VJEPA21Encoder"
+    takes_images: ClassVar[bool] = True
+    sizes: ClassVar[tuple[str, ...]] = ("base", "large", "giant", "gigantic")
+
+    name: str = "vjepa2_1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.depth is not None and self.depth < 4:
+            raise ConfigError(
+                f"model.encoder.depth of vjepa2_1 must be at least 4, for it is read at four depths; found {self.depth}"
+            )
 
 
 @dataclass(frozen=True)

@@ -108,16 +108,19 @@ def as_clips(
     Args:
         frames_BTCYX: `[B,T,C,Y,X]` normalised frames.
         tokenization: `frame`: each frame is a clip, repeated; `duplicated`: each frame is repeated within its clip;
-            `clip`: as they are.
+            `clip`: as they are; `image`: each frame is a clip of one frame.
         tubelet: Frames of a tubelet.
 
     Returns:
-        `[B*T,C,tubelet,Y,X]` with `frame`, `[B,C,tubelet*T,Y,X]` with `duplicated`, else `[B,C,T,Y,X]`.
+        `[B*T,C,tubelet,Y,X]` with `frame`, `[B*T,C,1,Y,X]` with `image`, `[B,C,tubelet*T,Y,X]` with `duplicated`, else
+        `[B,C,T,Y,X]`.
 
     Raises:
         ConfigError: Frames of `clip` that do not come out even.
     """
     T = frames_BTCYX.shape[1]
+    if tokenization == "image":
+        return frames_BTCYX.flatten(0, 1)[:, :, None]
     if tokenization == "frame":
         return frames_BTCYX.flatten(0, 1)[:, :, None].expand(-1, -1, tubelet, -1, -1)
     clip = frames_BTCYX.transpose(1, 2)
