@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jepawm.config.loss import DistanceConfig
-from jepawm.nn.collectives import num_workers, sum_over_workers
+from jepawm.nn.collectives import num_workers, sum_and_parts, sum_over_workers
 
 
 def prediction_loss(predicted: Tensor, target: Tensor) -> Float[Tensor, ""]:
@@ -65,9 +65,13 @@ def variance_covariance(
     """
     S, F = latents_SF.shape
     count = S * num_workers()
-    mean = sum_over_workers(latents_SF.sum(dim=0)) / count
-    centred = latents_SF - mean
-    covariance_FF = sum_over_workers(centred.T @ centred) / (count - 1)
+    own_mean = latents_SF.mean(dim=0)
+    centred = latents_SF - own_mean
+    # Sums of squares around each worker's own mean, and how far those means lie apart: no worker waits for the global
+    # mean first, and nothing large is subtracted (Chan et al. 1979, Updating Formulae for Sample Variances).
+    within_FF, means_WF = sum_and_parts(centred.T @ centred, own_mean, used_alike=True)
+    apart_WF = means_WF - means_WF.mean(dim=0)
+    covariance_FF = (within_FF + S * apart_WF.T @ apart_WF) / (count - 1)
     variances = covariance_FF.diagonal()
     # The small constant keeps the square root's gradient finite at a collapsed dimension.
     hinge = torch.relu(1 - (variances + 1e-4).sqrt()).mean()
@@ -136,7 +140,7 @@ def sigreg(
     weights_K[[0, -1]] = spacing
     weights_K = weights_K * normal_K
     angles_BTMK = (latents_BTF @ directions_FM)[..., None] * knots_K
-    cosine_TMK = sum_over_workers(angles_BTMK.cos().sum(dim=0)) / count
-    sine_TMK = sum_over_workers(angles_BTMK.sin().sum(dim=0)) / count
+    own_TMK2 = torch.stack([angles_BTMK.cos().sum(dim=0), angles_BTMK.sin().sum(dim=0)], dim=-1)
+    cosine_TMK, sine_TMK = (sum_over_workers(own_TMK2, used_alike=True) / count).unbind(dim=-1)
     gap_TMK = (cosine_TMK - normal_K).square() + sine_TMK.square()
     return count * (gap_TMK @ weights_K).mean()
