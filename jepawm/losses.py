@@ -50,32 +50,35 @@ def _negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def variance_covariance(
-    latents_SF: Float[Tensor, "S F"],
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    latents_SF: Float[Tensor, "*G S F"],
+) -> tuple[Float[Tensor, "*G"], Float[Tensor, "*G"]]:
     """The variance and covariance terms of VICReg, over the global batch.
 
     Args:
-        latents_SF: `[S,F]` samples of the flattened latent on this worker (the same S on each).
+        latents_SF: `[S,F]` samples of the flattened latent on this worker (the same S on each), or `[...,S,F]` groups
+            of samples, each with terms of its own.
 
     Returns:
-        `mean(relu(1 - std))` over dimensions, and the sum of squared off-diagonal covariances over `F`.
+        `mean(relu(1 - std))` over dimensions, and the sum of squared off-diagonal covariances over `F`; scalars, or
+        `[...]` of groups.
 
     Reference: Bardes et al. 2022, VICReg, arXiv 2105.04906, equations 1 and 3; as used for world models in
         Sobal et al. 2025, PLDM, arXiv 2502.14819.
     """
-    S, F = latents_SF.shape
+    S, F = latents_SF.shape[-2:]
     count = S * num_workers()
-    own_mean = latents_SF.mean(dim=0)
-    centred = latents_SF - own_mean
+    own_mean = latents_SF.mean(dim=-2)
+    centred = latents_SF - own_mean[..., None, :]
     # Sums of squares around each worker's own mean, and how far those means lie apart: no worker waits for the global
-    # mean first, and nothing large is subtracted (Chan et al. 1979, Updating Formulae for Sample Variances).
-    within_FF, means_WF = sum_and_parts(centred.T @ centred, own_mean, used_alike=True)
-    apart_WF = means_WF - means_WF.mean(dim=0)
-    covariance_FF = (within_FF + S * apart_WF.T @ apart_WF) / (count - 1)
-    variances = covariance_FF.diagonal()
+    # mean first, and nothing large is subtracted (Chan, Golub and LeVeque 1979, Updating Formulae and a Pairwise
+    # Algorithm for Computing Sample Variances).
+    within_FF, means_WF = sum_and_parts(centred.mT @ centred, own_mean, used_alike=True)
+    apart_WF = (means_WF - means_WF.mean(dim=0)).movedim(0, -2)
+    covariance_FF = (within_FF + S * apart_WF.mT @ apart_WF) / (count - 1)
+    variances = covariance_FF.diagonal(dim1=-2, dim2=-1)
     # The small constant keeps the square root's gradient finite at a collapsed dimension.
-    hinge = torch.relu(1 - (variances + 1e-4).sqrt()).mean()
-    off_diagonal = (covariance_FF.square().sum() - variances.square().sum()) / F
+    hinge = torch.relu(1 - (variances + 1e-4).sqrt()).mean(dim=-1)
+    off_diagonal = (covariance_FF.square().sum(dim=(-2, -1)) - variances.square().sum(dim=-1)) / F
     return hinge, off_diagonal
 
 
