@@ -1,7 +1,7 @@
 """Claim: two training workers on two cores make 1.5 times as many updates as one, at the demo's batch of 128 windows.
 
 python benchmarks/workers.py
-python benchmarks/workers.py --recipe lewm_pusht --batch-size 16 --train-steps 4
+python benchmarks/workers.py --recipe lewm --batch-size 16 --train-steps 4
 
 The recipe's model is updated on random windows that lie in memory: by one process with the whole batch, and by two
 processes of one thread each that share it (gloo). The two take turns; the ratio within a round is what counts, and on a

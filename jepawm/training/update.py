@@ -34,15 +34,18 @@ def data_parallel(objective: nn.Module, device: torch.device) -> DistributedData
         device: Where it lives.
     """
     on_gpu = device.type == "cuda"
-    return DistributedDataParallel(
+    shared = DistributedDataParallel(
         objective,
         device_ids=[device] if on_gpu else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
         # On a GPU a small first bucket begins to travel while the others are computed. A CPU computes nothing faster
         # meanwhile, and each further bucket is one more time that workers wait for each other.
         bucket_cap_mb=None if on_gpu else CPU_BUCKET_MIB,
     )
+    # Set afterwards, so that buffers are sent once: the name of the argument differs among versions of torch, and with
+    # the older one buffers are not even sent at the beginning.
+    shared.broadcast_buffers = False
+    return shared
 
 
 def update(

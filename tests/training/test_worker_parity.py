@@ -198,8 +198,8 @@ def test_two_workers_have_the_loss_of_one(family: str, two_workers: list[dict[st
         assert np.mean([each[name] for each in terms]) == pytest.approx(value, rel=ROUNDING), name
 
 
-# Variance-covariance and SIGReg have one each, and their gradients none. Perturbations take the deviation of the latents,
-# which has two. A batch normalisation has one in each direction: of the encoder, and of each step of an unroll.
+# Variance-covariance and SIGReg have one each, and their gradients none. Perturbations take the deviation of latents,
+# by two. A batch normalisation has one in each direction: of the encoder, and of each step of an unroll.
 @pytest.mark.parametrize(
     ("family", "forward", "backward"), [("default", 2, 0), ("rollout", 3, 0), ("lewm", 3, 2), ("pldm", 5, 4)]
 )
