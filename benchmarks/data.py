@@ -170,7 +170,7 @@ def measure_scaled_jpeg(rounds: int) -> list[dict[str, Any]]:
     half = encode_frames(np.stack([cv2.resize(f, (112, 112), interpolation=cv2.INTER_AREA) for f in episode]), "jpeg")
     reduced = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
-    def decode(frames: list[bytes], flag: int) -> list[np.ndarray]:
+    def decode(frames: list[bytes], flag: int) -> list[Any]:
         return [cv2.imdecode(np.frombuffer(frame, np.uint8), flag) for frame in frames]
 
     def row(what: str, frames: list[bytes], flag: int) -> dict[str, Any]:
