@@ -143,6 +143,30 @@ def take_value(words: list[str], flag: str, what: str) -> tuple[str | None, list
     return value, rest
 
 
+def take_values(words: list[str], flag: str, what: str) -> tuple[list[str], list[str]]:
+    """All values of a flag, up to the next word that begins with a dash, and the other words.
+
+    Raises:
+        ConfigError: The flag has no value, or is there twice.
+    """
+    values, rest, left, is_there = list[str](), list[str](), list(words), False
+    while left:
+        word = left.pop(0)
+        name, equals, first = word.partition("=")
+        if name != flag:
+            rest.append(word)
+            continue
+        if is_there:
+            raise ConfigError(f"{flag} is given twice; write all its values after one {flag}")
+        is_there = True
+        values += [first] if equals else []
+        while left and not left[0].startswith("-"):
+            values.append(left.pop(0))
+        if not values:
+            raise ConfigError(f"{flag} needs {what}")
+    return values, rest
+
+
 def take_switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
     """Whether a flag without a value is there, and the other words."""
     return flag in words, [word for word in words if word != flag]
@@ -206,7 +230,8 @@ def _take_kinds(words: list[str], config: type) -> tuple[dict[str, str], list[st
     """Flags that decide what other flags a configuration has (`--planner.name`, `--planner.preset`) as dotted keys; and
     the rest.
 
-    A preset is read like a kind: its settings come first, and single flags change them.
+    A preset is read like a kind, and so is a value that decides other settings (an encoder folder as
+    `--model.encoder.weights`): their settings come first, and single flags change them.
     """
     kinds: dict[str, str] = {}
     unions = list(tagged_sections(config).items())
@@ -217,6 +242,10 @@ def _take_kinds(words: list[str], config: type) -> tuple[dict[str, str], list[st
             value, words = take_value(words, f"--{section}.{key}", f"one of {', '.join(choices)}")
             if value is not None:
                 kinds[f"{section}.{key}"] = value
+        for key in union.decisive:
+            value, rest = take_value(words, f"--{section}.{key}", "a value")
+            if value is not None and union.decides_others(key, value):
+                kinds[f"{section}.{key}"], words = value, rest
         if f"{section}.name" in kinds:
             # A kind may have sections with several kinds of their own (`--subgoals.planner.name`).
             unions += tagged_sections(union.kind(kinds[f"{section}.name"]), f"{section}.").items()

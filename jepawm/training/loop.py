@@ -10,14 +10,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from jepawm.config import OptimConfig, TrainConfig
 from jepawm.errors import TrainingError
 from jepawm.training.optim import WeightAverage, build_optimizer
 from jepawm.training.schedules import learning_rate
 from jepawm.training.step import TrainingObjective
-from jepawm.training.update import update
+from jepawm.training.update import data_parallel, update
 from jepawm.types import WindowBatch
 
 Metrics = dict[str, Any]
@@ -126,7 +125,7 @@ def fit(
     workers = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     compute: torch.nn.Module = state.objective
     if workers > 1:
-        compute = DistributedDataParallel(state.objective, device_ids=[device] if device.type == "cuda" else None)
+        compute = data_parallel(state.objective, device)
     state.objective.train()
     meter, watch = _Meter(), _LossWatch(device)
     began = time.perf_counter() - state.seconds

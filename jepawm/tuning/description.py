@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jepawm.errors import DataError
@@ -30,6 +30,7 @@ class SweepDescription:
         space_name: Name of the space.
         words: Flags of the command besides those of the sweep.
         settings: Of the sweep.
+        models: Where points name a model each: its configuration and the SHA-256 of its weights, by its folder.
     """
 
     config: Mapping[str, Any]
@@ -39,10 +40,12 @@ class SweepDescription:
     space_name: str
     words: tuple[str, ...]
     settings: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """What `sweep.json` holds."""
-        return {"format": FORMAT, **asdict(self)}
+        own = asdict(self)
+        return {"format": FORMAT, **{key: value for key, value in own.items() if key != "models" or value}}
 
     @classmethod
     def from_dict(cls, data: Any, where: str) -> "SweepDescription":
@@ -59,8 +62,8 @@ class SweepDescription:
             found = f"format {data.get('format')!r}" if isinstance(data, dict) else f"a {type(data).__name__}"
             raise DataError(f"{where} is no sweep that can be read: expected format {FORMAT}, found {found}")
         own = {key: value for key, value in data.items() if key != "format"}
-        expected = cls.__dataclass_fields__.keys()
-        if own.keys() != expected:
+        expected = [each for each in cls.__dataclass_fields__ if each != "models"]
+        if own.keys() - {"models"} != set(expected):
             raise DataError(
                 f"{where} is no sweep that can be read: expected the keys {', '.join(expected)}, found {', '.join(own)}"
             )
@@ -74,7 +77,12 @@ class SweepDescription:
         """What the trials depend on."""
         settings = {key: value for key, value in self.settings.items() if key not in _MAY_CHANGE}
         config = {key: value for key, value in self.config.items() if key not in _OF_THE_PLACE}
-        return {"config": config, "space": self.space, "model": self.model, "settings": settings}
+        trials = {"config": config, "space": self.space, "model": self.model, "settings": settings}
+        models = {
+            model: {**each, "config": {key: value for key, value in each["config"].items() if key not in _OF_THE_PLACE}}
+            for model, each in self.models.items()
+        }
+        return {**trials, "models": models} if models else trials
 
     def differences(self, other: "SweepDescription") -> list[tuple[str, Any, Any]]:
         """Keys in which two sweeps differ, with both values, as far as their trials depend on them."""
