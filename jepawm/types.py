@@ -211,3 +211,47 @@ class Observations:
 
     pixels: np.ndarray
     proprio: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ClipGroup:
+    """Clips of one batch that have as many frames as each other; this worker's share of them.
+
+    Attributes:
+        index: Place of the frame count among those of the sources, in the order in which the sources name them; a
+            count keeps its place whatever the batch holds. It chooses the mask token.
+        num_clips: Clips of the group in the GLOBAL batch.
+        rows: This worker's share of them. Of a batch with several groups it may be empty.
+        pixels: `[B,T,C,Y,X]` uint8 of the share, augmented and at the size of the stage.
+        slots: `[B]` int64, place of each clip in the global batch; (seed, train step, slot) fix a clip.
+    """
+
+    index: int
+    num_clips: int
+    rows: slice
+    pixels: np.ndarray
+    slots: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames `T` of each clip."""
+        return int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """One worker's share of the clips of a train step.
+
+    Attributes:
+        train_step: The train step.
+        groups: By `ClipGroup.index`, ascending; only those that the global batch holds, the same on every worker.
+    """
+
+    train_step: int
+    groups: tuple[ClipGroup, ...]
+
+    def __len__(self) -> int:
+        return sum(len(group) for group in self.groups)
