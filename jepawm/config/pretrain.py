@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from jepawm.config.checks import positive
@@ -126,6 +126,10 @@ class PretrainConfig:
         positive(self, "max_gpu_hours")
         if not self.stages:
             raise ConfigError("stages is empty; give at least one stage, e.g. {num_frames: 16, image_size: 256}")
+        if self.model.encoder.resize_to is not None:
+            raise ConfigError(
+                "model.encoder.resize_to has no meaning for a pretraining: stages.image_size is the size of its frames"
+            )
         if self.optim.ema_decay is not None:
             raise ConfigError("optim.ema_decay has no meaning for a pretraining: model.teacher is its moving average")
         if self.optim.encoder_learning_rate is not None:
@@ -169,6 +173,19 @@ class PretrainConfig:
             if train_step < self.first_step(number + 1):
                 return number
         return len(self.stages) - 1
+
+    def schedule_of(self, stage: int) -> tuple[OptimConfig, int, int]:
+        """How the optimizer runs through a stage.
+
+        Returns:
+            The optimizer with the stage's peak and schedule, the train step from which the schedule counts, and the
+            train steps that it counts.
+        """
+        each = self.stages[stage]
+        optim = replace(self.optim, learning_rate=each.learning_rate or self.optim.learning_rate)
+        if each.schedule is None:
+            return optim, 0, self.num_train_steps
+        return replace(optim, schedule=each.schedule), self.first_step(stage), each.num_train_steps
 
     def masks_of(self, stage: int) -> MaskConfig:
         """Masks of a stage."""
