@@ -8,7 +8,7 @@ from jepawm.config.tagged import TaggedConfig
 from jepawm.config.yaml_io import to_dict
 from jepawm.errors import ConfigError, did_you_mean
 
-Tokenization = Literal["frame", "duplicated", "clip"]
+Tokenization = Literal["frame", "duplicated", "clip", "image"]
 RotaryPairing = Literal["published", "corrected"]
 
 
@@ -27,6 +27,7 @@ class EncoderConfig(TaggedConfig):
         "dinov3": "jepawm.config.encoder:DINOv3EncoderConfig",
         "vjepa1": "jepawm.config.encoder:VJEPA1EncoderConfig",
         "vjepa2": "jepawm.config.encoder:VJEPA2EncoderConfig",
+        "vjepa2_1": "jepawm.config.encoder:VJEPA21EncoderConfig",
         "resnet18": "jepawm.config.encoder:ResNet18EncoderConfig",
         "r3m": "jepawm.config.encoder:R3MEncoderConfig",
         "none": "jepawm.config.encoder:AbsentEncoderConfig",
@@ -35,9 +36,9 @@ class EncoderConfig(TaggedConfig):
     name: str = ""
     """`conv`: a small convolutional encoder trained from pixels, one token per frame; `conv_map`: convolutions alone,
     one token per place of their last map; `compact`: a small latent on top of another encoder, which is frozen; `vit`:
-    a vision transformer from scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `resnet18`, `r3m`: the published
-    backbones; `none`: latents are given, there is nothing to encode pixels with; `module:Class`: a dataclass of your
-    own."""
+    a vision transformer from scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `vjepa2_1`, `resnet18`, `r3m`: the
+    published backbones; `none`: latents are given, there is nothing to encode pixels with; `module:Class`: a dataclass
+    of your own."""
     trainable: bool = True
     """Off: frozen, in evaluation mode, and never part of a gradient."""
     normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric", "data"] = "symmetric"
@@ -218,20 +219,30 @@ class DINOv3EncoderConfig(TransformerEncoderConfig):
 
 @dataclass(frozen=True)
 class VideoEncoderConfig(TransformerEncoderConfig):
-    """What both V-JEPA encoders have."""
+    """What all V-JEPA encoders have."""
 
     implementation: ClassVar[str] = "jepawm.encoders.vjepa:VJEPAEncoder"
+    takes_images: ClassVar[bool] = False
 
     weights_part: Literal["target_encoder", "encoder"] = "target_encoder"
     """Which network of a published file: the moving average, or the one that was trained."""
     tokenization: Tokenization = "frame"
     """Video encoders take pairs of frames. `frame`: each frame doubled and encoded by itself; `duplicated`: each frame
-    doubled, all attend to each other; `clip`: pairs of frames, so T frames give T / 2 latents."""
+    doubled, all attend to each other; `clip`: pairs of frames, so T frames give T / 2 latents; `image` (vjepa2_1): each
+    frame encoded by itself as an image."""
 
     @property
     def frames_per_latent(self) -> int:
         """Frames that one latent stands for."""
         return 2 if self.tokenization == "clip" else 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokenization == "image" and not self.takes_images:
+            raise ConfigError(
+                f"model.encoder.tokenization 'image' has no meaning for {self.name}, which takes pairs of frames; "
+                "use 'frame', or model.encoder.name vjepa2_1"
+            )
 
 
 @dataclass(frozen=True)
@@ -243,21 +254,41 @@ class VJEPA1EncoderConfig(VideoEncoderConfig):
     name: str = "vjepa1"
     position_grid: int | None = None
     """Side, in patches, of the position table, resized to the frames' grid; None: the published one."""
+    position_times: int | None = None
+    """Pairs of frames that the position table is made for; None: the published 8."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "position_grid")
+        positive(self, "position_grid", "position_times")
 
 
 @dataclass(frozen=True)
 class VJEPA2EncoderConfig(VideoEncoderConfig):
     """V-JEPA 2."""
 
-    sizes: ClassVar[tuple[str, ...]] = ("small", "base", "large", "huge", "giant")
+    sizes: ClassVar[tuple[str, ...]] = ("tiny", "small", "base", "large", "huge", "giant")
 
     name: str = "vjepa2"
     rotary_pairing: RotaryPairing = "published"
     """Rotary position embedding as the checkpoints were trained, or with its frequencies paired as they should be."""
+
+
+@dataclass(frozen=True)
+class VJEPA21EncoderConfig(VideoEncoderConfig):
+    """V-JEPA 2.1."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.vjepa2_1:VJEPA21Encoder"
+    takes_images: ClassVar[bool] = True
+    sizes: ClassVar[tuple[str, ...]] = ("base", "large", "giant", "gigantic")
+
+    name: str = "vjepa2_1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.depth is not None and self.depth < 4:
+            raise ConfigError(
+                f"model.encoder.depth of vjepa2_1 must be at least 4, for it is read at four depths; found {self.depth}"
+            )
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,9 @@ class MaskConfig(TaggedConfig):
     }
 
     name: str = ""
-    """`multiblock`: unions of blocks, as published with V-JEPA 2; `block`: the same geometry with exact shares; `tubes`:
-    random places, for the whole clip; `tokens`: random tokens; `motion`: places where pixels change are hidden more
-    often; `learned`: a network that is trained along chooses; `module:Class`: a dataclass of your own."""
+    """`multiblock`: unions of blocks, as published with V-JEPA 2; `block`: the same geometry with exact shares;
+    `tubes`: random places, for the whole clip; `tokens`: random tokens; `motion`: places where pixels change are hidden
+    more often; `learned`: a network that is trained along chooses; `module:Class`: a dataclass of your own."""
 
 
 def _sets(owner: Any) -> None:
@@ -154,7 +154,7 @@ class MultiblockMaskConfig(MaskConfig):
 
 @dataclass(frozen=True)
 class BlockMaskConfig(MaskConfig):
-    """Blocks over the whole clip, placed until they cover the target share; the last block is trimmed to fit exactly."""
+    """Blocks over the whole clip, until they cover the target share; the last one is trimmed to fit exactly."""
 
     implementation: ClassVar[str] = "jepawm.pretraining.masks.block:BlockMasks"
 
@@ -218,8 +218,8 @@ class MotionMaskConfig(ShareMaskConfig):
     unit: Unit = "tubes"
     """`tubes`: places, by their motion in the whole clip; `tokens`: tokens, by their own motion."""
     temperature: float = 1.0
-    """A place is drawn with a weight of (motion / mean motion of the clip + `still_weight`) to the power of 1 over this;
-    high: close to random."""
+    """A place is drawn with the weight (motion / mean motion of the clip + `still_weight`) to the power of 1 over this.
+    High: close to random."""
     still_weight: float = 0.1
     """Weight of a place without motion, where one with the clip's mean motion has 1 more."""
 

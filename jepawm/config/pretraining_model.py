@@ -125,9 +125,7 @@ class PretrainingModelConfig:
     section: ClassVar[str] = "model"
 
     encoder: EncoderConfig = field(
-        default_factory=lambda: EncoderConfig(
-            name="vjepa2", size="tiny", normalization="imagenet", tokenization="clip"
-        )
+        default_factory=lambda: EncoderConfig(name="vjepa2", size="tiny", normalization="imagenet", tokenization="clip")
     )
     predictor: MaskPredictorConfig = field(default_factory=MaskPredictorConfig)
     loss: PretrainingLossConfig = field(default_factory=PretrainingLossConfig)

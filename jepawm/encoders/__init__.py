@@ -14,6 +14,7 @@ from jepawm.encoders.frozen import FrozenEncoder
 from jepawm.encoders.resnet import ResNetEncoder
 from jepawm.encoders.vit import ViTEncoder
 from jepawm.encoders.vjepa import VJEPAEncoder
+from jepawm.encoders.vjepa2_1 import VJEPA21Encoder
 from jepawm.nn.precision import at_least_float32
 from jepawm.nn.projector import Projector
 
@@ -26,6 +27,7 @@ __all__ = [
     "EncoderStack",
     "FrozenEncoder",
     "ResNetEncoder",
+    "VJEPA21Encoder",
     "VJEPAEncoder",
     "ViTEncoder",
     "build_encoder",

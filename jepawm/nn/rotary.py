@@ -16,16 +16,16 @@ class RotaryTable:
     """Cosines and sines that rotate queries and keys.
 
     Attributes:
-        cos: `[L,h]`, one row a token; 1 where a channel is not rotated.
-        sin: `[L,h]`, 0 where a channel is not rotated.
+        cos: `[L,h]`, one row a token, or `[B,1,L,h]`; 1 where a channel is not rotated.
+        sin: The same shape, 0 where a channel is not rotated.
     """
 
     cos: Tensor
     sin: Tensor
 
     def rows(self, index: slice | Tensor) -> "RotaryTable":
-        """The rows of some tokens."""
-        return RotaryTable(self.cos[index], self.sin[index])
+        """The rows of some tokens; `[...,M]` indices of a table `[L,h]` give `[...,M,h]`."""
+        return RotaryTable(self.cos[..., index, :], self.sin[..., index, :])
 
 
 def rotary_table(
@@ -84,6 +84,8 @@ def frame_rotary_table(
     num_condition_tokens: int,
     pairing: Pairing,
     device: torch.device,
+    *,
+    span: float | None = None,
 ) -> RotaryTable:
     """The table of `num_frames` frames, each `[condition tokens | patches row by row]`.
 
@@ -97,15 +99,22 @@ def frame_rotary_table(
         num_condition_tokens: Tokens in front of a frame's patches.
         pairing: See `rotary_table`.
         device: Where the table lives.
+        span: Position of the last row and of the last column, whatever their number, as in V-JEPA 2.1; None: rows and
+            columns are counted, as in V-JEPA 2.
     """
     # A table made under inference mode could not be used in a later training step.
     with torch.inference_mode(False), torch.no_grad():
-        rows, columns = grid
         time = torch.arange(num_frames, device=device)
-        row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
+        row, column = (_counted(size, span, device) for size in grid)
         patches = torch.cartesian_prod(row, column).reshape(-1, 2)
         condition = patches.new_zeros(num_condition_tokens, 2)
         in_frame_S2 = torch.cat([condition, patches])
         size = len(in_frame_S2)
         positions = torch.cat([time.repeat_interleave(size)[:, None], in_frame_S2.repeat(num_frames, 1)], dim=1)
         return rotary_table(head_dim, positions, pairing=pairing)
+
+
+def _counted(size: int, span: float | None, device: torch.device) -> Tensor:
+    """Positions of `size` rows or columns: 0, 1, ..., or as many from 0 to `span`."""
+    places = torch.arange(size, device=device)
+    return places if span is None else places * (span / max(1, size - 1))

@@ -1,5 +1,24 @@
-"""Self-supervised pretraining of video encoders by mask-denoising in latent space (V-JEPA 2)."""
+"""Self-supervised pretraining of video encoders by mask-denoising in latent space (V-JEPA 2, V-JEPA 2.1)."""
 
-from jepawm.pretraining.predictor import MaskPredictor, denoising_targets, load_mask_predictor, mask_denoising_loss
+from jepawm.pretraining.objective import (
+    MaskedClips,
+    Pretraining,
+    PretrainingTerms,
+    build_pretraining,
+    latent_statistics,
+    token_losses,
+)
+from jepawm.pretraining.predictor import MaskPredictor, load_mask_predictor
+from jepawm.pretraining.teacher import Teacher
 
-__all__ = ["MaskPredictor", "denoising_targets", "load_mask_predictor", "mask_denoising_loss"]
+__all__ = [
+    "MaskPredictor",
+    "MaskedClips",
+    "Pretraining",
+    "PretrainingTerms",
+    "Teacher",
+    "build_pretraining",
+    "latent_statistics",
+    "load_mask_predictor",
+    "token_losses",
+]

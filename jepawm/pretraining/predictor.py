@@ -1,34 +1,44 @@
-"""The predictor of mask-denoising, and its loss: what the encoder would have said of the patches it did not see."""
+"""The predictor of mask-denoising: what the teacher would say of the patches that the encoder did not see."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from jepawm.config.pretraining_model import MaskPredictorConfig
+from jepawm.encoders.vjepa_files import published_name
 from jepawm.errors import CheckpointError, ConfigError, did_you_mean
 from jepawm.nn import weights
-from jepawm.nn.rotary import Pairing, RotaryTable, rotary_table
+from jepawm.nn.embeddings import sincos_3d
+from jepawm.nn.rotary import Pairing, frame_rotary_table
 from jepawm.nn.transformer import Block, init_transformer_
+from jepawm.pretraining.masks import MaskSet, TokenGrid
+
+_EPS = 1e-6
+_VECTOR_STD = 1e-6
 
 
 class MaskPredictor(nn.Module):
     """Predicts the tokens of masked patches from those of the visible ones.
 
-    Masked places enter as one learned token; every token knows its place by rotary embedding over time, row and column.
+    Masked places enter as one learned token; every token knows its place by rotary embedding over time, row and column,
+    or, as in V-JEPA 1, by a fixed sine and cosine that is added. No parameter depends on the size of the clips: the
+    token grid is an argument of each call, so one predictor serves every stage of a progressive resolution.
+
     The published module sorts its tokens by place first. Attention without a mask does not know their order, so they
     are taken as they come here, with the same result.
 
     Args:
         latent_dim: Width `D` of the encoder's tokens.
-        grid: Rows and columns of patches of a frame.
-        embed_dim: Width inside.
-        depth: Blocks.
-        num_heads: Attention heads.
-        mlp_ratio: Width inside the feed-forward over `embed_dim`.
-        num_mask_tokens: Learned tokens to choose from, one for each way of masking.
-        rotary_pairing: As in `model.encoder.rotary_pairing`.
+        config: Widths, blocks and number of mask tokens.
+        num_levels: Levels `K` of the encoder that enter side by side and are predicted.
+        positions: Of the tokens: rotary, or the added table.
+        rotary_pairing: As the encoder's, see `jepawm.nn.rotary.rotary_table`.
+        rotary_span: As the encoder's, see `jepawm.nn.rotary.frame_rotary_table`.
+        predicts_context: Whether visible tokens are predicted too, by an output map of their own.
+        takes_images: Whether images and videos are told apart by a vector that is added to every token.
 
     Raises:
         ConfigError: `embed_dim` is not `num_heads` times an even width.
@@ -39,112 +49,100 @@ class MaskPredictor(nn.Module):
     def __init__(
         self,
         latent_dim: int,
-        grid: tuple[int, int],
+        config: MaskPredictorConfig | None = None,
         *,
-        embed_dim: int = 384,
-        depth: int = 12,
-        num_heads: int = 12,
-        mlp_ratio: float = 4.0,
-        num_mask_tokens: int = 10,
+        num_levels: int = 1,
+        positions: str = "rotary",
         rotary_pairing: Pairing = "published",
+        rotary_span: float | None = None,
+        predicts_context: bool = False,
+        takes_images: bool = False,
     ) -> None:
         super().__init__()
-        if embed_dim % (2 * num_heads):
-            raise ConfigError(f"embed_dim must be num_heads ({num_heads}) times an even width, found {embed_dim}")
-        self.grid = grid
-        self.head_dim = embed_dim // num_heads
+        self.config = config = config or MaskPredictorConfig()
+        width, out_dim = config.embed_dim, num_levels * latent_dim
+        self.head_dim = width // config.num_heads
+        self.uses_table = positions == "table"
         self.rotary_pairing: Pairing = rotary_pairing
-        self.embed = nn.Linear(latent_dim, embed_dim)
-        # One matrix: a step that uses one of its rows still reaches the whole parameter.
-        self.mask_tokens = nn.Parameter(torch.zeros(num_mask_tokens, embed_dim))
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, round(embed_dim * mlp_ratio), eps=1e-6) for _ in range(depth)
+        self.rotary_span = rotary_span
+        self.embed: nn.Module = nn.Linear(latent_dim, width)
+        if num_levels > 1:
+            self.embed = nn.Sequential(nn.Linear(out_dim, latent_dim), nn.GELU(), nn.Linear(latent_dim, width))
+        # One parameter each: a token without a gradient is neither moved nor decayed.
+        self.mask_tokens = nn.ParameterList(
+            nn.Parameter(torch.zeros(1, 1, width)) for _ in range(config.num_mask_tokens)
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.proj = nn.Linear(embed_dim, latent_dim)
+        self.takes_images = takes_images
+        if takes_images:
+            self.image_vector, self.video_vector = (
+                nn.Parameter(_VECTOR_STD * torch.randn(1, 1, width)) for _ in range(2)
+            )
+        hidden_dim = round(width * config.mlp_ratio)
+        self.blocks = nn.ModuleList(Block(width, config.num_heads, hidden_dim, eps=_EPS) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width, eps=_EPS)
+        self.proj = nn.Linear(width, out_dim)
+        self.proj_context = nn.Linear(width, out_dim) if predicts_context else None
         init_transformer_(self, self.blocks)
 
     def forward(
         self,
-        context_BLD: Float[Tensor, "B L D"],
-        context_index_BL: Int[Tensor, "B L"],
-        target_index_BM: Int[Tensor, "B M"],
+        context_BLE: Float[Tensor, "B L E"],
+        masks: MaskSet,
+        grid: TokenGrid,
         *,
         mask_token: int = 0,
-    ) -> Float[Tensor, "B M D"]:
-        """Predicts the target tokens.
+        images: bool = False,
+    ) -> tuple[Float[Tensor, "B M E"], Float[Tensor, "B L E"] | None]:
+        """Predicts the target tokens, and the visible ones where the predictor was built for that.
 
         Args:
-            context_BLD: `[B,L,D]` the encoder's tokens of the visible patches.
-            context_index_BL: `[B,L]` their places in the whole clip, counted time by time and row by row.
-            target_index_BM: `[B,M]` places to predict.
-            mask_token: Which of the learned tokens stands for them, from 0.
+            context_BLE: `[B,L,K*D]` the encoder's tokens of the visible patches.
+            masks: Their places, and the places to predict.
+            grid: Token grid of the clips.
+            mask_token: Which of the learned tokens stands for the masked patches, from 0.
+            images: Whether the clips are single images.
 
         Returns:
-            `[B,M,D]` predicted tokens, in the order of `target_index_BM`.
+            `[B,M,K*D]` predicted tokens in the order of `masks.target_BM`; `[B,L,K*D]` predictions of the visible
+            tokens, or None.
 
         Raises:
             ConfigError: `mask_token` is none of the predictor's.
         """
         if not 0 <= mask_token < len(self.mask_tokens):
-            raise ConfigError(f"mask_token must lie in [0, {len(self.mask_tokens)}), found {mask_token}")
-        M = target_index_BM.shape[1]
-        context = self.embed(context_BLD)
+            raise ConfigError(
+                f"mask_token must lie in [0, {len(self.mask_tokens)}), found {mask_token}; model.predictor."
+                "num_mask_tokens must be at least the number of frame counts"
+            )
+        context = self.embed(context_BLE)
+        L, M = masks.context_BL.shape[1], masks.target_BM.shape[1]
         masked = self.mask_tokens[mask_token].to(context.dtype).expand(len(context), M, -1)
         x = torch.cat([context, masked], dim=1)
-        rotary = self._rotary(torch.cat([context_index_BL, target_index_BM], dim=1))
+        index_BN = torch.cat([masks.context_BL, masks.target_BM], dim=1)
+        if self.takes_images:
+            x = x + (self.image_vector if images else self.video_vector).to(x.dtype)
+        rotary = None
+        if self.uses_table:
+            x = x + _table(x.shape[-1], grid, x.device)[index_BN].to(x.dtype)
+        else:
+            table = frame_rotary_table(
+                *(self.head_dim, grid.times, (grid.rows, grid.columns), 0, self.rotary_pairing, x.device),
+                span=self.rotary_span,
+            )
+            rotary = table.rows(index_BN[:, None])
         for block in self.blocks[:-1]:
             x = block(x, rotary=rotary)
-        return self.proj(self.norm(self.blocks[-1](x, rotary=rotary)[:, -M:]))
-
-    def _rotary(self, index_BN: Tensor) -> RotaryTable:
-        """`[B,1,N,h]` angles of tokens at the places given."""
-        rows, columns = self.grid
-        in_frame = index_BN % (rows * columns)
-        places = torch.stack([index_BN // (rows * columns), in_frame // columns, in_frame % columns], dim=-1)
-        table = rotary_table(self.head_dim, places.flatten(0, 1), pairing=self.rotary_pairing)
-        shape = (len(index_BN), 1, index_BN.shape[1], self.head_dim)
-        return RotaryTable(table.cos.view(shape), table.sin.view(shape))
+        if self.proj_context is None:
+            return self.proj(self.norm(self.blocks[-1](x, rotary=rotary, num_queries=M))), None
+        context, masked = self.norm(self.blocks[-1](x, rotary=rotary)).split([L, M], dim=1)
+        return self.proj(masked), self.proj_context(context)
 
 
-def denoising_targets(
-    tokens_BLD: Float[Tensor, "B L D"], target_index_BM: Int[Tensor, "B M"]
-) -> Float[Tensor, "B M D"]:
-    """What is to be predicted: the target encoder's tokens of the whole clip, normalised, at the masked places.
-
-    Args:
-        tokens_BLD: `[B,L,D]` tokens of the whole clip; no gradient flows into them.
-        target_index_BM: `[B,M]` masked places.
-
-    Returns:
-        `[B,M,D]`, every token with mean 0 and deviation 1.
-
-    Reference: Assran et al. 2025, V-JEPA 2, arXiv 2506.09985, section 2.
-    """
-    chosen = tokens_BLD.detach().take_along_dim(target_index_BM[:, :, None], dim=1)
-    return F.layer_norm(chosen.float(), chosen.shape[-1:])
-
-
-def mask_denoising_loss(predicted: Sequence[Tensor], targets: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Mean absolute error of each masking, averaged over the maskings.
-
-    Args:
-        predicted: One `[B,M,D]` a masking; `M` may differ.
-        targets: The same shapes, from `denoising_targets`.
-
-    Returns:
-        Scalar.
-
-    Raises:
-        ConfigError: No masking, or shapes that differ.
-
-    Reference: Assran et al. 2025, V-JEPA 2, arXiv 2506.09985, equation 1.
-    """
-    shapes = [[list(one.shape) for one in both] for both in (predicted, targets)]
-    if not predicted or shapes[0] != shapes[1]:
-        raise ConfigError(f"predicted and targets must be as many and of equal shapes, found {shapes[0]}, {shapes[1]}")
-    errors = [F.l1_loss(one.float(), other.float()) for one, other in zip(predicted, targets, strict=True)]
-    return torch.stack(errors).mean()
+@lru_cache(maxsize=16)
+def _table(dim: int, grid: TokenGrid, device: torch.device) -> Tensor:
+    """`[L,dim]` sines and cosines of all places of a grid."""
+    with torch.inference_mode(False):
+        return sincos_3d(dim, (grid.times, grid.rows, grid.columns)).flatten(0, 2).to(device)
 
 
 def load_mask_predictor(predictor: MaskPredictor, source: str) -> None:
@@ -163,32 +161,12 @@ def load_mask_predictor(predictor: MaskPredictor, source: str) -> None:
     if "predictor" not in found:
         raise CheckpointError(f"{path} has no 'predictor'{did_you_mean('predictor', [str(key) for key in found])}")
     where = f"{path} (predictor)"
-    tensors = predictor_from_published(weights.only_tensors(found["predictor"], where), where)
-    # A table of the released files that rotary embedding has no use for.
-    weights.load_strict(predictor, tensors, where, ignored={"pos_embed"}, cause="are the widths and depth the file's?")
+    tensors = predictor_from_published(weights.only_tensors(found["predictor"], where))
+    # A table of the released files: rotary embedding has no use for it, and the added one is computed.
+    cause = "are the widths, depth and number of mask tokens the file's?"
+    weights.load_strict(predictor, tensors, where, ignored={"pos_embed"}, cause=cause)
 
 
-def predictor_from_published(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Tensors of the release by the names of `MaskPredictor`; the mask tokens become one matrix.
-
-    Args:
-        found: Tensors by the release's names.
-        where: File, for the error.
-
-    Raises:
-        CheckpointError: Mask tokens that are not numbered from 0.
-    """
-    tensors: dict[str, Tensor] = {}
-    masks: dict[str, Tensor] = {}
-    for key, value in found.items():
-        name = key.removeprefix("module.").removeprefix("backbone.")
-        if name.startswith("mask_tokens."):
-            masks[name.removeprefix("mask_tokens.")] = value.flatten()
-        else:
-            tensors[name.removeprefix("predictor_")] = value
-    order = [str(number) for number in range(len(masks))]
-    if sorted(masks) != sorted(order):
-        raise CheckpointError(f"{where}: mask tokens must be numbered from 0, found {', '.join(sorted(masks))}")
-    if masks:
-        tensors["mask_tokens"] = torch.stack([masks[number] for number in order])
-    return tensors
+def predictor_from_published(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the release by the names of `MaskPredictor`."""
+    return {published_name(key).removeprefix("predictor_"): value for key, value in found.items()}

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepawm.encoders.vjepa import VideoTransformer
+from jepawm.encoders.video import VideoTransformer
 
 _EPS = 1e-5
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from jepawm.latent import Latent
-from jepawm.training.diagnostics import effective_rank, latent_diagnostics, linear_probe_r2, prediction_errors
+from jepawm.nn.spectrum import effective_rank
+from jepawm.training.diagnostics import latent_diagnostics, linear_probe_r2, prediction_errors
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 

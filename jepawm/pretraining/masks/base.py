@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 Cue = Literal["pixels", "features"]
@@ -13,7 +13,7 @@ Cue = Literal["pixels", "features"]
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """The tokens of a clip: `times` of `rows` times `columns`. A token's id is `(time * rows + row) * columns + column`.
+    """The tokens of a clip. A token's id is `(time * rows + row) * columns + column`.
 
     Attributes:
         times: Token times, i.e. frames over frames of a token.
