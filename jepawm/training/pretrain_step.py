@@ -8,7 +8,7 @@ teacher = momentum * teacher + (1 - momentum) * encoder     after the optimizer'
 ```
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from jepawm.config.pretrain import PretrainConfig
 from jepawm.device import autocast
 from jepawm.nn.collectives import num_workers
-from jepawm.pretraining.masks import Cues, DrawnGroup, LearnedMasks, MaskSet, MaskStrategy, mean_shares, realised
+from jepawm.pretraining.masks import Cues, DrawnGroup, LearnedMasks, MaskStrategy, realised
 from jepawm.pretraining.objective import MaskedClips, Pretraining
 from jepawm.seeding import stream_generator
 from jepawm.training.optim import schedule_
 from jepawm.training.pretrain_state import PretrainState
+from jepawm.training.schedules import learning_rate
 from jepawm.training.update import apply_gradients, backward_of_parts
 from jepawm.types import ClipBatch, ClipGroup
 
@@ -77,10 +78,11 @@ class PretrainUpdate:
             state.module,
             batch,
             strategy,
-            seed=config.seed,
+            generator=lambda group: stream_generator(config.seed, "masks", train_step, group),
             drawn=state.drawn,
             precision=config.train.precision,
             device=self.device,
+            workers=num_workers(),
         )
         parts = parts_of(shown, config.train.micro_batches)
         errors: list[tuple[tuple[Tensor, ...], ...]] = []
@@ -92,18 +94,74 @@ class PretrainUpdate:
             return found.scalars()
 
         terms = backward_of_parts(self.compute, parts, forward, state.scaler)
-        terms |= apply_gradients(
-            state.module, state.optimizer, state.scaler, self._optim.largest_gradient_norm
-        )
+        terms |= apply_gradients(state.module, state.optimizer, state.scaler, self._optim.largest_gradient_norm)
         state.module.update_teacher(config.model.teacher.momentum_at(train_step, config.num_train_steps))
+        if isinstance(strategy, LearnedMasks):
+            terms |= self._update_scorer(strategy, shown, _of_whole_groups(shown, parts, errors))
         for each in batch.groups:
             state.drawn[each.index] = state.drawn.get(each.index, 0) + 1
-        return terms | shares_of(shown)
+        return terms | self._shares(shown)
 
-    @property
-    def learning_rate(self) -> float:
-        """Of the update before."""
-        return float(self.state.optimizer.param_groups[0]["lr"])
+    def rate(self, train_step: int) -> float:
+        """The learning rate of a train step of the stage."""
+        return learning_rate(self._optim, train_step - self._counts_from, self._num_steps)
+
+    def _update_scorer(
+        self, strategy: LearnedMasks, shown: Sequence[ShownGroup], losses: Sequence[tuple[Tensor, ...]]
+    ) -> dict[str, Tensor]:
+        """Moves the scorer of learned masks; its gradients are averaged over workers as the encoder's are."""
+        optimizer = self.state.mask_optimizer
+        assert optimizer is not None, "learned masks have parameters"
+        train_step = self.state.train_step
+        schedule_(optimizer, self._optim, train_step - self._counts_from, self._num_steps)
+        optimizer.zero_grad(set_to_none=True)
+        groups = []
+        for each, of_group in zip(shown, losses, strict=True):
+            assert each.features_BLD is not None, "learned masks are drawn by features"
+            groups.append(DrawnGroup(each.masked.grid, each.masked.mask_sets, of_group, each.features_BLD))
+        scored = strategy.scorer_loss(groups, train_step / self.config.num_train_steps)
+        scored.loss.backward()
+        average_gradients_(strategy)
+        optimizer.step()
+        told = scored.to_dict()
+        return {f"masks/scorer_{name}": torch.tensor(value, device=self.device) for name, value in told.items()}
+
+    def _shares(self, shown: Sequence[ShownGroup]) -> dict[str, Tensor]:
+        """What the masks of this train step are, by group and mask set."""
+        found = {}
+        for each in shown:
+            for number, one in enumerate(realised(each.masked.mask_sets, each.masked.grid)):
+                for name in ("context_share", "target_share", "lost_targets"):
+                    value = torch.tensor(getattr(one, name), device=self.device)
+                    found[f"masks/{each.group.index}.{number}/{name}"] = value
+        return found
+
+
+def _of_whole_groups(
+    shown: Sequence[ShownGroup],
+    parts: Sequence[Sequence[MaskedClips]],
+    errors: Sequence[tuple[tuple[Tensor, ...], ...]],
+) -> list[tuple[Tensor, ...]]:
+    """`[groups][sets]` losses `[B,M]` of each target, put together from the parts of a worker's share."""
+    found = []
+    for each in shown:
+        rows = [
+            losses
+            for part, of_part in zip(parts, errors, strict=True)
+            for masked, losses in zip(part, of_part, strict=True)
+            if masked.mask_token == each.masked.mask_token
+        ]
+        found.append(tuple(torch.cat(of_set) for of_set in zip(*rows, strict=True)))
+    return found
+
+
+def average_gradients_(module: nn.Module) -> None:
+    """Averages the gradients of a small module over all workers."""
+    workers = num_workers()
+    for parameter in module.parameters() if workers > 1 else ():
+        assert parameter.grad is not None, "every parameter has a gradient"
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= workers
 
 
 def show_groups(
@@ -111,23 +169,23 @@ def show_groups(
     batch: ClipBatch,
     strategy: MaskStrategy,
     *,
-    seed: int,
-    drawn: dict[int, int],
+    generator: Callable[[int], torch.Generator],
+    drawn: Mapping[int, int],
     precision: str,
     device: torch.device,
+    workers: int,
 ) -> list[ShownGroup]:
     """Draws the masks of a batch; groups of which this worker has no clip are left out.
-
-    The masks of a train step depend on (seed, train step) and, where they are drawn by what clips show, on the clips.
 
     Args:
         module: Its teacher is what masks may be drawn by.
         batch: This worker's share.
         strategy: Draws them.
-        seed: Of the run.
+        generator: Of the masks of a group; equal on every worker.
         drawn: How often masks were drawn for each group before.
         precision: Of the teacher.
         device: Where the module lives.
+        workers: How many there are; together they have the whole batch.
     """
     shown = []
     for group in batch.groups:
@@ -149,12 +207,12 @@ def show_groups(
             num_clips=group.num_clips,
             rows=group.rows,
             counter=drawn.get(group.index, 0),
-            generator=stream_generator(seed, "masks", batch.train_step, group.index),
+            generator=generator(group.index),
             cues=cues,
         )
         sets = tuple(each.to(device) for each in sets)
         # Clips of all workers weigh the same, and so do groups.
-        weight = num_workers() * len(group) / (group.num_clips * len(batch.groups))
+        weight = workers * len(group) / (group.num_clips * len(batch.groups))
         masked = MaskedClips(clips_BCTYX, grid, sets, mask_token=group.index, weight=weight, targets_BLE=features)
         shown.append(ShownGroup(group, masked, cues.features_BLD))
     return shown
