@@ -111,7 +111,9 @@ class ClipsConfig:
         weighted = [source.weight is not None for source in self.all_sources]
         if any(weighted) and not all(weighted):
             without = self.all_sources[weighted.index(False)].path
-            raise ConfigError(f"clips: some sources have a weight and {without} has none; give all of them one, or none")
+            raise ConfigError(
+                f"clips: some sources have a weight and {without} has none; give all of them one, or none"
+            )
         if self.loader == "stream":
             unread_by(self, "num_threads", "clips.loader 'stream'")
 

@@ -6,7 +6,6 @@ kept, with `n` the rate of the video, rounded up, divided by 4 and rounded down.
 proprio: both are of width 0.
 """
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import numpy as np
 from jepawm.data.importers.base import Choices, EpisodeSource, ImportOptions, file_stamp, square_spec
 from jepawm.data.importers.reading import files_below, has_below, read_path_list, resampled
 from jepawm.data.meta import DatasetSpec, PixelSpec
-from jepawm.data.video import iter_video, video_info
+from jepawm.data.video import SUFFIXES, frames_apart, is_video_name, iter_video, video_info
 from jepawm.errors import DataError
 from jepawm.types import ActionSpec, Episode, VectorSpec
 
 FRAMES_PER_S = 4.0
-SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
 # What other formats hold beside their videos.
 _OTHER_FORMATS = (".parquet", ".h5", ".hdf5", ".pth", ".pkl", ".npz", ".npy", ".lance", ".zarr")
 _STAMPED = 10_000
@@ -46,7 +44,7 @@ class VideoFolder(EpisodeSource):
         if self.path.is_file():
             self._videos = self._listed()
         else:
-            found = files_below(self.path, _is_video)
+            found = files_below(self.path, is_video_name)
             self._videos = [(video, _folder_label(video.relative_to(self.path))) for video in found]
         if not self._videos:
             raise DataError(f"{self.path}: no videos ({', '.join(SUFFIXES)})")
@@ -58,14 +56,14 @@ class VideoFolder(EpisodeSource):
     def recognises(cls, path: Path) -> bool:
         if path.is_dir():
             others = has_below(path, lambda name: name.endswith(_OTHER_FORMATS) or ".tfrecord" in name)
-            return not others and has_below(path, _is_video)
+            return not others and has_below(path, is_video_name)
         if path.suffix not in (".csv", ".txt"):
             return False
         try:
             listed = read_path_list(path)
         except DataError:
             return False
-        return bool(listed) and _is_video(listed[0][0].name)
+        return bool(listed) and is_video_name(listed[0][0].name)
 
     @property
     def num_episodes(self) -> int:
@@ -95,7 +93,7 @@ class VideoFolder(EpisodeSource):
     def read(self, number: int) -> Episode:
         video, label = self._videos[number]
         info = video_info(video, what=str(video))
-        every = max(1, int(math.ceil(info.fps - 1e-6) // self._target_hz))
+        every = frames_apart(info.fps, self._target_hz)
         pixels, frames = resampled(iter_video(video, what=str(video)), self._side, every)
         if len(pixels) < 2:
             raise DataError(
@@ -128,10 +126,6 @@ class VideoFolder(EpisodeSource):
             if not video.is_file():
                 self.mark_bad(number, f"{self.path}: line {line}: no such file: {video}")
         return [(video, label) for video, label, _ in listed]
-
-
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
 
 
 def _folder_label(relative: Path) -> str:

@@ -152,6 +152,39 @@ class WindowIndex:
         return self.episode_ids[row], ids - before
 
 
+class EpochOrder:
+    """Permutations of `0 .. num_items - 1`, one an epoch, laid end to end: an endless order, each place a function of
+    the seed.
+
+    Args:
+        num_items: Items of an epoch.
+        seed: Seed of the permutations.
+    """
+
+    def __init__(self, num_items: int, seed: int) -> None:
+        self._num_items = num_items
+        self._seed = seed
+        self._permutations: dict[int, np.ndarray] = {}
+
+    def items(self, start: int, count: int) -> np.ndarray:
+        """`[count]` int64, the items from a place of the order on."""
+        epoch, offset = divmod(start, self._num_items)
+        parts: list[np.ndarray] = []
+        while count:
+            part = self._permutation(epoch)[offset : offset + count]
+            parts.append(part)
+            count, epoch, offset = count - len(part), epoch + 1, 0
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._permutations:
+            # Two are enough: a batch goes through the epochs in order, and seldom touches more than two.
+            self._permutations = {key: self._permutations[key] for key in self._permutations if key == epoch - 1}
+            generator = np.random.default_rng(np.random.SeedSequence([self._seed, epoch]))
+            self._permutations[epoch] = generator.permutation(self._num_items)
+        return self._permutations[epoch]
+
+
 class WindowSampler:
     """Which windows make up each batch: a pure function of (seed, train step), so a resumed run goes on
     exactly.
@@ -193,7 +226,7 @@ class WindowSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self._permutations: dict[int, np.ndarray] = {}
+        self._order = EpochOrder(num_windows, seed)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -209,17 +242,4 @@ class WindowSampler:
         if train_step < 0:
             raise DataError(f"WindowSampler: train_step must be 0 or larger, found {train_step}")
         share = self.batch_size // self.world_size
-        start = train_step * self.batch_size + self.rank * share
-        epoch, offset = divmod(start, self.num_windows)
-        ids = self._permutation(epoch)[offset : offset + share]
-        if len(ids) < share:
-            ids = np.concatenate([ids, self._permutation(epoch + 1)[: share - len(ids)]])
-        return ids.copy()
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch not in self._permutations:
-            # Two are enough: a batch touches at most two epochs.
-            self._permutations = {key: self._permutations[key] for key in self._permutations if key == epoch - 1}
-            generator = np.random.default_rng(np.random.SeedSequence([self.seed, epoch]))
-            self._permutations[epoch] = generator.permutation(self.num_windows)
-        return self._permutations[epoch]
+        return self._order.items(train_step * self.batch_size + self.rank * share, share)
