@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jepawm.config import home
 from jepawm.config.clips import ClipsConfig
-from jepawm.config.places import local_path
+from jepawm.config.places import is_uri, local_path
 from jepawm.config.pretrain import PretrainConfig
 from jepawm.console import Console
 from jepawm.data.clips.sources import open_source
@@ -159,9 +159,10 @@ def with_local_clips(config: PretrainConfig, fetch: Callable[[str], str] = fetch
 
     Args:
         config: The resolved configuration.
-        fetch: Brings a folder at a URI, and returns the local one.
+        fetch: Brings a folder at a URI, and returns the local one; or names a local one for other machines.
     """
-    sources = tuple(replace(each, path=os.path.abspath(fetch(each.path))) for each in config.clips.all_sources)
+    found = [(each, fetch(each.path)) for each in config.clips.all_sources]
+    sources = tuple(replace(each, path=path if is_uri(path) else os.path.abspath(path)) for each, path in found)
     clips: ClipsConfig = replace(config.clips, paths=(), sources=sources)
     return replace(config, clips=clips)
 
