@@ -6,6 +6,7 @@ Each writer makes its content as a dict from file (or array) to value, hands it 
 import io
 import pickle
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,24 @@ def video_bytes(frames: np.ndarray, *, fps: int = 10, codec: str = "libx264", **
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv444p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def short_gop_video(frames: np.ndarray, codec: str = "libx264", times: tuple[int, ...] = ()) -> bytes:
+    """An mp4 of 10 frames a second with a key frame every five, or with frames at `times`, in tenths of a second."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.gop_size = 5
+        for t, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            if times:
+                picture.pts, picture.time_base = times[t], Fraction(1, 10)
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return file.getvalue()
 

@@ -147,7 +147,7 @@ class WindowFeed:
                 f"{self._plan.train.num_train_steps}; were episodes removed while it was read?"
             ) from None
         except Exception as error:
-            ours = _ours(error)
+            ours = our_error(error)
             raise (error if ours is None else ours) from error
 
 
@@ -178,7 +178,7 @@ def stream_batches(
             yield decode_window_batch(ray.get(asked.popleft()), spec)
 
 
-def _ours(error: BaseException | None) -> JepawmError | None:
+def our_error(error: BaseException | None) -> JepawmError | None:
     """The error of this package that Ray Data wrapped, if any."""
     while error is not None:
         if isinstance(error, JepawmError):

@@ -70,7 +70,7 @@ class ClipMixture:
         source, videos = self.sources[number], self._videos[number]
         seed = self.request.seed
         rng = np.random.default_rng(stream_seed(seed, "clip_place", draws.train_step, slot))
-        video, place = int(videos[draws.videos[slot]]), rng.random()
+        video, place = self.video_of(draws, slot), rng.random()
         for attempt in range(_MOST_REDRAWS):
             try:
                 return source.read(video, self.frames_of(number, video, int(draws.parts[slot]), place))
@@ -80,6 +80,10 @@ class ClipMixture:
                 logger.warning("%s; another video takes its place", error)
             video, place = int(rng.choice(videos)), rng.random()
         raise AssertionError("the last attempt returns or raises")
+
+    def video_of(self, draws: ClipDraws, slot: int) -> int:
+        """Number of a drawn clip's video in its source."""
+        return int(self._videos[int(draws.sources[slot])][draws.videos[slot]])
 
     def frames_of(self, source: int, video: int, part: int, place: float) -> np.ndarray:
         """The frames of a clip, `[T]` int64.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from published_datasets import frames_of, video_bytes
+from published_datasets import frames_of, short_gop_video, video_bytes
 
 from jepawm.data.video import VideoInfo, iter_video, read_video, video_info
 from jepawm.errors import DataError
@@ -28,7 +28,7 @@ def test_frames_info_and_bytes(tmp_path):
 def test_a_range_is_the_same_part_of_the_whole(codec):
     # Key frames every five frames, so that a range begins between two of them.
     frames = frames_of(1, 23)
-    data = _encoded(frames, codec)
+    data = short_gop_video(frames, codec)
     whole, _ = read_video(data, what="v")
     for start, stop in ((0, 3), (4, 9), (5, 10), (11, None), (22, 23)):
         part, _ = read_video(data, what="v", start=start, stop=stop)
@@ -45,7 +45,7 @@ def test_a_range_is_the_same_part_of_the_whole(codec):
 
 
 def test_a_varying_frame_rate_has_no_ranges():
-    data = _encoded(frames_of(0, 9), "libx264", times=(0, 1, 2, 3, 7, 8, 9, 10, 11))
+    data = short_gop_video(frames_of(0, 9), "libx264", times=(0, 1, 2, 3, 7, 8, 9, 10, 11))
     assert len(read_video(data, what="v")[0]) == 9
     with pytest.raises(DataError, match=r"v: its frame rate varies .*encode it anew with a constant rate"):
         read_video(data, what="v", start=1)
@@ -101,21 +101,3 @@ def test_av1_of_a_real_robot(shared: Path):
     last, _ = read_video(videos[0], what="g1", start=info.num_frames - 3)
     assert last.shape == (3, info.height, info.width, 3)
     assert 20 < last.mean() < 235
-
-
-def _encoded(frames: np.ndarray, codec: str, times: tuple[int, ...] = ()) -> bytes:
-    import io
-    from fractions import Fraction
-
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        stream.gop_size = 5
-        for t, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            if times:
-                picture.pts, picture.time_base = times[t], Fraction(1, 10)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return file.getvalue()
