@@ -227,7 +227,8 @@ def _take_kinds(words: list[str], config: type) -> tuple[dict[str, str], list[st
     """Flags that decide what other flags a configuration has (`--planner.name`, `--planner.preset`) as dotted keys; and
     the rest.
 
-    A preset is read like a kind: its settings come first, and single flags change them.
+    A preset is read like a kind, and so is a value that decides other settings (an encoder folder as
+    `--model.encoder.weights`): their settings come first, and single flags change them.
     """
     kinds: dict[str, str] = {}
     unions = list(tagged_sections(config).items())
@@ -238,6 +239,10 @@ def _take_kinds(words: list[str], config: type) -> tuple[dict[str, str], list[st
             value, words = take_value(words, f"--{section}.{key}", f"one of {', '.join(choices)}")
             if value is not None:
                 kinds[f"{section}.{key}"] = value
+        for key in union.decisive:
+            value, rest = take_value(words, f"--{section}.{key}", "a value")
+            if value is not None and union.decides_others(key, value):
+                kinds[f"{section}.{key}"], words = value, rest
         if f"{section}.name" in kinds:
             # A kind may have sections with several kinds of their own (`--subgoals.planner.name`).
             unions += tagged_sections(union.kind(kinds[f"{section}.name"]), f"{section}.").items()

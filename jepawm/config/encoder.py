@@ -1,9 +1,12 @@
 """The section `model.encoder`: one dataclass for each kind of encoder."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from jepawm.config.checks import not_negative, positive, unread_by
+from jepawm.config.exported import SETTINGS_FILE, check_agrees, exported_folder, exported_settings
 from jepawm.config.tagged import TaggedConfig
 from jepawm.config.yaml_io import to_dict
 from jepawm.errors import ConfigError, did_you_mean
@@ -18,6 +21,7 @@ class EncoderConfig(TaggedConfig):
 
     section: ClassVar[str] = "model.encoder"
     default_kind: ClassVar[str] = "conv"
+    decisive: ClassVar[tuple[str, ...]] = ("weights",)
     kinds: ClassVar[dict[str, str]] = {
         "conv": "jepawm.config.encoder:ConvEncoderConfig",
         "conv_map": "jepawm.config.encoder:ConvMapEncoderConfig",
@@ -30,6 +34,8 @@ class EncoderConfig(TaggedConfig):
         "vjepa2_1": "jepawm.config.encoder:VJEPA21EncoderConfig",
         "resnet18": "jepawm.config.encoder:ResNet18EncoderConfig",
         "r3m": "jepawm.config.encoder:R3MEncoderConfig",
+        "timm": "jepawm.config.library_encoder:TimmEncoderConfig",
+        "huggingface": "jepawm.config.library_encoder:HuggingFaceEncoderConfig",
         "none": "jepawm.config.encoder:AbsentEncoderConfig",
     }
 
@@ -37,21 +43,48 @@ class EncoderConfig(TaggedConfig):
     """`conv`: a small convolutional encoder trained from pixels, one token per frame; `conv_map`: convolutions alone,
     one token per place of their last map; `compact`: a small latent on top of another encoder, which is frozen; `vit`:
     a vision transformer from scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `vjepa2_1`, `resnet18`, `r3m`: the
-    published backbones; `none`: latents are given, there is nothing to encode pixels with; `module:Class`: a dataclass
-    of your own."""
+    published backbones; `timm`, `huggingface`: any vision model of these libraries; `none`: latents are given, there is
+    nothing to encode pixels with; `module:Class`: a dataclass of your own."""
     trainable: bool = True
     """Off: frozen, in evaluation mode, and never part of a gradient."""
-    normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric", "data"] = "symmetric"
+    normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric", "data"] | None = None
     """Of pixels: to [-1, 1] (mean and deviation 0.5), by ImageNet's mean and deviation, by those of pixels that are in
     [-1, 1] already (what DINO-WM feeds its ResNets), or by the mean picture of the training episodes and the deviation
-    from it (`data`: taken when training starts, kept with the weights)."""
+    from it (`data`: taken when training starts, kept with the weights). None: `symmetric`; with `timm` and
+    `huggingface` what the model's own configuration says."""
     resize_to: int | None = None
-    """Side the frames are resized to first, pixels; None: the frames keep their size."""
-    resize: Literal["bilinear", "antialias"] = "bilinear"
-    """Bilinear as JEPA-WMs and V-JEPA 2-AC resize, or with antialiasing as DINO-WM does."""
+    """Side the frames are resized to first, pixels; None: the frames keep their size, and with `timm` and
+    `huggingface` get the size of the model's own configuration."""
+    resize: Literal["bilinear", "antialias", "bicubic"] | None = None
+    """Bilinear as JEPA-WMs and V-JEPA 2-AC resize, with antialiasing as DINO-WM does, or bicubic with antialiasing.
+    None: bilinear; with `timm` and `huggingface` what the model's own configuration says."""
     projector_dim: int | None = None
     """Hidden width of a projector (linear, batch normalisation, GELU, linear) behind the encoder; None: no
     projector."""
+
+    @classmethod
+    def expanded(cls, data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str]:
+        """Settings with those of the encoder folder that `weights` names, if it names one.
+
+        Raises:
+            ConfigError: Settings other than the folder's.
+        """
+        full, origin = super().expanded(data, where)
+        source = full.get("weights")
+        folder = exported_folder(source) if isinstance(source, str) else None
+        if folder is None:
+            return full, origin
+        settings = exported_settings(folder)
+        if all(full.get(key) is not None for key in settings):
+            # Of a run that has its settings already; they are compared when the weights are read.
+            return full, origin
+        check_agrees(folder, full)
+        return {**full, **settings}, os.path.join(folder, SETTINGS_FILE)
+
+    @classmethod
+    def decides_others(cls, key: str, value: str) -> bool:
+        """Whether weights are an encoder folder, with settings in it."""
+        return key == "weights" and exported_folder(value) is not None
 
     @property
     def weights_source(self) -> str | None:
@@ -68,6 +101,21 @@ class EncoderConfig(TaggedConfig):
     def frames_per_latent(self) -> int:
         """Frames that one latent stands for."""
         return 1
+
+    @property
+    def pixel_normalization(self) -> str | None:
+        """The normalisation; None: what the model's own configuration says."""
+        return self.normalization or "symmetric"
+
+    @property
+    def resampling(self) -> str | None:
+        """How frames are resized; None: as the model's own configuration says."""
+        return self.resize or "bilinear"
+
+    def with_source(self, source: str | None) -> Self:
+        """The same encoder with its weights from elsewhere; None: a random start."""
+        changed: dict[str, Any] = {"weights": source}
+        return replace(self, **changed)
 
     def __post_init__(self) -> None:
         positive(self, "resize_to", "projector_dim")
@@ -148,7 +196,8 @@ class TransformerEncoderConfig(EncoderConfig):
 
     weights: str | None = None
     """None: a random start; `timm`: timm's pretrained weights; else a file: a path, `https://...` or
-    `hf://OWNER/REPO/FILE[@REVISION]`."""
+    `hf://OWNER/REPO/FILE[@REVISION]`; or an encoder folder of a pretraining (RUN/encoder), whose settings come with it.
+    `vjepa2_1` knows its published files by name, e.g. vjepa2_1_vit_base_384."""
     size: str | None = None
     """Published size of the transformer; None: the smallest there is."""
     latent_dim: int | None = None
@@ -161,10 +210,12 @@ class TransformerEncoderConfig(EncoderConfig):
     """Width inside a block's feed-forward over D; None: the size's."""
     patch_size: int | None = None
     """Side of a patch, pixels; None: the published one."""
+    layer: int | None = None
+    """Blocks after which the tokens are taken, counted from 1, and normalised as the last ones are; None: all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "latent_dim", "depth", "num_heads", "mlp_ratio", "patch_size")
+        positive(self, "latent_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "layer")
         if self.size is not None and self.size not in self.sizes:
             raise ConfigError(
                 f"model.encoder.size '{self.size}' is not a size of {self.name}{did_you_mean(self.size, self.sizes)}"
@@ -342,8 +393,7 @@ def with_weights(config: EncoderConfig, source: str | None) -> EncoderConfig:
         if source is None:
             return config
         raise ConfigError(f"model.encoder.name '{config.name}' takes no weights, found '{source}'")
-    changed: dict[str, Any] = {"weights": source}
-    return replace(config, **changed)
+    return config.with_source(source)
 
 
 def without_weights(config: EncoderConfig) -> EncoderConfig:
@@ -353,4 +403,9 @@ def without_weights(config: EncoderConfig) -> EncoderConfig:
 
 def shaping_settings(config: EncoderConfig) -> dict[str, Any]:
     """Settings that decide what an encoder makes of a frame, besides its weights, as plain data."""
-    return {key: value for key, value in to_dict(config).items() if key not in ("weights", "trainable")}
+    found = {key: value for key, value in to_dict(config).items() if key not in ("weights", "trainable")}
+    if found.get("layer", 0) is None:
+        # Features that were stored before there was a choice of layers are those of the last one.
+        del found["layer"]
+    # The defaults were written out by name once; features that were stored then stay valid.
+    return found | {"normalization": config.pixel_normalization, "resize": config.resampling}

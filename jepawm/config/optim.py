@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from jepawm.config.checks import fraction, not_negative, positive
+from jepawm.config.checks import fraction, not_negative, positive, unread_by
 from jepawm.config.tagged import TaggedConfig
 from jepawm.errors import ConfigError
 
@@ -64,6 +64,8 @@ class LinearScheduleConfig(ScheduleConfig):
     """Rate that the fall ends at, as a share of the first one."""
     fall_steps: int | None = None
     """Train steps that the whole fall takes; more than are trained end it early. None: all train steps."""
+    past_the_end: Literal["hold", "continue"] = "hold"
+    """After `fall_steps`: the last rate is held, or the line goes on, below zero at last, as in V-JEPA 2's code."""
 
     def __post_init__(self) -> None:
         fraction(self, "final_fraction")
@@ -103,13 +105,15 @@ class VJEPACosineScheduleConfig(ScheduleConfig):
     warmup_steps: int = 0
     """Train steps of the warm-up."""
     final_fraction: float = 0.0
-    """Rate that the cosine ends at, as a share of the peak."""
+    """Rate that the cosine ends at, as a share of the peak; 1: the peak is kept after the warm-up, as in V-JEPA 2."""
     stretch: float = 1.0
     """Length of the schedule in lengths of the training; above 1, training ends before the rate is down."""
 
     def __post_init__(self) -> None:
-        fraction(self, "start_fraction", "final_fraction")
+        fraction(self, "start_fraction")
         not_negative(self, "warmup_steps")
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigError(f"optim.schedule.final_fraction must lie in [0, 1], found {self.final_fraction}")
         if not self.stretch >= 1:
             raise ConfigError(f"optim.schedule.stretch must be at least 1, found {self.stretch}")
 
@@ -129,6 +133,8 @@ class OptimConfig:
     """Decoupled weight decay."""
     final_weight_decay: float | None = None
     """Weight decay of the last train step, reached along half a cosine; None: it stays."""
+    weight_decay_steps: int | None = None
+    """Train steps that this half cosine takes; more than are trained end it early. None: all train steps."""
     decayed: Literal["all", "matrices"] = "all"
     """What is decayed: every parameter, or all but biases and other parameters of one dimension, as published."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -142,7 +148,10 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         positive(self, "learning_rate", "encoder_learning_rate", "eps")
+        positive(self, "weight_decay_steps")
         not_negative(self, "weight_decay", "final_weight_decay", "grad_clip_norm")
+        if self.final_weight_decay is None:
+            unread_by(self, "weight_decay_steps", "optim.final_weight_decay null: the weight decay stays")
         for beta in self.betas:
             if not 0 <= beta < 1:
                 raise ConfigError(f"optim.betas must lie in [0, 1), found {list(self.betas)}")

@@ -139,6 +139,8 @@ class PretrainingModelConfig:
             )
         if not self.encoder.trainable:
             raise ConfigError("model.encoder.trainable must be true: a pretraining trains its encoder")
+        if self.encoder.layer is not None:
+            raise ConfigError("model.encoder.layer: a pretraining trains all blocks; choose a layer when it is used")
         if self.encoder.projector_dim is not None:
             raise ConfigError("model.encoder.projector_dim: a pretrained encoder has no projector behind it")
         if self.encoder.normalization == "data":

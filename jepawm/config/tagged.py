@@ -29,6 +29,7 @@ class TaggedConfig:
         default_kind: The kind without a `name`.
         presets: Settings that go together under one word, each with the `name` of its kind. `preset: WORD` stands for
             them in YAML, on the command line and in Python; the configuration holds the settings, not the word.
+        decisive: Settings that may stand for others, see `decides_others`; a command line reads them first.
         implementation: `module:Class` of what is built from a kind.
     """
 
@@ -36,6 +37,7 @@ class TaggedConfig:
     kinds: ClassVar[dict[str, str]]
     default_kind: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    decisive: ClassVar[tuple[str, ...]] = ()
     implementation: ClassVar[str]
 
     def __new__(cls, *_: Any, **fields: Any) -> Self:
@@ -96,6 +98,29 @@ class TaggedConfig:
                 f"found '{own['name']}'"
             )
         return {**settings, **own}
+
+    @classmethod
+    def expanded(cls, data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str]:
+        """Settings with those that one of them stands for, e.g. a preset; a section may know others.
+
+        Args:
+            data: Settings of this section, as they are written.
+            where: Named in errors.
+
+        Returns:
+            All settings, and where those that `data` does not hold come from.
+
+        Raises:
+            ConfigError: An unknown preset, or one of another kind than `name` says.
+        """
+        if not cls.presets or PRESET_KEY not in data:
+            return dict(data), ""
+        return cls.with_preset(data, where), f"preset {data[PRESET_KEY]}"
+
+    @classmethod
+    def decides_others(cls, key: str, value: str) -> bool:
+        """Whether a value of a key of `decisive` stands for other settings too."""
+        return False
 
     @classmethod
     def preset(cls, word: str, **changes: Any) -> Self:

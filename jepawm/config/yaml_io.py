@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import yaml
 
 from jepawm.config.migrate import VERSION, VERSION_KEY, migrate
-from jepawm.config.tagged import PRESET_KEY, TaggedConfig
+from jepawm.config.tagged import TaggedConfig
 from jepawm.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def expand_presets(cls: Any, data: Any, where: str, prefix: str = "") -> tuple[A
         prefix: Dotted key of the section, with a dot at its end.
 
     Returns:
-        The data without any `preset`, and for each dotted key that came from one its word.
+        The data without any `preset`, and for each dotted key that came with another one where it is from.
 
     Raises:
         ConfigError: An unknown preset, or one of another kind than `name` says.
@@ -253,11 +253,8 @@ def expand_presets(cls: Any, data: Any, where: str, prefix: str = "") -> tuple[A
         return data, {}
     chosen: dict[str, str] = {}
     if issubclass(cls, TaggedConfig):
-        if cls.presets and PRESET_KEY in data:
-            full = cls.with_preset(data, where)
-            chosen = {f"{prefix}{key}": data[PRESET_KEY] for key in full if key not in data}
-            return full, chosen
-        return data, chosen
+        full, origin = cls.expanded(data, where)
+        return full, {f"{prefix}{key}": origin for key in full if key not in data}
     expanded = dict(data)
     for key, kind in field_types(cls).items():
         if key not in data:
@@ -446,7 +443,7 @@ def resolve(cls: type[T], layers: list[tuple[str, dict[str, Any]]]) -> tuple[T, 
     for name, layer in layers:
         data, presets = expand_presets(cls, layer, name)
         plain = _over(cls, plain, data, name, origins=origins)
-        origins.update({key: f"{name}, preset {presets[key]}" if key in presets else name for key in flatten(data)})
+        origins.update({key: f"{name}, {presets[key]}" if key in presets else name for key in flatten(data)})
     # Built once, from the whole: a layer may mend what would be wrong with the layers below it alone.
     return from_dict(cls, plain, layers[-1][0] if layers else "config"), origins
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from jepawm.config.encoder import EncoderConfig, TransformerEncoderConfig
-from jepawm.encoders.preprocess import Preprocess
+from jepawm.config.encoder import EncoderConfig, Tokenization, TransformerEncoderConfig
+from jepawm.encoders.preprocess import PixelFormat, Preprocess
 from jepawm.errors import ConfigError
 from jepawm.nn.precision import at_least_float32
 
@@ -61,11 +61,20 @@ class FrameEncoder(Encoder, ABC):
         image_size: Side of the square input frames, pixels.
         grid: Rows and columns of patches.
         latent_dim: Width `D`.
+        own: What the model's own configuration says of pixels, where it has one.
     """
 
-    def __init__(self, config: EncoderConfig, image_size: int, *, grid: tuple[int, int], latent_dim: int) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        image_size: int,
+        *,
+        grid: tuple[int, int],
+        latent_dim: int,
+        own: PixelFormat | None = None,
+    ) -> None:
         super().__init__(grid=grid, latent_dim=latent_dim)
-        self.preprocess = Preprocess(config, image_size)
+        self.preprocess = Preprocess(config, image_size, own)
 
     @abstractmethod
     def tokens(self, images_NCYX: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N P D"]:
@@ -89,6 +98,40 @@ class FrameEncoder(Encoder, ABC):
         """
         images = self.preprocess(pixels_BTCYX.flatten(0, 1), compute_dtype(self, pixels_BTCYX.device))
         return at_least_float32(self.tokens(images)).unflatten(0, pixels_BTCYX.shape[:2])
+
+
+def as_clips(
+    frames_BTCYX: Float[Tensor, "B T C Y X"], tokenization: Tokenization, tubelet: int
+) -> Float[Tensor, "N C U Y X"]:
+    """Clips for a video encoder that embeds `tubelet` frames at a time.
+
+    Args:
+        frames_BTCYX: `[B,T,C,Y,X]` normalised frames.
+        tokenization: `frame`: each frame is a clip, repeated; `duplicated`: each frame is repeated within its clip;
+            `clip`: as they are; `image`: each frame is a clip of one frame.
+        tubelet: Frames of a tubelet.
+
+    Returns:
+        `[B*T,C,tubelet,Y,X]` with `frame`, `[B*T,C,1,Y,X]` with `image`, `[B,C,tubelet*T,Y,X]` with `duplicated`, else
+        `[B,C,T,Y,X]`.
+
+    Raises:
+        ConfigError: Frames of `clip` that do not come out even.
+    """
+    T = frames_BTCYX.shape[1]
+    if tokenization == "image":
+        return frames_BTCYX.flatten(0, 1)[:, :, None]
+    if tokenization == "frame":
+        return frames_BTCYX.flatten(0, 1)[:, :, None].expand(-1, -1, tubelet, -1, -1)
+    clip = frames_BTCYX.transpose(1, 2)
+    if tokenization == "duplicated":
+        return clip.repeat_interleave(tubelet, dim=2)
+    if T % tubelet:
+        raise ConfigError(
+            f"model.encoder.tokenization 'clip' takes frames in pairs, found T = {T}; give an even number of "
+            "frames, or use 'frame' or 'duplicated'"
+        )
+    return clip
 
 
 def compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
@@ -130,7 +173,7 @@ def widths_of(config: TransformerEncoderConfig, published: Mapping[str, Widths])
         published: Widths by size, smallest first.
 
     Raises:
-        ConfigError: The width cannot be shared by the heads.
+        ConfigError: The width cannot be shared by the heads, or there are fewer blocks than the layer asks for.
     """
     name: str = config.size or next(iter(published))
     size = published[name]
@@ -146,7 +189,19 @@ def widths_of(config: TransformerEncoderConfig, published: Mapping[str, Widths])
             f"model.encoder.latent_dim must be divisible by model.encoder.num_heads, found {found.dim} and "
             f"{found.num_heads}"
         )
+    check_layer(config.layer, found.depth)
     return found
+
+
+def check_layer(layer: int | None, depth: int, what: str = "blocks") -> int:
+    """The number of layers that are computed, of `depth` that there are.
+
+    Raises:
+        ConfigError: Fewer layers than the one that is asked for.
+    """
+    if layer is not None and layer > depth:
+        raise ConfigError(f"model.encoder.layer is {layer}, and the encoder has {depth} {what}: take 1 to {depth}")
+    return layer or depth
 
 
 def patch_grid(rows_px: int, columns_px: int, patch_size: int) -> tuple[int, int]:

@@ -57,6 +57,10 @@ class _DINOEncoder(FrameEncoder):
         self.feature = config.feature
         self.patch_size = patch_size
 
+    def _keep(self, layer: int | None) -> None:
+        """Leaves out the blocks behind a layer, once they have been checked against the file."""
+        self.backbone.blocks = self.backbone.blocks[:layer]
+
     def _select(self, x_NLD: Tensor, num_prefix: int) -> Tensor:
         return self.backbone.norm(x_NLD[:, :1] if self.feature == "class" else x_NLD[:, num_prefix:])
 
@@ -106,6 +110,7 @@ class DINOv2Encoder(_DINOEncoder):
         )
         if config.weights is not None:
             self._load(config)
+        self._keep(config.layer)
 
     def _load(self, config: DINOv2EncoderConfig) -> None:
         size = config.size or "small"
@@ -198,6 +203,7 @@ class DINOv3Encoder(_DINOEncoder):
         self.register_buffer("periods", periods)
         if config.weights is not None:
             self._load(config)
+        self._keep(config.layer)
 
     def _load(self, config: DINOv3EncoderConfig) -> None:
         size = config.size or "small"

@@ -1,5 +1,7 @@
 """From uint8 frames to what an encoder takes: resized, and normalised as its weights were trained."""
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -12,10 +14,30 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def _scale_and_offset(normalization: str) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class PixelFormat:
+    """What a model's own configuration says of the images it takes.
+
+    Attributes:
+        mean: Of red, green and blue, of pixels in [0, 1].
+        std: Their deviations.
+        side: Side of the square images, pixels.
+        resize: How frames are resized: `antialias` (bilinear) or `bicubic`.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    side: int
+    resize: str
+
+
+def _scale_and_offset(normalization: str | PixelFormat) -> tuple[Tensor, Tensor]:
     """Normalisation of pixels 0 to 255 as `pixel * scale + offset`, `[3]` each."""
     mean, std = torch.tensor(IMAGENET_MEAN, dtype=torch.float64), torch.tensor(IMAGENET_STD, dtype=torch.float64)
-    if normalization == "imagenet":
+    if isinstance(normalization, PixelFormat):
+        mean, std = (torch.tensor(part, dtype=torch.float64) for part in (normalization.mean, normalization.std))
+        scale, offset = 1 / (255 * std), -mean / std
+    elif normalization == "imagenet":
         scale, offset = 1 / (255 * std), -mean / std
     elif normalization == "imagenet_after_symmetric":
         scale, offset = 1 / (127.5 * std), -(1 + mean) / std
@@ -30,6 +52,7 @@ class Preprocess(nn.Module):
     Args:
         config: `normalization`, `resize_to` and `resize`.
         image_size: Side of the square frames, pixels.
+        own: What the model's own configuration says, where it has one; `config` decides where it says something.
 
     Attributes:
         side: Side of the images that come out, pixels.
@@ -43,14 +66,16 @@ class Preprocess(nn.Module):
     mean_picture: Tensor
     deviation: Tensor
 
-    def __init__(self, config: EncoderConfig, image_size: int) -> None:
+    def __init__(self, config: EncoderConfig, image_size: int, own: PixelFormat | None = None) -> None:
         super().__init__()
-        self.normalization = config.normalization
-        self.antialias = config.resize == "antialias"
+        self.normalization = config.normalization or ("own" if own else "symmetric")
+        resize = config.resize or (own.resize if own else "bilinear")
+        self.mode = "bicubic" if resize == "bicubic" else "bilinear"
+        self.antialias = resize != "bilinear"
         self.image_size = image_size
-        self.side = config.resize_to or image_size
+        self.side = config.resize_to or (own.side if own else image_size)
         self.resizes = config.resize_to is not None
-        scale, offset = _scale_and_offset(config.normalization)
+        scale, offset = _scale_and_offset(own if own and not config.normalization else self.normalization)
         self.register_buffer("scale", scale.view(3, 1, 1), persistent=False)
         self.register_buffer("offset", offset.view(3, 1, 1), persistent=False)
         if self.normalization == "data":
@@ -95,8 +120,11 @@ class Preprocess(nn.Module):
         images = pixels_NCYX.float().contiguous(memory_format=torch.channels_last)
         if resized:
             images = F.interpolate(
-                images, size=(self.side, self.side), mode="bilinear", align_corners=False, antialias=self.antialias
+                images, size=(self.side, self.side), mode=self.mode, align_corners=False, antialias=self.antialias
             )
+            if self.mode == "bicubic":
+                # Cubic weights overshoot at edges; no pixel is darker than black or brighter than white.
+                images = images.clamp_(0, 255)
         images = images.mul_(self.scale.float()).add_(self.offset.float())
         return images.to(dtype).contiguous(memory_format=torch.channels_last)
 

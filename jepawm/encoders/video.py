@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepawm.config.encoder import VideoEncoderConfig
-from jepawm.encoders.base import Encoder, Widths, compute_dtype, patch_grid
+from jepawm.encoders.base import Encoder, Widths, as_clips, compute_dtype, patch_grid
 from jepawm.encoders.preprocess import Preprocess
 from jepawm.errors import ConfigError
 from jepawm.nn.precision import at_least_float32
@@ -55,7 +56,7 @@ class VideoTransformer(Encoder, ABC):
     Attributes:
         head_dim: Width of an attention head.
         patch_size: Side of a patch, pixels.
-        depth: Blocks.
+        depth: Blocks that are computed.
         rotary_pairing: Of the rotary embedding, see `jepawm.nn.rotary.rotary_table`.
         rotary_span: Of the rotary embedding, see `jepawm.nn.rotary.frame_rotary_table`.
 
@@ -84,7 +85,6 @@ class VideoTransformer(Encoder, ABC):
         self.config = config
         self.image_size = image_size
         self.patch_size = patch_size
-        self.depth = widths.depth
         self.head_dim = widths.dim // widths.num_heads
         self.widths = widths
         self.preprocess = Preprocess(config, image_size)
@@ -108,6 +108,27 @@ class VideoTransformer(Encoder, ABC):
     def _initialise(self) -> None:
         init_transformer_(self, self.blocks)
 
+    def own_settings(self) -> dict[str, Any]:
+        """Settings of `model.encoder` that the weights were trained with and need, as plain data."""
+        config, widths = self.config, self.widths
+        return {
+            "name": config.name,
+            "latent_dim": widths.dim,
+            "depth": widths.depth,
+            "num_heads": widths.num_heads,
+            "mlp_ratio": widths.mlp_ratio,
+            "patch_size": self.patch_size,
+            "normalization": config.pixel_normalization,
+        }
+
+    def _drop_blocks_behind_the_layer(self) -> None:
+        """Blocks behind `config.layer` have been checked against the file, and are not computed."""
+        self.blocks = self.blocks[: self.config.layer]
+
+    @property
+    def depth(self) -> int:
+        return len(self.blocks)
+
     def forward(self, pixels_BTCYX: Shaped[Tensor, "B T C Y X"]) -> Float[Tensor, "B U P D"]:
         """Encodes windows of frames.
 
@@ -122,19 +143,8 @@ class VideoTransformer(Encoder, ABC):
             ConfigError: Frames of another size than the encoder was built for; an odd `T` for tokenization `clip`.
         """
         B, T = pixels_BTCYX.shape[:2]
-        if T % self.frames_per_latent:
-            raise ConfigError(
-                f"model.encoder.tokenization 'clip' takes frames in pairs, found T = {T}; give an even number of "
-                "frames, or use 'frame' or 'duplicated'"
-            )
         images = self.preprocess(pixels_BTCYX.flatten(0, 1), compute_dtype(self, pixels_BTCYX.device))
-        clip = images.unflatten(0, (B, T)).transpose(1, 2)
-        if self.config.tokenization == "frame":
-            clip = images[:, :, None].expand(-1, -1, TUBELET, -1, -1)
-        elif self.config.tokenization == "image":
-            clip = images[:, :, None]
-        elif self.config.tokenization == "duplicated":
-            clip = clip.repeat_interleave(TUBELET, dim=2)
+        clip = as_clips(images.unflatten(0, (B, T)), self.config.tokenization, TUBELET)
         return at_least_float32(self.tokens(clip)).view(
             B, T // self.frames_per_latent, self.num_patches, self.latent_dim
         )

@@ -56,6 +56,8 @@ class ViTEncoder(FrameEncoder):
         self._initialise()
         if config.weights is not None:
             self._load(config.weights)
+        # The blocks behind the chosen layer have been checked against the file, and are not computed.
+        self.blocks = self.blocks[: config.layer]
 
     def _initialise(self) -> None:
         for module in self.modules():

@@ -1,5 +1,7 @@
 """V-JEPA and V-JEPA 2: video transformers that embed pairs of frames."""
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,6 +64,14 @@ class VJEPAEncoder(VideoTransformer):
         self._initialise()
         if config.weights is not None:
             load_vjepa(self, config.weights, part=config.weights_part)
+        self._drop_blocks_behind_the_layer()
+
+    def own_settings(self) -> dict[str, Any]:
+        """Settings of `model.encoder` that the weights were trained with and need, as plain data."""
+        if self.uses_table:
+            times, side = self.position_table.shape[:2]
+            return {**super().own_settings(), "position_grid": side, "position_times": times}
+        return {**super().own_settings(), "rotary_pairing": self.rotary_pairing}
 
     def embed(self, clip_BCTYX: Float[Tensor, "B C T Y X"]) -> EmbeddedClips:
         """Patches of clips as tokens, with V-JEPA 1's positions; see `tokens`."""

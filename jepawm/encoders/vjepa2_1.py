@@ -60,9 +60,14 @@ class VJEPA21Encoder(VideoTransformer):
         self._initialise()
         if config.weights is not None:
             load_vjepa21(self, config.weights, part=config.weights_part)
+        depths = super().level_depths(NUM_LEVELS)
+        # A layer that is one of the levels has a normalisation of its own.
+        self._last_norm = depths.index(config.layer) if config.layer in depths else NUM_LEVELS - 1
+        self._drop_blocks_behind_the_layer()
         of_images = [self.patch_embed_image.weight, self.patch_embed_image.bias, self.image_vector]
         of_videos = [self.patch_embed.weight, self.patch_embed.bias, self.video_vector]
-        lower = [parameter for norm in self.norms[:-1] for parameter in norm.parameters()]
+        others = [norm for number, norm in enumerate(self.norms) if number != self._last_norm]
+        lower = [parameter for norm in others for parameter in norm.parameters()]
         for parameter in [*lower, *(of_videos if config.tokenization == "image" else of_images)]:
             assert parameter is not None
             parameter.requires_grad_(False)
@@ -88,5 +93,5 @@ class VJEPA21Encoder(VideoTransformer):
         return patches
 
     def _normalised(self, x_BLD: Tensor, level: int, num_levels: int) -> Tensor:
-        found: Tensor = self.norms[level if num_levels > 1 else -1](x_BLD)
+        found: Tensor = self.norms[level if num_levels > 1 else self._last_norm](x_BLD)
         return found

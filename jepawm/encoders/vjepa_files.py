@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from jepawm.errors import CheckpointError, did_you_mean
+from jepawm.config.exported import exported_folder
+from jepawm.encoders.exported import load_exported
+from jepawm.errors import CheckpointError, ConfigError, did_you_mean
 from jepawm.nn import weights
 
 if TYPE_CHECKING:
@@ -45,12 +47,16 @@ def load_vjepa(encoder: "VJEPAEncoder", source: str, *, part: Part = "target_enc
 
     Args:
         encoder: Changed in place.
-        source: A path, a URL, or `hf://OWNER/REPO/FILE[@REVISION]`.
+        source: A path, a URL, `hf://OWNER/REPO/FILE[@REVISION]`, or a folder that `export_encoder` wrote.
         part: The encoder to load from a file of the release.
 
     Raises:
         CheckpointError: The file is missing or damaged, has no such part, or does not fit the encoder.
     """
+    folder = exported_folder(source)
+    if folder is not None:
+        load_exported(encoder, folder)
+        return
     where = WHERE[encoder.config.name]
     path = weights.locate(source, hint=where)
     found = weights.read_tensors(path)
@@ -73,13 +79,18 @@ def load_vjepa21(encoder: "VJEPA21Encoder", source: str, *, part: Part = "target
 
     Args:
         encoder: Changed in place.
-        source: A name of `VJEPA21_FILES`, a path, a URL, or `hf://OWNER/REPO/FILE[@REVISION]`.
+        source: A name of `VJEPA21_FILES`, a path, a URL, `hf://OWNER/REPO/FILE[@REVISION]`, or a folder that
+            `export_encoder` wrote.
         part: The encoder to load.
 
     Raises:
         CheckpointError: The file is missing or damaged, has no such part, or does not fit the encoder.
         ConfigError: A name of another size than the encoder's.
     """
+    folder = exported_folder(source)
+    if folder is not None:
+        load_exported(encoder, folder)
+        return
     files = ", ".join(file for _, file in VJEPA21_FILES.values())
     where = f"take {files} from the V-JEPA 2 release ({VJEPA21_URL.removeprefix('https://')})"
     if source in VJEPA21_FILES:

@@ -29,10 +29,11 @@ def model_conditions(model: WorldModel, spec: ModelSpec) -> dict[str, str]:
     mean, std = ([f"{value:.4g}" for value in values] for values in (statistics.action_mean, statistics.action_std))
     # A compact latent reads features, and the encoder below it the frames.
     encoder = frozen_encoder(spec.model.encoder)
+    normalization = encoder.pixel_normalization or "as the encoder's own configuration says"
     return {
         "action_scaling": f"(action - mean) / std; mean [{', '.join(mean)}], std [{', '.join(std)}]",
         "action_bounds": _bounds(spec.action),
-        "image_normalisation": f"{encoder.normalization}, frames of {spec.image_size} px",
+        "image_normalisation": f"{normalization}, frames of {spec.image_size} px",
         "history": f"{model.context_window} frame(s), {model.frameskip} env_steps apart; at an episode's start 1 frame",
     }
 

@@ -12,6 +12,7 @@ from jepawm.config.pretraining_model import PretrainingLossConfig, PretrainingMo
 from jepawm.encoders import build_encoder
 from jepawm.encoders.video import VideoTransformer
 from jepawm.errors import ConfigError
+from jepawm.nn.precision import at_least_float32
 from jepawm.nn.spectrum import effective_rank
 from jepawm.pretraining.dense import context_weights
 from jepawm.pretraining.masks import MaskSet, TokenGrid
@@ -201,7 +202,7 @@ def token_losses(
 
     Reference: Assran et al. 2025, V-JEPA 2, arXiv 2506.09985, equation 1 (`p` 1).
     """
-    distance = (predicted_BME.float() - targets_BME.float()).abs()
+    distance = (at_least_float32(predicted_BME) - at_least_float32(targets_BME)).abs()
     if exponent != 1:
         distance = distance**exponent
     return distance.mean(dim=-1) / exponent

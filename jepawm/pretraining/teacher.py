@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepawm.encoders.video import VideoTransformer
+from jepawm.nn.precision import at_least_float32
 
 _EPS = 1e-5
 
@@ -63,5 +64,5 @@ class Teacher(nn.Module):
 
 def normalised_levels(tokens_BLE: Float[Tensor, "B L E"], num_levels: int) -> Float[Tensor, "B L E"]:
     """Layer normalisation without parameters of each level's `E / num_levels` channels, in float32."""
-    levels = tokens_BLE.float().unflatten(-1, (num_levels, -1))
+    levels = at_least_float32(tokens_BLE).unflatten(-1, (num_levels, -1))
     return F.layer_norm(levels, levels.shape[-1:], eps=_EPS).flatten(-2)

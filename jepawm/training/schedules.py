@@ -41,7 +41,7 @@ def weight_decay(config: OptimConfig, train_step: int, num_train_steps: int) -> 
     """
     if config.final_weight_decay is None:
         return config.weight_decay
-    share = _half_cosine((train_step + 1) / num_train_steps)
+    share = _half_cosine((train_step + 1) / (config.weight_decay_steps or num_train_steps))
     return config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * share
 
 
@@ -64,8 +64,13 @@ def constant(config: ConstantScheduleConfig, peak: float, train_step: int, num_t
 
 
 def linear(config: LinearScheduleConfig, peak: float, train_step: int, num_train_steps: int) -> float:
-    """A line from the peak down to `final_fraction` of it after `fall_steps` steps."""
-    progress = min(1.0, (train_step + 1) / (config.fall_steps or num_train_steps))
+    """A line from the peak down to `final_fraction` of it after `fall_steps` steps.
+
+    Reference: the cool-down of Assran et al. 2025, V-JEPA 2, arXiv 2506.09985.
+    """
+    progress = (train_step + 1) / (config.fall_steps or num_train_steps)
+    if config.past_the_end == "hold":
+        progress = min(1.0, progress)
     return peak * (1 + (config.final_fraction - 1) * progress)
 
 
@@ -92,7 +97,7 @@ def vjepa_cosine(config: VJEPACosineScheduleConfig, peak: float, train_step: int
     if step < config.warmup_steps:
         return _warmup(config, peak, step)
     progress = (step - config.warmup_steps) / max(1, end - config.warmup_steps)
-    return peak * (config.final_fraction + (1 - config.final_fraction) * _half_cosine(min(1.0, progress)))
+    return peak * (config.final_fraction + (1 - config.final_fraction) * _half_cosine(progress))
 
 
 def _warmup(config: WSDScheduleConfig | VJEPACosineScheduleConfig, peak: float, step: int) -> float:

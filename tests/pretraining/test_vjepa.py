@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from jepawm.config import EncoderConfig
-from jepawm.encoders.vjepa import VJEPAEncoder, load_vjepa, sincos_3d, vjepa_from_transformers
+from jepawm.encoders.vjepa import VJEPAEncoder
+from jepawm.encoders.vjepa_files import load_vjepa, vjepa_from_transformers
 from jepawm.errors import CheckpointError, ConfigError
+from jepawm.nn.embeddings import sincos_3d
 from jepawm.nn.rotary import rotary_table, rotate
-from jepawm.pretraining import MaskPredictor, denoising_targets, load_mask_predictor, mask_denoising_loss
 
 TINY = EncoderConfig(name="vjepa2", latent_dim=48, depth=2, num_heads=2)
 TINY1 = EncoderConfig(name="vjepa1", latent_dim=48, depth=2, num_heads=2)
@@ -40,6 +41,7 @@ def pixels() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "size", "dim", "depth", "hidden", "millions"),
     [
+        ("vjepa2", "tiny", 192, 12, 768, 6),
         ("vjepa2", "small", 384, 12, 1536, 22),
         ("vjepa2", "base", 768, 12, 3072, 86),
         ("vjepa2", "large", 1024, 24, 4096, 304),
@@ -67,7 +69,7 @@ def test_huge_heads_are_80_wide():
 
 def test_no_size_is_the_smallest():
     with torch.device("meta"):
-        assert VJEPAEncoder(EncoderConfig(name="vjepa2"), 256).latent_dim == 384
+        assert VJEPAEncoder(EncoderConfig(name="vjepa2"), 256).latent_dim == 192
         assert VJEPAEncoder(EncoderConfig(name="vjepa1"), 224).latent_dim == 1024
 
 
@@ -120,6 +122,8 @@ def test_frames_must_come_out_even(pixels):
         tiny(image_size=70)
     with pytest.raises(ConfigError, match=r"expects frames .* \[3,32,32\], found \[3,64,64\]"):
         tiny(image_size=32)(pixels)
+    with pytest.raises(ConfigError, match=r"'image' has no meaning for vjepa2.*vjepa2_1"):
+        tiny(tokenization="image")
     with pytest.raises(ConfigError, match="even number of frames, found T = 3"):
         tiny().tokens(torch.zeros(1, 3, 3, 64, 64))
     with pytest.raises(ConfigError, match=r"latent_dim \(30\) over num_heads \(2\) must be even"):
@@ -312,56 +316,3 @@ def test_a_torn_layout_of_transformers_is_refused(tmp_path):
     save_file(as_transformers(tiny()) | {"encoder.extra": torch.ones(1)}, path)
     with pytest.raises(CheckpointError, match="unexpected extra"):
         load_vjepa(tiny(), str(path))
-
-
-# --- mask-denoising -------------------------------------------------------------------------------------------------
-
-
-def test_mask_tokens_start_at_zero_and_are_trained():
-    predictor = MaskPredictor(48, (4, 4), embed_dim=24, depth=2, num_heads=2, num_mask_tokens=3)
-    assert not predictor.mask_tokens.any()
-    context, seen = torch.randn(2, 5, 48), torch.arange(5).expand(2, -1)
-    hidden = torch.arange(20, 30).expand(2, -1)
-    predicted = predictor(context, seen, hidden, mask_token=2)
-    mask_denoising_loss([predicted], [torch.randn(2, 10, 48)]).backward()
-    assert predictor.mask_tokens.grad is not None
-    assert predictor.mask_tokens.grad[2].any()
-    assert not predictor.mask_tokens.grad[:2].any()
-    with pytest.raises(ConfigError, match=r"mask_token must lie in \[0, 3\), found 3"):
-        predictor(context, seen, hidden, mask_token=3)
-
-
-def test_published_predictor_has_its_parameters():
-    with torch.device("meta"):
-        predictor = MaskPredictor(1024, (16, 16))
-    block = 4 * 384 + 4 * 384 * 385 + 1536 * 385 + 384 * 1537
-    expected = 384 * 1025 + 10 * 384 + 12 * block + 2 * 384 + 1024 * 385
-    assert sum(value.numel() for value in predictor.parameters()) == expected
-
-
-def test_loss_weighs_each_masking_alike():
-    few, many = torch.zeros(1, 1, 4), torch.zeros(1, 9, 4)
-    loss = mask_denoising_loss([few, many], [few + 1, many + 3])
-    assert loss.item() == pytest.approx(2.0)
-    with pytest.raises(ConfigError, match="equal shapes"):
-        mask_denoising_loss([few], [many])
-    with pytest.raises(ConfigError, match="equal shapes"):
-        mask_denoising_loss([], [])
-
-
-def test_targets_are_normalised_tokens_without_gradient():
-    tokens = torch.randn(2, 6, 8, requires_grad=True)
-    targets = denoising_targets(5 * tokens + 3, torch.tensor([[0, 4], [5, 1]]))
-    assert not targets.requires_grad
-    torch.testing.assert_close(targets.mean(-1), torch.zeros(2, 2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(targets[1, 0], F.layer_norm((5 * tokens + 3)[1, 5].detach(), (8,)))
-
-
-def test_a_file_without_a_predictor_is_refused(tmp_path):
-    path = tmp_path / "vitl.pt"
-    torch.save({"encoder": {}}, path)
-    with pytest.raises(CheckpointError, match="has no 'predictor'"):
-        load_mask_predictor(MaskPredictor(48, (4, 4), embed_dim=24, depth=1, num_heads=2), str(path))
-    torch.save({"predictor": {"module.backbone.mask_tokens.1": torch.zeros(1, 1, 24)}}, path)
-    with pytest.raises(CheckpointError, match="numbered from 0, found 1"):
-        load_mask_predictor(MaskPredictor(48, (4, 4), embed_dim=24, depth=1, num_heads=2), str(path))

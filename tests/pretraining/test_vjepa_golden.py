@@ -8,8 +8,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from jepawm.config import EncoderConfig
+from jepawm.config.pretraining_model import MaskPredictorConfig
 from jepawm.encoders.vjepa import VJEPAEncoder
-from jepawm.pretraining import MaskPredictor, denoising_targets, load_mask_predictor, mask_denoising_loss
+from jepawm.pretraining import MaskPredictor, load_mask_predictor, token_losses
+from jepawm.pretraining.masks import MaskSet, TokenGrid
+from jepawm.pretraining.teacher import Teacher
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 # Share of the golden tokens' norm by which bfloat16 may be off.
@@ -42,9 +45,13 @@ def encoder_of(folder: Path, part: str = "target_encoder", **changed: str) -> VJ
 
 @pytest.fixture(scope="module")
 def predictor(folder: Path) -> MaskPredictor:
-    predictor = MaskPredictor(60, (4, 4), embed_dim=48, depth=2, num_heads=3, num_mask_tokens=2)
+    predictor = MaskPredictor(60, MaskPredictorConfig(embed_dim=48, depth=2, num_heads=3, num_mask_tokens=2))
     load_mask_predictor(predictor, str(folder / "checkpoint.pth"))
     return predictor.eval()
+
+
+def masks_of(io: dict[str, Tensor]) -> tuple[MaskSet, TokenGrid]:
+    return MaskSet(io["mask.context"], io["mask.target"]), TokenGrid(io["clip"].shape[2] // 2, 4, 4)
 
 
 @pytest.mark.parametrize("part", ["target_encoder", "encoder"])
@@ -70,22 +77,22 @@ def test_the_golden_tokens_need_the_published_pairing(folder, io):
 @torch.no_grad()
 def test_targets_predictions_and_loss(folder, io, predictor):
     encoder = encoder_of(folder)
-    targets = denoising_targets(encoder.tokens(io["clip"]), io["mask.target"])
+    masks, grid = masks_of(io)
+    targets = Teacher(encoder)(io["clip"]).take_along_dim(masks.target_BM[:, :, None], dim=1)
     torch.testing.assert_close(targets, io["target.tokens"], **CLOSE)
-    context = encoder.tokens(io["clip"], io["mask.context"])
-    predicted = predictor(context, io["mask.context"], io["mask.target"], mask_token=1)
+    context = encoder.tokens(io["clip"], masks.context_BL)
+    predicted, _ = predictor(context, masks, grid, mask_token=1)
     torch.testing.assert_close(predicted, io["predicted.tokens"], **CLOSE)
-    loss = mask_denoising_loss([predicted], [targets])
-    torch.testing.assert_close(loss, io["l1_loss"][0], **CLOSE)
+    torch.testing.assert_close(token_losses(predicted, targets, 1.0).mean(), io["l1_loss"][0], **CLOSE)
 
 
 @torch.no_grad()
 def test_the_order_in_which_tokens_are_given_does_not_matter(io, predictor):
     """The published predictor sorts its tokens; ours takes them as they come."""
     order, back = torch.randperm(20), torch.randperm(44)
-    predicted = predictor(
-        io["context.tokens"][:, order], io["mask.context"][:, order], io["mask.target"][:, back], mask_token=1
-    )
+    masks, grid = masks_of(io)
+    shuffled = MaskSet(masks.context_BL[:, order], masks.target_BM[:, back])
+    predicted, _ = predictor(io["context.tokens"][:, order], shuffled, grid, mask_token=1)
     torch.testing.assert_close(predicted, io["predicted.tokens"][:, back], **CLOSE)
 
 
@@ -94,6 +101,6 @@ def test_bfloat16_stays_within_its_tolerance(folder, io, predictor):
     encoder = encoder_of(folder)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         tokens = encoder.tokens(io["clip"])
-        predicted = predictor(io["context.tokens"], io["mask.context"], io["mask.target"], mask_token=1)
+        predicted, _ = predictor(io["context.tokens"], *masks_of(io), mask_token=1)
     for found, expected in ((tokens, io["clip.tokens"]), (predicted, io["predicted.tokens"])):
         assert (found.float() - expected).norm() < BFLOAT16 * expected.norm()

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -52,7 +52,7 @@ class MaskSet:
     lost_targets: float = 0.0
     lost_context: float = 0.0
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "MaskSet":
         """The same ids on a device."""
         return replace(self, context_BL=self.context_BL.to(device), target_BM=self.target_BM.to(device))
 

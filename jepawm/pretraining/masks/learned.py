@@ -29,7 +29,7 @@ class DrawnGroup:
 
     grid: TokenGrid
     sets: tuple[MaskSet, ...]
-    token_losses: tuple[Float[Tensor, "B M"], ...]
+    token_losses: tuple[Tensor, ...]
     features_BLD: Float[Tensor, "B L D"]
 
 

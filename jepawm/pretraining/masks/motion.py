@@ -63,7 +63,7 @@ def motion_energy(pixels_BTCYX: UInt8[Tensor, "B T C Y X"], grid: TokenGrid) -> 
     return change_BTS.flatten(1) / (2 * pixels_of_a_token)
 
 
-def _pixel_change(pixels_BTCYX: UInt8[Tensor, "B T C Y X"], grid: TokenGrid) -> Int[Tensor, "B T S"]:
+def _pixel_change(pixels_BTCYX: UInt8[Tensor, "B T C Y X"], grid: TokenGrid) -> Int[Tensor, "B times S"]:
     """`[B,times,S]` int64 on the CPU: twice the sum of absolute changes over a token's pixels and frames."""
     B, frames, _, Y, X = pixels_BTCYX.shape
     if frames % grid.times or Y % grid.rows or X % grid.columns:

@@ -1,0 +1,411 @@
+"""Vision models of Hugging Face's transformers: image models, and V-JEPA 2, which takes tubelets."""
+
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from jepawm.config.library_encoder import HuggingFaceEncoderConfig
+from jepawm.encoders.base import Encoder, FrameEncoder, as_clips, check_layer, compute_dtype, patch_grid
+from jepawm.encoders.preprocess import PixelFormat, Preprocess
+from jepawm.errors import CheckpointError, ConfigError, first_line, require
+from jepawm.nn.precision import at_least_float32
+from jepawm.nn.weights import offline, read_tensors
+
+_EXTRA = "huggingface"
+_PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+# Pillow's numbers of its filters, which filter where they make smaller: torch's `antialias`.
+_RESAMPLING = {2: "antialias", 3: "bicubic", "bilinear": "antialias", "bicubic": "bicubic"}
+# Parts of a published file beside the network that gives tokens.
+_OTHER_PARTS = (
+    *("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias"),
+    *("decoder.", "predictor.", "pooler.", "classifier.", "head.", "vision_model.head.", "lm_head."),
+)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What a kind of model does that its configuration does not say.
+
+    Attributes:
+        prefix: Tokens before those of the patches.
+        has_class: Whether the first of them is a class token.
+        resamples: Whether the model resamples its positions unasked; else it is asked to.
+        unnormalised: The final normalisation, where the model applies it to its class token alone.
+        no_pooling: What keeps the model from having a pooling layer behind its tokens.
+    """
+
+    prefix: Callable[[Any], int]
+    has_class: bool = True
+    resamples: bool = False
+    unnormalised: str | None = None
+    no_pooling: str | None = None
+
+
+def _with_registers(config: Any) -> int:
+    return 1 + int(config.num_register_tokens)
+
+
+# By `model_type` of config.json, of the tower that sees.
+_FAMILIES = {
+    "vit": _Family(lambda _: 1, no_pooling="add_pooling_layer"),
+    "deit": _Family(lambda _: 2, no_pooling="add_pooling_layer"),
+    "ijepa": _Family(lambda _: 0, has_class=False, no_pooling="add_pooling_layer"),
+    "vit_mae": _Family(lambda _: 1),
+    "dinov2": _Family(lambda _: 1, resamples=True),
+    "dinov2_with_registers": _Family(_with_registers, resamples=True),
+    "dinov3_vit": _Family(_with_registers, resamples=True),
+    "siglip_vision_model": _Family(lambda _: 0, has_class=False),
+    "clip_vision_model": _Family(lambda _: 1, unnormalised="post_layernorm"),
+}
+_VIDEO = "vjepa2"
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A model's configuration, read.
+
+    Attributes:
+        name: Repository or folder.
+        revision: Of the repository.
+        config: Of the tower that sees, as transformers has it.
+        own: What images it takes.
+    """
+
+    name: str
+    revision: str | None
+    config: Any
+    own: PixelFormat
+
+
+def build_huggingface(config: HuggingFaceEncoderConfig, image_size: int) -> Encoder:
+    """The encoder of a model of transformers.
+
+    Args:
+        config: The model, its weights, and which tokens make the latent.
+        image_size: Side of the square frames, pixels.
+
+    Raises:
+        ConfigError: A model that is unknown, that jepawm cannot read tokens of, or that contradicts the settings.
+        CheckpointError: Files that are missing, damaged, or of another model.
+        MissingDependencyError: transformers is not installed.
+    """
+    card = _card(config)
+    if card.config.model_type == _VIDEO:
+        return HuggingFaceVideoEncoder(config, image_size, card)
+    return HuggingFaceImageEncoder(config, image_size, card)
+
+
+class HuggingFaceImageEncoder(FrameEncoder):
+    """Patch tokens, or the class token, of an image model.
+
+    Args:
+        config: Which tokens make the latent, and where the weights are.
+        image_size: Side of the square input frames, pixels.
+        card: The model's own configuration.
+
+    Raises:
+        ConfigError: A token or a layer that the model does not have, a size that patches do not divide.
+        CheckpointError: Weights that are missing, damaged, or of another model.
+    """
+
+    def __init__(self, config: HuggingFaceEncoderConfig, image_size: int, card: _Card) -> None:
+        family = _FAMILIES[card.config.model_type]
+        side, is_class = config.resize_to or card.own.side, config.feature == "class"
+        if is_class and not family.has_class:
+            raise ConfigError(f"model.encoder.feature 'class': '{config.model}' has no class token")
+        if config.tokenization is not None:
+            raise ConfigError(
+                f"model.encoder.tokenization is for video models, and '{config.model}' ({card.config.model_type}) sees "
+                "frames one by one: leave it out"
+            )
+        grid = patch_grid(side, side, _patch_size(card))
+        width = int(card.config.hidden_size)
+        super().__init__(config, image_size, grid=(1, 1) if is_class else grid, latent_dim=width, own=card.own)
+        self.model_name = config.model
+        self.is_class = is_class
+        self.prefix = family.prefix(card.config)
+        self.backbone = _network(config, card, family)
+        _keep_layers(self.backbone, config, card)
+        # By its name: a part that is registered twice would be saved twice.
+        self.norm_name = next(
+            (name for name, _ in self.backbone.named_modules() if name and name.endswith(family.unnormalised or "/")),
+            None,
+        )
+        self.keys: dict[str, Any] = {}
+        if not family.resamples and side != _native_side(card):
+            self.keys["interpolate_pos_encoding"] = True
+        self.sees_all = card.config.model_type == "vit_mae"
+        self.num_tokens = self.prefix + grid[0] * grid[1]
+
+    def tokens(self, images_NCYX: Float[Tensor, "N 3 Y X"]) -> Float[Tensor, "N P D"]:
+        keys = dict(self.keys)
+        if self.sees_all:
+            # MAE sorts patches by noise and drops the last ones: none is dropped, and ascending noise keeps the order.
+            patches = self.num_tokens - self.prefix
+            keys["noise"] = torch.arange(patches, device=images_NCYX.device).float().expand(len(images_NCYX), -1)
+        x_NLD = self.backbone(images_NCYX, **keys).last_hidden_state
+        if x_NLD.shape[1] != self.num_tokens:
+            raise ConfigError(
+                f"'{self.model_name}' gives {x_NLD.shape[1]} tokens, expected {self.num_tokens}: this version of "
+                "transformers orders them in another way"
+            )
+        x_NPD = x_NLD[:, :1] if self.is_class else x_NLD[:, self.prefix :]
+        return x_NPD if self.norm_name is None else self.backbone.get_submodule(self.norm_name)(x_NPD)
+
+
+class HuggingFaceVideoEncoder(Encoder):
+    """Patch tokens of V-JEPA 2, which embeds pairs of frames; see `VJEPAEncoder`.
+
+    Args:
+        config: How frames become clips, which tokens make the latent, and where the weights are.
+        image_size: Side of the square input frames, pixels.
+        card: The model's own configuration.
+
+    Raises:
+        ConfigError: A layer that the model does not have, a size that patches do not divide.
+        CheckpointError: Weights that are missing, damaged, or of another model.
+    """
+
+    def __init__(self, config: HuggingFaceEncoderConfig, image_size: int, card: _Card) -> None:
+        side = config.resize_to or card.own.side
+        if config.feature == "class":
+            raise ConfigError(f"model.encoder.feature 'class': '{config.model}' has no class token")
+        if card.config.tubelet_size != 2:
+            raise ConfigError(
+                f"'{config.model}' embeds {card.config.tubelet_size} frames at a time; jepawm gives frames in pairs"
+            )
+        # The layers work out from it where a token lies.
+        card.config.crop_size = side
+        super().__init__(
+            grid=patch_grid(side, side, _patch_size(card)),
+            latent_dim=int(card.config.hidden_size),
+            frames_per_latent=config.frames_per_latent,
+        )
+        self.tokenization = config.tokenization or "frame"
+        self.tubelet = int(card.config.tubelet_size)
+        self.preprocess = Preprocess(config, image_size, card.own)
+        self.backbone = _network(config, card, _Family(lambda _: 0)).encoder
+        _keep_layers(self.backbone, config, card)
+
+    def forward(self, pixels_BTCYX: Shaped[Tensor, "B T C Y X"]) -> Float[Tensor, "B U P D"]:
+        """See `VJEPAEncoder.forward`."""
+        B, T = pixels_BTCYX.shape[:2]
+        images = self.preprocess(pixels_BTCYX.flatten(0, 1), compute_dtype(self, pixels_BTCYX.device))
+        clip_NCUYX = as_clips(images.unflatten(0, (B, T)), self.tokenization, self.tubelet)
+        x_NLD = self.backbone(clip_NCUYX.transpose(1, 2)).last_hidden_state
+        return at_least_float32(x_NLD).reshape(B, T // self.frames_per_latent, self.num_patches, self.latent_dim)
+
+
+def _card(config: HuggingFaceEncoderConfig) -> _Card:
+    """Reads `config.json` and what stands beside it about pixels."""
+    transformers = require("transformers", _EXTRA)
+    name, revision = config.name_and_revision
+    try:
+        found = transformers.AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=False, local_files_only=offline()
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"model.encoder.model '{config.model}': its config.json cannot be read: {first_line(error)}; expected "
+            "OWNER/REPO[@REVISION] of the hub, or a folder with config.json and model.safetensors"
+        ) from error
+    # A model of pictures and text: the tower that sees.
+    found = getattr(found, "vision_config", found)
+    if found.model_type not in (*_FAMILIES, _VIDEO):
+        raise ConfigError(
+            f"model.encoder.model '{config.model}' is of type '{found.model_type}', of which jepawm does not know where "
+            f"the tokens of patches lie; known: {', '.join((*_FAMILIES, _VIDEO))}. timm may have the same network: "
+            "model.encoder.name timm"
+        )
+    if found.num_channels != 3 if hasattr(found, "num_channels") else found.in_chans != 3:
+        raise ConfigError(f"model.encoder.model '{config.model}' does not take images of three channels")
+    return _Card(name, revision, found, _pixel_format(config, name, revision, found))
+
+
+def _native_side(card: _Card) -> int | None:
+    """Side of the images that the position table was made for, pixels."""
+    return _side(card.config.image_size)
+
+
+def _patch_size(card: _Card) -> int:
+    size = _side(card.config.patch_size)
+    if size is None:
+        raise ConfigError(f"'{card.name}': patches of {card.config.patch_size} px are no squares, which jepawm expects")
+    return size
+
+
+def _pixel_format(config: HuggingFaceEncoderConfig, name: str, revision: str | None, found: Any) -> PixelFormat:
+    """What the files beside `config.json` say of pixels; what a setting decides need not stand there."""
+    processor, where = _processor(name, revision)
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    if processor.get("do_normalize") is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    if config.normalization is None and (mean is None or std is None or len(mean) != 3 or len(std) != 3):
+        raise ConfigError(
+            f"model.encoder.model '{config.model}' does not say how pixels are normalised (image_mean and image_std of "
+            f"{where}); set model.encoder.normalization"
+        )
+    rescale = processor.get("rescale_factor", 1 / 255)
+    if config.normalization is None and (processor.get("do_rescale") is False or abs(rescale * 255 - 1) > 1e-3):
+        raise ConfigError(
+            f"model.encoder.model '{config.model}' does not take pixels in [0, 1] ({where}: rescale_factor {rescale}); "
+            "set model.encoder.normalization"
+        )
+    cropped = processor.get("do_center_crop", "crop_size" in processor) and processor.get("crop_size")
+    side = _side(
+        cropped or processor.get("size") or getattr(found, "image_size", None) or getattr(found, "crop_size", None)
+    )
+    if side is None and config.resize_to is None:
+        raise ConfigError(
+            f"model.encoder.model '{config.model}' does not say the size of its images; set model.encoder.resize_to"
+        )
+    resize = _RESAMPLING.get(processor.get("resample", 2))
+    if resize is None and config.resize is None:
+        raise ConfigError(
+            f"model.encoder.model '{config.model}' resizes by filter {processor['resample']} of Pillow, which jepawm "
+            "does not have; set model.encoder.resize"
+        )
+    return PixelFormat(
+        tuple(mean or (0.0,) * 3),
+        tuple(std or (1.0,) * 3),
+        side or int(config.resize_to or 0),
+        resize or str(config.resize),
+    )
+
+
+def _processor(name: str, revision: str | None) -> tuple[dict[str, Any], str]:
+    """What the model's own preprocessing is, and the file that says so; nothing where there is no such file."""
+    cached_file = importlib.import_module("transformers.utils").cached_file
+    for file in _PROCESSORS:
+        try:
+            path = cached_file(
+                name,
+                file,
+                revision=revision,
+                local_files_only=offline(),
+                _raise_exceptions_for_missing_entries=False,
+            )
+            if path is None:
+                continue
+            with open(path, encoding="utf-8") as opened:
+                found = json.load(opened)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{name}: {file} cannot be read: {first_line(error)}") from error
+        return found.get("image_processor") or found.get("video_processor") or found, file
+    return {}, _PROCESSORS[0]
+
+
+def _side(size: Any) -> int | None:
+    """Side of a square of pixels, of what configurations call a size; None: none is said."""
+    if isinstance(size, dict):
+        size = size.get("shortest_edge") or [size.get("height"), size.get("width")]
+    if isinstance(size, list | tuple):
+        size = size[0] if len({*size}) == 1 else None
+    return int(size) if isinstance(size, int | float) else None
+
+
+def _network(config: HuggingFaceEncoderConfig, card: _Card, family: _Family) -> Any:
+    """The network that gives tokens, with its weights if they are asked for."""
+    transformers = require("transformers", _EXTRA)
+    if card.config.model_type == "vit_mae":
+        card.config.mask_ratio = 0.0
+    if card.config.model_type == "siglip_vision_model":
+        card.config.vision_use_head = False
+    if card.config.model_type == "dinov3_vit":
+        _prepare_dinov3(card)
+    keys: dict[str, Any] = {family.no_pooling: False} if family.no_pooling else {}
+    if config.weights is None:
+        return transformers.AutoModel.from_config(card.config, trust_remote_code=False, dtype=torch.float32, **keys)
+    where, revision, state = card.name, card.revision, None
+    if config.weights != config.name:
+        where, revision = os.path.expanduser(config.weights), None
+    if os.path.isfile(where):
+        state = read_tensors(where)
+    elif config.weights != config.name and not os.path.isdir(where):
+        raise CheckpointError(f"model.encoder.weights: there is no folder and no file {where}")
+    try:
+        with _quiet(transformers.utils.logging):
+            network, loaded = transformers.AutoModel.from_pretrained(
+                None if state is not None else where,
+                config=card.config,
+                state_dict=state,
+                revision=revision,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
+                local_files_only=offline(),
+                output_loading_info=True,
+                **keys,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{where}: its weights cannot be read: {first_line(error)}") from error
+    _check_loaded(loaded, where)
+    return network
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """No bar, and no table of the tensors that are left out; `_check_loaded` says what is wrong with them."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _prepare_dinov3(card: _Card) -> None:
+    """Positions without chance, and without a store that outlives the network."""
+    for name in ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"):
+        setattr(card.config, name, None)
+    # The store is the process's. A tensor without values, of a network that is only measured, would stay in it.
+    module = importlib.import_module("transformers.models.dinov3_vit.modeling_dinov3_vit")
+    module.get_patches_center_coordinates = inspect.unwrap(module.get_patches_center_coordinates)  # type: ignore[attr-defined]
+
+
+def _check_loaded(loaded: dict[str, Any], where: str) -> None:
+    """Refuses weights that leave a part of the network as chance made it, or that are of another network."""
+    problems = [f"missing {key}" for key in sorted(loaded["missing_keys"])]
+    problems += [f"unexpected {key}" for key in sorted(loaded["unexpected_keys"]) if not _of_another_part(key)]
+    for each in loaded["mismatched_keys"]:
+        key, *shapes = each
+        problems.append(f"{key} has shape {', expected '.join(str(list(shape)) for shape in shapes)}")
+    problems += [str(each) for each in loaded.get("error_msgs", ())]
+    if problems:
+        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(f"{where} does not fit the model: {'; '.join(problems[:10])}{more}")
+
+
+def _of_another_part(key: str) -> bool:
+    return key.startswith(_OTHER_PARTS) or key.endswith(("position_ids", "mask_token"))
+
+
+def _keep_layers(network: nn.Module, config: HuggingFaceEncoderConfig, card: _Card) -> None:
+    """Leaves out the blocks behind the chosen layer, whose tokens the final normalisation then takes, and mask tokens."""
+    depth = int(card.config.num_hidden_layers)
+    stacks = [
+        (name, part)
+        for name, part in network.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part) == depth and "layer" in name.rpartition(".")[2]
+    ]
+    if len(stacks) != 1:
+        raise ConfigError(f"'{config.model}': its blocks are not found; this version of transformers names them anew")
+    for part in network.modules():
+        # Only pretraining reads it.
+        if part._parameters.get("mask_token") is not None:
+            part._parameters["mask_token"] = None
+    name, blocks = stacks[0]
+    owner, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(owner), attribute, blocks[: check_layer(config.layer, depth)])
