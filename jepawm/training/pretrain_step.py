@@ -91,7 +91,7 @@ class PretrainUpdate:
             with autocast(config.train.precision, self.device):
                 found = self.compute(part, train_step)
             errors.append(found.target_losses)
-            return found.scalars()
+            return {**found.scalars(), "loss": found.loss}
 
         terms = backward_of_parts(self.compute, parts, forward, state.scaler)
         terms |= apply_gradients(state.module, state.optimizer, state.scaler, self._optim.largest_gradient_norm)
