@@ -47,6 +47,7 @@ CHECKED = [
     "planning",
     "predictors",
     "pretraining",
+    "training.augment",
     "training.diagnostics",
     "training.step",
     "world_model",

@@ -96,7 +96,7 @@ class ClipsConfig:
     cache_limit_gib: float = 8.0
     """Largest decoded dataset that `auto` caches, GiB."""
     num_threads: int | None = None
-    """Threads that read and augment clips in a training worker; None: one for each CPU the worker may use."""
+    """Threads that read and augment clips in a training worker; None: as many as PyTorch uses there."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:

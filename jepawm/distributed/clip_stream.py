@@ -1,8 +1,12 @@
-"""Ray Data: tasks decode and augment clips on the cluster, and stream them to the training workers."""
+"""Ray Data: tasks decode and augment clips on the cluster, and stream them to the training workers.
+
+Unlike windows, clips are drawn one by one, so each worker streams the clips of its own share; no process sees all of a
+global batch.
+"""
 
 import dataclasses
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +17,7 @@ import ray.data
 
 from jepawm.config.clips import ClipsConfig
 from jepawm.data.clips.mixture import ClipMixture
-from jepawm.data.clips.sampler import ClipRequest, ClipSampler
-from jepawm.distributed.stopping import on_this_node
+from jepawm.data.clips.sampler import ClipDraws, ClipRequest, GroupShare, check_split
 from jepawm.distributed.stored_home import fetched_once
 from jepawm.distributed.window_stream import our_error
 from jepawm.errors import TrainingError
@@ -24,12 +27,10 @@ from jepawm.types import ClipBatch, ClipGroup
 # Clips that a task makes, and their size: tasks must be longer than it takes to start one, and blocks small.
 _TASK_CLIPS = 32
 _TASK_BYTES = 64 * 2**20
-# Tasks of one stream; a longer stage is streamed in several.
+# Tasks of one Ray dataset; a longer stage is streamed from several.
 _MAX_TASKS = 4000
-# Batches that a worker asks for before it needs them.
-_AHEAD = 2
-# Global batches that the feed keeps. Workers wait for each other in every train step, so none is further behind.
-_KEPT_BATCHES = 2 * _AHEAD + 2
+# Part of the object store that the streams of all workers may fill together; Ray Data's own limit for one stream.
+_STORE_SHARE = 0.5
 
 
 def local_sources(config: ClipsConfig) -> ClipsConfig:
@@ -45,167 +46,173 @@ def opened_once(config: ClipsConfig, request: ClipRequest) -> ClipMixture:
     return ClipMixture(dataclasses.replace(local_sources(config), loader="files", num_threads=1), request)
 
 
-def clip_stream(
-    config: ClipsConfig, request: ClipRequest, *, train_step: int, task_clips: int | None = None
-) -> "tuple[ray.data.Dataset, int]":
-    """A lazy Ray dataset of clips from a train step on, in the order of the global batches.
+@dataclasses.dataclass(frozen=True)
+class ClipTasks:
+    """How the clips of one worker are cut into tasks, from a train step on.
 
-    Each task reads some clips that follow each other; a row is a clip: `slot` int64, and `pixels` binary,
-    `[T,side,side,C]` uint8. They are the clips of `ClipBatches` with the same configuration, bit for bit where the
-    processors of all nodes are of one kind.
+    A small share of a batch is read together with those of the next train steps, and a large one in several parts.
+
+    Attributes:
+        first_step: The first train step.
+        last_step: One past the last train step.
+        steps_per_task: Train steps that a task reads.
+        tasks_per_step: Tasks that read one train step; above 1, a task reads part of one train step.
+    """
+
+    first_step: int
+    last_step: int
+    steps_per_task: int
+    tasks_per_step: int
+
+    @classmethod
+    def of(cls, config: ClipsConfig, request: ClipRequest, *, train_step: int, world_size: int) -> "ClipTasks":
+        """Tasks whose blocks stay small, as many as one Ray dataset may have.
+
+        Args:
+            config: The sources.
+            request: What the stage asks for.
+            train_step: The first train step.
+            world_size: Workers that share a batch.
+        """
+        frames = max([request.num_frames, *(source.num_frames or 0 for source in config.all_sources)])
+        clips = max(1, min(_TASK_CLIPS, _TASK_BYTES // (frames * 3 * request.image_size**2)))
+        share = request.batch_size // world_size
+        steps_per_task, tasks_per_step = max(1, clips // share), max(1, -(-share // clips))
+        most_steps = max(1, _MAX_TASKS * steps_per_task // tasks_per_step)
+        return cls(train_step, min(request.last_train_step, train_step + most_steps), steps_per_task, tasks_per_step)
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks in all."""
+        return -(-(self.last_step - self.first_step) // self.steps_per_task) * self.tasks_per_step
+
+    def clips(self, task: int, slots: Callable[[int], np.ndarray]) -> Iterator[tuple[int, int]]:
+        """Train step and slot of each clip that a task reads, in order.
+
+        Args:
+            task: Number of the task.
+            slots: Gives the worker's slots in a train step, in the order of its groups.
+        """
+        number, part = divmod(task, self.tasks_per_step)
+        first = self.first_step + number * self.steps_per_task
+        for step in range(first, min(first + self.steps_per_task, self.last_step)):
+            for slot in np.array_split(slots(step), self.tasks_per_step)[part].tolist():
+                yield step, slot
+
+
+def clip_stream(
+    config: ClipsConfig, request: ClipRequest, tasks: ClipTasks, *, rank: int, world_size: int
+) -> "ray.data.Dataset":
+    """A lazy Ray dataset of one worker's clips, in the order of train steps and groups.
+
+    A row is a clip: `train_step` and `slot` int64, and `pixels` binary, `[T,side,side,C]` uint8. They are the clips of
+    `ClipBatches` with the same configuration, bit for bit where the processors of all nodes are of one kind.
 
     Args:
         config: The sources; all nodes can read them.
         request: What the stage asks for.
-        train_step: Its first train step.
-        task_clips: Clips that a task reads; None: as many as keep its block small.
-
-    Returns:
-        The dataset, and one past the last train step that it holds: no later than the end of the stage.
+        tasks: How the clips are cut into tasks.
+        rank: The worker.
+        world_size: Workers in all.
     """
-    frames = max([request.num_frames, *(source.num_frames or 0 for source in config.all_sources)])
-    clip_bytes = frames * 3 * request.image_size**2
-    task_clips = task_clips or max(1, min(_TASK_CLIPS, _TASK_BYTES // clip_bytes))
-    last_step = min(request.last_train_step, train_step + max(1, _MAX_TASKS * task_clips // request.batch_size))
-    num_clips = (last_step - train_step) * request.batch_size
 
-    def read(places: pa.Table) -> Iterator[pa.Table]:
+    def read(numbers: pa.Table) -> Iterator[pa.Table]:
         mixture = opened_once(config, request)
-        # Places are in order, so that the clips of one train step are drawn once.
-        draws = None
-        slots, pixels = [], []
-        for place in places["id"].to_pylist():
-            step, slot = divmod(place, request.batch_size)
-            if draws is None or draws.train_step != train_step + step:
-                draws = mixture.sampler.draws(train_step + step)
-            slots.append(slot)
-            pixels.append(read_clip(mixture, draws, slot).tobytes())
-        yield pa.table({"slot": pa.array(slots, pa.int64()), "pixels": pa.array(pixels, pa.large_binary())})
+        sampler, drawn = mixture.sampler, dict[int, ClipDraws]()
 
-    places = ray.data.range(num_clips, override_num_blocks=-(-num_clips // task_clips))
-    clips = places.map_batches(read, batch_size=None, batch_format="pyarrow")
-    clips.context.execution_options.preserve_order = True
-    return clips, last_step
+        def slots(step: int) -> np.ndarray:
+            drawn[step] = sampler.draws(step)
+            return _slots(sampler.shares(drawn[step], rank=rank, world_size=world_size))
 
+        for task in numbers["id"].to_pylist():
+            steps, places, pixels = [], [], []
+            for step, slot in tasks.clips(task, slots):
+                steps.append(step)
+                places.append(slot)
+                pixels.append(read_clip(mixture, drawn[step], slot).tobytes())
+            columns = {"train_step": pa.array(steps, pa.int64()), "slot": pa.array(places, pa.int64())}
+            yield pa.table({**columns, "pixels": pa.array(pixels, pa.large_binary())})
 
-class ClipFeed:
-    """Cuts the stream into global batches, and each into the shares of the workers.
-
-    A training that begins again from an earlier checkpoint, or with another number of workers, asks for an earlier
-    train step, and the stream is opened again there.
-
-    Args:
-        config: The sources.
-        request: What the stage asks for.
-        task_clips: Clips that a task reads; None: as many as keep its block small.
-    """
-
-    def __init__(self, config: ClipsConfig, request: ClipRequest, *, task_clips: int | None = None) -> None:
-        self._config = config
-        self._request = request
-        self._task_clips = task_clips
-        self._batches: Iterator[pa.Table] = iter(())
-        self._next_step = 0
-        self._last_step = 0
-        self._kept: dict[int, pa.Table] = {}
-
-    def share(self, train_step: int, slots: np.ndarray) -> pa.Table:
-        """Some clips of one train step.
-
-        Args:
-            train_step: Of the stage.
-            slots: `[B]` places of the clips in the global batch.
-
-        Returns:
-            `B` rows of `clip_stream`, in the order of `slots`.
-
-        Raises:
-            JepawmError: A video that cannot be decoded, or a damaged dataset.
-        """
-        if train_step not in self._kept:
-            if not self._kept or train_step < self._next_step:
-                self._open(train_step)
-            while self._next_step <= train_step:
-                self._kept[self._next_step] = self._read()
-                self._next_step += 1
-                self._kept.pop(self._next_step - 1 - _KEPT_BATCHES, None)
-        return self._kept[train_step].take(pa.array(slots))
-
-    def close(self) -> None:
-        """Ends the tasks that read; the next `share` opens the stream again."""
-        # Without this, tasks of an iterator that nobody reads go on until it is collected.
-        if isinstance(self._batches, Generator):
-            self._batches.close()
-        self._batches, self._kept, self._last_step = iter(()), {}, 0
-
-    def _open(self, train_step: int) -> None:
-        self.close()
-        clips, self._last_step = clip_stream(
-            self._config, self._request, train_step=train_step, task_clips=self._task_clips
-        )
-        self._next_step = train_step
-        self._batches = iter(
-            clips.iter_batches(
-                batch_size=self._request.batch_size, batch_format="pyarrow", drop_last=True, prefetch_batches=1
-            )
-        )
-
-    def _read(self) -> pa.Table:
-        if self._next_step == self._last_step:
-            kept = self._kept
-            self._open(self._next_step)
-            self._kept = kept
-        try:
-            return next(self._batches)
-        except StopIteration:
-            raise TrainingError(
-                f"the stream of clips ended before train step {self._next_step}, though it was cut for those up to "
-                f"{self._last_step}; were videos removed while it was read?"
-            ) from None
-        except Exception as error:
-            ours = our_error(error)
-            raise (error if ours is None else ours) from error
-
-
-def start_clip_feed(config: ClipsConfig, request: ClipRequest) -> Any:
-    """A `ClipFeed` in an actor on this node; it takes no CPU, for it moves clips only."""
-    return ray.remote(**on_this_node())(ClipFeed).remote(config, request)
+    numbers = ray.data.range(tasks.num_tasks, override_num_blocks=tasks.num_tasks)
+    clips = numbers.map_batches(read, batch_size=1, batch_format="pyarrow")
+    options = clips.context.execution_options
+    options.preserve_order = True
+    # The streams of all workers run at the same time, and do not know of each other.
+    free, store = (ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("object_store_memory", 0.0))
+    options.resource_limits = options.resource_limits.copy(
+        cpu=max(1.0, free // world_size), object_store_memory=store * _STORE_SHARE / world_size
+    )
+    return clips
 
 
 def streamed_clips(
-    sampler: ClipSampler, feed: Any, *, train_step: int, rank: int, world_size: int
+    config: ClipsConfig, request: ClipRequest, *, train_step: int, rank: int = 0, world_size: int = 1
 ) -> Iterator[ClipBatch]:
-    """The batches of one training worker, from a train step to the end of the stage.
+    """The batches of one training worker, from a train step to the end of the stage; `ClipBatches` over Ray Data.
+
+    They depend on (seed, train step) alone, so a training may begin again at any train step with another number of
+    workers. Closing the iterator ends the tasks that read.
 
     Args:
-        sampler: Of the stage, `opened_once(...).sampler`.
-        feed: The actor of `start_clip_feed`.
-        train_step: Train steps that are done already.
-        rank: Of this worker.
+        config: The sources; all nodes can read them.
+        request: What the stage asks for.
+        train_step: The first train step.
+        rank: This worker.
         world_size: Training workers.
+
+    Raises:
+        ConfigError: A batch that cannot be split.
+        JepawmError: A source that cannot be opened, or a video that cannot be decoded; names the file.
     """
-    request, side = sampler.request, sampler.request.image_size
-    asked: deque[tuple[int, list[tuple[Any, Any]]]] = deque()
+    check_split(request.batch_size, rank=rank, world_size=world_size)
+    sampler, step = opened_once(config, request).sampler, train_step
+    while step < request.last_train_step:
+        tasks = ClipTasks.of(config, request, train_step=step, world_size=world_size)
+        with closing(_pixels(clip_stream(config, request, tasks, rank=rank, world_size=world_size))) as pixels:
+            for step in range(tasks.first_step, tasks.last_step):
+                shares = sampler.shares(sampler.draws(step), rank=rank, world_size=world_size)
+                groups = tuple(
+                    _group(share, (sampler.group_frames[share.index], request.image_size), step, pixels)
+                    for share in shares
+                )
+                yield ClipBatch(step, groups)
+        step = tasks.last_step
 
-    def batch() -> ClipBatch:
-        step, parts = asked.popleft()
-        groups = []
-        for share, answer in parts:
-            rows = ray.get(answer)["pixels"].to_pylist() if answer is not None else []
-            pixels = np.empty((len(rows), sampler.group_frames[share.index], side, side, 3), dtype=np.uint8)
-            for out, row in zip(pixels, rows, strict=True):
-                out.reshape(-1)[:] = np.frombuffer(row, dtype=np.uint8)
-            slots = share.slots[share.rows]
-            groups.append(ClipGroup(share.index, len(share.slots), share.rows, np.moveaxis(pixels, -1, 2), slots))
-        return ClipBatch(step, tuple(groups))
 
-    for step in range(train_step, request.last_train_step):
-        parts = []
-        for share in sampler.shares(sampler.draws(step), rank=rank, world_size=world_size):
-            slots = share.slots[share.rows]
-            parts.append((share, feed.share.remote(step, slots) if len(slots) else None))
-        asked.append((step, parts))
-        if len(asked) > _AHEAD:
-            yield batch()
-    while asked:
-        yield batch()
+def _slots(shares: tuple[GroupShare, ...]) -> np.ndarray:
+    """A worker's slots, group after group."""
+    return np.concatenate([share.slots[share.rows] for share in shares])
+
+
+def _pixels(clips: "ray.data.Dataset") -> Generator[tuple[int, int, memoryview], None, None]:
+    """Train step, slot and bytes of each clip of a stream."""
+    blocks: Any = clips.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    try:
+        for block in blocks:
+            for row in range(block.num_rows):
+                pixels = block["pixels"][row].as_buffer()
+                yield block["train_step"][row].as_py(), block["slot"][row].as_py(), memoryview(pixels)
+    except Exception as error:
+        ours = our_error(error)
+        raise (error if ours is None else ours) from error
+    finally:
+        # Without this, tasks of an iterator that nobody reads go on until it is collected.
+        if isinstance(blocks, Generator):
+            blocks.close()
+
+
+def _group(
+    share: GroupShare, size: tuple[int, int], train_step: int, clips: Iterator[tuple[int, int, memoryview]]
+) -> ClipGroup:
+    """A worker's share of a group, from the next clips of its stream."""
+    slots, (frames, side) = share.slots[share.rows], size
+    pixels = np.empty((len(slots), frames, side, side, 3), dtype=np.uint8)
+    for out, slot in zip(pixels, slots.tolist(), strict=True):
+        found = next(clips, None)
+        if found is None or found[:2] != (train_step, slot):
+            raise TrainingError(
+                f"the stream of clips gave {'nothing' if found is None else found[:2]} in place of clip {slot} of "
+                f"train step {train_step}; were videos added or removed while it was read?"
+            )
+        out.reshape(-1)[:] = np.frombuffer(found[2], dtype=np.uint8)
+    return ClipGroup(share.index, len(share.slots), share.rows, np.moveaxis(pixels, -1, 2), slots)

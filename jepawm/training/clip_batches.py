@@ -1,6 +1,5 @@
 """Batches of clips for one worker: drawn, read and augmented by threads of this process, ahead of the training."""
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -101,7 +100,7 @@ class ClipBatches:
         check_split(request.batch_size, rank=rank, world_size=world_size)
         self.mixture = ClipMixture(config, request, sources=sources)
         self._rank, self._world_size = rank, world_size
-        self._num_threads = config.num_threads or len(os.sched_getaffinity(0))
+        self._num_threads = config.num_threads or torch.get_num_threads()
 
     def batches(self, train_step: int) -> Iterator[ClipBatch]:
         """Batches from a train step to the end of the stage. Closing the iterator ends the threads that read.
