@@ -13,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCE := $(VENV)/.jepawm-source
 CHOSEN := $(VENV)/.jepawm-extras
-ALL_EXTRAS := pusht,classic,mujoco,metaworld,robosuite,vision,search,metrics,zarr,hdf5,lance,rlds,video,s3,gs,test,lint
+ALL_EXTRAS := pusht,classic,mujoco,metaworld,robosuite,vision,huggingface,search,metrics,zarr,hdf5,lance,rlds,video,s3,gs,test,lint
 EXTRAS ?= $(or $(shell cat $(CHOSEN) 2>/dev/null),$(ALL_EXTRAS))
 
 # A Python fits if it runs (a version manager's python3.12 may only print an error), is one of 3.11 to 3.13, and can

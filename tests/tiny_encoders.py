@@ -13,11 +13,13 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 # Tiny DINOs: the class they test is the published one.
 TINY: dict[str, dict[str, Any]] = {
+    "timm": {"model": "test_vit", "weights": None},
     "dinov2": {"latent_dim": 24, "depth": 2, "num_heads": 2, "position_grid": 5},
     "dinov3": {"latent_dim": 24, "depth": 2, "num_heads": 2},
     "vit": {"latent_dim": 24, "depth": 2, "num_heads": 2},
+    "vjepa2": {"latent_dim": 24, "depth": 2, "num_heads": 2},
 }
-SIDES = {"conv": 32, "vit": 28, "dinov2": 28, "dinov3": 32, "resnet18": 32, "r3m": 32}
+SIDES = {"conv": 32, "vit": 28, "dinov2": 28, "dinov3": 32, "vjepa2": 32, "timm": 32, "resnet18": 32, "r3m": 32}
 
 
 def make(name: Any, image_size: int | None = None, **keys: Any) -> Any:

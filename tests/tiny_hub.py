@@ -42,7 +42,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
         "SiglipConfig",
         {
             "vision_config": {**WITH_MLP, "image_size": 32, "patch_size": 8},
-            "text_config": {**WITH_MLP, "vocab_size": 32, "max_position_embeddings": 8},
+            "text_config": {**WITH_MLP, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2},
         },
         "SiglipModel",
     ),
@@ -50,7 +50,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
         "CLIPConfig",
         {
             "vision_config": {**WITH_MLP, "image_size": 32, "patch_size": 8},
-            "text_config": {**WITH_MLP, "vocab_size": 32, "max_position_embeddings": 8},
+            "text_config": {**WITH_MLP, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2},
             "projection_dim": 16,
         },
         "CLIPModel",

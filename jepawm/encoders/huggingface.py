@@ -2,11 +2,9 @@
 
 import importlib
 import inspect
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,75 +13,17 @@ from torch import Tensor, nn
 
 from jepawm.config.library_encoder import HuggingFaceEncoderConfig
 from jepawm.encoders.base import Encoder, FrameEncoder, as_clips, check_layer, compute_dtype, patch_grid
-from jepawm.encoders.preprocess import PixelFormat, Preprocess
+from jepawm.encoders.huggingface_card import EXTRA, FAMILIES, VIDEO, Card, Family, native_side, patch_size, read_card
+from jepawm.encoders.preprocess import Preprocess
 from jepawm.errors import CheckpointError, ConfigError, first_line, require
 from jepawm.nn.precision import at_least_float32
 from jepawm.nn.weights import offline, read_tensors
 
-_EXTRA = "huggingface"
-_PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
-# Pillow's numbers of its filters, which filter where they make smaller: torch's `antialias`.
-_RESAMPLING = {2: "antialias", 3: "bicubic", "bilinear": "antialias", "bicubic": "bicubic"}
 # Parts of a published file beside the network that gives tokens.
 _OTHER_PARTS = (
     *("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias"),
     *("decoder.", "predictor.", "pooler.", "classifier.", "head.", "vision_model.head.", "lm_head."),
 )
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What a kind of model does that its configuration does not say.
-
-    Attributes:
-        prefix: Tokens before those of the patches.
-        has_class: Whether the first of them is a class token.
-        resamples: Whether the model resamples its positions unasked; else it is asked to.
-        unnormalised: The final normalisation, where the model applies it to its class token alone.
-        no_pooling: What keeps the model from having a pooling layer behind its tokens.
-    """
-
-    prefix: Callable[[Any], int]
-    has_class: bool = True
-    resamples: bool = False
-    unnormalised: str | None = None
-    no_pooling: str | None = None
-
-
-def _with_registers(config: Any) -> int:
-    return 1 + int(config.num_register_tokens)
-
-
-# By `model_type` of config.json, of the tower that sees.
-_FAMILIES = {
-    "vit": _Family(lambda _: 1, no_pooling="add_pooling_layer"),
-    "deit": _Family(lambda _: 2, no_pooling="add_pooling_layer"),
-    "ijepa": _Family(lambda _: 0, has_class=False, no_pooling="add_pooling_layer"),
-    "vit_mae": _Family(lambda _: 1),
-    "dinov2": _Family(lambda _: 1, resamples=True),
-    "dinov2_with_registers": _Family(_with_registers, resamples=True),
-    "dinov3_vit": _Family(_with_registers, resamples=True),
-    "siglip_vision_model": _Family(lambda _: 0, has_class=False),
-    "clip_vision_model": _Family(lambda _: 1, unnormalised="post_layernorm"),
-}
-_VIDEO = "vjepa2"
-
-
-@dataclass(frozen=True)
-class _Card:
-    """A model's configuration, read.
-
-    Attributes:
-        name: Repository or folder.
-        revision: Of the repository.
-        config: Of the tower that sees, as transformers has it.
-        own: What images it takes.
-    """
-
-    name: str
-    revision: str | None
-    config: Any
-    own: PixelFormat
 
 
 def build_huggingface(config: HuggingFaceEncoderConfig, image_size: int) -> Encoder:
@@ -98,8 +38,8 @@ def build_huggingface(config: HuggingFaceEncoderConfig, image_size: int) -> Enco
         CheckpointError: Files that are missing, damaged, or of another model.
         MissingDependencyError: transformers is not installed.
     """
-    card = _card(config)
-    if card.config.model_type == _VIDEO:
+    card = read_card(config)
+    if card.config.model_type == VIDEO:
         return HuggingFaceVideoEncoder(config, image_size, card)
     return HuggingFaceImageEncoder(config, image_size, card)
 
@@ -117,8 +57,8 @@ class HuggingFaceImageEncoder(FrameEncoder):
         CheckpointError: Weights that are missing, damaged, or of another model.
     """
 
-    def __init__(self, config: HuggingFaceEncoderConfig, image_size: int, card: _Card) -> None:
-        family = _FAMILIES[card.config.model_type]
+    def __init__(self, config: HuggingFaceEncoderConfig, image_size: int, card: Card) -> None:
+        family = FAMILIES[card.config.model_type]
         side, is_class = config.resize_to or card.own.side, config.feature == "class"
         if is_class and not family.has_class:
             raise ConfigError(f"model.encoder.feature 'class': '{config.model}' has no class token")
@@ -127,7 +67,7 @@ class HuggingFaceImageEncoder(FrameEncoder):
                 f"model.encoder.tokenization is for video models, and '{config.model}' ({card.config.model_type}) sees "
                 "frames one by one: leave it out"
             )
-        grid = patch_grid(side, side, _patch_size(card))
+        grid = patch_grid(side, side, patch_size(card))
         width = int(card.config.hidden_size)
         super().__init__(config, image_size, grid=(1, 1) if is_class else grid, latent_dim=width, own=card.own)
         self.model_name = config.model
@@ -141,7 +81,7 @@ class HuggingFaceImageEncoder(FrameEncoder):
             None,
         )
         self.keys: dict[str, Any] = {}
-        if not family.resamples and side != _native_side(card):
+        if not family.resamples and side != native_side(card):
             self.keys["interpolate_pos_encoding"] = True
         self.sees_all = card.config.model_type == "vit_mae"
         self.num_tokens = self.prefix + grid[0] * grid[1]
@@ -175,7 +115,7 @@ class HuggingFaceVideoEncoder(Encoder):
         CheckpointError: Weights that are missing, damaged, or of another model.
     """
 
-    def __init__(self, config: HuggingFaceEncoderConfig, image_size: int, card: _Card) -> None:
+    def __init__(self, config: HuggingFaceEncoderConfig, image_size: int, card: Card) -> None:
         side = config.resize_to or card.own.side
         if config.feature == "class":
             raise ConfigError(f"model.encoder.feature 'class': '{config.model}' has no class token")
@@ -186,14 +126,14 @@ class HuggingFaceVideoEncoder(Encoder):
         # The layers work out from it where a token lies.
         card.config.crop_size = side
         super().__init__(
-            grid=patch_grid(side, side, _patch_size(card)),
+            grid=patch_grid(side, side, patch_size(card)),
             latent_dim=int(card.config.hidden_size),
             frames_per_latent=config.frames_per_latent,
         )
         self.tokenization = config.tokenization or "frame"
         self.tubelet = int(card.config.tubelet_size)
         self.preprocess = Preprocess(config, image_size, card.own)
-        self.backbone = _network(config, card, _Family(lambda _: 0)).encoder
+        self.backbone = _network(config, card, Family(lambda _: 0)).encoder
         _keep_layers(self.backbone, config, card)
 
     def forward(self, pixels_BTCYX: Shaped[Tensor, "B T C Y X"]) -> Float[Tensor, "B U P D"]:
@@ -205,117 +145,9 @@ class HuggingFaceVideoEncoder(Encoder):
         return at_least_float32(x_NLD).reshape(B, T // self.frames_per_latent, self.num_patches, self.latent_dim)
 
 
-def _card(config: HuggingFaceEncoderConfig) -> _Card:
-    """Reads `config.json` and what stands beside it about pixels."""
-    transformers = require("transformers", _EXTRA)
-    name, revision = config.name_and_revision
-    try:
-        found = transformers.AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=False, local_files_only=offline()
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"model.encoder.model '{config.model}': its config.json cannot be read: {first_line(error)}; expected "
-            "OWNER/REPO[@REVISION] of the hub, or a folder with config.json and model.safetensors"
-        ) from error
-    # A model of pictures and text: the tower that sees.
-    found = getattr(found, "vision_config", found)
-    if found.model_type not in (*_FAMILIES, _VIDEO):
-        raise ConfigError(
-            f"model.encoder.model '{config.model}' is of type '{found.model_type}', of which jepawm does not know where "
-            f"the tokens of patches lie; known: {', '.join((*_FAMILIES, _VIDEO))}. timm may have the same network: "
-            "model.encoder.name timm"
-        )
-    if found.num_channels != 3 if hasattr(found, "num_channels") else found.in_chans != 3:
-        raise ConfigError(f"model.encoder.model '{config.model}' does not take images of three channels")
-    return _Card(name, revision, found, _pixel_format(config, name, revision, found))
-
-
-def _native_side(card: _Card) -> int | None:
-    """Side of the images that the position table was made for, pixels."""
-    return _side(card.config.image_size)
-
-
-def _patch_size(card: _Card) -> int:
-    size = _side(card.config.patch_size)
-    if size is None:
-        raise ConfigError(f"'{card.name}': patches of {card.config.patch_size} px are no squares, which jepawm expects")
-    return size
-
-
-def _pixel_format(config: HuggingFaceEncoderConfig, name: str, revision: str | None, found: Any) -> PixelFormat:
-    """What the files beside `config.json` say of pixels; what a setting decides need not stand there."""
-    processor, where = _processor(name, revision)
-    mean, std = processor.get("image_mean"), processor.get("image_std")
-    if processor.get("do_normalize") is False:
-        mean, std = [0.0] * 3, [1.0] * 3
-    if config.normalization is None and (mean is None or std is None or len(mean) != 3 or len(std) != 3):
-        raise ConfigError(
-            f"model.encoder.model '{config.model}' does not say how pixels are normalised (image_mean and image_std of "
-            f"{where}); set model.encoder.normalization"
-        )
-    rescale = processor.get("rescale_factor", 1 / 255)
-    if config.normalization is None and (processor.get("do_rescale") is False or abs(rescale * 255 - 1) > 1e-3):
-        raise ConfigError(
-            f"model.encoder.model '{config.model}' does not take pixels in [0, 1] ({where}: rescale_factor {rescale}); "
-            "set model.encoder.normalization"
-        )
-    cropped = processor.get("do_center_crop", "crop_size" in processor) and processor.get("crop_size")
-    side = _side(
-        cropped or processor.get("size") or getattr(found, "image_size", None) or getattr(found, "crop_size", None)
-    )
-    if side is None and config.resize_to is None:
-        raise ConfigError(
-            f"model.encoder.model '{config.model}' does not say the size of its images; set model.encoder.resize_to"
-        )
-    resize = _RESAMPLING.get(processor.get("resample", 2))
-    if resize is None and config.resize is None:
-        raise ConfigError(
-            f"model.encoder.model '{config.model}' resizes by filter {processor['resample']} of Pillow, which jepawm "
-            "does not have; set model.encoder.resize"
-        )
-    return PixelFormat(
-        tuple(mean or (0.0,) * 3),
-        tuple(std or (1.0,) * 3),
-        side or int(config.resize_to or 0),
-        resize or str(config.resize),
-    )
-
-
-def _processor(name: str, revision: str | None) -> tuple[dict[str, Any], str]:
-    """What the model's own preprocessing is, and the file that says so; nothing where there is no such file."""
-    cached_file = importlib.import_module("transformers.utils").cached_file
-    for file in _PROCESSORS:
-        try:
-            path = cached_file(
-                name,
-                file,
-                revision=revision,
-                local_files_only=offline(),
-                _raise_exceptions_for_missing_entries=False,
-            )
-            if path is None:
-                continue
-            with open(path, encoding="utf-8") as opened:
-                found = json.load(opened)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{name}: {file} cannot be read: {first_line(error)}") from error
-        return found.get("image_processor") or found.get("video_processor") or found, file
-    return {}, _PROCESSORS[0]
-
-
-def _side(size: Any) -> int | None:
-    """Side of a square of pixels, of what configurations call a size; None: none is said."""
-    if isinstance(size, dict):
-        size = size.get("shortest_edge") or [size.get("height"), size.get("width")]
-    if isinstance(size, list | tuple):
-        size = size[0] if len({*size}) == 1 else None
-    return int(size) if isinstance(size, int | float) else None
-
-
-def _network(config: HuggingFaceEncoderConfig, card: _Card, family: _Family) -> Any:
+def _network(config: HuggingFaceEncoderConfig, card: Card, family: Family) -> Any:
     """The network that gives tokens, with its weights if they are asked for."""
-    transformers = require("transformers", _EXTRA)
+    transformers = require("transformers", EXTRA)
     if card.config.model_type == "vit_mae":
         card.config.mask_ratio = 0.0
     if card.config.model_type == "siglip_vision_model":
@@ -332,15 +164,18 @@ def _network(config: HuggingFaceEncoderConfig, card: _Card, family: _Family) -> 
         state = read_tensors(where)
     elif config.weights != config.name and not os.path.isdir(where):
         raise CheckpointError(f"model.encoder.weights: there is no folder and no file {where}")
+    with torch.device("meta"):
+        # A single file does not say the class of its model, as a folder does.
+        model_class = type(transformers.AutoModel.from_config(card.config, trust_remote_code=False, **keys))
     try:
         with _quiet(transformers.utils.logging):
-            network, loaded = transformers.AutoModel.from_pretrained(
+            network, loaded = model_class.from_pretrained(
                 None if state is not None else where,
                 config=card.config,
                 state_dict=state,
                 revision=revision,
-                trust_remote_code=False,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,
                 dtype=torch.float32,
                 local_files_only=offline(),
                 output_loading_info=True,
@@ -366,7 +201,7 @@ def _quiet(logging: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _prepare_dinov3(card: _Card) -> None:
+def _prepare_dinov3(card: Card) -> None:
     """Positions without chance, and without a store that outlives the network."""
     for name in ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"):
         setattr(card.config, name, None)
@@ -392,8 +227,8 @@ def _of_another_part(key: str) -> bool:
     return key.startswith(_OTHER_PARTS) or key.endswith(("position_ids", "mask_token"))
 
 
-def _keep_layers(network: nn.Module, config: HuggingFaceEncoderConfig, card: _Card) -> None:
-    """Leaves out the blocks behind the chosen layer, whose tokens the final normalisation then takes, and mask tokens."""
+def _keep_layers(network: nn.Module, config: HuggingFaceEncoderConfig, card: Card) -> None:
+    """Leaves out mask tokens, and the blocks behind the chosen layer, whose tokens are then the normalised ones."""
     depth = int(card.config.num_hidden_layers)
     stacks = [
         (name, part)

@@ -1,5 +1,6 @@
 """What every encoder promises. A new encoder joins `ENCODERS` and gets all of it."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ class Case(NamedTuple):
     needs: str | None = None
 
 
+# Its configuration without weights.
+TINY_SIGLIP = Path(__file__).parent / "tiny_siglip"
 SMALL = {"latent_dim": 24, "depth": 1, "num_heads": 2}
 # Every kind that encodes. A new encoder joins here and gets all of these tests.
 ENCODERS: dict[str, Case] = {
@@ -35,6 +38,8 @@ ENCODERS: dict[str, Case] = {
     "vjepa2_1": Case({**SMALL, "depth": 4}, 32),
     "resnet18": Case({}, 64, "timm"),
     "r3m": Case({}, 64, "timm"),
+    "timm": Case({"model": "test_vit", "weights": None}, 48, "timm"),
+    "huggingface": Case({"model": str(TINY_SIGLIP), "weights": None}, 40, "transformers"),
 }
 B, T = 2, 3
 every = pytest.mark.parametrize("name", ENCODERS)

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_encoders import MEAN, SIDES, STD, TINY, frames, make, num_parameters, stir
 from torch import nn
 
 from jepawm.config import EncoderConfig
 from jepawm.encoders import EncoderStack, build_encoder
 from jepawm.encoders.preprocess import Preprocess
-from jepawm.errors import ConfigError, MissingDependencyError
+from jepawm.errors import CheckpointError, ConfigError, MissingDependencyError
 
 # -- preprocessing ---------------------------------------------------------------------------------------------------
 
@@ -209,6 +210,38 @@ def test_the_feed_forward_of_dinov2_is_the_sizes(size: Any, gate: tuple[int, int
     assert tuple(mlp.fc1.weight.shape) == (gate or (1536, 384))
 
 
+# -- layers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "dinov3", "vjepa2"])
+@torch.no_grad()
+def test_a_layer_is_the_tokens_behind_it_normalised_as_the_last_ones(name: str) -> None:
+    pixels = frames(1, 2, 3, SIDES[name], SIDES[name])
+    whole = make(name).eval()
+    stir(whole)
+    network, behind_first = getattr(whole, "backbone", whole), []
+    network.blocks[0].register_forward_hook(lambda *found: behind_first.append(found[2]))
+    last = whole(pixels)
+    num_prefix = behind_first[0].shape[1] - whole.num_patches
+    first = network.norm(behind_first[0])[:, num_prefix:].view_as(last)
+    assert not torch.allclose(first, last)
+    for layer, expected in ((1, first), (2, last)):
+        cut = make(name, layer=layer).eval()
+        cut.load_state_dict({key: value for key, value in whole.state_dict().items() if key in cut.state_dict()})
+        torch.testing.assert_close(cut(pixels), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match=r"model\.encoder\.layer is 3, and the encoder has 2 blocks: take 1 to 2"):
+        make(name, layer=3)
+
+
+def test_the_blocks_behind_a_layer_are_checked_against_the_file(tmp_path: Path) -> None:
+    state = make("dinov2").backbone.state_dict()
+    save_file(state, tmp_path / "whole.safetensors")
+    assert len(make("dinov2", weights=str(tmp_path / "whole.safetensors"), layer=1).backbone.blocks) == 1
+    save_file({key: value for key, value in state.items() if "blocks.1" not in key}, tmp_path / "cut.safetensors")
+    with pytest.raises(CheckpointError, match=r"missing blocks\.1"):
+        make("dinov2", weights=str(tmp_path / "cut.safetensors"), layer=1)
+
+
 # -- frozen ----------------------------------------------------------------------------------------------------------
 
 
@@ -247,13 +280,15 @@ def test_a_trainable_encoder_without_projector_is_not_wrapped() -> None:
 # -- doors -----------------------------------------------------------------------------------------------------------
 
 
-def test_import_needs_no_timm(repo: Path) -> None:
-    code = "import jepawm.encoders, sys; print('timm' in sys.modules, 'torchvision' in sys.modules)"
+def test_import_needs_no_library_of_models(repo: Path) -> None:
+    code = (
+        "import jepawm.encoders, sys; print(*(name in sys.modules for name in ('timm', 'torchvision', 'transformers')))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["False", "False"], done.stderr
+    assert done.stdout.split() == ["False"] * 3, done.stderr
 
 
-@pytest.mark.parametrize("name", ["dinov2", "dinov3", "resnet18"])
+@pytest.mark.parametrize("name", ["dinov2", "dinov3", "resnet18", "timm"])
 def test_without_timm_the_message_says_how_to_get_it(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingDependencyError, match=r"'timm' is needed here.*jepawm\[vision\]"):

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_hub
 import torch
 from configs import split_of, trained_spec
+from safetensors.torch import save_file
 
 from jepawm.checkpoints.model_folder import build_world_model, save_world_model
 from jepawm.config import (
@@ -104,6 +106,34 @@ def test_a_frozen_encoder_gives_the_same_losses_from_stored_features(dataset):
     for ours, theirs in zip(from_store, from_frames, strict=True):
         # A convolution over a batch of another size may add its products in another order, float32.
         assert ours == pytest.approx(theirs, rel=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize("kind", ["timm", "huggingface"])
+def test_stored_features_of_a_librarys_model_train_as_its_frames_do(dataset, tmp_path, kind):
+    if kind == "huggingface":
+        tiny_hub.write(tmp_path / "siglip", "siglip")
+        encoder = EncoderConfig(name=kind, model=str(tmp_path / "siglip"), trainable=False, layer=1)
+    else:
+        timm = pytest.importorskip("timm")
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_vit", pretrained=False).state_dict(), tmp_path / "vit.safetensors")
+        encoder = EncoderConfig(
+            name=kind, model="test_vit", weights=str(tmp_path / "vit.safetensors"), trainable=False, resize_to=32
+        )
+    config = config_with(encoder)
+    stored = replace(config, data=replace(config.data, features="stored"))
+    needed = missing_feature_bytes(encoder, 64, "float32", dataset)
+    job = EncodeJob(str(dataset.path), to_dict(encoder), 64, "float32")
+    encode(job)
+    kept = list(dataset.path.glob("features/*/features-*.npy"))
+    assert needed == sum(np.load(path).nbytes for path in kept) > 0
+    for ours, theirs in zip(records_of(stored, dataset), records_of(config, dataset), strict=True):
+        # Attention over a batch of another size may add its products in another order, float32.
+        assert ours == pytest.approx(theirs, rel=1e-4, nan_ok=True)
+    # Another layer is another encoder.
+    other = replace(stored, model=replace(stored.model, encoder=replace(encoder, layer=2)))
+    with pytest.raises(DataError, match=r"holds no whole store of features of this encoder"):
+        records_of(other, dataset)
 
 
 def save(model, dataset: EpisodeDataset, config: RunConfig) -> str:
