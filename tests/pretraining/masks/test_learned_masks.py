@@ -1,12 +1,13 @@
 """The scorer of learned masks: its loss by another way, where its gradient goes, and what it learns."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from enumerated_sets import probability_by_orders
 from masked_clips import GRID, IMAGE, LATENT_DIM, MOVING, cues, generator_of
-from test_mask_probability import probability_by_orders
 from torch import Tensor, nn
 from two_workers import on_two_workers
 
@@ -153,30 +154,38 @@ def test_losses_of_other_masks_are_refused() -> None:
 # --- workers --------------------------------------------------------------------------------------------------------
 
 
-def worker_gradients(rank: int, credit: str, shares: list[list[slice]]) -> list[Tensor]:
+def worker_gradients(rank: int, shares: list[list[slice]]) -> list[Tensor]:
     """Gradients of one worker's share of two groups, averaged over workers as data parallelism averages them."""
-    strategy = with_scores(learned(credit=credit))
-    grids = (GRID, IMAGE)
-    own = [drawn_group(strategy, 4, grid, rows=rows) for grid, rows in zip(grids, shares[rank], strict=True)]
-    groups = [group for group in own if len(group.features_BLD)]
-    strategy.scorer_loss(groups, 0.9).loss.backward()
     gradients = []
-    for parameter in strategy.parameters():
-        assert parameter.grad is not None
-        if num_workers() > 1:
-            torch.distributed.all_reduce(parameter.grad)
-        gradients.append(parameter.grad / num_workers())
+    for credit in ("tube", "clip"):
+        strategy = with_scores(learned(credit=credit))
+        own = [
+            drawn_group(strategy, 4, grid, rows=rows) for grid, rows in zip((GRID, IMAGE), shares[rank], strict=True)
+        ]
+        strategy.scorer_loss([group for group in own if len(group.features_BLD)], 0.9).loss.backward()
+        for parameter in strategy.parameters():
+            assert parameter.grad is not None
+            if num_workers() > 1:
+                torch.distributed.all_reduce(parameter.grad)
+            gradients.append(parameter.grad / num_workers())
     return gradients
 
 
-@pytest.mark.parametrize("credit", ["tube", "clip"])
-def test_two_workers_have_the_gradient_of_one(credit: str, tmp_path: Any) -> None:
-    whole = worker_gradients(0, credit, [[slice(0, 4), slice(0, 4)]])
+def test_two_workers_have_the_gradient_of_one(tmp_path: Path) -> None:
+    whole = worker_gradients(0, [[slice(0, 4), slice(0, 4)]])
     # The second worker has one clip of the first group and none of the second.
     uneven = [[slice(0, 3), slice(0, 4)], [slice(3, 4), slice(4, 4)]]
-    for gradients in on_two_workers(worker_gradients, tmp_path, credit, uneven):
+    for gradients in on_two_workers(worker_gradients, tmp_path, uneven):
         for found, expected in zip(gradients, whole, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_worker_without_clips_has_a_gradient_of_zero() -> None:
+    strategy = learned()
+    strategy.scorer_loss([], 0.5).loss.backward()
+    for parameter in strategy.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
 
 
 # --- what is learned ------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ UNIFORM = {
 
 @pytest.mark.parametrize("name", UNIFORM)
 def test_all_sets_of_places_are_equally_likely(name: str) -> None:
-    count = 5000
+    count = 2000
     still = Cues(torch.full((count, 4, 3, 2, 3), 7, dtype=torch.uint8), torch.randn(count, 12, LATENT_DIM))
     torch.manual_seed(0)
     strategy = build_masks(UNIFORM[name], LATENT_DIM)
@@ -188,7 +188,7 @@ def test_motion_energy_is_the_mean_change_of_a_pixel() -> None:
 
 def test_places_are_drawn_in_proportion_to_their_motion() -> None:
     """One target: the probability is the weight itself."""
-    count = 6000
+    count = 1500
     pixels = torch.zeros(1, 2, 1, 2, 3, dtype=torch.uint8)
     change = torch.tensor([[0, 10, 20], [30, 40, 140]])
     pixels[0, 1, 0] = change.to(torch.uint8)

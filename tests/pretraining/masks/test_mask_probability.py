@@ -1,41 +1,20 @@
 """Probabilities of weighted draws without replacement, against enumeration of every order of every set."""
 
-import itertools
 import math
 
 import pytest
 import torch
+from enumerated_sets import every_set, probability_by_orders
 from torch import Tensor
 
 from jepawm.pretraining.masks.probability import inclusion_probabilities, log_probability_of_set
 
-# Halves of what the quadrature is off by for one drawn unit, its slowest case; more units are far closer.
+# The integrand's tail at the first node is below this for one drawn unit, and far below for more.
 EXACT = {"rtol": 1e-7, "atol": 1e-12}
 
 
 def logits_of(units: int, spread: float) -> Tensor:
     return spread * torch.randn(units, dtype=torch.float64, generator=torch.Generator().manual_seed(units))
-
-
-def probability_by_orders(logits: Tensor, drawn: tuple[int, ...]) -> Tensor:
-    """Sum over all orders of drawing one unit after the other, each in proportion to the weights that are left."""
-    weights = logits.exp()
-    total = torch.zeros((), dtype=torch.float64)
-    for order in itertools.permutations(drawn):
-        left, term = list(range(len(logits))), torch.ones((), dtype=torch.float64)
-        for unit in order:
-            term = term * weights[unit] / weights[left].sum()
-            left.remove(unit)
-        total = total + term
-    return total
-
-
-def every_set(units: int, amount: int) -> tuple[list[tuple[int, ...]], Tensor]:
-    sets = list(itertools.combinations(range(units), amount))
-    drawn = torch.zeros(len(sets), units, dtype=torch.bool)
-    for row, one in zip(drawn, sets, strict=True):
-        row[list(one)] = True
-    return sets, drawn
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 4.0, 8.0])
