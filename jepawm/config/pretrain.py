@@ -15,8 +15,8 @@ from jepawm.config.tracking import TrackingConfig
 from jepawm.config.yaml_io import to_dict
 from jepawm.errors import ConfigError
 
-# Frames that one token stands for.
-TUBELET = 2
+# Frames that one token stands for, and the side of a patch where the encoder names none, pixels.
+TUBELET, PATCH_SIZE = 2, 16
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,13 @@ class PretrainConfig:
             self._check_stage(number, stage)
 
     def _check_stage(self, number: int, stage: StageConfig) -> None:
+        patch = getattr(self.model.encoder, "patch_size", None) or PATCH_SIZE
+        if stage.image_size % patch:
+            lower = max(stage.image_size // patch, 1) * patch
+            raise ConfigError(
+                f"stages.{number}.image_size must be a multiple of the encoder's patches of {patch} px, found "
+                f"{stage.image_size}; use {lower} or {lower + patch}"
+            )
         for workers in {self.scaling.num_workers, self.scaling.fewest_workers}:
             parts = workers * self.train.micro_batches
             if stage.batch_size % parts:

@@ -147,7 +147,7 @@ def clip_stream(
 
 def streamed_clips(
     config: ClipsConfig, request: ClipRequest, *, train_step: int, rank: int = 0, world_size: int = 1
-) -> Iterator[ClipBatch]:
+) -> Generator[ClipBatch, None, None]:
     """The batches of one training worker, from a train step to the end of the stage; `ClipBatches` over Ray Data.
 
     They depend on (seed, train step) alone, so a training may begin again at any train step with another number of

@@ -1,13 +1,14 @@
 """A pretraining on Ray Train; see `jepawm.distributed.train`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jepawm.config.places import portable_path
 from jepawm.config.pretrain import PretrainConfig
 from jepawm.config.yaml_io import from_dict, to_dict
-from jepawm.distributed.stored_home import fetched_once
+from jepawm.data.clips.sampler import ClipRequest
+from jepawm.distributed.clip_stream import local_sources, streamed_clips
 from jepawm.distributed.train import RayTraining, ray_fit, work_on
 from jepawm.distributed.waiting import Say
 from jepawm.runs.placement.demand import Claim
@@ -16,6 +17,7 @@ from jepawm.runs.training_here import Kept
 from jepawm.runs.usage import UsageMeter
 from jepawm.training.place import TrainingPlace
 from jepawm.training.pretrain import run_pretraining
+from jepawm.types import ClipBatch
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,14 @@ def pretrain_on_worker(job: dict[str, Any]) -> None:
 def _pretrain(job: dict[str, Any], place: TrainingPlace) -> None:
     """A shell around `run_pretraining`."""
     config = replace(from_dict(PretrainConfig, job["config"]), device=job["device"])
-    run_pretraining(with_local_clips(config, fetched_once), place)
+    share: dict[str, int] = {"rank": place.rank, "world_size": place.world_size}
+
+    def stream(request: ClipRequest, train_step: int) -> Generator[ClipBatch, None, None]:
+        # Each task of Ray Data finds the sources on its own node.
+        return streamed_clips(config.clips, request, train_step=train_step, **share)
+
+    here = replace(config, clips=local_sources(config.clips))
+    run_pretraining(here, place, stream=stream if config.clips.loader == "stream" else None)
 
 
 def ray_pretrain(

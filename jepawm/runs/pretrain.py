@@ -38,7 +38,6 @@ from jepawm.storage.reading import fetched
 from jepawm.tracking import METRICS_FILE, MetricsFollower, Outcome, Record, TrackedRun, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
-from jepawm.training.pretrain import stage_request
 from jepawm.training.pretrain_state import fresh_pretrain_state, restore_pretraining
 
 ENCODER = "encoder"
@@ -77,12 +76,6 @@ def check_pretraining(config: PretrainConfig) -> None:
     check_run_dir(config)
     check_writable(local_path(config.run_dir or home()), "run_dir" if config.run_dir else "$JEPAWM_HOME")
     module = build_pretraining(config.model, config.stages[-1].image_size)
-    for number, stage in enumerate(config.stages):
-        try:
-            module.token_grid(stage.num_frames, stage.image_size, stage.image_size)
-        except ConfigError as error:
-            raise ConfigError(f"stages.{number}: {error}") from error
-        stage_request(config, number)
     # Weights and moments in float32, and the teacher's weights.
     trained = [part.numel() for part in module.parameters() if part.requires_grad]
     checkpoint = 12 * sum(trained) + 4 * sum(part.numel() for part in module.teacher.parameters())
@@ -121,6 +114,7 @@ def pretrain(
         used.check(lambda: _how_to_go_on(config, run_dir))
         config = replace(config, run_dir=None)
         try:
+            # Opens every source, so that one that cannot be read is refused here.
             reads = with_local_clips(config)
             _tell_clips(reads, console)
         except JepawmError:
@@ -130,6 +124,7 @@ def pretrain(
         times = WallTimes(run_dir, console, before)
         times.save()
         tags = {"kind": "pretraining", "recipe": recipe, "code_version": code_version()}
+        sink = pretraining_sink(config, run_dir, tags, group)
 
         def outcome(status: Status) -> Outcome:
             return outcome_of(run_dir, status, config.tracking)
@@ -137,7 +132,11 @@ def pretrain(
         with (
             runtime.usage.holding(runtime.share("driver", config)),
             tracked(
-                pretraining_sink(config, run_dir, tags, group), config.tracking, console, folder=run_dir, outcome=outcome
+                pretraining_sink(config, run_dir, tags, group),
+                config.tracking,
+                console,
+                folder=run_dir,
+                outcome=outcome,
             ),
         ):
             try:

@@ -1,7 +1,7 @@
 """Batches of clips for one worker: drawn, read and augmented by threads of this process, ahead of the training."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -102,7 +102,7 @@ class ClipBatches:
         self._rank, self._world_size = rank, world_size
         self._num_threads = config.num_threads or torch.get_num_threads()
 
-    def batches(self, train_step: int) -> Iterator[ClipBatch]:
+    def batches(self, train_step: int) -> Generator[ClipBatch, None, None]:
         """Batches from a train step to the end of the stage. Closing the iterator ends the threads that read.
 
         Args:

@@ -1,7 +1,7 @@
 """One worker of a pretraining, from clips on disk to a trained state. The same for a laptop and for each Ray worker."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Generator
+from contextlib import closing
 
 import torch
 
@@ -23,7 +23,7 @@ from jepawm.training.pretrain_step import PretrainUpdate
 from jepawm.types import ClipBatch
 
 # Gives a worker's batches of a stage from a train step on.
-ClipStream = Callable[[ClipRequest, int], Iterator[ClipBatch]]
+ClipStream = Callable[[ClipRequest, int], Generator[ClipBatch, None, None]]
 
 
 def stage_request(config: PretrainConfig, stage: int) -> ClipRequest:
@@ -116,7 +116,8 @@ def _run_stage(
         checkpoint_every=train.checkpoint_every,
         samples="clips",
     )
-    run_loop(state, batches, plan, update, rate=update.rate, device=device, hooks=hooks)
+    with closing(batches):
+        run_loop(state, batches, plan, update, rate=update.rate, device=device, hooks=hooks)
 
 
 def _with_stage(write: Callable[[Metrics], None], stage: int) -> Callable[[Metrics], None]:

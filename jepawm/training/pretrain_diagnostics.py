@@ -1,5 +1,6 @@
 """What a pretraining knows of itself while it runs, measured on clips of held-out videos."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,7 +157,9 @@ class PretrainDiagnostics:
             known = np.isfinite(values)
             target = torch.from_numpy(values[known])[:, None]
             if known.sum() > 1:
-                metrics[f"diagnostics/probe_r2/{name}"] = linear_probe_r2(latents_SF[torch.from_numpy(known)], target)[0]
+                metrics[f"diagnostics/probe_r2/{name}"] = linear_probe_r2(latents_SF[torch.from_numpy(known)], target)[
+                    0
+                ]
         module.train()
         return metrics
 
@@ -200,4 +203,4 @@ def _parts(count: int) -> list[slice]:
     """Parts of at least two clips."""
     number = max(1, count // _AT_ONCE)
     ends = [count * at // number for at in range(number + 1)]
-    return [slice(low, high) for low, high in zip(ends, ends[1:], strict=False)]
+    return [slice(low, high) for low, high in itertools.pairwise(ends)]

@@ -9,14 +9,14 @@ import pytest
 import torch
 from tiny_pretraining import tensors_of, tiny
 
-from jepawm.config import DataConfig, EncoderConfig, EnvConfig, ModelConfig, RunConfig, TrainConfig
+from jepawm.cli.pretrain import PRETRAIN
+from jepawm.config import RunConfig
 from jepawm.config.command_line import parse_as
 from jepawm.config.pretrain import PretrainConfig
-from jepawm.config.yaml_io import load_recipe, recipe_names
-from jepawm.cli.pretrain import PRETRAIN
+from jepawm.config.yaml_io import from_dict, load_recipe, recipe_names, to_dict
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
-from jepawm.errors import ConfigError
+from jepawm.errors import ConfigError, DataError
 from jepawm.interrupts import Interrupted
 from jepawm.runs.listing import list_runs
 from jepawm.runs.pretrain import check_pretraining, pretrain_run
@@ -80,17 +80,18 @@ def test_a_world_model_trains_on_the_exported_encoder(
     config = tiny(str(wall_dataset.path), run_dir=str(tmp_path / "run"))
     config = replace(config, stages=(replace(config.stages[0], num_train_steps=1, image_size=64),))
     encoder = pretrain_run(config, "pretrain/tiny", QUIET)
-    run = RunConfig(
-        device="cpu",
-        env=EnvConfig(id="none"),
-        data=DataConfig(source="dataset", path=str(wall_dataset.path), loader="shards", held_out_fraction=0.1),
-        model=ModelConfig(EncoderConfig(name="vjepa2", weights=encoder, trainable=trainable)),
-        train=TrainConfig(num_train_steps=2, batch_size=4, precision="float32", log_every=1, diagnostics_windows=8),
-    )
-    run = replace(run, env=replace(run.env, image_size=64), evaluation=replace(run.evaluation, goal_source="sampler"))
+    settings = {
+        "device": "cpu",
+        "env": {"id": "none", "image_size": 64},
+        "data": {"source": "dataset", "path": str(wall_dataset.path), "loader": "shards", "held_out_fraction": 0.1},
+        "model": {"encoder": {"name": "vjepa2", "weights": encoder, "trainable": trainable}},
+        "train": {"num_train_steps": 2, "batch_size": 4, "precision": "float32", "diagnostics_windows": 8},
+        "evaluation": {"goal_source": "sampler"},
+    }
+    run = from_dict(RunConfig, settings)
     records = []
     state = run_training(run.training_plan(), str(wall_dataset.path), on_metrics=records.append)
-    assert len(records) == 2
+    assert [record["train_step"] for record in records] == [2]
     from safetensors.torch import load_file
 
     exported = load_file(os.path.join(encoder, "model.safetensors"))
@@ -113,9 +114,10 @@ def test_what_cannot_work_is_refused_before_anything_is_written(wall_dataset: Ep
     with pytest.raises(ConfigError, match=r"pass --clips\.paths FOLDER"):
         pretrain_run(tiny(run_dir=str(tmp_path / "run")), "pretrain/tiny", QUIET)
     config = tiny(str(wall_dataset.path), run_dir=str(tmp_path / "run"))
-    wrong = replace(config, stages=(replace(config.stages[0], image_size=30),))
-    with pytest.raises(ConfigError, match=r"stages\.0: .*30"):
-        pretrain_run(wrong, "pretrain/tiny", QUIET)
+    with pytest.raises(ConfigError, match=r"stages\.0\.image_size must be a multiple .* found 30; use 24 or 32"):
+        replace(config, stages=(replace(config.stages[0], image_size=30),))
+    with pytest.raises(DataError, match="no such folder"):
+        pretrain_run(tiny(str(tmp_path / "nothing"), run_dir=str(tmp_path / "run")), "pretrain/tiny", QUIET)
     assert not (tmp_path / "run").exists()
 
 
@@ -125,8 +127,6 @@ def test_every_recipe_is_read_and_is_no_recipe_of_train(recipe: str) -> None:
     assert name == recipe
     assert config.stages[0].num_train_steps == 7
     # YAML and back.
-    from jepawm.config.yaml_io import from_dict, to_dict
-
     assert from_dict(PretrainConfig, to_dict(config)) == config
     with pytest.raises(ConfigError, match="is a recipe of `jepawm pretrain`"):
         load_recipe(recipe)
