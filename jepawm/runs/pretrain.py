@@ -131,13 +131,7 @@ def pretrain(
 
         with (
             runtime.usage.holding(runtime.share("driver", config)),
-            tracked(
-                pretraining_sink(config, run_dir, tags, group),
-                config.tracking,
-                console,
-                folder=run_dir,
-                outcome=outcome,
-            ),
+            tracked(sink, config.tracking, console, folder=run_dir, outcome=outcome),
         ):
             try:
                 checkpoint = _train(reads, run_dir, runtime, console, used)
