@@ -143,7 +143,7 @@ def pretrain(
                 used.save()
         for line in usage_lines(used.total(), config.tracking):
             console.say(line)
-        _tell_encoder(config, encoder, console)
+        _tell_encoder(encoder, console)
         return encoder
 
 
@@ -218,13 +218,9 @@ def _tell_problems(records: list[Record], console: Console) -> None:
         console.say("   WARNING: the latents have collapsed (diagnostics/latent_std_mean); the encoder is worthless")
 
 
-def _tell_encoder(config: PretrainConfig, encoder: str, console: Console) -> None:
-    kind, size = config.model.encoder.name, config.stages[-1].image_size
+def _tell_encoder(encoder: str, console: Console) -> None:
     console.say(f"encoder    {where(encoder)}")
-    console.say(
-        f"trains on  jepawm train --model.encoder.name {kind} --model.encoder.weights {where(encoder)} "
-        f"--model.encoder.no-trainable --env.image-size {size}"
-    )
+    console.say(f"use it     jepawm train --model.encoder.weights {where(encoder)} --model.encoder.no-trainable")
 
 
 def _how_to_go_on(config: PretrainConfig, run_dir: str) -> str:
