@@ -156,7 +156,7 @@ def test_closing_the_batches_ends_their_threads(folders: Path) -> None:
     batches = ClipBatches(mixed(folders), dataclasses.replace(REQUEST, last_train_step=10**6)).batches(0)
     first = list(itertools.islice(batches, 3))
     assert len(first) == 3
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert list(batches) == []
 
 
