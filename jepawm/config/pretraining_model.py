@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from jepawm.config.checks import not_negative, positive, unread_by
-from jepawm.config.encoder import EncoderConfig, VideoEncoderConfig
+from jepawm.config.encoder import EncoderConfig, VideoEncoderConfig, VJEPA2EncoderConfig
 from jepawm.errors import ConfigError
 
 
@@ -125,7 +125,7 @@ class PretrainingModelConfig:
     section: ClassVar[str] = "model"
 
     encoder: EncoderConfig = field(
-        default_factory=lambda: EncoderConfig(name="vjepa2", size="tiny", normalization="imagenet", tokenization="clip")
+        default_factory=lambda: VJEPA2EncoderConfig(size="tiny", normalization="imagenet", tokenization="clip")
     )
     predictor: MaskPredictorConfig = field(default_factory=MaskPredictorConfig)
     loss: PretrainingLossConfig = field(default_factory=PretrainingLossConfig)

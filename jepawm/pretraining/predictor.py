@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -52,7 +53,7 @@ class MaskPredictor(nn.Module):
         config: MaskPredictorConfig | None = None,
         *,
         num_levels: int = 1,
-        positions: str = "rotary",
+        positions: Literal["rotary", "table"] = "rotary",
         rotary_pairing: Pairing = "published",
         rotary_span: float | None = None,
         predicts_context: bool = False,

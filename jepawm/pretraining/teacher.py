@@ -57,7 +57,8 @@ class Teacher(nn.Module):
             encoder: The one that trains.
             momentum: In [0, 1].
         """
-        own, other = list(self.encoder.parameters()), list(encoder.parameters())
+        own: list[Tensor] = list(self.encoder.parameters())
+        other: list[Tensor] = list(encoder.parameters())
         torch._foreach_mul_(own, momentum)
         torch._foreach_add_(own, other, alpha=1 - momentum)
 
