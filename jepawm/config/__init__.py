@@ -9,6 +9,7 @@ from jepawm.config.encoder import EncoderConfig
 from jepawm.config.env import EnvConfig
 from jepawm.config.evaluation import EvaluationConfig, ProtocolConfig
 from jepawm.config.loss import LossConfig
+from jepawm.config.masking import MaskConfig
 from jepawm.config.model import ModelConfig, ProprioConfig
 from jepawm.config.objective import ObjectiveConfig
 from jepawm.config.optim import OptimConfig, ScheduleConfig
@@ -29,6 +30,7 @@ __all__ = [
     "EnvConfig",
     "EvaluationConfig",
     "LossConfig",
+    "MaskConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimConfig",

@@ -217,10 +217,10 @@ class MotionMaskConfig(ShareMaskConfig):
     name: str = "motion"
     unit: Unit = "tubes"
     """`tubes`: places, by their motion in the whole clip; `tokens`: tokens, by their own motion."""
-    temperature: float = 1.0
+    temperature: float = 2.0
     """A place is drawn with the weight (motion / mean motion of the clip + `still_weight`) to the power of 1 over this.
     High: close to random."""
-    still_weight: float = 0.1
+    still_weight: float = 1.0
     """Weight of a place without motion, where one with the clip's mean motion has 1 more."""
 
     def __post_init__(self) -> None:
@@ -239,7 +239,7 @@ class LearnedMaskConfig(ShareMaskConfig):
     """Width of the scorer's hidden layer."""
     credit: Literal["tube", "clip"] = "tube"
     """`tube`: each hidden place is rewarded by its own loss; `clip`: all hidden places of a clip by their mean loss,
-    which has no bias and more noise."""
+    which has less bias and more noise."""
     start_coefficient: float = -1.0
     """Weight of the reward at the start; below 0 the scorer hides what is easy to predict."""
     end_coefficient: float = 1.0

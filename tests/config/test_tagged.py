@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from jepawm.config import EncoderConfig, PlannerConfig, PredictorConfig, RunConfig, from_dict, to_dict
+from jepawm.config import EncoderConfig, MaskConfig, PlannerConfig, PredictorConfig, RunConfig, from_dict, to_dict
 from jepawm.config.tagged import TaggedConfig, import_object
 from jepawm.errors import ConfigError
 
-SECTIONS: list[type[TaggedConfig]] = [EncoderConfig, PredictorConfig, PlannerConfig]
+SECTIONS: list[type[TaggedConfig]] = [EncoderConfig, PredictorConfig, PlannerConfig, MaskConfig]
 NEEDED: dict[str, dict[str, Any]] = {"none": {"latent_dim": 8, "patch_size": 8}}
 KINDS = [(section, name) for section in SECTIONS for name in section.kinds]
 

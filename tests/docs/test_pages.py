@@ -23,6 +23,7 @@ OWN_TESTS = {
     "docs/extend/environment.md": "test_extend_environment.py",
     "docs/extend/importer.md": "test_extend_importer.py",
     "docs/extend/planner.md": "test_extend_models.py",
+    "docs/masking.md": "test_masking_page.py",
 }
 PYTHON_PAGES = sorted({block.page for block in doc_pages.blocks("python")})
 

@@ -50,7 +50,7 @@ def _cover(
     """`[N,S]` places under blocks, exactly `targets` of each clip."""
     covered_NS = torch.zeros(num_clips, grid.num_places, dtype=torch.bool)
     orders_4S = _orders(grid)
-    # Every round draws a block for each clip, full or not, so that no clip's draws depend on another clip's.
+    # A round draws a block for each clip of the whole batch, full or not, so that every worker draws alike.
     while int(covered_NS.sum()) < num_clips * targets:
         block_NS = _random_blocks(share, grid, num_clips, generator)
         order_NS = orders_4S[torch.randint(0, 4, (num_clips,), generator=generator)]

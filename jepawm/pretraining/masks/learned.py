@@ -134,7 +134,8 @@ class LearnedMasks(MaskStrategy):
         averaged over clips and mask sets:
 
         * `credit: clip`: `log P(S) * A`, with the exact probability of the set `S` of hidden places, and `A` of their
-          mean loss. This is the score-function estimator: its expected gradient is that of the expected mean loss.
+          mean loss. This is the score-function estimator: its expected gradient is that of the expected mean loss, but
+          for the part that a clip's own loss has in the batch's mean.
         * `credit: tube`: `mean over i in S of log pi_i * A_i`, with `pi_i` the probability that place `i` is hidden. A
           place answers for its own loss only, which has less noise, and treats that loss as independent of the other
           hidden places; `pi_i` is right in the limit of many places.
@@ -151,24 +152,14 @@ class LearnedMasks(MaskStrategy):
         """
         tubes = [[_tube_losses(group, at) for at in range(self.num_sets)] for group in groups]
         units = [[one if self.config.credit == "tube" else one.mean(1) for one in losses] for losses in tubes]
-        device = next(self.parameters()).device
-        moments_S4 = torch.zeros(self.num_sets, 4, dtype=torch.float64, device=device)
-        for losses in units:
-            for at, one in enumerate(losses):
-                parts = (len(one), one.numel(), one.sum(), one.square().sum())
-                moments_S4[at] += torch.stack(
-                    [torch.as_tensor(part, dtype=torch.float64, device=device) for part in parts]
-                )
-        clips_S, count_S, sum_S, square_S = sum_over_workers(moments_S4).unbind(1)
-        mean_S = sum_S / count_S.clamp(min=1)
-        deviation_S = (square_S / count_S.clamp(min=1) - mean_S.square()).clamp(min=0).sqrt()
-
+        mean_S, deviation_S, clips_S = self._baseline(units)
         coefficient = self.config.coefficient(progress)
         # A worker without clips still has a gradient, of 0.
-        loss = sum((parameter.sum() * 0.0 for parameter in self.parameters()), torch.zeros((), device=device)).double()
+        loss = sum((parameter.sum().cpu() * 0.0 for parameter in self.parameters()), torch.zeros(())).double()
         evenness: list[Tensor] = []
         for group, losses in zip(groups, units, strict=True):
-            scores_BS = self.scores(group.features_BLD, group.grid)
+            # Small tensors in float64 and many short operations: the processor is the place for them.
+            scores_BS = self.scores(group.features_BLD, group.grid).cpu()
             entropy_B = _evenness(scores_BS)
             evenness.append(entropy_B.detach())
             for at, (drawn, one) in enumerate(zip(group.sets, losses, strict=True)):
@@ -187,10 +178,29 @@ class LearnedMasks(MaskStrategy):
         entropy = torch.cat(evenness).mean().item() if evenness else float("nan")
         return ScorerTerms(loss.float(), coefficient, entropy, mean_S.mean().item())
 
+    def _baseline(self, units: list[list[Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and deviation of each mask set's losses, and the number of clips, over all workers.
+
+        Args:
+            units: For each group and mask set the losses of tubes `[B,K]`, or of clips `[B]`, float64.
+        """
+        moments_S4 = torch.zeros(self.num_sets, 4, dtype=torch.float64)
+        for losses in units:
+            for at, one in enumerate(losses):
+                moments_S4[at] += torch.stack(
+                    [torch.tensor(float(len(one))), torch.tensor(float(one.numel())), one.sum(), one.square().sum()]
+                )
+        if num_workers() > 1:
+            # The process group may work on accelerators alone.
+            moments_S4 = sum_over_workers(moments_S4.to(next(self.parameters()).device)).cpu()
+        clips_S, count_S, sum_S, square_S = moments_S4.unbind(1)
+        mean_S = sum_S / count_S.clamp(min=1)
+        return mean_S, (square_S / count_S.clamp(min=1) - mean_S.square()).clamp(min=0).sqrt(), clips_S
+
 
 def _places(drawn: MaskSet, grid: TokenGrid) -> Int[Tensor, "B K"]:
     """`[B,K]` hidden places of a frame; targets are tubes, so those of the first time are all of them."""
-    return drawn.target_BM[:, : drawn.target_BM.shape[1] // grid.times]
+    return drawn.target_BM[:, : drawn.target_BM.shape[1] // grid.times].cpu()
 
 
 def _tube_losses(group: DrawnGroup, at: int) -> Float[Tensor, "B K"]:
@@ -202,7 +212,7 @@ def _tube_losses(group: DrawnGroup, at: int) -> Float[Tensor, "B K"]:
             f"found {tuple(loss_BM.shape)}"
         )
     times = group.grid.times
-    return loss_BM.detach().double().view(len(loss_BM), times, loss_BM.shape[1] // times).mean(1)
+    return loss_BM.detach().cpu().double().view(len(loss_BM), times, loss_BM.shape[1] // times).mean(1)
 
 
 def _evenness(scores_BS: Float[Tensor, "B S"]) -> Float[Tensor, " B"]:

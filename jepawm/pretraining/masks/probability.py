@@ -13,6 +13,8 @@ from torch import Tensor
 
 # Half width of the bracket in which logarithms of times are searched, and halvings until float64 is exhausted.
 BRACKET, HALVINGS = 60.0, 70
+# Logarithm of the lightest weight, as a share of all: lighter ones count as this, so that nothing overflows.
+LIGHTEST = -300.0
 # Nodes of the quadrature, in widths of the integrand around its mode; see `log_probability_of_set`.
 NODES = torch.linspace(-20, 12, 129, dtype=torch.float64)
 
@@ -78,7 +80,7 @@ def inclusion_probabilities(logits_BU: Float[Tensor, "B U"], amount: int) -> Flo
 def _centred(logits_BU: Tensor) -> Tensor:
     """float64 logits whose logarithm of summed weights is 0; draws do not depend on a common factor."""
     logits_BU = logits_BU.double()
-    return logits_BU - logits_BU.detach().logsumexp(1, keepdim=True)
+    return (logits_BU - logits_BU.detach().logsumexp(1, keepdim=True)).clamp(min=LIGHTEST)
 
 
 def _falling_root(function: Callable[[Tensor], Tensor], logits_BU: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def draw_weighted(
     """
     keys_BU = gumbel_noise(num_clips, units, rows, generator)
     if logits_BU is not None:
-        keys_BU = keys_BU + logits_BU.detach().to(keys_BU)
+        keys_BU = keys_BU + logits_BU.detach().cpu().double()
     chosen = keys_BU.topk(amount, dim=1).indices
     return torch.zeros_like(keys_BU, dtype=torch.bool).scatter_(1, chosen, True)
 

@@ -192,7 +192,7 @@ def test_places_are_drawn_in_proportion_to_their_motion() -> None:
     pixels = torch.zeros(1, 2, 1, 2, 3, dtype=torch.uint8)
     change = torch.tensor([[0, 10, 20], [30, 40, 140]])
     pixels[0, 1, 0] = change.to(torch.uint8)
-    config = MaskConfig(name="motion", sets=(ShareSetConfig(1 / 6),), still_weight=0.5)
+    config = MaskConfig(name="motion", sets=(ShareSetConfig(1 / 6),), temperature=1.0, still_weight=0.5)
     (masks,) = drawn(config, count, TokenGrid(1, 2, 3), clips=Cues(pixels.expand(count, -1, -1, -1, -1)))
     weights = change.flatten() / 40.0 + 0.5
     assert_drawn_by(weights / weights.sum(), masks.target_BM[:, 0].bincount(minlength=6))

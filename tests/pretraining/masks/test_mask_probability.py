@@ -82,3 +82,17 @@ def test_single_probabilities_are_close_to_the_enumerated_ones_and_their_gradien
 def test_a_gradient_of_single_probabilities_is_the_slope_of_the_function() -> None:
     logits = logits_of(9, 1.0).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: inclusion_probabilities(x[None], 4)[0], (logits,), eps=1e-5, atol=1e-7)
+
+
+def test_scores_without_measure_overflow_nothing() -> None:
+    logits = torch.tensor([[5000.0, 0, -3000, 1, 2, 3]]).requires_grad_()
+    for drawn in ([0, 3, 4], [2, 3, 4], [1, 2, 3]):
+        chosen = torch.zeros(1, 6, dtype=torch.bool)
+        chosen[0, drawn] = True
+        total = (
+            log_probability_of_set(logits, chosen).sum()
+            + inclusion_probabilities(logits, 3).clamp(min=1e-300).log().sum()
+        )
+        (gradient,) = torch.autograd.grad(total, logits)
+        assert total.isfinite()
+        assert gradient.isfinite().all()
