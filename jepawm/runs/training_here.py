@@ -37,7 +37,7 @@ class Kept:
 def train_here(
     run_dir: str,
     kept: Kept,
-    train: Callable[[TrainingPlace], None],
+    train: Callable[[TrainingPlace], object],
     *,
     spent: Callable[[], bool] = lambda: False,
     after_checkpoint: Callable[[str, int, Metrics], None] | None = None,

@@ -97,7 +97,8 @@ def place_pretraining(config: PretrainConfig, cluster: Cluster) -> PlacementPlan
         ConfigError: They do not fit, with the sums.
     """
     demand = Demand(config.scaling, config.device, cluster)
-    _check_gpus(demand, ("train",))
+    stages: tuple[Stage, ...] = ("train",)
+    _check_gpus(demand, stages)
     reader = Role("task that reads clips", "clips.loader stream", 1, Claim(1.0))
     roles = [_worker(demand), *([reader] if config.clips.loader == "stream" else ())]
     return PlacementPlan(tuple(_place(roles, cluster)), "it computes nothing")
