@@ -92,7 +92,6 @@ class HuggingFaceEncoderConfig(LibraryEncoderConfig):
 
     def with_source(self, source: str | None) -> Self:
         """The same encoder with its weights from elsewhere; a folder that moved brings its configuration along."""
-        moved = source is not None and os.path.isfile(os.path.join(os.path.expanduser(source), "config.json"))
-        if moved and os.path.isabs(os.path.expanduser(self.model)):
+        if source is not None and os.path.isfile(os.path.join(os.path.expanduser(source), "config.json")):
             return replace(self, model=source, weights=self.name)
         return super().with_source(source)

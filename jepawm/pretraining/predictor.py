@@ -14,7 +14,7 @@ from jepawm.errors import CheckpointError, ConfigError, did_you_mean
 from jepawm.nn import weights
 from jepawm.nn.embeddings import sincos_3d
 from jepawm.nn.rotary import Pairing, frame_rotary_table
-from jepawm.nn.transformer import Block, init_transformer_
+from jepawm.nn.transformer import Block, init_transformer_, run_block
 from jepawm.pretraining.masks import MaskSet, TokenGrid
 
 _EPS = 1e-6
@@ -41,11 +41,13 @@ class MaskPredictor(nn.Module):
         predicts_context: Whether visible tokens are predicted too, by an output map of their own.
         takes_images: Whether images and videos are told apart by a vector that is added to every token.
 
-    Raises:
-        ConfigError: `embed_dim` is not `num_heads` times an even width.
+    Attributes:
+        recompute_blocks: As of the encoder, see `VideoTransformer`.
 
     Reference: Assran et al. 2025, V-JEPA 2, arXiv 2506.09985, section 2.
     """
+
+    recompute_blocks: bool = False
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class MaskPredictor(nn.Module):
             )
             rotary = table.rows(index_BN[:, None])
         for block in self.blocks[:-1]:
-            x = block(x, rotary=rotary)
+            x = run_block(block, x, rotary, recompute=self.recompute_blocks)
         if self.proj_context is None:
             return self.proj(self.norm(self.blocks[-1](x, rotary=rotary, num_queries=M))), None
         context, masked = self.norm(self.blocks[-1](x, rotary=rotary)).split([L, M], dim=1)

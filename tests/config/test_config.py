@@ -376,5 +376,8 @@ def test_the_package_names_no_machine_and_no_registry() -> None:
     elsewhere = {(path, hit) for path, hit in found if path != "jepawm/data/download/public_sources.yaml"}
     assert elsewhere == {
         (place, "https://dl.fbaipublicfiles.com")
-        for place in ("jepawm/checkpoints/zoo.py", "jepawm/recipes/vjepa2_ac/droid.yaml")
+        for place in (
+            *("jepawm/checkpoints/zoo.py", "jepawm/encoders/vjepa_files.py"),
+            "jepawm/recipes/vjepa2_ac/droid.yaml",
+        )
     }

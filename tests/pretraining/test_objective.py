@@ -105,6 +105,29 @@ def test_workers_with_other_shares_of_a_batch_add_up_to_one(name):
             torch.testing.assert_close(one.grad, other.grad, msg=key)
 
 
+@every
+def test_blocks_that_are_computed_again_have_the_same_gradients(name):
+    kept = build(name, context_weight=0.5)
+    again = copy.deepcopy(kept)
+    again.encoder.recompute_blocks = again.predictor.recompute_blocks = True
+    runs = 0
+
+    def count(*_: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    again.encoder.blocks[0].register_forward_pre_hook(count)
+    losses = []
+    for pretraining in (kept, again):
+        losses.append(pretraining([group(pretraining, clips_of(2))]).loss)
+        losses[-1].backward()
+    assert torch.equal(*losses)
+    for one, other in zip(kept.parameters(), again.parameters(), strict=True):
+        assert (one.grad is None and other.grad is None) or torch.equal(one.grad, other.grad)
+    # Each of two mask sets, forward and again.
+    assert runs == 4
+
+
 def test_targets_that_are_given_are_not_computed_again():
     pretraining = build()
     given = group(pretraining, clips_of(2))
