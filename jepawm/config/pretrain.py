@@ -88,8 +88,8 @@ def _published_optim() -> OptimConfig:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """Pretrains a video encoder on clips: it predicts the latents of what it does not see."""
+class PretrainPlan:
+    """The slice of a pretraining that fixes the weights; what trains takes this."""
 
     section: ClassVar[str] = "pretrain"
 
@@ -97,6 +97,57 @@ class PretrainConfig:
     """Seed of everything random: first weights, clips, masks."""
     device: str = "auto"
     """`auto` (cuda, mps, cpu in this order) or a torch device. On a cluster it is judged where the work is done."""
+    clips: ClipsConfig = field(default_factory=ClipsConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    model: PretrainingModelConfig = field(default_factory=PretrainingModelConfig)
+    optim: OptimConfig = field(default_factory=_published_optim)
+    stages: tuple[StageConfig, ...] = (StageConfig(),)
+    """Stages, one after the other; each begins with the weights, the optimizer and the teacher of the one before."""
+    train: PretrainLoopConfig = field(default_factory=PretrainLoopConfig)
+
+    @property
+    def num_train_steps(self) -> int:
+        """Updates of all stages."""
+        return sum(stage.num_train_steps for stage in self.stages)
+
+    @property
+    def common_batch(self) -> int:
+        """Largest number that divides the batch of every stage: workers and micro-batches must divide it."""
+        return math.gcd(*(stage.batch_size for stage in self.stages))
+
+    def first_step(self, stage: int) -> int:
+        """Train step at which a stage begins, counted over the whole run."""
+        return sum(each.num_train_steps for each in self.stages[:stage])
+
+    def stage_at(self, train_step: int) -> int:
+        """Number of the stage that makes the update after a number of updates; at the very end the last one."""
+        for number in range(len(self.stages)):
+            if train_step < self.first_step(number + 1):
+                return number
+        return len(self.stages) - 1
+
+    def schedule_of(self, stage: int) -> tuple[OptimConfig, int, int]:
+        """How the optimizer runs through a stage.
+
+        Returns:
+            The optimizer with the stage's peak and schedule, the train step from which the schedule counts, and the
+            train steps that it counts.
+        """
+        each = self.stages[stage]
+        optim = replace(self.optim, learning_rate=each.learning_rate or self.optim.learning_rate)
+        if each.schedule is None:
+            return optim, 0, self.num_train_steps
+        return replace(optim, schedule=each.schedule), self.first_step(stage), each.num_train_steps
+
+    def masks_of(self, stage: int) -> MaskConfig:
+        """Masks of a stage."""
+        return self.stages[stage].masks or self.masks
+
+
+@dataclass(frozen=True)
+class PretrainConfig(PretrainPlan):
+    """Pretrains a video encoder on clips: it predicts the latents of what it does not see."""
+
     local: bool = False
     """Train in this process, without importing Ray."""
     run_dir: str | None = None
@@ -108,13 +159,6 @@ class PretrainConfig:
     max_gpu_hours: float | None = None
     """GPU-hours that the run may use, over all its processes and resumes; then it ends at a checkpoint. Where the run
     uses no GPU, hours of its training workers. None: no limit."""
-    clips: ClipsConfig = field(default_factory=ClipsConfig)
-    masks: MaskConfig = field(default_factory=MaskConfig)
-    model: PretrainingModelConfig = field(default_factory=PretrainingModelConfig)
-    optim: OptimConfig = field(default_factory=_published_optim)
-    stages: tuple[StageConfig, ...] = (StageConfig(),)
-    """Stages, one after the other; each begins with the weights, the optimizer and the teacher of the one before."""
-    train: PretrainLoopConfig = field(default_factory=PretrainLoopConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
@@ -160,49 +204,14 @@ class PretrainConfig:
                     f"use {max(stage.batch_size // parts, 1) * parts}"
                 )
 
-    @property
-    def num_train_steps(self) -> int:
-        """Updates of all stages."""
-        return sum(stage.num_train_steps for stage in self.stages)
-
-    @property
-    def common_batch(self) -> int:
-        """Largest number that divides the batch of every stage: workers and micro-batches must divide it."""
-        return math.gcd(*(stage.batch_size for stage in self.stages))
-
-    def first_step(self, stage: int) -> int:
-        """Train step at which a stage begins, counted over the whole run."""
-        return sum(each.num_train_steps for each in self.stages[:stage])
-
-    def stage_at(self, train_step: int) -> int:
-        """Number of the stage that makes the update after a number of updates; at the very end the last one."""
-        for number in range(len(self.stages)):
-            if train_step < self.first_step(number + 1):
-                return number
-        return len(self.stages) - 1
-
-    def schedule_of(self, stage: int) -> tuple[OptimConfig, int, int]:
-        """How the optimizer runs through a stage.
-
-        Returns:
-            The optimizer with the stage's peak and schedule, the train step from which the schedule counts, and the
-            train steps that it counts.
-        """
-        each = self.stages[stage]
-        optim = replace(self.optim, learning_rate=each.learning_rate or self.optim.learning_rate)
-        if each.schedule is None:
-            return optim, 0, self.num_train_steps
-        return replace(optim, schedule=each.schedule), self.first_step(stage), each.num_train_steps
-
-    def masks_of(self, stage: int) -> MaskConfig:
-        """Masks of a stage."""
-        return self.stages[stage].masks or self.masks
-
     def training_identity(self) -> dict[str, Any]:
         """The part of the configuration that fixes the weights; runs that differ here are different runs."""
         full = to_dict(self)
         # They keep, show or read a training and do not change the weights.
-        for name in ("checkpoint_every", "num_checkpoints_kept", "log_every", "diagnostics_every", "diagnostics_clips"):
+        for name in (
+            *("checkpoint_every", "num_checkpoints_kept", "log_every"),
+            *("diagnostics_every", "diagnostics_clips", "activation_checkpointing"),
+        ):
             del full["train"][name]
         for name in ("loader", "cache_limit_gib", "num_threads"):
             del full["clips"][name]

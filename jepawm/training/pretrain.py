@@ -5,7 +5,7 @@ from contextlib import closing
 
 import torch
 
-from jepawm.config.pretrain import PretrainConfig
+from jepawm.config.pretrain import PretrainPlan
 from jepawm.data.clips.sampler import ClipRequest
 from jepawm.data.clips.sources import ClipSource, open_source
 from jepawm.device import pick_device
@@ -26,7 +26,7 @@ from jepawm.types import ClipBatch
 ClipStream = Callable[[ClipRequest, int], Generator[ClipBatch, None, None]]
 
 
-def stage_request(config: PretrainConfig, stage: int) -> ClipRequest:
+def stage_request(config: PretrainPlan, stage: int) -> ClipRequest:
     """What a stage asks of its clips."""
     each = config.stages[stage]
     return ClipRequest(
@@ -39,7 +39,7 @@ def stage_request(config: PretrainConfig, stage: int) -> ClipRequest:
     )
 
 
-def run_pretraining(config: PretrainConfig, place: TrainingPlace, *, stream: ClipStream | None = None) -> PretrainState:
+def run_pretraining(config: PretrainPlan, place: TrainingPlace, *, stream: ClipStream | None = None) -> PretrainState:
     """Pretrains an encoder through all stages, as one of `place.world_size` workers.
 
     Args:
@@ -77,7 +77,7 @@ def run_pretraining(config: PretrainConfig, place: TrainingPlace, *, stream: Cli
 
 
 def _run_stage(
-    config: PretrainConfig,
+    config: PretrainPlan,
     state: PretrainState,
     stage: int,
     *,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jepawm.config.clips import AugmentConfig
-from jepawm.config.pretrain import PretrainConfig
+from jepawm.config.pretrain import PretrainPlan
 from jepawm.data import EpisodeDataset
 from jepawm.data.clips.frames import clip_frames, frame_step
 from jepawm.data.clips.mixture import ClipMixture
@@ -47,7 +47,7 @@ class HeldOutClips:
 
 
 def held_out_clips(
-    config: PretrainConfig, sources: tuple[ClipSource, ...], request: ClipRequest, num_clips: int
+    config: PretrainPlan, sources: tuple[ClipSource, ...], request: ClipRequest, num_clips: int
 ) -> list[HeldOutClips]:
     """Clips of the held-out videos of all sources, the same for the same seed.
 
@@ -113,12 +113,12 @@ class PretrainDiagnostics:
         clips: Held out.
     """
 
-    def __init__(self, config: PretrainConfig, stage: int, clips: Sequence[HeldOutClips]) -> None:
+    def __init__(self, config: PretrainPlan, stage: int, clips: Sequence[HeldOutClips]) -> None:
         self.config, self.stage, self.clips = config, stage, clips
 
     @classmethod
     def wanted(
-        cls, config: PretrainConfig, stage: int, sources: tuple[ClipSource, ...], request: ClipRequest
+        cls, config: PretrainPlan, stage: int, sources: tuple[ClipSource, ...], request: ClipRequest
     ) -> "PretrainDiagnostics | None":
         """What a stage measures; None where no video is held out."""
         clips = held_out_clips(config, sources, request, config.train.diagnostics_clips)

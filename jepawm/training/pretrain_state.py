@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from jepawm.config.masking import MaskConfig
-from jepawm.config.pretrain import PretrainConfig
+from jepawm.config.pretrain import PretrainPlan
 from jepawm.errors import CheckpointError, first_line
 from jepawm.files import atomic_folder
 from jepawm.pretraining.masks import MaskStrategy, build_masks
@@ -66,7 +66,7 @@ class PretrainState:
         }
 
 
-def fresh_pretrain_state(config: PretrainConfig, device: torch.device) -> PretrainState:
+def fresh_pretrain_state(config: PretrainPlan, device: torch.device) -> PretrainState:
     """A seeded state before the first update: the same weights for the same seed on every worker.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from jepawm.config.pretrain import PretrainConfig
+from jepawm.config.pretrain import PretrainPlan
 from jepawm.device import autocast
 from jepawm.nn.collectives import num_workers
 from jepawm.pretraining.masks import Cues, DrawnGroup, LearnedMasks, MaskStrategy, realised
@@ -55,7 +55,7 @@ class PretrainUpdate:
     """
 
     def __init__(
-        self, config: PretrainConfig, state: PretrainState, stage: int, *, compute: nn.Module, device: torch.device
+        self, config: PretrainPlan, state: PretrainState, stage: int, *, compute: nn.Module, device: torch.device
     ) -> None:
         self.config, self.state, self.stage, self.compute, self.device = config, state, stage, compute, device
         self._optim, self._counts_from, self._num_steps = config.schedule_of(stage)
