@@ -52,9 +52,7 @@ def test_an_exported_encoder_is_read_with_its_settings(tmp_path, kind, trainable
 
 def test_settings_of_the_folder_come_with_its_flag(tmp_path, monkeypatch):
     exported("vjepa2", tmp_path / "encoder")
-    config, _ = parse(
-        ["--model.encoder.weights", str(tmp_path / "encoder"), "--model.encoder.no-trainable"]
-    )
+    config, _ = parse(["--model.encoder.weights", str(tmp_path / "encoder"), "--model.encoder.no-trainable"])
     encoder = config.model.encoder
     assert (encoder.name, encoder.latent_dim, encoder.rotary_pairing) == ("vjepa2", 48, "corrected")
     assert not encoder.trainable
