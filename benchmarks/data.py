@@ -7,6 +7,11 @@ temporary folder first. Two kinds of frames at 64 px and 224 px: `flat` as a sim
 wall), and `noisy` like a camera (a smooth picture plus sensor noise). Windows of 4 frames at frameskip 5, in
 random order. Shards are read once with the usual cache of row groups and once without any, as where a dataset
 is far larger than memory.
+
+Then JPEG frames of 224 px at a smaller size, where a model's image is smaller: libjpeg's scaled decoding (its inverse
+transform gives 1/2, 1/4 or 1/8 of the size; OpenCV's IMREAD_REDUCED, on libjpeg-turbo), and frames that were stored at
+half the size. Each takes turns with decoding the whole frame. Entropy decoding is the same at every scale, so scaled
+decoding alone saves little; the difference is of the scaled frame from the whole one resized (area), in grey levels.
 """
 
 import argparse
@@ -23,6 +28,7 @@ import numpy as np
 # The repository instead of this folder, where `envs` would be a benchmark.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.pairs import paired_ratio
 from jepawm.data import (
     CacheReader,
     DatasetSpec,
@@ -34,6 +40,7 @@ from jepawm.data import (
     WindowIndex,
     WindowSampler,
 )
+from jepawm.data.codecs import encode_frames
 from jepawm.evaluation.manifest import manifest
 from jepawm.types import ActionSpec, Episode, VectorSpec, WindowBatch
 
@@ -154,6 +161,33 @@ def measure(kind: str, size: int, count: int, seconds: float, folder: Path) -> l
     return rows
 
 
+def measure_scaled_jpeg(rounds: int) -> list[dict[str, Any]]:
+    """Decoding 224 px frames whole against decoding them smaller, in turn."""
+    import cv2
+
+    episode = noisy_frames(224, np.random.default_rng(0))[::10]
+    whole = encode_frames(episode, "jpeg")
+    half = encode_frames(np.stack([cv2.resize(f, (112, 112), interpolation=cv2.INTER_AREA) for f in episode]), "jpeg")
+    reduced = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+    def decode(frames: list[bytes], flag: int) -> list[Any]:
+        return [cv2.imdecode(np.frombuffer(frame, np.uint8), flag) for frame in frames]
+
+    def row(what: str, frames: list[bytes], flag: int) -> dict[str, Any]:
+        pair = paired_ratio(lambda: decode(frames, flag), lambda: decode(whole, cv2.IMREAD_COLOR), rounds, "whole")
+        return {"what": what, "bytes_per_frame": sum(map(len, frames)) / len(frames), **pair}
+
+    rows = [row("stored at 112 px", half, cv2.IMREAD_COLOR)]
+    full = decode(whole, cv2.IMREAD_COLOR)
+    for scale, flag in reduced.items():
+        side = 224 // scale
+        resized = np.stack([cv2.resize(f, (side, side), interpolation=cv2.INTER_AREA) for f in full]).astype(float)
+        apart = np.abs(np.stack(decode(whole, flag)) - resized)
+        found = {"mean_difference": float(apart.mean()), "largest_difference": float(apart.max())}
+        rows.append({**row(f"decoded at 1/{scale}", whole, flag), **found})
+    return rows
+
+
 def main() -> None:
     """Runs every case, prints a table and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,9 +208,14 @@ def main() -> None:
                     f"{kind + ' ' + str(size):<12}{row['layout']:<34}{row['windows_per_s']:>12,.0f}"
                     f"{row['share_of_limit']:>10.1%}{row['bytes_per_frame'] / 1024:>11.2f}{written:>11}"
                 )
+    scaled = measure_scaled_jpeg(max(4, round(20 * arguments.seconds)))
+    for row in scaled:
+        apart = f", {row['mean_difference']:.2f} grey levels apart" if "mean_difference" in row else ""
+        print(f"224 px JPEG, {row['what']}: {row['cpu_ratio']:.2f} times as fast (processor time){apart}")
     results = {
         **manifest(command="python benchmarks/data.py"),
         "what": "windows per CPU second on one core; 4 frames, frameskip 5, batches of 32",
+        "scaled_jpeg": scaled,
         "rows": [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

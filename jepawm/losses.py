@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from jepawm.config.loss import DistanceConfig
-from jepawm.nn.collectives import num_workers, sum_over_workers
+from jepawm.nn.collectives import num_workers, sum_and_parts, sum_over_workers
 
 
 def prediction_loss(predicted: Tensor, target: Tensor) -> Float[Tensor, ""]:
@@ -50,28 +50,35 @@ def _negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def variance_covariance(
-    latents_SF: Float[Tensor, "S F"],
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    latents_SF: Float[Tensor, "*G S F"],
+) -> tuple[Float[Tensor, "*G"], Float[Tensor, "*G"]]:
     """The variance and covariance terms of VICReg, over the global batch.
 
     Args:
-        latents_SF: `[S,F]` samples of the flattened latent on this worker (the same S on each).
+        latents_SF: `[S,F]` samples of the flattened latent on this worker (the same S on each), or `[...,S,F]` groups
+            of samples, each with terms of its own.
 
     Returns:
-        `mean(relu(1 - std))` over dimensions, and the sum of squared off-diagonal covariances over `F`.
+        `mean(relu(1 - std))` over dimensions, and the sum of squared off-diagonal covariances over `F`; scalars, or
+        `[...]` of groups.
 
     Reference: Bardes et al. 2022, VICReg, arXiv 2105.04906, equations 1 and 3; as used for world models in
         Sobal et al. 2025, PLDM, arXiv 2502.14819.
     """
-    S, F = latents_SF.shape
+    S, F = latents_SF.shape[-2:]
     count = S * num_workers()
-    mean = sum_over_workers(latents_SF.sum(dim=0)) / count
-    centred = latents_SF - mean
-    covariance_FF = sum_over_workers(centred.T @ centred) / (count - 1)
-    variances = covariance_FF.diagonal()
+    own_mean = latents_SF.mean(dim=-2)
+    centred = latents_SF - own_mean[..., None, :]
+    # Sums of squares around each worker's own mean, and how far those means lie apart: no worker waits for the global
+    # mean first, and nothing large is subtracted (Chan, Golub and LeVeque 1979, Updating Formulae and a Pairwise
+    # Algorithm for Computing Sample Variances).
+    within_FF, means_WF = sum_and_parts(centred.mT @ centred, own_mean, used_alike=True)
+    apart_WF = (means_WF - means_WF.mean(dim=0)).movedim(0, -2)
+    covariance_FF = (within_FF + S * apart_WF.mT @ apart_WF) / (count - 1)
+    variances = covariance_FF.diagonal(dim1=-2, dim2=-1)
     # The small constant keeps the square root's gradient finite at a collapsed dimension.
-    hinge = torch.relu(1 - (variances + 1e-4).sqrt()).mean()
-    off_diagonal = (covariance_FF.square().sum() - variances.square().sum()) / F
+    hinge = torch.relu(1 - (variances + 1e-4).sqrt()).mean(dim=-1)
+    off_diagonal = (covariance_FF.square().sum(dim=(-2, -1)) - variances.square().sum(dim=-1)) / F
     return hinge, off_diagonal
 
 
@@ -136,7 +143,7 @@ def sigreg(
     weights_K[[0, -1]] = spacing
     weights_K = weights_K * normal_K
     angles_BTMK = (latents_BTF @ directions_FM)[..., None] * knots_K
-    cosine_TMK = sum_over_workers(angles_BTMK.cos().sum(dim=0)) / count
-    sine_TMK = sum_over_workers(angles_BTMK.sin().sum(dim=0)) / count
+    own_TMK2 = torch.stack([angles_BTMK.cos().sum(dim=0), angles_BTMK.sin().sum(dim=0)], dim=-1)
+    cosine_TMK, sine_TMK = (sum_over_workers(own_TMK2, used_alike=True) / count).unbind(dim=-1)
     gap_TMK = (cosine_TMK - normal_K).square() + sine_TMK.square()
     return count * (gap_TMK @ weights_K).mean()

@@ -3,16 +3,19 @@
 jepawm evaluate --model RUN --evaluation.num-episodes 200 --evaluation.seed 7
 jepawm evaluate --model RUN --published dino_wm_wall                   as a paper evaluates
 jepawm evaluate --model MODEL --action-score --data.path DATASET       by recorded actions (DROID)
+jepawm evaluate --model RUN RUN_B --grid planner.num_samples=100,300   several, compared on the same episodes
 """
 
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from jepawm.config.command_line import Command, Layers, parse, take_switch, take_value
+from jepawm.config.command_line import Command, Layers, parse, take_section, take_switch, take_value, take_values
 from jepawm.config.published import PUBLISHED_EVALUATIONS, published_layer
+from jepawm.config.run import RunConfig
+from jepawm.config.tune import TuneConfig
 from jepawm.config.yaml_io import read_yaml
-from jepawm.errors import CheckpointError
+from jepawm.errors import CheckpointError, ConfigError
 from jepawm.storage.reading import fetched_model
 
 EVALUATE = Command(
@@ -40,16 +43,20 @@ EVALUATE = Command(
 
 def main(argv: Sequence[str]) -> int:
     """Reads `--model`, starts from that model's own configuration, and plays the episodes."""
-    model, words = take_value(list(argv), "--model", "a run or a model folder")
+    models, words = take_values(list(argv), "--model", "a run or a model folder")
+    grid, words = take_values(words, "--grid", "settings and values, for example planner.num_samples=100,300")
     scores_actions, words = take_switch(words, "--action-score")
     published, words = take_value(words, "--published", f"one of {', '.join(PUBLISHED_EVALUATIONS)}")
-    if model is None:
+    if not models:
         if {"-h", "--help", "--help-all"} & set(words):
             parse(words, EVALUATE, base=[])
         raise CheckpointError("pass --model RUN, a run or the `model` folder of one")
-    model_dir = model_of(model)
-    layers = model_layers(model_dir, scores_actions=scores_actions)
-    config, _ = parse(words, EVALUATE, base=layers if published is None else [*layers, published_layer(published)])
+    if len(models) > 1 or grid:
+        if scores_actions:
+            raise ConfigError("--action-score takes one --model and no --grid")
+        return _evaluate_grid(models, grid, words, published)
+    model_dir = model_of(models[0])
+    config = _evaluation_of(model_dir, words, published, scores_actions=scores_actions)
     from jepawm.console import Console
     from jepawm.runs.pipeline import evaluate_run, score_actions
 
@@ -58,6 +65,31 @@ def main(argv: Sequence[str]) -> int:
     else:
         evaluate_run(config, Console(), model_dir)
     return 0
+
+
+def _evaluate_grid(models: Sequence[str], grid: Sequence[str], words: list[str], published: str | None) -> int:
+    """Evaluates several models, or one with several settings, and compares them."""
+    settings, words = take_section(words, TuneConfig)
+    folders = [os.path.abspath(model_of(model)) for model in models]
+    for at, folder in enumerate(folders):
+        if folder in folders[:at]:
+            raise ConfigError(f"--model {models[at]} is given twice: {folder}")
+    configs = {folder: _evaluation_of(folder, words, published) for folder in folders}
+    from jepawm.console import Console
+    from jepawm.runs.evaluation_grid import GridRequest, evaluate_grid
+    from jepawm.tuning.points import grid_choices
+
+    evaluate_grid(GridRequest(configs, grid_choices(grid), settings), Console())
+    return 0
+
+
+def _evaluation_of(
+    model_dir: str, words: list[str], published: str | None, *, scores_actions: bool = False
+) -> RunConfig:
+    """A model's own configuration, a published evaluation over it, and the flags over both."""
+    layers = model_layers(model_dir, scores_actions=scores_actions)
+    config, _ = parse(words, EVALUATE, base=layers if published is None else [*layers, published_layer(published)])
+    return config
 
 
 def model_of(path: str) -> str:

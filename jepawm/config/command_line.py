@@ -164,6 +164,30 @@ def take_value(words: list[str], flag: str, what: str) -> tuple[str | None, list
     return value, rest
 
 
+def take_values(words: list[str], flag: str, what: str) -> tuple[list[str], list[str]]:
+    """All values of a flag, up to the next word that begins with a dash, and the other words.
+
+    Raises:
+        ConfigError: The flag has no value, or is there twice.
+    """
+    values, rest, left, is_there = list[str](), list[str](), list(words), False
+    while left:
+        word = left.pop(0)
+        name, equals, first = word.partition("=")
+        if name != flag:
+            rest.append(word)
+            continue
+        if is_there:
+            raise ConfigError(f"{flag} is given twice; write all its values after one {flag}")
+        is_there = True
+        values += [first] if equals else []
+        while left and not left[0].startswith("-"):
+            values.append(left.pop(0))
+        if not values:
+            raise ConfigError(f"{flag} needs {what}")
+    return values, rest
+
+
 def take_switch(words: list[str], flag: str) -> tuple[bool, list[str]]:
     """Whether a flag without a value is there, and the other words."""
     return flag in words, [word for word in words if word != flag]

@@ -25,8 +25,6 @@ class LibraryEncoderConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "layer")
-        if not self.model:
-            raise ConfigError(f"model.encoder.name '{self.name}' needs model.encoder.model, the model's name")
         if self.normalization == "data":
             raise ConfigError(
                 f"model.encoder.normalization 'data' is for encoders of jepawm's own; leave it out, and "
@@ -45,7 +43,14 @@ class LibraryEncoderConfig(EncoderConfig):
 
     @property
     def name_and_revision(self) -> tuple[str, str | None]:
-        """`model` without its `@REVISION`, and the revision; None: the newest."""
+        """`model` without its `@REVISION`, and the revision; None: the newest.
+
+        Raises:
+            ConfigError: No model is named. The command line names a kind before its settings, so that a kind alone
+                is not refused earlier.
+        """
+        if not self.model:
+            raise ConfigError(f"model.encoder.name '{self.name}' needs model.encoder.model, the model's name")
         if os.path.isdir(os.path.expanduser(self.model)):
             return os.path.expanduser(self.model), None
         name, _, revision = self.model.partition("@")

@@ -147,6 +147,8 @@ class HuggingFaceVideoEncoder(Encoder):
 
 def _network(config: HuggingFaceEncoderConfig, card: Card, family: Family) -> Any:
     """The network that gives tokens, with its weights if they are asked for."""
+    from safetensors import SafetensorError
+
     transformers = require("transformers", EXTRA)
     if card.config.model_type == "vit_mae":
         card.config.mask_ratio = 0.0
@@ -181,7 +183,7 @@ def _network(config: HuggingFaceEncoderConfig, card: Card, family: Family) -> An
                 output_loading_info=True,
                 **keys,
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{where}: its weights cannot be read: {first_line(error)}") from error
     _check_loaded(loaded, where)
     return network

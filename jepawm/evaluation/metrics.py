@@ -49,8 +49,8 @@ def search_verdicts(planned: SuccessRate, baselines: Mapping[str, SuccessRate]) 
         baselines: What policies that search nothing reached under the same rules, by the name of their head.
     """
     return [
-        f"planning is no better than acting without search: {planned} against {baselines[name]} of the head {name} "
-        "alone"
+        f"planning is not shown to be better than acting without search: {planned} against {baselines[name]} of the "
+        f"head {name} alone"
         for name in unbeaten(planned, baselines)
     ]
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepawm.nn.collectives import num_workers, sum_over_workers
+from jepawm.nn.collectives import num_workers, sum_and_parts
 from jepawm.nn.precision import at_least_float32
 
 
@@ -55,9 +55,12 @@ class GlobalBatchNorm(nn.Module):
         count = len(samples_SD) * num_workers()
         if count < 2:
             raise ValueError(f"batch normalisation needs at least 2 samples in the global batch, found {count}")
-        mean = sum_over_workers(samples_SD.sum(dim=0)) / count
+        own_mean = samples_SD.mean(dim=0)
+        squares, means_WD = sum_and_parts((samples_SD - own_mean).square().sum(dim=0), own_mean)
+        mean = means_WD.mean(dim=0)
+        # Around each worker's own mean, and of those means around the global one: one exchange for both.
+        variance = (squares + len(samples_SD) * (means_WD - mean).square().sum(dim=0)) / count
         centred_SD = samples_SD - mean
-        variance = sum_over_workers(centred_SD.square().sum(dim=0)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

@@ -29,7 +29,7 @@ def load_results(sources: Sequence[str]) -> dict[str, EvaluationResult]:
     for at, file in enumerate(files):
         if file in files[:at]:
             raise ConfigError(f"{sources[at]} is given twice: {file}")
-    return {name: _read(file) for name, file in zip(_short_names(files), files, strict=True)}
+    return {name: _read(file) for name, file in zip(short_names(files), files, strict=True)}
 
 
 def print_comparison(comparison: Comparison, say: Callable[[str], None]) -> None:
@@ -98,11 +98,11 @@ def _read(path: str) -> EvaluationResult:
         raise ConfigError(f"{path} holds no evaluation ({type(error).__name__}: {error}); pass an eval.json") from error
 
 
-def _short_names(files: Sequence[str]) -> list[str]:
-    """The last folders of each path, as few as tell the paths apart; the file's name where it is not `eval.json`."""
-    parts = [file.removesuffix(f"{os.sep}eval.json").split(os.sep) for file in files]
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The last folders of each path, as few as tell the paths apart; a file `eval.json` is called as its folder."""
+    parts = [path.removesuffix(f"{os.sep}eval.json").split(os.sep) for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         names = [os.sep.join(each[-depth:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    return list(files)
+    return list(paths)

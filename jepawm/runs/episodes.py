@@ -124,12 +124,17 @@ def _fill(config: RunConfig, path: str, spec: DatasetSpec, pool: EnvPool, consol
 def _kind(config: RunConfig) -> dict[str, Any]:
     """What all collected episodes of one dataset have in common."""
     return {
-        "env": to_dict(config.env),
+        "env": _shown_env(config),
         "policy": config.data.policy,
         "seed": config.seed,
         "env_steps": config.data.env_steps_per_episode,
         **_kept_frames(config),
     }
+
+
+def _shown_env(config: RunConfig) -> dict[str, Any]:
+    """What episodes show of their environment; which Python ran it is no part of that."""
+    return {key: value for key, value in to_dict(config.env).items() if key != "python"}
 
 
 def _kept_frames(config: RunConfig) -> dict[str, int]:
@@ -146,7 +151,9 @@ def _check_same_kind(config: RunConfig, path: str) -> None:
     """
     if not os.path.isfile(os.path.join(path, META_FILE)):
         return
-    recorded = read_meta(Path(path))["source"]
+    recorded = dict(read_meta(Path(path))["source"])
+    if isinstance(recorded.get("env"), dict):
+        recorded["env"] = {key: value for key, value in recorded["env"].items() if key != "python"}
     kind = {"env_steps_per_frame": None, **json.loads(json.dumps(_kind(config)))}
     for key, wanted in kind.items():
         if recorded.get(key) != wanted:
@@ -182,7 +189,7 @@ def dataset_path(config: RunConfig) -> str:
         stamp = [source, file_stamp(Path(source)), data.num_episodes or 0, data.format, config.env.image_size]
         name = os.path.basename(source).split(".")[0]
         return os.path.join(folder, f"{name}-{_hash(stamp)}")
-    facts = [to_dict(config.env), config.seed, data.policy, data.num_episodes, data.env_steps_per_episode, data.codec]
+    facts = [_shown_env(config), config.seed, data.policy, data.num_episodes, data.env_steps_per_episode, data.codec]
     facts += [_kept_frames(config)] if data.env_steps_per_frame > 1 else []
     return os.path.join(folder, f"{config.env.short_name}-{data.policy}-{_hash(facts)}")
 

@@ -92,12 +92,7 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
     own = trained_config(model_dir)
     check_as_trained(config, own, model_dir)
     check_same_environment(config, own, model_dir)
-    # The training episodes come from the environment of the training, and their folder was made with the evaluation
-    # settings of that run, which fit its planner.
-    trained = replace(config, env=own.env, evaluation=own.evaluation, planner=own.planner)
-    if config.evaluation.takes_recordings:
-        prepare_dataset(trained, runtime, console)
-    dataset = find_dataset(trained)
+    dataset = prepare_recordings(config, runtime, console, model_dir)
     if dataset is None:
         console.say("the training data is not here, so held-out prediction is left out")
     job = EvaluationJob(config, f"evaluation of {where(model_dir)}", model_dir, _evaluation_dir(config))
@@ -110,6 +105,27 @@ def evaluate_model(config: RunConfig, runtime: Runtime, console: Console, model_
         result = evaluate_and_report(job, dataset, runtime, console)
     print_result(result, console)
     return result
+
+
+def prepare_recordings(config: RunConfig, runtime: Runtime, console: Console, model_dir: str) -> EpisodeDataset | None:
+    """The episodes that a model was trained on; made, where the evaluation takes its tasks from them.
+
+    Args:
+        config: The model's own configuration, with the evaluation that is wanted.
+        runtime: Where episodes are collected.
+        console: Where progress is shown.
+        model_dir: The exported model.
+
+    Returns:
+        The episodes; None where they are not here and the evaluation does not need them.
+    """
+    own = trained_config(model_dir)
+    # The training episodes come from the environment of the training, and their folder was made with the evaluation
+    # settings of that run, which fit its planner.
+    trained = replace(config, env=own.env, evaluation=own.evaluation, planner=own.planner)
+    if config.evaluation.takes_recordings:
+        prepare_dataset(trained, runtime, console)
+    return find_dataset(trained)
 
 
 def read_result(path: str) -> EvaluationResult:

@@ -31,6 +31,7 @@ from jepawm.runs.tracking import summary_metrics
 from jepawm.tracking import METRICS_FILE, read_metrics
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 from jepawm.training.loop import Metrics
+from jepawm.tuning.points import MODEL_KEY
 from jepawm.tuning.space import Point
 from jepawm.tuning.sweep_folder import SweepFolder
 from jepawm.tuning.trial import Rung, Status, TrialClock, TrialFolder, TrialRecord
@@ -80,9 +81,13 @@ class TrialJob:
         assert told is not None, "a sweep begins before its trials"
         assert folder.point is not None, "a trial begins before it runs"
         settings = from_dict(TuneConfig, told["settings"], f"{sweep.path}/sweep.json")
-        base = from_dict(RunConfig, told["config"], f"{sweep.path}/sweep.json")
-        config = trial_config(base, settings, folder.point, number=number, folder=folder.path)
-        return cls(number, config, told["recipe"], settings, told["model"], folder)
+        point, model_dir, plain = folder.point, told["model"], told["config"]
+        if MODEL_KEY in point:
+            model_dir = point.pop(MODEL_KEY)
+            plain = told["models"][model_dir]["config"]
+        base = from_dict(RunConfig, plain, f"{sweep.path}/sweep.json")
+        config = trial_config(base, settings, point, number=number, folder=folder.path)
+        return cls(number, config, told["recipe"], settings, model_dir, folder)
 
     def on(self, gpus: float) -> "TrialJob":
         """The same in a process that claims so many GPUs."""

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from jepawm.tuning.ranking import ranked, seconds_of
 from jepawm.tuning.report import Sweep as Shown
 from jepawm.tuning.report import write_sweep_report
 from jepawm.tuning.search import Search
-from jepawm.tuning.space import Point
+from jepawm.tuning.space import Point, Space
 from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder, of_trials
 from jepawm.tuning.trial import Rung, TrialRecord
 
@@ -77,22 +78,63 @@ def tune(request: SweepRequest, console: Console) -> SweepResult:
     """
     search = check_sweep(request)
     folder = SweepFolder(os.path.abspath(local_path(request.config.run_dir or _default_folder(request))))
-    if uri_of(folder.path) is not None and not request.config.local:
+    with begun(folder, _told(request), request.config, console, what="sweep"):
+        console.say(f"space      {request.space.name}: {', '.join(request.space.parameters)}")
+        return _Sweep(request, search, folder, console).run()
+
+
+@contextmanager
+def begun(
+    folder: SweepFolder, told: Mapping[str, Any], config: RunConfig, console: Console, *, what: str
+) -> Iterator[None]:
+    """Begins a folder of trials or goes on with it, and holds it; the tracker is told of its trials meanwhile.
+
+    Args:
+        folder: The folder; nothing of it needs to be there.
+        told: See `SweepFolder.begin`.
+        config: Says where trials run, and names the tracker.
+        console: Where the folder is named.
+        what: How the console calls it.
+
+    Raises:
+        ConfigError: The folder holds other trials, or trials on Ray cannot share it.
+    """
+    if uri_of(folder.path) is not None and not config.local:
         raise ConfigError(
             f"{uri_of(folder.path)}: the trials of a sweep on Ray share its folder while they run, which an object "
             "store is not made for; name a folder that all nodes see with --run-dir, or run it with --local"
         )
-    check_writable(str(folder.path), "run_dir" if request.config.run_dir else "$JEPAWM_HOME")
+    check_writable(str(folder.path), "run_dir" if config.run_dir else "$JEPAWM_HOME")
     folder.path.mkdir(parents=True, exist_ok=True)
     goes_on = "the same command goes on; trials that are over are not run again"
-    tracking = request.config.tracking
+    tracking = config.tracking
     with lock_run(str(folder.path), console.say), telling_how_to_go_on(lambda: goes_on):
-        goes_on_now = folder.begin(_told(request))
-        console.say(f"sweep      {folder.path}{' (continued)' if goes_on_now else ''}")
-        console.say(f"space      {request.space.name}: {', '.join(request.space.parameters)}")
+        goes_on_now = folder.begin(told)
+        console.say(f"{what:<10} {folder.path}{' (continued)' if goes_on_now else ''}")
         sink = SweepSink(str(folder.path), tracking) if tracking.mlflow else None
         with tracked(sink, tracking, console, folder=str(folder.path), outcome=Outcome):
-            return _Sweep(request, search, folder, console).run()
+            yield
+
+
+def run_trials(
+    config: RunConfig, settings: TuneConfig, space: Space, trials: Trials, say: Callable[[str], None]
+) -> None:
+    """Runs the trials that are left: one after the other with `--local`, else side by side on Ray.
+
+    Args:
+        config: The run that points change.
+        settings: Of the sweep.
+        space: What is tried.
+        trials: Hands out trials, and takes in what they found.
+        say: Told a line about resources, and where nothing goes on.
+    """
+    if config.local:
+        while (number := trials.next()) is not None:
+            trials.finish(run_trial(TrialJob.read(trials.folder, number), _no_comparison))
+        return
+    from jepawm.distributed.tune import tune_on_ray
+
+    tune_on_ray(config, settings, space, trials, say)
 
 
 def _default_folder(request: SweepRequest) -> str:
@@ -145,21 +187,12 @@ class _Sweep:
             if trials.remaining:
                 self._share(runtime)
                 with console.stage("trials", self._in_words()):
-                    self._execute(trials)
+                    run_trials(self.request.config, settings, self.request.space, trials, console.say)
             best = ranked(trials.over, settings.metrics)
             if not best:
                 raise TrainingError(self._why_none(trials.over))
             finals = self._evaluate_again(best[: settings.num_final])
         return self._conclude(trials.over, best, finals)
-
-    def _execute(self, trials: Trials) -> None:
-        if self.request.config.local:
-            while (number := trials.next()) is not None:
-                trials.finish(run_trial(TrialJob.read(self.folder, number), _no_comparison))
-            return
-        from jepawm.distributed.tune import tune_on_ray
-
-        tune_on_ray(self.request.config, self.request.settings, self.request.space, trials, self.console.say)
 
     # -- what all trials share ---------------------------------------------------------------------------------------
 

@@ -10,14 +10,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from jepawm.config import OptimConfig, TrainConfig
 from jepawm.errors import TrainingError
 from jepawm.training.optim import WeightAverage, build_optimizer
 from jepawm.training.schedules import learning_rate
 from jepawm.training.step import TrainingObjective
-from jepawm.training.update import update
+from jepawm.training.update import data_parallel, update
 from jepawm.types import WindowBatch
 
 Metrics = dict[str, Any]
@@ -188,8 +187,7 @@ def shared_among_workers(module: nn.Module, device: torch.device, *, some_unused
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return module
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=some_unused)
+    return data_parallel(module, device, some_unused=some_unused)
 
 
 def _then_training(diagnose: Callable[[TrainingState], Metrics]) -> Callable[[TrainingState], Metrics]:

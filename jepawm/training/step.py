@@ -124,9 +124,10 @@ class TrainingObjective(nn.Module):
         """Terms that shape the latents of an encoder that trains."""
         weights, terms = self.config, {}
         if weights.variance or weights.covariance:
-            samples = [latents_BTPD.flatten(0, 1)] if weights.moments == "all" else list(latents_BTPD.unbind(dim=1))
-            both = torch.stack([torch.stack(variance_covariance(part.flatten(1))) for part in samples])
-            pair = dict(zip(("variance", "covariance"), both.mean(dim=0).unbind(), strict=True))
+            frames_BTF = latents_BTPD.flatten(2)
+            samples_GSF = frames_BTF.flatten(0, 1)[None] if weights.moments == "all" else frames_BTF.transpose(0, 1)
+            found = (term.mean() for term in variance_covariance(samples_GSF))
+            pair = dict(zip(("variance", "covariance"), found, strict=True))
             terms.update({name: term for name, term in pair.items() if getattr(weights, name)})
         if weights.temporal_variance:
             terms["temporal_variance"] = temporal_variance(latents_BTPD)

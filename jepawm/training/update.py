@@ -21,6 +21,36 @@ if TYPE_CHECKING:
 
 Part = TypeVar("Part")
 
+# Gradients that travel at once between workers on CPUs.
+CPU_BUCKET_MIB = 25
+
+
+def data_parallel(objective: nn.Module, device: torch.device, *, some_unused: bool = False) -> DistributedDataParallel:
+    """What computes an objective and shares its gradients among the workers of the process group.
+
+    Buffers are equal on all workers without being sent: they begin as rank 0 has them, and what changes them is
+    computed from the global batch.
+
+    Args:
+        objective: On the device.
+        device: Where it lives.
+        some_unused: Whether a train step may leave parameters out.
+    """
+    on_gpu = device.type == "cuda"
+    shared = DistributedDataParallel(
+        objective,
+        device_ids=[device] if on_gpu else None,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=some_unused,
+        # On a GPU a small first bucket begins to travel while the others are computed. A CPU computes nothing faster
+        # meanwhile, and each further bucket is one more time that workers wait for each other.
+        bucket_cap_mb=None if on_gpu else CPU_BUCKET_MIB,
+    )
+    # Set afterwards, so that buffers are sent once: the name of the argument differs among versions of torch, and with
+    # the older one buffers are not even sent at the beginning.
+    shared.broadcast_buffers = False
+    return shared
+
 
 def update(
     compute: nn.Module,
@@ -127,6 +157,12 @@ def _unshared(compute: nn.Module, parts_to_come: int) -> contextlib.AbstractCont
 @contextlib.contextmanager
 def _dropout_of(state: "TrainingState", device: torch.device) -> Iterator[None]:
     """Dropout draws from (run seed, train step), so that a resumed run draws what an uninterrupted one does."""
+    seed = stream_seed(state.objective.seed, "dropout", state.train_step)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(stream_seed(state.objective.seed, "dropout", state.train_step))
+        # Not `torch.manual_seed`: for each kind of device that is not there it formats a stack trace.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
         yield

@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import yaml
+
 from jepawm.config.tagged import import_object
 from jepawm.errors import ConfigError, did_you_mean
 from jepawm.tuning.space import Choice, Parameter, Point, Space
@@ -18,6 +20,9 @@ SPACES = {
 }
 # Sections that a trained model is tried with; to change any other one is to train.
 _OF_PLANNING = ("planner.", "objective.", "subgoals.", "evaluation.nearest_starts.")
+
+# Key of a point that names the model which the trial plans with, where a sweep has several.
+MODEL_KEY = "model"
 
 
 def find_space(words: str) -> Space:
@@ -47,6 +52,37 @@ def find_space(words: str) -> Space:
         found = made if found is None else found | made
     assert found is not None, "to split a text gives one part at least"
     return found
+
+
+def grid_choices(words: Iterable[str]) -> dict[str, Choice]:
+    """The settings of a grid, as a person types them.
+
+    Args:
+        words: Each a dotted key and its values, `planner.num_samples=100,300`; values are written as in YAML, so a list
+            is `[a,b]`, and several lists `[a,b],[c]`.
+
+    Raises:
+        ConfigError: No values, or a key that is given twice.
+    """
+    choices: dict[str, Choice] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        key = key.removeprefix("--").replace("-", "_")
+        try:
+            values = yaml.safe_load(f"[{text}]")
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--grid {word}: the values are no list as in YAML ({error})") from error
+        if not (key and equals and values):
+            raise ConfigError(
+                f"--grid: '{word}' names no values; write KEY=VALUE,VALUE, for example planner.num_samples=100,300"
+            )
+        if key in choices:
+            raise ConfigError(f"--grid: {key} is given twice; write all its values with commas between them")
+        twice = [value for at, value in enumerate(values) if value in values[:at]]
+        if twice:
+            raise ConfigError(f"--grid {key}: the value {twice[0]!r} is given twice")
+        choices[key] = Choice(*values)
+    return choices
 
 
 def needs_no_training(keys: Iterable[str]) -> bool:

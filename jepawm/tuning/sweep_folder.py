@@ -86,7 +86,8 @@ class SweepFolder:
         """Writes what the sweep is; a folder that holds the same sweep already goes on.
 
         Args:
-            told: `config`, `recipe`, `model`, `space`, `space_name`, `words` and `settings`.
+            told: `config`, `recipe`, `model`, `space`, `space_name`, `words` and `settings`; where points name a
+                model each, `models` has the configuration and the weights' SHA-256 of each.
 
         Returns:
             Whether it goes on.
@@ -163,7 +164,12 @@ def of_trials(told: Mapping[str, Any]) -> dict[str, Any]:
     """What the trials depend on."""
     settings = {key: value for key, value in told["settings"].items() if key not in _MAY_CHANGE}
     config = {key: value for key, value in told["config"].items() if key not in _OF_THE_PLACE}
-    return {"config": config, "space": told["space"], "model": told["model"], "settings": settings}
+    trials = {"config": config, "space": told["space"], "model": told["model"], "settings": settings}
+    models = {
+        model: {**each, "config": {key: value for key, value in each["config"].items() if key not in _OF_THE_PLACE}}
+        for model, each in told.get("models", {}).items()
+    }
+    return {**trials, "models": models} if models else trials
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -144,6 +144,38 @@ def test_a_trial_trains_with_two_workers(ray_local, tmp_path, monkeypatch):
     assert len(result.finals) == 1
 
 
+@pytest.mark.long
+def test_a_grid_of_evaluations_on_ray_is_the_one_of_one_process(ray_local, tmp_path, monkeypatch):
+    """Two models with two settings each: the same outcomes of every episode, whichever process played them."""
+    from dataclasses import replace
+
+    from jepawm.runs.evaluation import read_result, trained_config
+    from jepawm.runs.evaluation_grid import GridRequest, evaluate_grid
+    from jepawm.runs.pipeline import run
+    from jepawm.runs.runtime import LocalRuntime
+    from jepawm.tuning.points import grid_choices
+
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    folders = [tmp_path / f"seed{seed}" / "model" for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        config = replace(toy(), seed=seed, local=True, run_dir=str(folder.parent))
+        run(config, "demo", LocalRuntime(), Console(quiet=True))
+    outcomes = []
+    for local in (True, False):
+        place = tmp_path / f"local-{local}"
+        models = {
+            str(folder): replace(trained_config(str(folder)), local=local, run_dir=str(place)) for folder in folders
+        }
+        asked = GridRequest(
+            models, grid_choices(["planner.num_samples=6,8"]), TuneConfig(max_concurrent=1 + (not local))
+        )
+        result = evaluate_grid(asked, Console(quiet=True))
+        assert [record.status for record in result.records] == ["finished"] * 4
+        results = [read_result(str(Path(record.run_dir, "eval.json"))) for record in result.records]
+        outcomes.append([each.protocols["open_loop"].planned.episodes for each in results])
+    assert outcomes[0] == outcomes[1]
+
+
 def command(home: Path) -> tuple[list[str], dict[str, str]]:
     tuned = [
         "--tune.scheduler.name",

@@ -273,7 +273,7 @@ def test_weights_may_lie_elsewhere_and_must_fit(tmp_path: Path) -> None:
     refused(good | {"vision_model.extra.weight": torch.ones(1)}, r"unexpected \S*extra\.weight")
     refused(good | {key: torch.ones(25)}, r"post_layernorm\.bias")
     moved.write_bytes(moved.read_bytes()[:100])
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=r"moved: its weights cannot be read"):
         make(tmp_path / "model", weights=str(tmp_path / "moved"))
 
 

@@ -1,5 +1,6 @@
 """Collecting and converting: appended equals made at once, nothing half-made stays, two processes do not collide."""
 
+import json
 import multiprocessing
 import time
 from dataclasses import replace
@@ -170,6 +171,28 @@ def _write_slowly(path: str, ready: Any) -> None:
 
     EpisodeWriter.write = slowly  # type: ignore[method-assign]
     assert prepare_dataset(config, runtime, console) == folder
+
+
+def test_a_collection_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is that of before `env.python` was a setting, so that runs of then find their episodes."""
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    config = parse(["--recipe", "pusht"])[0]
+    path = dataset_path(config)
+    assert Path(path).name == "pusht-v1-pusht_mixed_push-990408e76b"
+    other_python = replace(config, env=replace(config.env, python="/opt/sim/bin/python"))
+    assert dataset_path(other_python) == path
+
+
+def test_another_python_adds_to_the_same_episodes(tmp_path: Path) -> None:
+    config = wanted(tmp_path / "set", 2)
+    collect(config)
+    path = tmp_path / "set" / "meta.json"
+    meta = json.loads(path.read_text())
+    assert "python" not in meta["source"]["env"]
+    # As the versions wrote it that had just learnt of the setting.
+    meta["source"]["env"]["python"] = None
+    path.write_text(json.dumps(meta))
+    assert len(collect(wanted(tmp_path / "set", 3))) == 3
 
 
 def test_a_second_process_waits_for_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

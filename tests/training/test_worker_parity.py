@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed as dist
 from two_workers import on_two_workers
 
 from jepawm.checkpoints.model_folder import ModelSpec
@@ -18,6 +18,7 @@ from jepawm.training.checkpoint import fresh_state
 from jepawm.training.loop import TrainingState
 from jepawm.training.run import run_training
 from jepawm.training.step import TrainingObjective
+from jepawm.training.update import data_parallel
 from jepawm.types import Statistics
 from jepawm.world_model import WorldModel
 
@@ -111,11 +112,16 @@ def windows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def loss_and_gradients(family: str, share: slice, wrap: bool) -> dict[str, Any]:
     made = objective(family)
-    compute = DistributedDataParallel(made) if wrap else made
-    terms = compute(*(part[share] for part in windows()), 7)
-    terms["loss"].backward()
+    compute = data_parallel(made, torch.device("cpu")) if wrap else made
+    # Exchanges besides that of the gradients; each is a time at which workers wait for each other.
+    with mock.patch.object(dist, "all_reduce", side_effect=dist.all_reduce) as exchange:
+        terms = compute(*(part[share] for part in windows()), 7)
+        in_forward = exchange.call_count
+        terms["loss"].backward()
+    exchanges = {"forward": in_forward, "backward": exchange.call_count - in_forward}
     gradients = {name: parameter.grad.clone() for name, parameter in made.named_parameters()}
-    return {"terms": {name: float(term.detach()) for name, term in terms.items()}, "gradients": gradients}
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    return {"terms": values, "gradients": gradients, "exchanges": exchanges}
 
 
 def exact_state(plan: TrainingPlan, spec: ModelSpec, device: torch.device) -> TrainingState:
@@ -190,6 +196,18 @@ def test_two_workers_have_the_loss_of_one(family: str, two_workers: list[dict[st
         for each in terms if name in GLOBAL else ():
             assert each[name] == pytest.approx(value, rel=ROUNDING), name
         assert np.mean([each[name] for each in terms]) == pytest.approx(value, rel=ROUNDING), name
+
+
+# Variance-covariance and SIGReg have one each, and their gradients none. Perturbations take the deviation of latents,
+# by two. A batch normalisation has one in each direction: of the encoder, and of each step of an unroll.
+@pytest.mark.parametrize(
+    ("family", "forward", "backward"), [("default", 2, 0), ("rollout", 3, 0), ("lewm", 3, 2), ("pldm", 5, 4)]
+)
+def test_workers_wait_for_each_other_no_more_than_statistics_need(
+    family: str, forward: int, backward: int, two_workers: list[dict[str, Any]]
+) -> None:
+    for found in two_workers:
+        assert found["steps"][family]["exchanges"] == {"forward": forward, "backward": backward}
 
 
 def test_training_on_two_workers_is_training_on_one(
