@@ -13,6 +13,7 @@ from jepawm.interrupts import interrupted, raised_signals
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("jepawm.cli.demo", "train and plan in a small world; about two minutes on two cores"),
     "train": ("jepawm.cli.train", "collect or read episodes, train a world model, plan with it, report"),
+    "pretrain": ("jepawm.cli.pretrain", "pretrain a video encoder on clips, for world models to train on"),
     "collect": ("jepawm.cli.collect", "episodes alone: play a policy in an environment"),
     "encode": ("jepawm.cli.encode", "a frozen encoder's features of a dataset, once, for training on them"),
     "train-head": ("jepawm.cli.train_head", "train what reads a model's latents: frames, states, distances, actions"),

@@ -101,7 +101,7 @@ def run_training(
         reader = open_reader(plan.data, dataset, store)
         sampler = WindowSampler(len(index), plan.train.batch_size, seed=plan.seed, rank=rank, world_size=world_size)
         batches = sampled_batches(reader, index, sampler, state.train_step)
-    hooks = Hooks(after_step=after_step, stop=stop)
+    hooks: Hooks[TrainingState] = Hooks(after_step=after_step, stop=stop)
     if rank == 0:
         hooks.on_metrics = on_metrics
         hooks.diagnose = _diagnosis(plan, dataset, split, device, store)
