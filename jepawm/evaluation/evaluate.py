@@ -84,7 +84,11 @@ def evaluate(
         ConfigError: Goals from held-out data without a dataset; neither an environment nor held-out episodes.
         DataError: Not enough tasks, or no held-out windows.
     """
-    split = Split.of(dataset, plan.data.held_out_fraction, plan.seed) if dataset is not None else None
+    split = (
+        Split.of(dataset, plan.data.held_out_fraction, plan.seed, plan.data.train_fraction)
+        if dataset is not None
+        else None
+    )
     held_out = dataset is not None and split is not None and len(split.held_out) > 0
     if dataset is not None and split is not None and held_out:
         _check_prediction_horizon(plan, dataset, split)
