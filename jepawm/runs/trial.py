@@ -121,14 +121,22 @@ def trial_config(base: RunConfig, settings: TuneConfig, point: Point, *, number:
             diagnostics_every=interval,
             num_checkpoints_kept=max(kept, train.num_checkpoints_kept),
         )
-    alone = config.scaling.num_workers == 1
+    return as_trial(replace(config, train=train), folder)
+
+
+def as_trial(config: RunConfig, folder: Path) -> RunConfig:
+    """A run as one of many: in a folder of its own, not tracked by itself, and in one process unless it has workers.
+
+    Args:
+        config: The run.
+        folder: Of the trial.
+    """
     return replace(
         config,
         run_dir=str(folder),
         resume="auto",
         # One process does all of it, and its groups of episodes are those that a run on Ray would have.
-        local=alone,
-        train=train,
+        local=config.scaling.num_workers == 1,
         evaluation=replace(config.evaluation, every_num_train_steps=None),
         scaling=replace(config.scaling, num_planner_hosts=0, episodes_per_group=config.scaling.largest_group),
         tracking=replace(config.tracking, mlflow=False),
