@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -169,10 +170,15 @@ def check_study(study: StudyConfig, trials: list[PlannedTrial]) -> None:
         seen.add(kind)
         if config.env.id == "none":
             raise ConfigError(f"{trial.name}: env.id is 'none', and a study compares what models reach; set env.id")
-        with _named(trial.name):
-            for source in () if trial.random_weights else _weights_of(config):
+        with _named(trial.name), tempfile.TemporaryDirectory() as place:
+            checked = trial
+            if trial.random_weights:
+                # The checks read weights, and nothing may be written to the study before they pass.
+                checked = _planned(study, trial.cells[0], StudyFolder(place))
+                write_random_weights(checked)
+            for source in _weights_of(checked.config):
                 weights_must_exist(source)
-            check_run(replace(trial.dataset_config(study), run_dir=None, local=True))
+            check_run(replace(checked.dataset_config(study), run_dir=None, local=True))
         for part in trial.parts:
             if part.name.startswith("transfer "):
                 _check_transfer(trial, part)

@@ -23,6 +23,7 @@ from jepawm.data.loading.split import Split
 from jepawm.device import device_of_claim, pick_device
 from jepawm.errors import DataError, JepawmError, first_line
 from jepawm.evaluation.result import EvaluationResult
+from jepawm.runs.directory import FINISHED, begin_run
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import EVAL_FILE, evaluate_model, read_result
 from jepawm.runs.heads import train_head
@@ -60,7 +61,10 @@ def run_study_trial(folder: TrialFolder, *, gpus: float | None = None) -> Found:
     try:
         if not found.evaluated:
             memory = PeakMemory(pick_device(config.device))
-            run(config, job.recipe, LocalRuntime(), Console(quiet=True))
+            if not (folder.path / FINISHED).exists():
+                # The folder holds the trial's own file before the run begins.
+                begin_run(config, job.recipe, str(folder.path))
+                run(config, job.recipe, LocalRuntime(), Console(quiet=True))
             found = kept(evaluated=True, parts={**found.parts, PEAK_MEMORY: memory.mib()})
         trial = _TrainedTrial(config, folder)
         for part in job.parts:

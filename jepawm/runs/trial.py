@@ -19,7 +19,7 @@ from jepawm.device import device_of_claim, pick_device
 from jepawm.errors import ConfigError, JepawmError, first_line
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
-from jepawm.runs.directory import FINISHED, known_config
+from jepawm.runs.directory import FINISHED, begin_run, known_config
 from jepawm.runs.during_training import during_training
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import EVAL_FILE, evaluate_model, read_result
@@ -229,8 +229,7 @@ def _train_and_evaluate(
     if (folder.path / FINISHED).exists():
         return read_result(os.path.join(run_dir, EVAL_FILE))
     # The folder holds files of the trial before the run begins; and after a takeover the run has other settings.
-    Path(run_dir, "recipe").write_text(job.recipe + "\n", encoding="utf-8")
-    save_yaml(replace(job.config, run_dir=None), known_config(run_dir))
+    begin_run(job.config, job.recipe, run_dir)
     rungs = job.settings.scheduler.rungs(job.config.train.num_train_steps)
     newest = newest_checkpoint(os.path.join(run_dir, "checkpoints"))
     reached = checkpoint_step(newest) or 0
