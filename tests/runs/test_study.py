@@ -59,6 +59,9 @@ RANDOM = {
 BROKEN = {"settings": {**CONV["settings"], "optim.learning_rate": 1e30}, "seeds": [0], "fractions": [1.0]}
 
 
+VIT = {"settings": {"model.encoder": {"name": "vit", "latent_dim": 8, "num_heads": 2, "patch_size": 32}}}
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing after it is done."""
 
@@ -137,7 +140,7 @@ def test_a_killed_study_repeats_no_trial_that_is_over(told) -> None:
 
 
 def test_encoders_that_are_added_run_their_own_trials_alone(told) -> None:
-    assert told["added"] == [f"wall-{name}-100pct-seed0" for name in ("conv", "random", "broken")]
+    assert told["added"] == [f"wall-{name}-100pct-seed0" for name in ("broken", "conv", "random")]
     assert told["report"] == []
 
 
@@ -215,7 +218,8 @@ def test_both_reports_show_every_section_and_the_command(told) -> None:
     ).replace("https://matplotlib.org", "")
 
 
-def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys) -> None:
+def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("JEPAWM_HOME", str(studies.file.parent))
     before = sorted(told["result"].folder.rglob("*"))
     list_trials(StudyRequest(str(studies.file), {}, local=True), Console())
     text = capsys.readouterr().out
@@ -227,7 +231,7 @@ def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoders": {"given": {"needs_weights": True, "weights": "no/such/folder"}}}, "are not there"),
+        ({"encoders": {"given": {**VIT, "needs_weights": True, "weights": "no/such/folder"}}}, "are not there"),
         ({"encoders": {"conv": {"settings": {"model.encoder.latent_dims": 3}}}}, "unknown key"),
         ({"encoders": {"random": {"random_weights": True, "settings": {"model.encoder.name": "vit"}}}}, "stays random"),
         ({"settings": {"env.id": "none", "data.path": "x", "data.source": "dataset"}}, "env.id is 'none'"),
