@@ -110,6 +110,8 @@ class StudyMeasuresConfig:
     """Frames of held-out episodes that they are tested on, at most."""
     reconstruction_steps: int = 0
     """Updates of a decoder that draws frames from the frozen latents, the same for each encoder; 0: none is trained."""
+    reconstruction_batch_size: int = 64
+    """Frames of an update."""
     reconstruction_episodes: int | None = 64
     """Training episodes that it sees; None: all."""
     reconstruction_seeds: int = 1
@@ -118,7 +120,8 @@ class StudyMeasuresConfig:
     """The decoder."""
 
     def __post_init__(self) -> None:
-        positive(self, "num_probe_frames", "num_test_frames", "reconstruction_episodes", "reconstruction_seeds")
+        positive(self, "num_probe_frames", "num_test_frames")
+        positive(self, "reconstruction_batch_size", "reconstruction_episodes", "reconstruction_seeds")
         if self.reconstruction_steps < 0:
             raise ConfigError(f"measures.reconstruction_steps must not be negative, found {self.reconstruction_steps}")
 

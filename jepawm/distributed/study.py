@@ -55,7 +55,12 @@ def study_on_ray(
             try:
                 ray.get(each)
             except ray.exceptions.RayError as error:
+                # What the trial itself raises is kept by it; this is the end of its process, or of its node.
                 folder = TrialFolder(folders[which])
                 why = str(error).strip().splitlines()[-1]
-                folder.write(folder.found.failed(f"its process died more often than trials.max_deaths allows: {why}"))
+                folder.write(
+                    folder.found.failed(
+                        f"its process ended more often than trials.max_deaths allows; the last time: {why}"
+                    )
+                )
             on_over(which)

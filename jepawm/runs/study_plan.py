@@ -133,7 +133,7 @@ def _parts(study: StudyConfig, cell: Cell, config: RunConfig) -> tuple[Part, ...
     if measures.cost:
         parts.append(Part("cost"))
     if measures.reconstruction_steps and cell.is_early:
-        names = ("reconstruction_steps", "reconstruction_episodes", "decoder")
+        names = ("reconstruction_steps", "reconstruction_batch_size", "reconstruction_episodes", "decoder")
         whole = to_dict(measures)
         parts.append(Part("reconstruction", {"measures": {name: whole[name] for name in names}}))
     for label, transfer in study.transfers.items():

@@ -50,15 +50,15 @@ def run_study_trial(folder: TrialFolder, *, gpus: float | None = None) -> Found:
         What was found.
     """
     job, found = folder.job, folder.found
-    config = replace(from_dict(RunConfig, dict(job.config), str(folder.path)), run_dir=str(folder.path))
-    if gpus is not None:
-        config = replace(config, device=device_of_claim(config.device, gpus))
     began, before = time.perf_counter(), found.seconds
 
     def kept(**changes: Any) -> Found:
         return folder.write(replace(found, seconds=before + time.perf_counter() - began, **changes))
 
     try:
+        config = replace(from_dict(RunConfig, dict(job.config), str(folder.path)), run_dir=str(folder.path))
+        if gpus is not None:
+            config = replace(config, device=device_of_claim(config.device, gpus))
         if not found.evaluated:
             memory = PeakMemory(pick_device(config.device))
             if not (folder.path / FINISHED).exists():
@@ -151,7 +151,12 @@ class _TrainedTrial:
             device=self._config.device,
             head=measures.decoder,
             data=HeadDataConfig(num_episodes=measures.reconstruction_episodes),
-            train=HeadTrainConfig(num_train_steps=steps, batch_size=64, checkpoint_every=steps, log_every=steps),
+            train=HeadTrainConfig(
+                num_train_steps=steps,
+                batch_size=measures.reconstruction_batch_size,
+                checkpoint_every=steps,
+                log_every=steps,
+            ),
             tracking=TrackingConfig(mlflow=False),
         )
         return dict(train_head(job, Console(quiet=True)).spec.metrics)

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from toy_run import TOY
+from toy_study import STATISTICS, STUDY
 
 from jepawm.cli.study import changes_of
-from jepawm.config import to_dict
 from jepawm.console import Console
 from jepawm.errors import ConfigError, TrainingError
 from jepawm.runs import evaluation as evaluation_module
@@ -17,32 +16,6 @@ from jepawm.runs import study as study_module
 from jepawm.runs import study_trial as study_trial_module
 from jepawm.runs.study import StudyRequest, StudyResult, list_trials, run_study
 
-_SHARED = ("data", "train", "planner", "evaluation")
-STATISTICS = {"model.encoder": {"name": "compact", "latent_dim": 4, "hidden_dim": 8}, "data.features": "stored"}
-STUDY: dict[str, Any] = {
-    "name": "toy",
-    "seeds": [0, 1],
-    "fractions": [0.5, 1.0],
-    "settings": {
-        "device": "cpu",
-        **{name: to_dict(TOY)[name] for name in _SHARED},
-        "model.predictor.hidden_dim": 8,
-        "loss.inverse_dynamics": 0.0,
-    },
-    "environments": {"wall": {"about": "a dot"}},
-    "encoders": {
-        "statistics": {
-            "settings": {**STATISTICS, "model.encoder.base": {"name": "pixel_statistics", "trainable": False}}
-        }
-    },
-    "measures": {
-        "num_probe_frames": 24,
-        "num_test_frames": 12,
-        "reconstruction_steps": 2,
-        "decoder": {"name": "transposed_conv", "depth": 2},
-    },
-    "transfers": {"other_wall": {"trained_on": "wall", "settings": {"env.id": "envs:envs/WallRandom-v1"}}},
-}
 CONV = {"settings": {"model.encoder": {"name": "conv", "latent_dim": 4}}, "seeds": [0], "fractions": [1.0]}
 RANDOM = {
     "random_weights": True,
