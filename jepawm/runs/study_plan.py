@@ -164,8 +164,10 @@ def check_study(study: StudyConfig, trials: list[PlannedTrial]) -> None:
     seen: set[str] = set()
     for trial in trials:
         config = trial.config
-        kind = json.dumps([to_dict(replace(config, seed=0))], sort_keys=True)
-        if kind in seen or any(cell.seed != trials[0].cells[0].seed for cell in trial.cells[:1]):
+        # Trials that differ in their seed alone are checked once.
+        kind = json.dumps(to_dict(replace(config, seed=0)), sort_keys=True)
+        kind = kind.replace(trial.random_weights, "random") if trial.random_weights else kind
+        if kind in seen:
             continue
         seen.add(kind)
         if config.env.id == "none":

@@ -90,7 +90,8 @@ def percent(rate: PooledRate) -> str:
 def of_seeds(rate: PooledRate) -> str:
     """The rates of the seeds, and the interval of their mean."""
     each = ", ".join(f"{100 * value:.0f}" for value in rate.spread.values)
-    if rate.spread.low is None or rate.spread.high is None:
+    if rate.spread.low is None or rate.spread.high is None or rate.spread.low == rate.spread.high:
+        # Of equal rates of three trainings nobody knows how far the next one's lies.
         return each
     return f"{each}; mean [{100 * max(0.0, rate.spread.low):.0f}, {100 * min(1.0, rate.spread.high):.0f}]"
 
@@ -101,6 +102,36 @@ def spread(value: Spread | None, digits: int = 3) -> str:
         return "-"
     text = f"{value.mean:.{digits}g}"
     return text if value.low is None else f"{text} [{value.low:.{digits}g}, {value.high:.{digits}g}]"
+
+
+def leader(values: Mapping[str, Spread | None], what: str, *, highest: bool) -> str | None:
+    """Which encoder has the best mean over seeds, and whether its interval says so.
+
+    Args:
+        values: Of each encoder.
+        what: The number, for the sentence.
+        highest: Whether high values are good.
+    """
+    known = {label: value for label, value in values.items() if value is not None}
+    if len(known) < 2:
+        return None
+    sign = 1 if highest else -1
+    best = max(known, key=lambda label: sign * known[label].mean)
+    others = [label for label in known if label != best]
+    apart = [label for label in others if not _touch(known[best], known[label])]
+    close = [label for label in others if label not in apart]
+    kind = "highest" if highest else "lowest"
+    text = f"{best} has the {kind} {what} ({spread(known[best])})"
+    if not apart:
+        return f"{text}, and the intervals over seeds tell it from no other encoder"
+    return f"{text}, apart from {', '.join(apart)}" + (f" but not from {', '.join(close)}" if close else "")
+
+
+def _touch(one: Spread, other: Spread) -> bool:
+    """Whether two intervals over seeds have a number in common; without an interval that is left open."""
+    if one.low is None or one.high is None or other.low is None or other.high is None:
+        return True
+    return one.low <= other.high and other.low <= one.high
 
 
 def _share(fraction: float) -> str:
@@ -314,10 +345,22 @@ def _prediction(summary: StudySummary) -> Section | None:
         for (environment, encoder, fraction), own in by_place.items()
         if _overlap(own[max(own)].share, own[max(own)].shuffled)
     ]
-    header = ("environment", "encoder", "share", *(f"{step} steps" for step in steps), f"{steps[-1]}, shuffled actions")
+    last = [row for row in summary.prediction if row.model_steps == steps[-1]]
+    leaders = [
+        f"{environment}: {text}"
+        for environment in summary.environments
+        if (
+            text := leader(
+                {label: row.share for label, row in _at_largest(last, environment).items()},
+                f"error after {steps[-1]} model steps",
+                highest=False,
+            )
+        )
+    ]
+    header = ("environment", "encoder", "share", *(f"after {step}" for step in steps), f"{steps[-1]}, shuffled actions")
     return Section(
         "Prediction by horizon",
-        tuple(deaf),
+        (*leaders, *deaf),
         (Table(header, rows),),
         notes=(
             "Mean squared error of unrolled latents on held-out windows, divided by the error of no change over the "
@@ -328,10 +371,17 @@ def _prediction(summary: StudySummary) -> Section | None:
 
 
 def _overlap(one: Spread | None, other: Spread | None) -> bool:
-    """Whether intervals over seeds leave open which is smaller; one seed leaves it open too."""
-    if one is None or other is None or one.high is None or other.low is None:
-        return True
-    return one.high >= other.low
+    """Whether the first is not shown to be smaller; one seed shows nothing."""
+    return one is None or other is None or _touch(one, other) or one.mean >= other.mean
+
+
+def _at_largest(rows: Sequence[Any], environment: str) -> dict[str, Any]:
+    """Of each encoder in an environment the row of its largest share."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        if row.environment == environment and (row.encoder not in found or row.fraction > found[row.encoder].fraction):
+            found[row.encoder] = row
+    return found
 
 
 def _probes(summary: StudySummary) -> Section | None:
@@ -348,8 +398,24 @@ def _probes(summary: StudySummary) -> Section | None:
             for row in rows
         ),
     )
+    leaders = [
+        f"{environment}: {text}"
+        for environment in summary.environments
+        for source, name in _SOURCES.items()
+        if (
+            text := leader(
+                {
+                    label: row.mean
+                    for label, row in _at_largest([row for row in rows if row.read_from == source], environment).items()
+                },
+                f"mean R2 from {name}",
+                highest=True,
+            )
+        )
+    ]
     return Section(
         "Linear probes of the simulator's state",
+        tuple(leaders),
         tables=(table,),
         notes=(
             "R2 on held-out episodes of a ridge regression on frames of training episodes, its penalty chosen on a "

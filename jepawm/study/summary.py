@@ -52,7 +52,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SuccessRow:
-    """Success of an encoder in an environment at one share of the episodes; `random` plans beside it."""
+    """Success of an encoder in an environment at one share of the episodes; `random` plans of one seed beside it."""
 
     environment: str
     encoder: str
@@ -145,7 +145,7 @@ class TransferRow:
         encoder: Label of the encoder.
         at_home: Success where they were trained.
         elsewhere: Success there.
-        random: Of random plans there.
+        random: Of random plans there, of one seed.
     """
 
     transfer: str
@@ -263,7 +263,9 @@ def _planned(outcomes: Sequence[Outcome]) -> Solved:
 
 def _success(environment: str, encoder: str, fraction: float, outcomes: Sequence[Outcome]) -> SuccessRow:
     protocol = _headline(outcomes[0].result)
-    random = {each.seed: _solved(each.result.protocols[_headline(each.result)].random) for each in outcomes}
+    # Random plans know no model, so those of further seeds are hardly more than copies of the first one's.
+    first = outcomes[0]
+    random = {first.seed: _solved(first.result.protocols[_headline(first.result)].random)}
     return SuccessRow(
         *(environment, encoder, fraction),
         train_episodes=sum(each.train_episodes for each in outcomes) / len(outcomes),
@@ -320,12 +322,9 @@ def _transfers(study: StudyConfig, places: Mapping[Place, Sequence[Outcome]]) ->
             played = [each for each in outcomes if label in each.transfers]
             if environment != transfer.trained_on or not played:
                 continue
-            there = {
-                kind: pooled({each.seed: _by_id(each.transfers[label][kind]) for each in played})
-                for kind in ("solved", "random")
-            }
-            home = pooled(_planned(played))
-            rows.append(TransferRow(label, environment, encoder, home, there["solved"], there["random"]))
+            there = pooled({each.seed: _by_id(each.transfers[label]["solved"]) for each in played})
+            random = pooled({played[0].seed: _by_id(played[0].transfers[label]["random"])})
+            rows.append(TransferRow(label, environment, encoder, pooled(_planned(played)), there, random))
     return rows
 
 

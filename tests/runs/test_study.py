@@ -131,6 +131,15 @@ def test_all_trials_of_an_environment_share_episodes_and_tasks(told) -> None:
     assert told["summary"]["beware"] == ["conv, random: one seed each, so how far trainings differ is not known"]
 
 
+def test_an_evaluation_reads_the_stored_features_that_its_training_read(told) -> None:
+    """So its last look at held-out frames is the training's own, to the bit: encoded frames would be float32."""
+    (folder,) = told["result"].folder.glob("trials/wall-statistics-100pct-seed0-*")
+    trained = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    judged = json.loads((folder / "eval.json").read_text())["diagnostics"]
+    assert {key: trained[key] for key in judged} == judged
+    assert "diagnostics/effective_rank" in judged
+
+
 def test_the_summary_has_every_measure_of_every_cell(told) -> None:
     summary = told["summary"]
     cells = {(row["encoder"], row["fraction"]) for row in summary["success"]}
