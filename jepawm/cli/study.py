@@ -6,62 +6,61 @@ jepawm study encoders --study FILE.yaml --report-only
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import tyro
 import yaml
+from tyro.conf import Positional
 
-from jepawm.config.command_line import take_switch, take_value
 from jepawm.errors import ConfigError
 
-USAGE = """usage: jepawm study encoders --study FILE.yaml [flags]
+ABOUT = (
+    "Train and judge a world model for each encoder, environment, share of the training episodes and seed of a study, "
+    "and write one report (study.json, report.html, report.md). The same command goes on where it was stopped; an "
+    "encoder, share or seed that was added to the file runs its own trials alone.\n\nAny other flag is a dotted key of "
+    "the file with a YAML value, e.g. --encoders.vjepa.weights RUN/encoder or --trials.max_concurrent 2."
+)
 
-Trains and judges a world model for each encoder, environment, share of the training episodes and seed of a study, and
-writes one report (study.json, report.html, report.md). The same command goes on where it was stopped; an encoder, share
-or seed that was added to the file runs its own trials alone.
 
---study FILE.yaml: the study (needed); docs/studies/README.md says how to write one.
---study-dir DIR: its folder; without it, study-NAME under $JEPAWM_HOME.
---local: one trial after the other in this process, without Ray.
---list: say which trials there are, and run nothing.
---report-only: write the reports of what was found so far, and run nothing.
---retry-failed: run trials again that failed before.
+@dataclass(frozen=True)
+class StudyCommand:
+    """What a study is asked for."""
 
-Any other flag is a dotted key of the file with a YAML value, e.g. --encoders.vjepa.weights RUN/encoder or
---trials.max_concurrent 2."""
+    what: Positional[Literal["encoders"]]
+    """What is compared."""
+    study: str
+    """The study, a YAML file; docs/studies/README.md says how to write one."""
+    study_dir: str | None = None
+    """Its folder; None: study-NAME under $JEPAWM_HOME."""
+    local: bool = False
+    """Run one trial after the other in this process, without Ray."""
+    list: bool = False
+    """Say which trials there are, and run nothing."""
+    report_only: bool = False
+    """Write the reports of what was found so far, and run nothing."""
+    retry_failed: bool = False
+    """Run trials again that failed before."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Reads the command line and runs the study."""
-    words = list(argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if words else 2
-    if words[0] != "encoders":
-        raise ConfigError(f"jepawm study: unknown '{words[0]}'; there is: jepawm study encoders --study FILE.yaml")
-    switches: dict[str, bool] = {}
-    words = words[1:]
-    if "--help" in words or "-h" in words:
-        print(USAGE)
-        return 0
-    for flag in ("--local", "--list", "--report-only", "--retry-failed"):
-        switches[flag], words = take_switch(words, flag)
-    file, words = take_value(words, "--study", "a YAML file")
-    folder, words = take_value(words, "--study-dir", "a folder")
-    if file is None:
-        raise ConfigError("pass --study FILE.yaml, e.g. docs/studies/encoders.yaml of the repository")
+    words = list(argv) or ["--help"]
+    command, rest = tyro.cli(StudyCommand, args=words, prog="jepawm study", description=ABOUT, return_unknown_args=True)
+    changes = changes_of(rest)
     from jepawm.console import Console
     from jepawm.runs.study import StudyRequest, list_trials, run_study
 
     request = StudyRequest(
-        file,
-        changes_of(words),
-        folder=folder,
-        local=switches["--local"],
-        report_only=switches["--report-only"],
-        retry_failed=switches["--retry-failed"],
+        command.study,
+        changes,
+        folder=command.study_dir,
+        local=command.local,
+        report_only=command.report_only,
+        retry_failed=command.retry_failed,
         words=tuple(argv),
     )
-    if switches["--list"]:
+    if command.list:
         list_trials(request, Console())
     else:
         run_study(request, Console())
