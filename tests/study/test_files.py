@@ -1,10 +1,12 @@
 """The studies in docs/studies are read and planned, without any weights."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from jepawm.config.study import read_study
+from jepawm.config.study import read_study, study_from_dict
 from jepawm.runs.study_plan import planned_trials
 from jepawm.study.records import StudyFolder
 
@@ -33,3 +35,11 @@ def test_every_study_of_the_documentation_plans_its_trials(path: Path, tmp_path:
 
 def test_a_study_says_which_weights_it_waits_for() -> None:
     assert list(read_study(str(FOLDER / "encoders.yaml")).left_out) == GIVEN["encoders.yaml"]
+
+
+def test_the_study_of_the_page_is_one(tmp_path: Path) -> None:
+    block = re.search(r"```yml\n(.*?)```", (FOLDER / "README.md").read_text("utf-8"), re.DOTALL)
+    assert block is not None
+    study = study_from_dict(yaml.safe_load(block[1]), "docs/studies/README.md")
+    assert study.left_out == ("vjepa",)
+    assert len(planned_trials(study, StudyFolder(tmp_path))) == 1 * 1 * 3 * 3
