@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("jepawm.cli.evaluate", "judge a trained model: other episodes, protocols, planners"),
     "counterfactual": ("jepawm.cli.counterfactual", "what a model imagines under actions made by hand"),
     "tune": ("jepawm.cli.tune", "trials with other settings: compare them, stop the worse ones, repeat the best"),
+    "study": ("jepawm.cli.study", "encoders x environments x data x seeds: train and compare them on one page"),
     "improve": ("jepawm.cli.improve", "let a model collect episodes by planning, train on them, and so on"),
     "compare": ("jepawm.cli.compare", "two or more evaluations: is the difference real, or noise?"),
     "episodes": ("jepawm.cli.episodes", "make and show files of starts and goals that evaluations play"),

@@ -166,6 +166,18 @@ def _new_run(folder: str, config: Job, recipe: str) -> str:
     return folder
 
 
+def begin_run(config: Job, recipe: str, folder: str) -> None:
+    """Makes a folder that holds other files the directory of a run, which `prepare_run_dir` then continues.
+
+    Args:
+        config: The resolved configuration.
+        recipe: Name of its recipe.
+        folder: Of a trial, whose own files lie beside those of its run.
+    """
+    Path(folder, "recipe").write_text(recipe + "\n", encoding="utf-8")
+    _save(config, folder)
+
+
 def _save(config: Job, folder: str) -> None:
     # Without `run_dir`, so that the file is a recipe for any place.
     save_yaml(replace(config, run_dir=None), known_config(folder))

@@ -84,7 +84,7 @@ def run_training(
         TrainingError: A loss that is not finite.
     """
     dataset = EpisodeDataset(dataset_path)
-    split = Split.of(dataset, plan.data.held_out_fraction, plan.seed)
+    split = Split.of(dataset, plan.data.held_out_fraction, plan.seed, plan.data.train_fraction)
     spec = model_spec(plan, dataset, split)
     device = pick_device(plan.device)
     state = fresh_state(plan, spec, device)
