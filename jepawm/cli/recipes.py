@@ -7,9 +7,19 @@ from typing import Literal
 from tyro.conf import Positional
 
 from jepawm.cli.group import run_group
+from jepawm.config.pretrain import PretrainConfig
 from jepawm.config.recipe import RecipeAbout, about_recipe
 from jepawm.config.run import RunConfig
-from jepawm.config.yaml_io import flatten, load_recipe, read_recipe_text, recipe_about, recipe_layers, recipe_names
+from jepawm.config.yaml_io import (
+    all_recipe_names,
+    command_of,
+    flatten,
+    load_recipe,
+    read_recipe_text,
+    recipe_about,
+    recipe_layers,
+    resolve,
+)
 
 # Widths of action and proprio of the environments that recipes name; others are counted with 2 numbers each.
 _WIDTHS = {
@@ -24,12 +34,12 @@ _WIDTHS = {
 
 @dataclass(frozen=True)
 class ListRecipes:
-    """List the recipes that `jepawm train --recipe` knows."""
+    """List the recipes that `jepawm train --recipe` and `jepawm pretrain --recipe` know."""
 
     def run(self) -> int:
         """Prints a line for each."""
-        width = max(map(len, recipe_names()))
-        for name in recipe_names():
+        width = max(map(len, all_recipe_names()))
+        for name in all_recipe_names():
             print(f"{name:<{width}} {read_recipe_text(name).splitlines()[0].removeprefix('# ')}")
         return 0
 
@@ -38,7 +48,7 @@ class ListRecipes:
 class ShowRecipe:
     """Show what a recipe states, where it was published, and what it would take to train it.
 
-    `jepawm train --recipe NAME --print-config` shows every setting.
+    `jepawm train --recipe NAME --print-config` shows every setting, for recipes in `pretrain/` `jepawm pretrain`.
     """
 
     name: Positional[str]
@@ -65,7 +75,11 @@ class ShowRecipe:
             print(f"{key:<{width}}  {value!s:<24}  {name}")
         about = about_recipe(self.name)
         print()
-        for line in [*_origin(about), *_needs(load_recipe(self.name, small=self.small), about, self)]:
+        if command_of(self.name) == "pretrain":
+            needs = _needs_of_pretraining(resolve(PretrainConfig, layers)[0], self)
+        else:
+            needs = _needs(load_recipe(self.name, small=self.small), about, self)
+        for line in [*_origin(about), *needs]:
             print(line)
         return 0
 
@@ -120,6 +134,24 @@ def _needs(config: RunConfig, about: RecipeAbout, shown: ShowRecipe) -> list[str
         f"time        {found.hours(gpu):.3g} hours on one {gpu.name} (estimated: {precision} at {UTILISATION:.0%} of "
         "its peak, no wait for data; narrow models reach less)",
     ]
+
+
+def _needs_of_pretraining(config: PretrainConfig, shown: ShowRecipe) -> list[str]:
+    """Steps, clips and parameters, as lines."""
+    lines = [f"training    {config.num_train_steps:,} train steps in {len(config.stages)} stage(s)"]
+    for number, stage in enumerate(config.stages, start=1):
+        share = stage.batch_size // config.scaling.num_workers
+        lines.append(
+            f"stage {number}     {stage.num_train_steps:,} train steps of {stage.batch_size:,} clips "
+            f"({config.scaling.num_workers} worker(s) x {share}), {stage.num_frames} frames of {stage.image_size} px: "
+            f"{stage.num_train_steps * stage.batch_size:,} clips"
+        )
+    if not shown.needs:
+        return lines
+    from jepawm.training.estimate import pretraining_parameters
+
+    encoder, predictor = pretraining_parameters(config.model)
+    return [*lines, f"parameters  {encoder:,} of the encoder, {predictor:,} of the predictor"]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -46,7 +46,8 @@ class ShowRun:
         place = where(run.folder)
         print(f"run          {place} ({run.state})")
         print(f"recipe       {run.recipe}; settings in {run.folder}/config.yaml, which is a recipe too")
-        print(f"environment  {run.env_id}")
+        if run.env_id:
+            print(f"environment  {run.env_id}")
         kept = ", ".join(map(str, run.checkpoints)) or "none"
         print(f"checkpoints  {kept} of {run.num_train_steps} train steps")
         if run.result is not None:
@@ -58,7 +59,7 @@ class ShowRun:
         if used is not None:
             print(f"used         {used.total.gpu:.3g} GPU-hours, {used.total.cpu:.3g} CPU-hours")
         if run.state == "unfinished":
-            print(f"go on        jepawm train --recipe {run.folder}/config.yaml --run-dir {place}")
+            print(f"go on        jepawm {run.command} --recipe {run.folder}/config.yaml --run-dir {place}")
         return 0
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from jepawm.config.run import RunConfig, checks_postponed
 from jepawm.config.tagged import PRESET_KEY, TaggedConfig
 from jepawm.config.yaml_io import (
+    check_command,
     describe,
     field_types,
     flatten,
@@ -35,6 +36,7 @@ MOVED = {
 
 Layers = list[tuple[str, dict[str, Any]]]
 Section = TypeVar("Section")
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ class Command:
         about: What it does, and flags of its own.
         common: Dotted keys that `--help` shows; a section's name stands for all of it.
         takes_recipe: Whether `--recipe` is one of its flags.
+        recipes: The command whose recipes it takes.
+        default_recipe: The recipe without `--recipe`.
     """
 
     prog: str
     about: str
     common: tuple[str, ...]
     takes_recipe: bool = True
+    recipes: str = "train"
+    default_recipe: str = DEFAULT_RECIPE
 
 
 TRAIN = Command(
@@ -73,9 +79,17 @@ TRAIN = Command(
 def parse(
     argv: list[str] | None = None, command: Command = TRAIN, *, base: Layers | None = None
 ) -> tuple[RunConfig, str]:
+    """The configuration of a run, see `parse_as`."""
+    return parse_as(RunConfig, argv, command, base=base)
+
+
+def parse_as(
+    kind: type[Config], argv: list[str] | None, command: Command, *, base: Layers | None = None
+) -> tuple[Config, str]:
     """Reads `--recipe NAME` and `--small`, then every other flag over that; answers `--print-config` and `--help`.
 
     Args:
+        kind: The configuration, such as `RunConfig`.
         argv: Command line without the program's name; None: `sys.argv[1:]`.
         command: What `--help` says.
         base: Layers to start from in place of a recipe's, e.g. the configuration of a trained model.
@@ -89,29 +103,36 @@ def parse(
     """
     import tyro
 
+    # A section that may be left out has flags like any other.
+    flat = (tyro.conf.AvoidSubcommands,)
     words = list(sys.argv[1:] if argv is None else argv)
-    recipe, words = DEFAULT_RECIPE, _flags_of_switches(words)
+    recipe, words = command.default_recipe, _flags_of_switches(words)
     if base is None:
-        given, words = take_value(words, "--recipe", f"a name (known: {', '.join(recipe_names())}) or a YAML file")
-        recipe = given or DEFAULT_RECIPE
+        known = ", ".join(recipe_names(command.recipes))
+        given, words = take_value(words, "--recipe", f"a name (known: {known}) or a YAML file")
+        recipe = given or command.default_recipe
+        check_command(recipe, command.recipes)
     small, words = take_switch(words, "--small") if base is None else (False, words)
     print_config, words = take_switch(words, "--print-config")
     show_all, words = take_switch(words, "--help-all")
     _refuse_moved(words)
     layers = recipe_layers(recipe, small=small) if base is None else base
-    kinds, words = _take_kinds(words, RunConfig)
+    kinds, words = _take_kinds(words, kind)
     if kinds:
         layers = [*layers, (COMMAND_LINE, unflatten(kinds))]
     # A preset may bring a horizon that a protocol of the layers below does not fit; a flag may still change either.
     with checks_postponed():
-        below, origins = resolve(RunConfig, layers)
+        below, origins = resolve(kind, layers)
     if show_all:
-        tyro.cli(RunConfig, args=["--help"], default=below, prog=command.prog, description=_about(command, recipe))
+        about = _about(kind, command, recipe)
+        tyro.cli(kind, args=["--help"], default=below, prog=command.prog, description=about, config=flat)
     if "-h" in words or "--help" in words:
         chosen = {key.rpartition(".")[0] for key in kinds}
         common = _common_flags(below, {*command.common, *chosen})
-        tyro.cli(type(common), args=["--help"], default=common, prog=command.prog, description=_about(command, recipe))
-    config = dataclasses.replace(tyro.cli(RunConfig, args=words, default=below, prog=command.prog))
+        about = _about(kind, command, recipe)
+        tyro.cli(type(common), args=["--help"], default=common, prog=command.prog, description=about, config=flat)
+    config = tyro.cli(kind, args=words, default=below, prog=command.prog, config=flat)
+    config = dataclasses.replace(config)  # type: ignore[type-var]
     before = flatten(to_dict(below))
     changed = [key for key, value in flatten(to_dict(config)).items() if value != before.get(key)]
     if print_config:
@@ -291,18 +312,17 @@ def _flags_of_switches(words: list[str]) -> list[str]:
 # -- help ------------------------------------------------------------------------------------------------------------
 
 
-def _about(command: Command, recipe: str) -> str:
+def _about(kind: type, command: Command, recipe: str) -> str:
     lines = [command.about]
     if command.takes_recipe:
-        lines.append(
-            f"--recipe NAME or FILE.yaml: where the settings come from ({', '.join(recipe_names())}); now: {recipe}."
-        )
+        known = ", ".join(recipe_names(command.recipes))
+        lines.append(f"--recipe NAME or FILE.yaml: where the settings come from ({known}); now: {recipe}.")
         lines.append("--small: the recipe at the small size that it states, with the same structure.")
     lines += [
         "--help-all shows every flag; --print-config shows every setting and where its value comes from.",
         "A switch is written --key, --section.no-key, or --key True and --key False.",
     ]
-    for section, union in tagged_sections(RunConfig).items():
+    for section, union in tagged_sections(kind).items():
         if union.presets:
             lines.append(
                 f"--{section}.preset NAME: published settings under one word ({', '.join(union.presets)}); further "

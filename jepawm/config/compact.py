@@ -55,7 +55,7 @@ class CompactEncoderConfig(EncoderConfig):
     @property
     def trains_base(self) -> bool:
         """Whether the base is to be trained before this encoder can be."""
-        return self.weights is None and self.base.weights_source is None
+        return self.weights is None and self.base.weights_source is None and self.base.has_weights
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,9 +64,13 @@ class CompactEncoderConfig(EncoderConfig):
             unread_by(self, name, "model.encoder.name 'compact'; model.encoder.base has a setting of that name")
         if isinstance(self.base, CompactEncoderConfig):
             raise ConfigError("model.encoder.base is 'compact' itself; a compact latent has one encoder below it")
-        if self.base.weights_source is None and not self.base.trainable:
+        if self.base.weights_source is None and not self.base.trainable and self.base.has_weights:
             raise ConfigError(
                 "model.encoder.base.trainable is off, and the base has no pretrained weights: it is noise"
+            )
+        if not self.base.has_weights and self.weights is not None:
+            raise ConfigError(
+                f"model.encoder.base '{self.base.name}' has no weights to be read; leave model.encoder.weights out"
             )
         if self.base.weights_source is not None and (self.base.trainable or self.weights is not None):
             raise ConfigError(

@@ -52,6 +52,9 @@ class DataConfig:
     """Frames in a training window."""
     held_out_fraction: float = 0.05
     """Share of whole episodes kept from training, for diagnostics and held-out evaluation."""
+    train_fraction: float = 1.0
+    """Share of the other episodes that are trained on, in (0, 1]. Which ones depends on the seed alone, and a smaller
+    share is a part of a larger one; held-out episodes stay the same."""
     loader: Literal["auto", "cache", "shards", "stream"] = "auto"
     """`cache`: decode once into a node-local memory map; `shards`: decode the frames of each window as it is asked for;
     `stream`: Ray Data reads shards and streams windows (needs Ray); `auto`: `cache` while the decoded dataset stays
@@ -69,6 +72,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         positive(self, "env_steps_per_episode", "env_steps_per_frame", "frameskip", "cache_limit_gib")
         fraction(self, "held_out_fraction")
+        if not 0 < self.train_fraction <= 1:
+            raise ConfigError(f"data.train_fraction must lie in (0, 1], found {self.train_fraction}")
         if self.num_frames_in_window < 2:
             raise ConfigError(
                 f"data.num_frames_in_window must be at least 2 (a frame and its successor), "

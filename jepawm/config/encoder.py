@@ -36,6 +36,7 @@ class EncoderConfig(TaggedConfig):
         "r3m": "jepawm.config.encoder:R3MEncoderConfig",
         "timm": "jepawm.config.library_encoder:TimmEncoderConfig",
         "huggingface": "jepawm.config.library_encoder:HuggingFaceEncoderConfig",
+        "pixel_statistics": "jepawm.config.encoder:PixelStatisticsEncoderConfig",
         "none": "jepawm.config.encoder:AbsentEncoderConfig",
     }
 
@@ -43,8 +44,9 @@ class EncoderConfig(TaggedConfig):
     """`conv`: a small convolutional encoder trained from pixels, one token per frame; `conv_map`: convolutions alone,
     one token per place of their last map; `compact`: a small latent on top of another encoder, which is frozen; `vit`:
     a vision transformer from scratch; `dinov2`, `dinov3`, `vjepa1`, `vjepa2`, `vjepa2_1`, `resnet18`, `r3m`: the
-    published backbones; `timm`, `huggingface`: any vision model of these libraries; `none`: latents are given, there is
-    nothing to encode pixels with; `module:Class`: a dataclass of your own."""
+    published backbones; `timm`, `huggingface`: any vision model of these libraries; `pixel_statistics`: mean and
+    deviation of colours, a control without weights; `none`: latents are given, there is nothing to encode pixels with;
+    `module:Class`: a dataclass of your own."""
     trainable: bool = True
     """Off: frozen, in evaluation mode, and never part of a gradient."""
     normalization: Literal["symmetric", "imagenet", "imagenet_after_symmetric", "data"] | None = None
@@ -85,6 +87,11 @@ class EncoderConfig(TaggedConfig):
     def decides_others(cls, key: str, value: str) -> bool:
         """Whether weights are an encoder folder, with settings in it."""
         return key == "weights" and exported_folder(value) is not None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it has weights, random or pretrained; what has none is frozen, and never noise."""
+        return True
 
     @property
     def weights_source(self) -> str | None:
@@ -362,6 +369,33 @@ class R3MEncoderConfig(EncoderConfig):
     name: str = "r3m"
     weights: str | None = None
     """None: a random start; else a file: a path, `https://...` or `hf://OWNER/REPO/FILE[@REVISION]`."""
+
+
+@dataclass(frozen=True)
+class PixelStatisticsEncoderConfig(EncoderConfig):
+    """Mean and deviation of the colours in each cell of a coarse grid: what an encoder has to beat."""
+
+    implementation: ClassVar[str] = "jepawm.encoders.pixel_statistics:PixelStatisticsEncoder"
+
+    name: str = "pixel_statistics"
+    trainable: bool = False
+    """It has no weights; must be off."""
+    cells: int = 8
+    """Rows and columns of the grid; they divide the side of the frames."""
+
+    @property
+    def has_weights(self) -> bool:
+        """It has none."""
+        return False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "cells")
+        unread_by(self, "trainable", "model.encoder.name 'pixel_statistics', which has no weights")
+        if self.normalization == "data":
+            raise ConfigError(
+                "model.encoder.normalization 'data' is taken when an encoder trains, and 'pixel_statistics' never does"
+            )
 
 
 @dataclass(frozen=True)

@@ -130,9 +130,6 @@ class PretrainingModelConfig:
     predictor: MaskPredictorConfig = field(default_factory=MaskPredictorConfig)
     loss: PretrainingLossConfig = field(default_factory=PretrainingLossConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    recompute_blocks: bool = False
-    """Backward passes compute each transformer block again instead of keeping what is inside it: less memory, the same
-    numbers, about a third more time."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.encoder, VideoEncoderConfig):

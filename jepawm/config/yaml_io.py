@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import typing
 from collections.abc import Iterator
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -20,13 +21,29 @@ T = TypeVar("T")
 PARENT_KEY = "extends"
 ABOUT_KEY = "about"
 SMALL_KEY = "small"
+# Folder of recipes -> the command that reads them; all others are recipes of `jepawm train`.
+RECIPE_FOLDERS = {"pretrain": "pretrain"}
 
 
 # -- recipes ---------------------------------------------------------------------------------------------------------
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package: those in a folder have its name in front, `dino_wm/wall`."""
+def recipe_names(command: str = "train") -> list[str]:
+    """Names of the recipes that ship with the package: those in a folder have its name in front, `dino_wm/wall`.
+
+    Args:
+        command: The command that reads them.
+    """
+    return [name for name in all_recipe_names() if command_of(name) == command]
+
+
+def command_of(name: str) -> str:
+    """The command that reads a recipe which ships with the package."""
+    return RECIPE_FOLDERS.get(name.partition("/")[0], "train")
+
+
+def all_recipe_names() -> list[str]:
+    """Names of the recipes of all commands."""
 
     def inside(folder: Any, prefix: str) -> Iterator[str]:
         for item in folder.iterdir():
@@ -44,7 +61,7 @@ def read_recipe_text(name: str) -> str:
     Raises:
         ConfigError: No such recipe or file.
     """
-    names = recipe_names()
+    names = all_recipe_names()
     if name not in names:
         if name.endswith((".yaml", ".yml")) or os.path.isfile(name):
             if not os.path.isfile(name):
@@ -149,10 +166,28 @@ def _over_small(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_recipe(name: str, *, small: bool = False) -> "RunConfig":
-    """The configuration of a recipe over its parents and the defaults; `small`: at the small size that it states."""
+    """The configuration of a recipe over its parents and the defaults; `small`: at the small size that it states.
+
+    Raises:
+        ConfigError: A recipe of another command, or one that cannot be read.
+    """
     from jepawm.config.run import RunConfig
 
+    check_command(name, "train")
     return resolve(RunConfig, recipe_layers(name, small=small))[0]
+
+
+def check_command(name: str, command: str) -> None:
+    """Refuses a recipe of the package that another command reads.
+
+    Raises:
+        ConfigError: Names the command.
+    """
+    if name in all_recipe_names() and command_of(name) != command:
+        raise ConfigError(
+            f"{name} is a recipe of `jepawm {command_of(name)}`; `jepawm {command}` knows "
+            f"{', '.join(recipe_names(command))}"
+        )
 
 
 # -- plain data and dataclasses --------------------------------------------------------------------------------------
@@ -168,6 +203,20 @@ def field_types(cls: type) -> dict[str, Any]:
 def is_section(kind: Any) -> bool:
     """Whether a field's type is a configuration dataclass of its own."""
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+@functools.cache
+def inner_section(kind: Any) -> tuple[Any, bool] | None:
+    """The dataclass in a field of type `Section | None` or `tuple[Section, ...]`, and whether there are several of it.
+
+    None: the field holds no section, or is one itself.
+    """
+    several = typing.get_origin(kind) is tuple
+    inside = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)]
+    # A dataclass without a key of its own is a value, such as a published result.
+    if len(inside) != 1 or not is_section(inside[0]) or not hasattr(inside[0], "section"):
+        return None
+    return inside[0], several
 
 
 def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
@@ -208,8 +257,18 @@ def expand_presets(cls: Any, data: Any, where: str, prefix: str = "") -> tuple[A
         return full, {f"{prefix}{key}": origin for key in full if key not in data}
     expanded = dict(data)
     for key, kind in field_types(cls).items():
-        if is_section(kind) and key in data:
-            expanded[key], inside = expand_presets(kind, data[key], where, f"{prefix}{key}.")
+        if key not in data:
+            continue
+        inner, several = (kind, False) if is_section(kind) else inner_section(kind) or (None, False)
+        if inner is None:
+            continue
+        if several and isinstance(data[key], list | tuple):
+            parts = [expand_presets(inner, item, where, f"{prefix}{key}.{at}.") for at, item in enumerate(data[key])]
+            expanded[key] = [part for part, _ in parts]
+        else:
+            part = expand_presets(inner, data[key], where, f"{prefix}{key}.")
+            expanded[key], parts = part[0], [part]
+        for _, inside in parts:
             chosen.update(inside)
     return expanded, chosen
 
@@ -227,15 +286,31 @@ def _build(cls: Any, data: Any, where: str, prefix: str, default: Any) -> Any:
         # Defaults that a parent gives a section (evaluation.two_plan and its like) fill the keys a recipe leaves out.
         values = {item.name: item.default_factory() for item in _with_factories(cls)}
     for key, value in data.items():
-        kind, dotted = types[key], f"{prefix}{key}"
-        if is_section(kind):
-            values[key] = _build(kind, value, where, f"{dotted}.", values.get(key))
-        else:
-            values[key] = _validated(kind, value, where, dotted)
+        values[key] = _built(types[key], value, where, f"{prefix}{key}", values.get(key))
     missing = [item.name for item in dataclasses.fields(cls) if _is_required(item) and item.name not in values]
     if missing:
         raise ConfigError(f"{where}: '{prefix}{missing[0]}' is missing")
     return cls(**values)
+
+
+def _built(kind: Any, value: Any, where: str, dotted: str, default: Any) -> Any:
+    """The value of one field."""
+    if is_section(kind):
+        return _build(kind, value, where, f"{dotted}.", default)
+    inner = inner_section(kind)
+    if inner is None:
+        return _validated(kind, value, where, dotted)
+    section, several = inner
+    if several:
+        entries = enumerate(_entries(value, where, dotted))
+        return tuple(_build(section, item, where, f"{dotted}.{at}.", None) for at, item in entries)
+    return None if value is None else _build(section, value, where, f"{dotted}.", default)
+
+
+def _entries(value: Any, where: str, dotted: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where}: '{dotted}' must be a list of mappings, found {value!r}")
+    return list(value)
 
 
 def kind_of(cls: Any, data: dict[str, Any], default: Any = None) -> Any:
@@ -408,12 +483,24 @@ def _over(cls: Any, plain: dict[str, Any], data: Any, where: str, *, origins: di
     for key, value in data.items():
         if key not in types:
             raise ConfigError(f"{where}: unknown key '{prefix}{key}'{did_you_mean(str(key), types)}")
+        dotted, inner = f"{prefix}{key}", inner_section(types[key])
         if is_section(types[key]):
             # A kind that was just chosen begins with its own defaults of a section.
             below = merged[key] if key in merged else _default_section(kind, key)
-            merged[key] = _over(types[key], below, value, where, origins=origins, prefix=f"{prefix}{key}.")
+            merged[key] = _over(types[key], below, value, where, origins=origins, prefix=f"{dotted}.")
+        elif inner is None:
+            merged[key] = _validated(types[key], value, where, dotted)
+        elif inner[1]:
+            # A list takes the place of the one below, for its entries have no names to find them by.
+            merged[key] = [
+                _over(inner[0], {}, item, where, origins=origins, prefix=f"{dotted}.{at}.")
+                for at, item in enumerate(_entries(value, where, dotted))
+            ]
+        elif value is None:
+            merged[key] = None
         else:
-            merged[key] = _validated(types[key], value, where, f"{prefix}{key}")
+            below = merged.get(key) or {}
+            merged[key] = _over(inner[0], below, value, where, origins=origins, prefix=f"{dotted}.")
     return merged
 
 
@@ -426,14 +513,22 @@ def _default_section(cls: Any, key: str) -> dict[str, Any]:
 def describe(config: Any, origins: dict[str, str]) -> str:
     """The resolved configuration as YAML, each line with the place its value comes from."""
 
-    def lines(data: dict[str, Any], prefix: str, depth: int) -> Iterator[str]:
+    def lines(data: dict[str, Any], prefix: str, depth: int, of_list: str | None) -> Iterator[str]:
         for key, value in data.items():
             indent, dotted = "  " * depth, f"{prefix}{key}"
+            # Entries of a list come from where the list comes from.
+            origin = of_list or origins.get(dotted, "default")
             if isinstance(value, dict):
                 yield f"{indent}{key}:"
-                yield from lines(value, f"{dotted}.", depth + 1)
+                yield from lines(value, f"{dotted}.", depth + 1, of_list)
+            elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+                yield f"{indent}{key}:"
+                for at, item in enumerate(value):
+                    first, *rest = lines(item, f"{dotted}.{at}.", depth + 2, origin)
+                    yield f"{indent}  - {first.lstrip()}"
+                    yield from rest
             else:
                 text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("\n...").strip()
-                yield f"{indent}{key}: {text}  # {origins.get(dotted, 'default')}"
+                yield f"{indent}{key}: {text}  # {origin}"
 
-    return "\n".join([f"{VERSION_KEY}: {VERSION}", *lines(to_dict(config), "", 0)])
+    return "\n".join([f"{VERSION_KEY}: {VERSION}", *lines(to_dict(config), "", 0, None)])

@@ -5,13 +5,15 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
+from jepawm.config.pretrain import PretrainConfig
 from jepawm.data.importers.conversion import Reader
 from jepawm.distributed.gauges import RunGauges
 from jepawm.distributed.session import RayLog, connect
 from jepawm.evaluation.planner_pool import ModelParcel
 from jepawm.rollout import EnvPool
 from jepawm.rollout.backend import Backend
-from jepawm.runs.placement import Cluster, PlacementPlan, Stage, place_run
+from jepawm.runs.directory import Job
+from jepawm.runs.placement import Cluster, PlacementPlan, Stage, place_pretraining, place_run
 from jepawm.runs.placement.demand import Demand
 from jepawm.runs.runtime import Role
 from jepawm.runs.usage import Share, UsageMeter
@@ -38,7 +40,7 @@ class RayRuntime:
         self._gauges = RunGauges()
         self.usage = UsageMeter()
 
-    def share(self, role: Role, config: RunConfig) -> Share | None:
+    def share(self, role: Role, config: Job) -> Share | None:
         scaling = config.scaling
         if role == "driver":
             return Share(role, 1, 1.0)
@@ -59,6 +61,9 @@ class RayRuntime:
         import torch
 
         return place_run(config, stages, self._cluster(), driver_has_gpu=torch.cuda.is_available())
+
+    def place_pretraining(self, config: PretrainConfig) -> PlacementPlan:
+        return place_pretraining(config, self._cluster())
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
         from jepawm.distributed.env_pool import EnvActors, ray_env_pool
@@ -90,6 +95,12 @@ class RayRuntime:
 
         claim = self._demand(config.scaling, config.device).worker()
         return ray_train(config, dataset_path, run_dir, claim, self._say, usage=self.usage, spent=spent)
+
+    def pretrain(self, config: PretrainConfig, run_dir: str, *, spent: Callable[[], bool] = lambda: False) -> str:
+        from jepawm.distributed.pretrain import ray_pretrain
+
+        claim = self._demand(config.scaling, config.device).worker()
+        return ray_pretrain(config, run_dir, claim, self._say, usage=self.usage, spent=spent)
 
     def encode(self, job: EncodeJob) -> Iterator[int]:
         from jepawm.distributed.encode import encode_on_ray

@@ -16,9 +16,10 @@ from typing import Any
 
 import ray.train
 
-from jepawm.config import RunConfig, to_dict
+from jepawm.config import to_dict
 from jepawm.config.places import SCHEMES, is_uri, local_path, uri_of
 from jepawm.errors import ConfigError, JepawmError, TrainingError
+from jepawm.runs.directory import Job
 from jepawm.storage.folder import StoredFolder
 from jepawm.storage.holding import HeldFolder, Permit, holder_above, joined
 from jepawm.storage.lease import interval_s
@@ -90,7 +91,7 @@ def opened_on_worker(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stor
     """
     stored: StoredRun | None = job["stored"]
     if stored is None:
-        yield job | {"dataset_path": fetched(job["dataset_path"])}, None
+        yield job | {"dataset_path": _fetched_dataset(job)}, None
         return
     run_dir, first = local_path(job["run_dir"]), ray.train.get_context().get_world_rank() == 0
     if stored.permit.mirror != mirror_id():
@@ -102,10 +103,15 @@ def opened_on_worker(job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Stor
     with joined(stored.permit if first else None) as folder:
         here = {
             "run_dir": run_dir,
-            "dataset_path": fetched(job["dataset_path"]),
+            "dataset_path": _fetched_dataset(job),
             "config": _with_models(job["config"], lambda path: fetched_model(path) if is_uri(path) else path),
         }
         yield job | here, StoredWorker(restore_from, folder)
+
+
+def _fetched_dataset(job: dict[str, Any]) -> str | None:
+    path = job["dataset_path"]
+    return None if path is None else fetched(path)
 
 
 def _fetch_beginning(stored: StoredRun, first: bool) -> None:
@@ -127,7 +133,7 @@ def _fetch_beginning(stored: StoredRun, first: bool) -> None:
             mirror.follow(mirror.folder.manifest(), wanted)
 
 
-def portable_config(config: RunConfig) -> dict[str, Any]:
+def portable_config(config: Job) -> dict[str, Any]:
     """A configuration as plain data, in which models at URIs have names that every machine understands."""
     return _with_models(to_dict(config), lambda path: uri_of(path) or path)
 
@@ -186,19 +192,23 @@ def follow(run_dir: str, *, everything: bool) -> None:
 
 
 @contextlib.contextmanager
-def followed(config: RunConfig, run_dir: str) -> Iterator[None]:
-    """While the context lasts, metrics that workers push reach the driver, and checkpoints where it evaluates them."""
+def followed(run_dir: str, *, with_checkpoints: bool) -> Iterator[None]:
+    """While the context lasts, metrics that workers push reach the driver.
+
+    Args:
+        run_dir: The run.
+        with_checkpoints: Whether checkpoints do too, which the driver then evaluates.
+    """
     if holder_above(run_dir) is None:
         yield
         return
     stop = threading.Event()
-    evaluates = config.evaluation.every_num_train_steps is not None
 
     def look() -> None:
         while not stop.wait(interval_s()):
             # A store that does not answer now may answer at the next look; the last look is not in this thread.
             with contextlib.suppress(JepawmError, OSError):
-                follow(run_dir, everything=evaluates)
+                follow(run_dir, everything=with_checkpoints)
 
     thread = threading.Thread(target=look, name="follow-store", daemon=True)
     thread.start()

@@ -18,17 +18,17 @@ from ray.tune.search import Searcher
 from jepawm.config import RunConfig, ScalingConfig
 from jepawm.config.tune import TuneConfig
 from jepawm.distributed.cluster import look_at_cluster, number_waiting, room_in_words, startable_nodes, waiting_claims
+from jepawm.distributed.trial_room import gpus_of_trial, trials_at_once
 from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler, domains, replay
 from jepawm.distributed.tune_workers import Surroundings, WithWorkers
 from jepawm.distributed.waiting import LOOK_EVERY_S, TELL_AFTER_S, Waiting
 from jepawm.errors import ConfigError, PlacementError
 from jepawm.runs.fresh_episodes import evaluate_again
-from jepawm.runs.placement import Cluster
 from jepawm.runs.placement.demand import Claim, Demand
 from jepawm.runs.takeover import take_over
 from jepawm.runs.trial import TrialJob, run_trial, settle
 from jepawm.runs.trials import Trials
-from jepawm.tuning.resources import TrialClaim, capacity_problem, check_fits, fitting_trials
+from jepawm.tuning.resources import TrialClaim
 from jepawm.tuning.space import Space
 from jepawm.tuning.sweep_folder import Final, SweepFolder
 from jepawm.tuning.trial import Rung, Takeover
@@ -71,14 +71,14 @@ def tune_on_ray(
     cluster = look_at_cluster(startable=startable_nodes())
     several = config.scaling.num_workers > 1
     population = settings.scheduler.moves_checkpoints
-    gpus = _gpus(config, settings, cluster)
+    gpus = gpus_of_trial(config.device, settings.gpus_per_trial, cluster, key="tune.gpus_per_trial")
     own = TrialClaim.of_process(settings.cpus_per_trial, gpus)
     worker = Demand(config.scaling, config.device, cluster).worker() if several else None
     needed = own if worker is None else TrialClaim.of_workers(config.scaling.num_workers, worker.resources)
-    concurrent = _concurrent(needed, settings, cluster, trials.remaining, say)
+    concurrent = trials_at_once(needed, settings.max_concurrent, cluster, trials.remaining, say)
     if several:
         # Its evaluation comes after its training, in a process of its own.
-        _concurrent(own, settings, cluster, 1, say)
+        trials_at_once(own, settings.max_concurrent, cluster, 1, say)
     if several and population and concurrent < trials.remaining:
         raise ConfigError(
             f"a population of {trials.remaining} trials trains at once, and there is room for {concurrent}, each "
@@ -128,19 +128,6 @@ def tune_on_ray(
     shutil.rmtree(storage, ignore_errors=True)
 
 
-def _gpus(config: RunConfig, settings: TuneConfig, cluster: Cluster) -> float:
-    """GPUs that a trial's own process claims."""
-    if settings.gpus_per_trial is not None:
-        return settings.gpus_per_trial
-    there = any(kind.gpus for kind in cluster.types())
-    if config.device == "auto" and not there and cluster.startable is None:
-        raise ConfigError(
-            "no node with GPUs runs, and what the autoscaler can start is not known; state tune.gpus_per_trial: 0 to "
-            "compute on CPUs, 1 to wait for nodes with GPUs"
-        )
-    return float(config.device.startswith("cuda") or (config.device == "auto" and there))
-
-
 def _check_labels(scaling: ScalingConfig) -> None:
     """Refuses labels, which reach Ray Train's workers and no other process of a sweep."""
     for name in ("worker_labels", "accelerator_type"):
@@ -149,25 +136,6 @@ def _check_labels(scaling: ScalingConfig) -> None:
                 f"scaling.{name} has no effect on trials of one process, which Ray Tune places; leave it out, or train "
                 "each trial with several workers (scaling.num_workers)"
             )
-
-
-def _concurrent(
-    needed: TrialClaim, settings: TuneConfig, cluster: Cluster, most: int, say: Callable[[str], None]
-) -> int:
-    """Trials at once, on the nodes that run and those that can be started.
-
-    Where it is not known what can be started, as many as are asked for.
-    """
-    started = [kind.resources for kind in cluster.startable or () for _ in range(kind.count)][: cluster.most_started]
-    nodes = [*(kind.resources for kind in cluster.running for _ in range(kind.count)), *started]
-    wanted = settings.max_concurrent
-    if wanted is None or cluster.startable is not None:
-        return check_fits(needed, nodes, wanted, most)
-    wanted = min(wanted, most)
-    problem = capacity_problem(needed, nodes, fitting_trials(needed, nodes, wanted), wanted)
-    if problem is not None:
-        say(f"   the cluster is too small now, the sweep waits for it to grow: {problem}")
-    return wanted
 
 
 def _fit_beside(fit: Callable[[], Any], watch: "_Watch") -> None:
@@ -264,7 +232,8 @@ def evaluate_again_on_ray(
     cluster = look_at_cluster(startable=startable_nodes())
     several = config.scaling.num_workers > 1
     selector = Demand(config.scaling, config.device, cluster).worker().selector if several else {}
-    claim = Claim(settings.cpus_per_trial, _gpus(config, settings, cluster), selector)
+    gpus = gpus_of_trial(config.device, settings.gpus_per_trial, cluster, key="tune.gpus_per_trial")
+    claim = Claim(settings.cpus_per_trial, gpus, selector)
     surroundings = Surroundings.of_driver(settings.cpus_per_trial)
 
     def work(number: int) -> Final:

@@ -42,7 +42,7 @@ def window_stream(
         part_bytes: Encoded frames that a task holds, bytes.
     """
     dataset = EpisodeDataset(fetched_once(dataset_path))
-    allowed = Split.of(dataset, plan.data.held_out_fraction, plan.seed).train
+    allowed = Split.of(dataset, plan.data.held_out_fraction, plan.seed, plan.data.train_fraction).train
     size: dict[str, Any] = {
         "frameskip": plan.data.frameskip,
         "num_frames_in_window": plan.data.num_frames_in_window,

@@ -5,16 +5,32 @@ number is chosen here, and a training that could be wider ends at a checkpoint a
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import ray
 from ray._private.state import available_resources_per_node
 
-from jepawm.config import ScalingConfig, TrainConfig
+from jepawm.config import ScalingConfig
 from jepawm.distributed.nodes import is_gone
 from jepawm.runs.placement.demand import Claim
 from jepawm.runs.placement.nodes import NodeType, holds
 
 Resources = Mapping[str, float]
+
+
+class BatchSizes(Protocol):
+    """Sizes that the number of workers must divide.
+
+    Attributes:
+        batch_size: Samples per update over all workers.
+        micro_batches: Parts of each worker's share.
+    """
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def micro_batches(self) -> int: ...
 
 
 def live_resources(claim: Claim) -> dict[str, float]:
@@ -39,13 +55,13 @@ def used_by_others(claim: Claim) -> dict[str, float]:
     return used
 
 
-def possible_counts(scaling: ScalingConfig, train: TrainConfig) -> list[int]:
+def possible_counts(scaling: ScalingConfig, train: BatchSizes) -> list[int]:
     """Numbers of workers that the settings allow and that the global batch divides by, the lowest first."""
     counts = range(scaling.fewest_workers, scaling.num_workers + 1)
     return [count for count in counts if train.batch_size % (count * train.micro_batches) == 0]
 
 
-def number_of_workers(scaling: ScalingConfig, train: TrainConfig, room: Resources, claim: Claim) -> int:
+def number_of_workers(scaling: ScalingConfig, train: BatchSizes, room: Resources, claim: Claim) -> int:
     """As many workers as there is room for.
 
     Args:
@@ -72,7 +88,7 @@ class ElasticWorkers:
         claim: Of each worker.
     """
 
-    def __init__(self, scaling: ScalingConfig, train: TrainConfig, claim: Claim) -> None:
+    def __init__(self, scaling: ScalingConfig, train: BatchSizes, claim: Claim) -> None:
         self._scaling, self._train, self.claim = scaling, train, claim
         self._others = used_by_others(claim) if self.is_elastic else {}
 

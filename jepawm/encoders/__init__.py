@@ -11,6 +11,7 @@ from jepawm.encoders.base import Encoder
 from jepawm.encoders.conv import ConvEncoder
 from jepawm.encoders.dino import DINOv2Encoder, DINOv3Encoder
 from jepawm.encoders.frozen import FrozenEncoder
+from jepawm.encoders.pixel_statistics import PixelStatisticsEncoder
 from jepawm.encoders.resnet import ResNetEncoder
 from jepawm.encoders.vit import ViTEncoder
 from jepawm.encoders.vjepa import VJEPAEncoder
@@ -26,6 +27,7 @@ __all__ = [
     "Encoder",
     "EncoderStack",
     "FrozenEncoder",
+    "PixelStatisticsEncoder",
     "ResNetEncoder",
     "VJEPA21Encoder",
     "VJEPAEncoder",

@@ -135,10 +135,11 @@ def as_clips(
 
 
 def compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
-    """The dtype a module computes in: autocast's where it is on, else that of the module's parameters."""
+    """The dtype a module computes in: autocast's where it is on, else that of its parameters, else the default."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
-    return next(module.parameters()).dtype
+    parameter = next(module.parameters(), None)
+    return torch.get_default_dtype() if parameter is None else parameter.dtype
 
 
 @dataclass(frozen=True)

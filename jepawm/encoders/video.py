@@ -15,7 +15,7 @@ from jepawm.encoders.preprocess import Preprocess
 from jepawm.errors import ConfigError
 from jepawm.nn.precision import at_least_float32
 from jepawm.nn.rotary import Pairing, RotaryTable, frame_rotary_table
-from jepawm.nn.transformer import Block, init_transformer_, run_block
+from jepawm.nn.transformer import Block, init_transformer_
 
 TUBELET = 2
 _PATCH_SIZE = 16
@@ -59,7 +59,6 @@ class VideoTransformer(Encoder, ABC):
         depth: Blocks that are computed.
         rotary_pairing: Of the rotary embedding, see `jepawm.nn.rotary.rotary_table`.
         rotary_span: Of the rotary embedding, see `jepawm.nn.rotary.frame_rotary_table`.
-        recompute_blocks: Whether a backward pass computes each block again instead of keeping what is inside it.
 
     Raises:
         ConfigError: Patches or heads that do not come out even.
@@ -68,7 +67,6 @@ class VideoTransformer(Encoder, ABC):
     takes_images: bool = False
     rotary_pairing: Pairing = "published"
     rotary_span: float | None = None
-    recompute_blocks: bool = False
 
     def __init__(self, config: VideoEncoderConfig, image_size: int, widths: Widths) -> None:
         if config.weights == "timm":
@@ -219,7 +217,7 @@ class VideoTransformer(Encoder, ABC):
         depths = self.level_depths(num_levels)
         found: list[Tensor] = []
         for depth, block in enumerate(self.blocks, start=1):
-            x = run_block(block, x, rotary, recompute=self.recompute_blocks)
+            x = block(x, rotary=rotary)
             if depth in depths:
                 found.append(self._normalised(x, len(found), num_levels))
         return found[0] if num_levels == 1 else torch.cat(found, dim=-1)

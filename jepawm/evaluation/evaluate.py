@@ -11,6 +11,7 @@ from jepawm.config.evaluation import EvaluationPlan
 from jepawm.config.published import published_evaluation
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
+from jepawm.data.loading.feature_store import FeatureStore
 from jepawm.data.loading.split import Split, held_out_windows
 from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.conditions import model_conditions
@@ -36,6 +37,7 @@ from jepawm.evaluation.result import (
 )
 from jepawm.rollout import EnvPool
 from jepawm.training.diagnostics import latent_diagnostics, prediction_errors
+from jepawm.training.features import feature_store
 from jepawm.world_model import WorldModel
 
 
@@ -84,7 +86,11 @@ def evaluate(
         ConfigError: Goals from held-out data without a dataset; neither an environment nor held-out episodes.
         DataError: Not enough tasks, or no held-out windows.
     """
-    split = Split.of(dataset, plan.data.held_out_fraction, plan.seed) if dataset is not None else None
+    split = (
+        Split.of(dataset, plan.data.held_out_fraction, plan.seed, plan.data.train_fraction)
+        if dataset is not None
+        else None
+    )
     held_out = dataset is not None and split is not None and len(split.held_out) > 0
     if dataset is not None and split is not None and held_out:
         _check_prediction_horizon(plan, dataset, split)
@@ -193,8 +199,13 @@ def _held_out(
 ) -> HeldOut:
     device = next(model.parameters()).device
     horizon = plan.evaluation.prediction_horizon
+    store = _stored(plan, model, spec, dataset)
     windows = held_out_windows(
-        dataset, split, plan.data, seed=plan.seed, num_frames=horizon + 1, num_windows=plan.diagnostics_windows
+        *(dataset, split, plan.data),
+        seed=plan.seed,
+        num_frames=horizon + 1,
+        num_windows=plan.diagnostics_windows,
+        store=store,
     )
     if windows is None or len(windows) < 2:
         raise DataError(
@@ -203,7 +214,7 @@ def _held_out(
         )
     # The frames that training measures on, so that the report's table is the last point of its plot.
     frames = held_out_windows(
-        dataset, split, plan.data, seed=plan.seed, num_frames=1, num_windows=plan.diagnostics_windows
+        dataset, split, plan.data, seed=plan.seed, num_frames=1, num_windows=plan.diagnostics_windows, store=store
     )
     assert frames is not None, "there are held-out windows"
     names = dataset.spec.sim_state.names if dataset.spec.sim_state is not None else ()
@@ -214,3 +225,14 @@ def _held_out(
         diagnostics=latent_diagnostics(model, frames, names, device),
         images=drawn_predictions(model, spec, windows, say=console.say),
     )
+
+
+def _stored(plan: EvaluationPlan, model: WorldModel, spec: ModelSpec, dataset: EpisodeDataset) -> FeatureStore | None:
+    """The features that the model was trained on, where they are here whole; a head that draws is compared with frames.
+
+    None: the frames are encoded, which gives the same latents up to the number format of the store.
+    """
+    if plan.data.features != "stored" or drawing_head(model, spec) is not None:
+        return None
+    store = feature_store(model.encoder, spec.model.encoder, dataset, plan.data.features_dtype)
+    return None if store.missing_shards else store

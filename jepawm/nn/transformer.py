@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from jepawm.nn.attention import Attention, KeyValue
 from jepawm.nn.rotary import RotaryTable
@@ -89,27 +88,6 @@ class Block(nn.Module):
         )
         x = x_BLD[:, x_BLD.shape[1] - attended.shape[1] :] + attended
         return x + self.mlp(self.norm2(x)), known
-
-
-def run_block(
-    block: nn.Module, x_BLD: Float[Tensor, "B L D"], rotary: RotaryTable | None, *, recompute: bool
-) -> Float[Tensor, "B L D"]:
-    """One block of a stack.
-
-    Args:
-        block: A `Block`.
-        x_BLD: `[B,L,D]` tokens.
-        rotary: Angles of the tokens, or None.
-        recompute: Keep the block's input alone for the backward pass, which computes the block again: less memory, the
-            same numbers, a third more time. Without gradients it changes nothing.
-
-    Reference: Chen et al. 2016, Training deep nets with sublinear memory cost, arXiv 1604.06174.
-    """
-    if recompute and torch.is_grad_enabled():
-        again: Tensor = checkpoint(block, x_BLD, rotary=rotary, use_reentrant=False)
-        return again
-    found: Tensor = block(x_BLD, rotary=rotary)
-    return found
 
 
 class AdaptiveBlock(nn.Module):

@@ -251,7 +251,6 @@ def build_pretraining(config: PretrainingModelConfig, image_size: int) -> Pretra
         predicts_context=config.loss.context_weight > 0,
         takes_images=encoder.takes_images,
     )
-    encoder.recompute_blocks = predictor.recompute_blocks = config.recompute_blocks
     return Pretraining(encoder, predictor, config.loss)
 
 

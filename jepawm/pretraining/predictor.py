@@ -14,7 +14,7 @@ from jepawm.errors import CheckpointError, ConfigError, did_you_mean
 from jepawm.nn import weights
 from jepawm.nn.embeddings import sincos_3d
 from jepawm.nn.rotary import Pairing, frame_rotary_table
-from jepawm.nn.transformer import Block, init_transformer_, run_block
+from jepawm.nn.transformer import Block, init_transformer_
 from jepawm.pretraining.masks import MaskSet, TokenGrid
 
 _EPS = 1e-6
@@ -41,13 +41,8 @@ class MaskPredictor(nn.Module):
         predicts_context: Whether visible tokens are predicted too, by an output map of their own.
         takes_images: Whether images and videos are told apart by a vector that is added to every token.
 
-    Attributes:
-        recompute_blocks: As of the encoder, see `VideoTransformer`.
-
     Reference: Assran et al. 2025, V-JEPA 2, arXiv 2506.09985, section 2.
     """
-
-    recompute_blocks: bool = False
 
     def __init__(
         self,
@@ -134,7 +129,7 @@ class MaskPredictor(nn.Module):
             )
             rotary = table.rows(index_BN[:, None])
         for block in self.blocks[:-1]:
-            x = run_block(block, x, rotary, recompute=self.recompute_blocks)
+            x = block(x, rotary=rotary)
         if self.proj_context is None:
             return self.proj(self.norm(self.blocks[-1](x, rotary=rotary, num_queries=M))), None
         context, masked = self.norm(self.blocks[-1](x, rotary=rotary)).split([L, M], dim=1)

@@ -23,18 +23,21 @@ from filelock import FileLock, Timeout
 
 from jepawm.config import RunConfig, home
 from jepawm.config.places import local_path
-from jepawm.config.yaml_io import flatten, load_recipe, load_yaml, recipe_names, save_yaml
+from jepawm.config.pretrain import PretrainConfig
+from jepawm.config.yaml_io import all_recipe_names, flatten, load_recipe, load_yaml, recipe_names, save_yaml
 from jepawm.errors import ConfigError
 from jepawm.shared_folders import told_if_gone
 from jepawm.storage.holding import Say, held, remove_stored, where
 from jepawm.storage.lease import FolderBusyError
 from jepawm.storage.reading import refresh, refresh_home
 
+Job = RunConfig | PretrainConfig
+
 FINISHED = "finished"
 LOCK_FILE = ".lock"
 
 
-def prepare_run_dir(config: RunConfig, recipe: str, say: Say = lambda text: None) -> tuple[str, bool]:
+def prepare_run_dir(config: Job, recipe: str, say: Say = lambda text: None) -> tuple[str, bool]:
     """Finds the run to continue, or makes a new one.
 
     Args:
@@ -83,7 +86,7 @@ def prepare_run_dir(config: RunConfig, recipe: str, say: Say = lambda text: None
     return _new_run(folder, config, recipe), False
 
 
-def check_run_dir(config: RunConfig) -> None:
+def check_run_dir(config: Job) -> None:
     """Refuses a `run_dir` that holds a run of another configuration, or something that is no run; writes nothing.
 
     Raises:
@@ -97,7 +100,7 @@ def check_run_dir(config: RunConfig) -> None:
         _check_same_run(folder, config)
 
 
-def run_stem(config: RunConfig, recipe: str) -> str:
+def run_stem(config: Job, recipe: str) -> str:
     """The beginning of the names of a configuration's run directories.
 
     It is `config.name`; without that the recipe's name, or the environment's name where `env.id` is not the recipe's.
@@ -105,12 +108,12 @@ def run_stem(config: RunConfig, recipe: str) -> str:
     if config.name is not None:
         return config.name
     is_recipe = os.path.isfile(recipe) or recipe in recipe_names()
-    if is_recipe and config.env.id not in ("none", load_recipe(recipe).env.id):
+    if isinstance(config, RunConfig) and is_recipe and config.env.id not in ("none", load_recipe(recipe).env.id):
         return config.env.short_name
     return _recipe_stem(recipe)
 
 
-def _unfinished_runs(runs: str, config: RunConfig, recipe: str) -> list[str]:
+def _unfinished_runs(runs: str, config: Job, recipe: str) -> list[str]:
     """Run directories that the configuration may continue, the newest first."""
     # Runs in another environment than their recipe's were once named after the recipe all the same.
     stems = {run_stem(config, recipe)} | (set() if config.name is not None else {_recipe_stem(recipe)})
@@ -127,7 +130,7 @@ def _recipe_stem(recipe: str) -> str:
     if os.path.basename(recipe) == "config.yaml" and beside.is_file():
         # A run's configuration is a recipe as well; its name is that of the recipe the run was made with.
         recipe = beside.read_text().strip()
-    if recipe in recipe_names():
+    if recipe in all_recipe_names():
         return recipe.replace("/", "_")
     return os.path.basename(recipe).removesuffix(".yaml").removesuffix(".yml")
 
@@ -152,7 +155,7 @@ def sweep_leftovers(folder: str) -> None:
                 leftover.unlink()
 
 
-def _new_run(folder: str, config: RunConfig, recipe: str) -> str:
+def _new_run(folder: str, config: Job, recipe: str) -> str:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -164,7 +167,19 @@ def _new_run(folder: str, config: RunConfig, recipe: str) -> str:
     return folder
 
 
-def _save(config: RunConfig, folder: str) -> None:
+def begin_run(config: Job, recipe: str, folder: str) -> None:
+    """Makes a folder that holds other files the directory of a run, which `prepare_run_dir` then continues.
+
+    Args:
+        config: The resolved configuration.
+        recipe: Name of its recipe.
+        folder: Of a trial, whose own files lie beside those of its run.
+    """
+    Path(folder, "recipe").write_text(recipe + "\n", encoding="utf-8")
+    _save(config, folder)
+
+
+def _save(config: Job, folder: str) -> None:
     # Without `run_dir`, so that the file is a recipe for any place.
     save_yaml(replace(config, run_dir=None), known_config(folder))
 
@@ -174,7 +189,7 @@ def known_config(folder: str) -> str:
     return os.path.join(folder, "config.yaml")
 
 
-def _check_same_run(folder: str, config: RunConfig) -> bool:
+def _check_same_run(folder: str, config: Job) -> bool:
     """Refuses a directory that holds a run of another configuration.
 
     A run that is named with `run_dir` may be trained longer.
@@ -189,10 +204,11 @@ def _check_same_run(folder: str, config: RunConfig) -> bool:
         raise ConfigError(
             f"run_dir {where(folder)} holds a run already and --resume is 'never'; choose another directory"
         )
-    before = flatten(load_yaml(RunConfig, known).training_identity())
+    before = flatten(load_yaml(type(config), known).training_identity())
     now = flatten(config.training_identity())
     steps = "train.num_train_steps"
-    is_longer = config.run_dir is not None and now[steps] > before[steps]
+    # Stages of a pretraining keep their lengths, by which its schedules count.
+    is_longer = steps in now and config.run_dir is not None and now[steps] > before[steps]
     if is_longer:
         before[steps] = now[steps]
     changed = [f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if now[key] != before.get(key)]

@@ -40,6 +40,7 @@ class RunFacts:
         result: What its evaluation found, or None.
         damage: Why `eval.json` cannot be read; empty where it can, or is not there.
         changed_s: Time of its last change, seconds since 1970.
+        command: What it was made with, `train` or `pretrain`.
     """
 
     folder: str
@@ -52,6 +53,7 @@ class RunFacts:
     result: EvaluationResult | None
     damage: str
     changed_s: float
+    command: str = "train"
 
     @property
     def name(self) -> str:
@@ -63,6 +65,8 @@ class RunFacts:
         """Success of the first protocol, or what there is in its place."""
         if self.damage:
             return self.damage
+        if self.command == "pretrain" and self.state == "finished":
+            return f"encoder exported after {self.num_train_steps} train steps"
         if self.result is None:
             return f"{max(self.checkpoints, default=0)}/{self.num_train_steps} train steps"
         if self.result.played is not None:
@@ -100,17 +104,20 @@ def read_run(folder: str) -> RunFacts:
     steps = (name.removeprefix("step-") for name in names if name.startswith("step-"))
     result, damage = _read_result(Path(folder, "eval.json"))
     recipe = Path(folder, "recipe")
+    # Only a pretraining has stages.
+    stages = config.get("stages") or [config.get("train", {})]
     return RunFacts(
         folder=folder,
         state=state_of(folder),
         recipe=recipe.read_text().strip() if recipe.is_file() else "",
         env_id=str(config.get("env", {}).get("id", "")),
         checkpoints=tuple(sorted(int(step) for step in steps if step.isdigit())),
-        num_train_steps=int(config.get("train", {}).get("num_train_steps", 0)),
+        num_train_steps=sum(int(stage.get("num_train_steps", 0)) for stage in stages),
         experiment=_experiment_of(config),
         result=result,
         damage=damage,
         changed_s=_changed_s(folder),
+        command="pretrain" if "stages" in config else "train",
     )
 
 

@@ -18,7 +18,7 @@ from jepawm.data.loading.split import choose_loader
 from jepawm.errors import JepawmError
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.interrupts import telling_how_to_go_on
-from jepawm.runs.directory import FINISHED, discard_new_run, lock_run, prepare_run_dir, sweep_leftovers
+from jepawm.runs.directory import FINISHED, Job, discard_new_run, lock_run, prepare_run_dir, sweep_leftovers
 from jepawm.runs.during_training import EvaluationsDuringTraining, during_training, evaluator
 from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.evaluation import (
@@ -277,7 +277,7 @@ def _tell_working_copy(config: RunConfig, run_dir: str, console: Console) -> Non
 
 
 @contextmanager
-def started_runtime(config: RunConfig, console: Console) -> Iterator[Runtime]:
+def started_runtime(config: Job, console: Console) -> Iterator[Runtime]:
     with console.stage("start", "local process" if config.local else "Ray"):
         runtime = make_runtime(config, console.say)
     try:

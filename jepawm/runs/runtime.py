@@ -3,34 +3,34 @@
 import importlib
 import importlib.util
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 
-from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig, home
 from jepawm.config.places import local_path, uri_of
+from jepawm.config.pretrain import PretrainConfig
 from jepawm.data.importers.conversion import Reader, read_serially
 from jepawm.device import pick_device
 from jepawm.errors import ConfigError
 from jepawm.evaluation.planner_pool import ModelParcel
-from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.rollout import EnvHost, EnvPool, SerialBackend
 from jepawm.rollout.backend import Backend
+from jepawm.runs.directory import Job
 from jepawm.runs.placement import PlacementPlan, Stage
+from jepawm.runs.training_here import Kept, train_here
 from jepawm.runs.usage import THIS_PROCESS, Share, UsageMeter
 from jepawm.shared_folders import ClusterReport, Folders
-from jepawm.tracking import METRICS_FILE, MetricsWriter
-from jepawm.training.checkpoint import Snapshot, checkpoint_name, checkpoint_step, list_checkpoints, newest_checkpoint
-from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter
+from jepawm.training.checkpoint import Snapshot
 from jepawm.training.features import EncodeJob, encode_shards
-from jepawm.training.loop import Metrics, TrainingState
+from jepawm.training.loop import Metrics
+from jepawm.training.place import TrainingPlace
+from jepawm.training.pretrain import run_pretraining
 from jepawm.training.run import run_training
-from jepawm.training.stopping import StopAgreement
 
 # What a run's processes do; workers that train and actors that encode are counted where they are started.
 Role = Literal["driver", "evaluating driver", "environment hosts", "planner hosts"]
@@ -45,7 +45,7 @@ class Runtime(Protocol):
 
     usage: UsageMeter
 
-    def share(self, role: Role, config: RunConfig) -> Share | None:
+    def share(self, role: Role, config: Job) -> Share | None:
         """What a role of a run holds; None where it holds nothing that another role has not."""
         ...
 
@@ -67,6 +67,10 @@ class Runtime(Protocol):
         Raises:
             ConfigError: They do not fit, with the sums.
         """
+        ...
+
+    def place_pretraining(self, config: PretrainConfig) -> PlacementPlan:
+        """Plans where the processes of a pretraining go; see `place`."""
         ...
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
@@ -105,6 +109,10 @@ class Runtime(Protocol):
         Raises:
             Interrupted: A signal asked for the end, and a checkpoint was written.
         """
+        ...
+
+    def pretrain(self, config: PretrainConfig, run_dir: str, *, spent: Callable[[], bool] = lambda: False) -> str:
+        """Pretrains an encoder, continuing from the newest checkpoint in `run_dir`; see `train`."""
         ...
 
     def encode(self, job: EncodeJob) -> Iterator[int]:
@@ -159,13 +167,16 @@ class LocalRuntime:
         self._after_checkpoint = after_checkpoint
         self.usage = UsageMeter()
 
-    def share(self, role: Role, config: RunConfig) -> Share | None:
+    def share(self, role: Role, config: Job) -> Share | None:
         return this_process(config.device) if role == "driver" else None
 
     def show(self, numbers: Mapping[str, float]) -> None:
         """Nothing watches one process; `metrics.jsonl` has the numbers of training."""
 
     def place(self, config: RunConfig, stages: Collection[Stage]) -> PlacementPlan:
+        return PlacementPlan((), f"everything, on {pick_device(config.device)}")
+
+    def place_pretraining(self, config: PretrainConfig) -> PlacementPlan:
         return PlacementPlan((), f"everything, on {pick_device(config.device)}")
 
     def env_pool(self, env: EnvConfig, scaling: ScalingConfig) -> EnvPool:
@@ -181,42 +192,23 @@ class LocalRuntime:
     def train(
         self, config: RunConfig, dataset_path: str, run_dir: str, *, spent: Callable[[], bool] = lambda: False
     ) -> str:
-        folder = os.path.join(run_dir, "checkpoints")
-        newest = newest_checkpoint(folder)
-        writer = MetricsWriter(os.path.join(run_dir, METRICS_FILE), resume_step=checkpoint_step(newest))
-
-        best = BestCheckpoint.wanted(run_dir, config.train)
-
-        def write(snapshot: Snapshot, record: Metrics) -> None:
-            place = os.path.join(folder, checkpoint_name(snapshot.train_step))
-            snapshot.write(place)
-            if best is not None:
-                best.consider(place, snapshot.train_step, record)
-            for old in list_checkpoints(folder)[: -config.train.num_checkpoints_kept]:
-                shutil.rmtree(os.path.join(folder, old))
-
-        def save(state: TrainingState, spec: ModelSpec, record: Metrics) -> None:
-            written = checkpoints.save(state, spec, record)
-            if self._after_checkpoint is not None:
-                written.result()
-                place = os.path.join(folder, checkpoint_name(state.train_step))
-                self._after_checkpoint(place, state.train_step, record)
-
-        with noted_signals() as request, CheckpointWriter(write) as checkpoints:
-            state = run_training(
+        def work(place: TrainingPlace) -> None:
+            run_training(
                 config.training_plan(),
                 dataset_path,
-                restore_from=newest,
-                on_metrics=writer.write,
-                on_checkpoint=save,
-                after_step=checkpoints.check,
-                stop=StopAgreement(lambda: bool(request) or spent()),
+                restore_from=place.restore_from,
+                on_metrics=place.on_metrics,
+                on_checkpoint=lambda state, spec, record: place.save(lambda: Snapshot.of(state, spec), record),
+                after_step=place.after_step,
+                stop=place.stop,
             )
-        if request.signal_number is not None and state.train_step < config.train.num_train_steps:
-            raise Interrupted(request.signal_number)
-        last = newest_checkpoint(folder)
-        assert last is not None, "training always ends with a checkpoint"
-        return last
+
+        kept = Kept(config.train.num_train_steps, config.train.num_checkpoints_kept, config.train)
+        return train_here(run_dir, kept, work, spent=spent, after_checkpoint=self._after_checkpoint)
+
+    def pretrain(self, config: PretrainConfig, run_dir: str, *, spent: Callable[[], bool] = lambda: False) -> str:
+        kept = Kept(config.num_train_steps, config.train.num_checkpoints_kept)
+        return train_here(run_dir, kept, partial(run_pretraining, config), spent=spent)
 
     def encode(self, job: EncodeJob) -> Iterator[int]:
         store, encoder = job.open()
@@ -232,7 +224,7 @@ class LocalRuntime:
         return None
 
 
-def make_runtime(config: RunConfig, say: Callable[[str], None] | None = None) -> Runtime:
+def make_runtime(config: Job, say: Callable[[str], None] | None = None) -> Runtime:
     """The runtime a configuration asks for; Ray is imported only without `--local`.
 
     Args:
@@ -270,22 +262,31 @@ def home_folder() -> Folders:
     return Folders({"$JEPAWM_HOME": home()}) if uri is None else Folders({}, stores={"$JEPAWM_HOME": uri})
 
 
-def folders_of(config: RunConfig) -> Folders:
+def folders_of(config: Job) -> Folders:
     """The folders of a run that all nodes of a cluster must share."""
     shared = home_folder()
     written, read, stores = dict(shared.written), {}, dict(shared.stores)
-    run_dir, data_path = (None if path is None else local_path(path) for path in (config.run_dir, config.data.path))
+    run_dir = None if config.run_dir is None else local_path(config.run_dir)
     if run_dir is not None and not _is_below(run_dir, home()):
         uri = uri_of(run_dir)
         if uri is None:
             written["run_dir"] = os.path.abspath(run_dir)
         else:
             stores["run_dir"] = uri
-    # A dataset at a URI is fetched by each node that needs it.
-    reads = config.data.source in ("dataset", "convert") and data_path is not None and uri_of(data_path) is None
-    if reads and not _is_below(str(data_path), home()):
-        read["data.path"] = os.path.abspath(str(data_path))
+    for key, path in _read_by(config).items():
+        # What lies at a URI is fetched by each node that needs it.
+        if uri_of(path) is None and not _is_below(path, home()):
+            read[key] = os.path.abspath(path)
     return Folders(written, read, stores)
+
+
+def _read_by(config: Job) -> dict[str, str]:
+    """Folders that a run reads, by the setting that names each."""
+    if isinstance(config, PretrainConfig):
+        sources = config.clips.all_sources
+        return {f"clips.sources.{number}": local_path(each.path) for number, each in enumerate(sources)}
+    path = config.data.path if config.data.source in ("dataset", "convert") else None
+    return {} if path is None else {"data.path": local_path(path)}
 
 
 @contextmanager

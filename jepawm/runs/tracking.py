@@ -11,6 +11,7 @@ from typing import Any
 
 from jepawm.config import RunConfig, to_dict
 from jepawm.config.head import HeadJob
+from jepawm.config.pretrain import PretrainConfig
 from jepawm.config.tracking import TrackingConfig
 from jepawm.config.yaml_io import flatten
 from jepawm.console import Console
@@ -89,6 +90,23 @@ def mlflow_sink(
         return None
     params = used_params(replace(config, run_dir=run_dir))
     return MLflowSink(TrackedRun(run_dir, params, tags or {}, group), Tracker.of(config.tracking))
+
+
+def pretraining_sink(
+    config: PretrainConfig, run_dir: str, tags: dict[str, str], group: TrackedRun | None = None
+) -> MLflowSink | None:
+    """The copy of a pretraining at its tracker; None where the configuration wants none.
+
+    Args:
+        config: What is trained.
+        run_dir: Where its metrics are.
+        tags: What it is about.
+        group: The run above it, such as a study.
+    """
+    if not config.tracking.mlflow:
+        return None
+    params = flatten(to_dict(replace(config, run_dir=run_dir)))
+    return MLflowSink(TrackedRun(run_dir, params, tags, group), Tracker.of(config.tracking))
 
 
 def head_sink(job: HeadJob, folder: str, tags: dict[str, str]) -> MLflowSink | None:

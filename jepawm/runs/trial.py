@@ -20,7 +20,7 @@ from jepawm.device import device_of_claim, pick_device
 from jepawm.errors import ConfigError, FolderGoneError, JepawmError, first_line
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
-from jepawm.runs.directory import FINISHED, known_config
+from jepawm.runs.directory import FINISHED, begin_run, known_config
 from jepawm.runs.during_training import during_training
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import EVAL_FILE, evaluate_model, read_result
@@ -125,14 +125,22 @@ def trial_config(base: RunConfig, settings: TuneConfig, point: Point, *, number:
             diagnostics_every=interval,
             num_checkpoints_kept=max(kept, train.num_checkpoints_kept),
         )
-    alone = config.scaling.num_workers == 1
+    return as_trial(replace(config, train=train), folder)
+
+
+def as_trial(config: RunConfig, folder: Path) -> RunConfig:
+    """A run as one of many: in a folder of its own, not tracked by itself, and in one process unless it has workers.
+
+    Args:
+        config: The run.
+        folder: Of the trial.
+    """
     return replace(
         config,
         run_dir=str(folder),
         resume="auto",
         # One process does all of it, and its groups of episodes are those that a run on Ray would have.
-        local=alone,
-        train=train,
+        local=config.scaling.num_workers == 1,
         evaluation=replace(config.evaluation, every_num_train_steps=None),
         scaling=replace(config.scaling, num_planner_hosts=0, episodes_per_group=config.scaling.largest_group),
         tracking=replace(config.tracking, mlflow=False),
@@ -247,8 +255,7 @@ def _train_and_evaluate(
     if (folder.path / FINISHED).exists():
         return read_result(os.path.join(run_dir, EVAL_FILE))
     # The folder holds files of the trial before the run begins; and after a takeover the run has other settings.
-    Path(run_dir, "recipe").write_text(job.recipe + "\n", encoding="utf-8")
-    save_yaml(replace(job.config, run_dir=None), known_config(run_dir))
+    begin_run(job.config, job.recipe, run_dir)
     rungs = job.settings.scheduler.rungs(job.config.train.num_train_steps)
     newest = newest_checkpoint(os.path.join(run_dir, "checkpoints"))
     reached = checkpoint_step(newest) or 0

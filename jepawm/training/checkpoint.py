@@ -27,7 +27,8 @@ from jepawm.training.freezing import freeze_
 from jepawm.training.loop import TrainingState
 from jepawm.training.step import TrainingObjective
 
-_DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError)
+# What reading a damaged file of torch raises is a matter of luck.
+DAMAGE = (pickle.UnpicklingError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Snapshot:
         if state.average is not None:
             # The model folder holds the average, which plans; training goes on from the weights.
             kept["weights"] = state.objective.model.state_dict()
-        copied: dict[str, Any] = _copy_of(kept)
+        copied: dict[str, Any] = copied_to_cpu(kept)
         with state.planning_weights():
             return cls(state.train_step, ModelFiles.of(state.objective.model, spec), copied)
 
@@ -84,7 +85,7 @@ class Snapshot:
             Path(folder).absolute().parent.mkdir(exist_ok=True)
             with atomic_folder(folder) as temporary:
                 self.model.write(temporary)
-                _save_state(self.training_state, temporary / "training_state.pt")
+                save_state(self.training_state, temporary / "training_state.pt")
         except (OSError, SafetensorError) as error:
             raise CheckpointError(cannot_write(folder, error)) from error
 
@@ -98,18 +99,23 @@ def save_checkpoint(folder: str, state: TrainingState, spec: ModelSpec) -> None:
     Snapshot.of(state, spec).write(folder)
 
 
-def _copy_of(value: Any) -> Any:
+def copied_to_cpu(value: Any) -> Any:
     """The same nested dictionaries, lists and tuples with copies of their tensors, on the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {key: _copy_of(item) for key, item in value.items()}
+        return {key: copied_to_cpu(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_copy_of(item) for item in value)
+        return type(value)(copied_to_cpu(item) for item in value)
     return value
 
 
-def _save_state(kept: dict[str, Any], path: Path) -> None:
+def save_state(kept: dict[str, Any], path: Path) -> None:
+    """Writes what `torch.load` reads with `weights_only`.
+
+    Raises:
+        OSError: The disk is full or takes no files.
+    """
     try:
         torch.save(kept, path)
     except RuntimeError as error:
@@ -149,7 +155,7 @@ def restore_training(folder: str, state: TrainingState) -> None:
         head_weights, moments = saved["inverse_dynamics"], saved["optimizer"]
         train_step, seconds = int(saved["train_step"]), float(saved["seconds"])
         scaler, weights = saved.get("scaler"), saved.get("weights")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path} is damaged or not one of ours ({first_line(error)}); remove this checkpoint to go on from an "
             "older one"
@@ -161,19 +167,19 @@ def restore_training(folder: str, state: TrainingState) -> None:
     try:
         if head is not None:
             head.load_state_dict(head_weights)
-        _load_moments(state.optimizer, moments)
+        load_moments(state.optimizer, moments)
         if state.scaler.is_enabled() and scaler is not None:
             state.scaler.load_state_dict(scaler)
         if state.average is not None:
             average = state.objective.model.state_dict()
             state.average.weights = {name: value.detach().clone() for name, value in average.items()}
             state.objective.model.load_state_dict(weights)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise CheckpointError(f"{path} does not fit the model of its configuration: {first_line(error)}") from error
     state.train_step, state.seconds = train_step, seconds
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Any]) -> None:
+def load_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Any]) -> None:
     """Loads AdamW's moments. Its settings stay those of the configuration, which a sweep may have changed since."""
     settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(moments)

@@ -8,17 +8,35 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from jepawm.checkpoints.model_folder import ModelSpec
 from jepawm.config.training import TrainConfig
 from jepawm.errors import CheckpointError, TrainingError
 from jepawm.files import atomic_folder
-from jepawm.training.checkpoint import Snapshot, cannot_write
-from jepawm.training.loop import Metrics, TrainingState
+from jepawm.training.checkpoint import cannot_write
+from jepawm.training.loop import Metrics
 
 BEST = "best"
 _BEST_FILE = "best.json"
+
+
+class Writable(Protocol):
+    """A copy of all that a checkpoint holds.
+
+    Attributes:
+        train_step: Updates made.
+    """
+
+    @property
+    def train_step(self) -> int: ...
+
+    def write(self, folder: str) -> None:
+        """Writes a checkpoint folder, which appears under its name only when it is whole.
+
+        Raises:
+            CheckpointError: The disk is full or takes no files.
+        """
+        ...
 
 
 class CheckpointWriter:
@@ -30,13 +48,17 @@ class CheckpointWriter:
         write: Called in the thread with the copy and the metrics of its train step.
     """
 
-    def __init__(self, write: Callable[[Snapshot, Metrics], None]) -> None:
+    def __init__(self, write: Callable[[Writable, Metrics], None]) -> None:
         self._write = write
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._written: Future[None] | None = None
 
-    def save(self, state: TrainingState, spec: ModelSpec, record: Metrics) -> "Future[None]":
+    def save(self, copy: Callable[[], Writable], record: Metrics) -> "Future[None]":
         """Copies the state and begins to write it; waits first until the checkpoint before is written.
+
+        Args:
+            copy: Makes the copy.
+            record: Metrics of its train step.
 
         Returns:
             Resolves when the checkpoint is whole.
@@ -45,7 +67,7 @@ class CheckpointWriter:
             CheckpointError: The checkpoint before could not be written.
         """
         self._finish()
-        self._written = self._pool.submit(self._write, Snapshot.of(state, spec), dict(record))
+        self._written = self._pool.submit(self._write, copy(), dict(record))
         return self._written
 
     def check(self) -> None:

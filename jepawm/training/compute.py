@@ -15,14 +15,19 @@ from jepawm.world_model import WorldModel
 def prepare_compute_(model: WorldModel, train: TrainConfig) -> None:
     """Sets up activation checkpointing and compilation, as configured; parameters keep their names."""
     if train.activation_checkpointing:
-        for module in model.modules():
-            if isinstance(module, Block | AdaptiveBlock) and any(part.requires_grad for part in module.parameters()):
-                # The module's own attribute: hooks, names and checkpoints do not notice. `forward` calls `extend`.
-                module.extend = functools.partial(_recomputed, module.extend)  # type: ignore[method-assign]
+        checkpoint_activations_(model)
     if train.compile:
         _compile_(model.predictor)
         if model.config.encoder.trainable:
             _compile_(model.encoder)
+
+
+def checkpoint_activations_(model: nn.Module) -> None:
+    """Lets the blocks that train compute their inside again in the backward pass."""
+    for module in model.modules():
+        if isinstance(module, Block | AdaptiveBlock) and any(part.requires_grad for part in module.parameters()):
+            # The module's own attribute: hooks, names and checkpoints do not notice. `forward` calls `extend`.
+            module.extend = functools.partial(_recomputed, module.extend)  # type: ignore[method-assign]
 
 
 def _recomputed(work: Any, *inputs: Any, **settings: Any) -> Any:

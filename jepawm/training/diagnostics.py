@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepawm.data.statistics import HARDLY_MOVING_UNBOUNDED
-from jepawm.nn.spectrum import effective_rank
+from jepawm.pretraining.objective import latent_statistics
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 
@@ -34,17 +34,22 @@ def latent_diagnostics(
         for part in _parts(len(windows))
     ]
     latents_SF = torch.cat(parts)
-    std_F = latents_SF.std(dim=0)
-    metrics = {
-        "diagnostics/latent_std_mean": float(std_F.mean()),
-        "diagnostics/latent_std_min": float(std_F.min()),
-        "diagnostics/effective_rank": effective_rank(latents_SF),
-    }
+    metrics = collapse(latents_SF)
     if windows.sim_state is not None:
         targets = torch.from_numpy(windows.sim_state[:, 0])
         for name, value in zip(sim_state_names, linear_probe_r2(latents_SF, targets), strict=True):
             metrics[f"diagnostics/probe_r2/{name}"] = value
     return metrics
+
+
+def collapse(latents_SF: Float[Tensor, "S F"]) -> dict[str, float]:
+    """Are latents alive, over samples: `diagnostics/latent_std_mean` and `_min`, and `diagnostics/effective_rank`."""
+    found = latent_statistics(latents_SF)
+    return {
+        "diagnostics/latent_std_mean": found["std_mean"],
+        "diagnostics/latent_std_min": found["std_min"],
+        "diagnostics/effective_rank": found["effective_rank"],
+    }
 
 
 @torch.inference_mode()

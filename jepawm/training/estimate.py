@@ -16,7 +16,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from jepawm.config.encoder import without_weights
+from jepawm.config.pretrain import PATCH_SIZE
+from jepawm.config.pretraining_model import PretrainingModelConfig
 from jepawm.config.training import TrainingPlan
+from jepawm.pretraining.objective import build_pretraining
 from jepawm.training.compute import prepare_compute_
 from jepawm.training.step import TrainingObjective
 from jepawm.types import Statistics
@@ -198,3 +201,15 @@ def _make_fake_(module: nn.Module) -> None:
 
 def _storage(value: Tensor) -> int:
     return int(value.untyped_storage()._cdata)
+
+
+def pretraining_parameters(config: PretrainingModelConfig) -> tuple[int, int]:
+    """Parameters of the encoder and of the mask predictor of a pretraining; nothing of a large model is made."""
+    with torch.device("meta"):
+        # No parameter depends on the size of the frames; 16 patches a side suit every patch size.
+        patch = getattr(config.encoder, "patch_size", None) or PATCH_SIZE
+        module = build_pretraining(config, 16 * patch)
+    encoder, predictor = (
+        sum(part.numel() for part in each.parameters()) for each in (module.encoder, module.predictor)
+    )
+    return encoder, predictor

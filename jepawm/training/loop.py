@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepawm.config import OptimConfig, TrainConfig
 from jepawm.errors import TrainingError
@@ -20,6 +20,22 @@ from jepawm.training.update import data_parallel, update
 from jepawm.types import WindowBatch
 
 Metrics = dict[str, Any]
+
+
+class Counted(Protocol):
+    """A state that the loop trains.
+
+    Attributes:
+        train_step: Updates made.
+        seconds: Training time spent, over all resumes.
+    """
+
+    train_step: int
+    seconds: float
+
+
+State = TypeVar("State", bound=Counted)
+Batch = TypeVar("Batch")
 
 
 @dataclass
@@ -61,21 +77,21 @@ class TrainingState:
 
 
 @dataclass
-class Hooks:
+class Hooks(Generic[State]):
     """What the loop calls on the way; each is optional and called on every worker.
 
     Attributes:
         on_metrics: Gets one flat record every `log_every` steps.
         on_checkpoint: Gets the state and the last metrics; every `checkpoint_every` steps and at the end.
-        diagnose: Returns metrics of the model on held-out windows, every `diagnostics_every` steps.
+        diagnose: Returns metrics of the model on held-out samples, every `diagnostics_every` steps.
         after_step: Called after every step; raises what a checkpoint's writing met meanwhile.
         stop: Asked after every step, with the updates made; True, on all workers alike, ends training after a
             checkpoint. See `jepawm.training.stopping`.
     """
 
     on_metrics: Callable[[Metrics], None] | None = None
-    on_checkpoint: Callable[[TrainingState, Metrics], object] | None = None
-    diagnose: Callable[[TrainingState], Metrics] | None = None
+    on_checkpoint: Callable[[State, Metrics], object] | None = None
+    diagnose: Callable[[State], Metrics] | None = None
     after_step: Callable[[], None] | None = None
     stop: Callable[[int], bool] | None = None
 
@@ -96,6 +112,27 @@ class _Meter:
         self.steps += 1
 
 
+@dataclass(frozen=True)
+class LoopPlan:
+    """When a loop ends, and when it logs, measures and saves.
+
+    Attributes:
+        num_train_steps: The train step after which it ends, counted from the beginning of the training.
+        batch_size: Samples per train step, over all workers.
+        log_every: Train steps between two records of metrics.
+        diagnostics_every: Train steps between two calls of `Hooks.diagnose`.
+        checkpoint_every: Train steps between two checkpoints.
+        samples: What a sample is called in the metrics: `train/<samples>_per_s`.
+    """
+
+    num_train_steps: int
+    batch_size: int
+    log_every: int
+    diagnostics_every: int
+    checkpoint_every: int
+    samples: str = "windows"
+
+
 def fit(
     state: TrainingState,
     batches: Iterator[WindowBatch],
@@ -103,7 +140,7 @@ def fit(
     optim: OptimConfig,
     *,
     device: torch.device,
-    hooks: Hooks | None = None,
+    hooks: Hooks[TrainingState] | None = None,
 ) -> TrainingState:
     """Trains from `state.train_step` to `train.num_train_steps`, or to the step at which `hooks.stop` says so.
 
@@ -122,27 +159,89 @@ def fit(
         TrainingError: A loss that is not finite, or batches that end early.
     """
     hooks = hooks or Hooks()
-    workers = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    compute: torch.nn.Module = state.objective
-    if workers > 1:
-        compute = data_parallel(state.objective, device)
+    compute = shared_among_workers(state.objective, device)
     state.objective.train()
+    if hooks.diagnose is not None:
+        hooks = replace(hooks, diagnose=_then_training(hooks.diagnose))
+    plan = LoopPlan(
+        train.num_train_steps, train.batch_size, train.log_every, train.diagnostics_every, train.checkpoint_every
+    )
+    return run_loop(
+        state,
+        batches,
+        plan,
+        lambda batch: update(compute, state, batch, train=train, optim=optim, device=device),
+        rate=lambda train_step: learning_rate(optim, train_step, train.num_train_steps),
+        device=device,
+        hooks=hooks,
+    )
+
+
+def shared_among_workers(module: nn.Module, device: torch.device, *, some_unused: bool = False) -> nn.Module:
+    """The module, or what shares its gradients among the workers of a process group.
+
+    Args:
+        module: What trains.
+        device: Where it lives.
+        some_unused: Whether a train step may leave parameters out.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return module
+    return data_parallel(module, device, some_unused=some_unused)
+
+
+def _then_training(diagnose: Callable[[TrainingState], Metrics]) -> Callable[[TrainingState], Metrics]:
+    def measured(state: TrainingState) -> Metrics:
+        record = diagnose(state)
+        state.objective.train()
+        return record
+
+    return measured
+
+
+def run_loop(
+    state: State,
+    batches: Iterator[Batch],
+    plan: LoopPlan,
+    update: Callable[[Batch], dict[str, Tensor]],
+    *,
+    rate: Callable[[int], float],
+    device: torch.device,
+    hooks: Hooks[State],
+) -> State:
+    """Makes updates from `state.train_step` on, whatever is trained.
+
+    Args:
+        state: Its train step and time are counted here.
+        batches: This worker's share of each global batch, from `state.train_step` on.
+        plan: When it ends, logs, measures and saves.
+        update: Changes the weights once; returns terms to log, `loss` among them, on the device.
+        rate: The learning rate of a train step, for the record.
+        device: Where the terms are.
+        hooks: Called on the way.
+
+    Returns:
+        The state after the last update.
+
+    Raises:
+        TrainingError: A loss that is not finite, or batches that end early.
+    """
     meter, watch = _Meter(), _LossWatch(device)
     began = time.perf_counter() - state.seconds
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as reader:
         next_batch = reader.submit(next, batches, None)
-        while state.train_step < train.num_train_steps:
+        while state.train_step < plan.num_train_steps:
             waited = time.perf_counter()
             batch = next_batch.result()
             meter.wait_s += time.perf_counter() - waited
             if batch is None:
                 raise TrainingError(
-                    f"the data ended at train step {state.train_step} of {train.num_train_steps}; a batch source must "
+                    f"the data ended at train step {state.train_step} of {plan.num_train_steps}; a batch source must "
                     "go on from epoch to epoch"
                 )
-            if state.train_step + 1 < train.num_train_steps:
+            if state.train_step + 1 < plan.num_train_steps:
                 next_batch = reader.submit(next, batches, None)
-            terms = update(compute, state, batch, train=train, optim=optim, device=device)
+            terms = update(batch)
             watch.see(terms["loss"], state.train_step)
             meter.add(terms)
             state.train_step += 1
@@ -150,19 +249,17 @@ def fit(
 
             if hooks.after_step is not None:
                 hooks.after_step()
-            last = state.train_step == train.num_train_steps
-            log = last or state.train_step % train.log_every == 0
-            measure = hooks.diagnose is not None and (last or state.train_step % train.diagnostics_every == 0)
+            last = state.train_step == plan.num_train_steps
+            log = last or state.train_step % plan.log_every == 0
+            measure = hooks.diagnose is not None and (last or state.train_step % plan.diagnostics_every == 0)
             stop = not last and hooks.stop is not None and hooks.stop(state.train_step)
-            save = last or stop or state.train_step % train.checkpoint_every == 0
+            save = last or stop or state.train_step % plan.checkpoint_every == 0
             if not (log or measure or save):
                 continue
             watch.check()
-            rate = learning_rate(optim, state.train_step - 1, train.num_train_steps)
-            record = _record(meter, state, batch_size=train.batch_size, rate=rate)
+            record = _record(meter, state, plan, rate(state.train_step - 1))
             if measure and hooks.diagnose is not None:
                 record.update(hooks.diagnose(state))
-                state.objective.train()
             if (log or measure) and hooks.on_metrics is not None:
                 hooks.on_metrics(record)
             if save and hooks.on_checkpoint is not None:
@@ -192,12 +289,12 @@ class _LossWatch:
             )
 
 
-def _record(meter: _Meter, state: TrainingState, *, batch_size: int, rate: float) -> Metrics:
+def _record(meter: _Meter, state: Counted, plan: LoopPlan, rate: float) -> Metrics:
     elapsed = time.perf_counter() - meter.started
     record: Metrics = {"train_step": state.train_step}
     record.update({f"train/{name}": float(total) / meter.steps for name, total in meter.sums.items()})
     record["train/learning_rate"] = rate
-    record["train/windows_per_s"] = meter.steps * batch_size / elapsed
+    record[f"train/{plan.samples}_per_s"] = meter.steps * plan.batch_size / elapsed
     record["train/data_wait_fraction"] = meter.wait_s / elapsed
     record["train/seconds"] = state.seconds
     return record

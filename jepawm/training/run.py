@@ -84,7 +84,7 @@ def run_training(
         TrainingError: A loss that is not finite.
     """
     dataset = EpisodeDataset(dataset_path)
-    split = Split.of(dataset, plan.data.held_out_fraction, plan.seed)
+    split = Split.of(dataset, plan.data.held_out_fraction, plan.seed, plan.data.train_fraction)
     spec = model_spec(plan, dataset, split)
     device = pick_device(plan.device)
     state = fresh_state(plan, spec, device)
@@ -101,7 +101,7 @@ def run_training(
         reader = open_reader(plan.data, dataset, store)
         sampler = WindowSampler(len(index), plan.train.batch_size, seed=plan.seed, rank=rank, world_size=world_size)
         batches = sampled_batches(reader, index, sampler, state.train_step)
-    hooks = Hooks(after_step=after_step, stop=stop)
+    hooks: Hooks[TrainingState] = Hooks(after_step=after_step, stop=stop)
     if rank == 0:
         hooks.on_metrics = on_metrics
         hooks.diagnose = _diagnosis(plan, dataset, split, device, store)

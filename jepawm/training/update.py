@@ -1,8 +1,8 @@
 """One update of the weights: forward, backward, clip, step."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from jepawm.types import WindowBatch
 if TYPE_CHECKING:
     from jepawm.training.loop import TrainingState
 
+Part = TypeVar("Part")
+
 # Gradients that travel at once between workers on CPUs.
 CPU_BUCKET_MIB = 25
 
 
-def data_parallel(objective: nn.Module, device: torch.device) -> DistributedDataParallel:
+def data_parallel(objective: nn.Module, device: torch.device, *, some_unused: bool = False) -> DistributedDataParallel:
     """What computes an objective and shares its gradients among the workers of the process group.
 
     Buffers are equal on all workers without being sent: they begin as rank 0 has them, and what changes them is
@@ -32,12 +34,14 @@ def data_parallel(objective: nn.Module, device: torch.device) -> DistributedData
     Args:
         objective: On the device.
         device: Where it lives.
+        some_unused: Whether a train step may leave parameters out.
     """
     on_gpu = device.type == "cuda"
     shared = DistributedDataParallel(
         objective,
         device_ids=[device] if on_gpu else None,
         gradient_as_bucket_view=True,
+        find_unused_parameters=some_unused,
         # On a GPU a small first bucket begins to travel while the others are computed. A CPU computes nothing faster
         # meanwhile, and each further bucket is one more time that workers wait for each other.
         bucket_cap_mb=None if on_gpu else CPU_BUCKET_MIB,
@@ -73,29 +77,74 @@ def update(
     """
     schedule_(state.optimizer, optim, state.train_step, train.num_train_steps)
     state.optimizer.zero_grad(set_to_none=True)
-    parts = zip(*(part.chunk(train.micro_batches) for part in to_device(batch, device)), strict=True)
-    means: dict[str, Tensor] = {}
+    parts = list(zip(*(part.chunk(train.micro_batches) for part in to_device(batch, device)), strict=True))
+
+    def forward(part: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        with autocast(train.precision, device):
+            terms: dict[str, Tensor] = compute(*part, state.train_step)
+        return terms
+
     with _dropout_of(state, device):
-        for number, part in enumerate(parts, start=1):
-            with _unshared(compute, train.micro_batches - number):
-                with autocast(train.precision, device):
-                    terms: dict[str, Tensor] = compute(*part, state.train_step)
-                state.scaler.scale(terms["loss"] / train.micro_batches).backward()
-            for name, value in terms.items():
-                share = value.detach() / train.micro_batches
-                means[name] = means[name] + share if name in means else share
-    state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.objective.parameters(), optim.largest_gradient_norm)
-    if state.scaler.is_enabled():
-        finite = torch.isfinite(norm)
-        means["skipped"] = (~finite).float()
-        norm = torch.where(finite, norm, torch.zeros_like(norm))
-    means["gradient_norm"] = norm
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
+        means = backward_of_parts(compute, parts, forward, state.scaler)
+    means |= apply_gradients(state.objective, state.optimizer, state.scaler, optim.largest_gradient_norm)
     if state.average is not None:
         state.average.update(state.objective.model)
     return means
+
+
+def backward_of_parts(
+    compute: nn.Module,
+    parts: Sequence[Part],
+    forward: Callable[[Part], dict[str, Tensor]],
+    scaler: torch.amp.GradScaler,
+) -> dict[str, Tensor]:
+    """Forward and backward of each part of a batch, one after the other; gradients add up to the batch's.
+
+    Args:
+        compute: What shares gradients among workers; they do so once, after the last part.
+        parts: Equal parts of this worker's share.
+        forward: The terms of one part, means over its samples; `loss` is what gradients are of.
+        scaler: Scales the loss under float16.
+
+    Returns:
+        Means of the terms over the parts, without gradient.
+    """
+    means: dict[str, Tensor] = {}
+    for number, part in enumerate(parts, start=1):
+        with _unshared(compute, len(parts) - number):
+            terms = forward(part)
+            scaler.scale(terms["loss"] / len(parts)).backward()
+        for name, value in terms.items():
+            share = value.detach() / len(parts)
+            means[name] = means[name] + share if name in means else share
+    return means
+
+
+def apply_gradients(
+    module: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, largest_norm: float
+) -> dict[str, Tensor]:
+    """Clips the gradients and moves the weights.
+
+    Args:
+        module: What trains.
+        optimizer: Of its parameters.
+        scaler: Scaled the loss; with a scaled loss, weights stay where a gradient overflowed.
+        largest_norm: Norm that gradients are clipped to.
+
+    Returns:
+        `gradient_norm`; with a scaled loss also `skipped`, 1 where no weight changed, and the norm is 0 then.
+    """
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), largest_norm)
+    terms: dict[str, Tensor] = {}
+    if scaler.is_enabled():
+        finite = torch.isfinite(norm)
+        terms["skipped"] = (~finite).float()
+        norm = torch.where(finite, norm, torch.zeros_like(norm))
+    terms["gradient_norm"] = norm
+    scaler.step(optimizer)
+    scaler.update()
+    return terms
 
 
 def _unshared(compute: nn.Module, parts_to_come: int) -> contextlib.AbstractContextManager[None]:

@@ -13,6 +13,10 @@ from jepawm.errors import ConfigError
 
 Resources = Mapping[str, float]
 
+OF_A_SWEEP = "tune.max_concurrent, tune.cpus_per_trial, tune.gpus_per_trial or scaling.num_workers"
+OF_A_STUDY = "trials.max_concurrent, trials.cpus or trials.gpus"
+"""Settings that say how much room trials need."""
+
 
 @dataclass(frozen=True)
 class TrialClaim:
@@ -74,7 +78,9 @@ def fitting_trials(claim: TrialClaim, nodes: Sequence[Resources], most: int) -> 
     return most
 
 
-def check_fits(claim: TrialClaim, nodes: Sequence[Resources], wanted: int | None, most: int) -> int:
+def check_fits(
+    claim: TrialClaim, nodes: Sequence[Resources], wanted: int | None, most: int, *, settings: str = OF_A_SWEEP
+) -> int:
     """The number of trials at once.
 
     Args:
@@ -82,18 +88,21 @@ def check_fits(claim: TrialClaim, nodes: Sequence[Resources], wanted: int | None
         nodes: Logical resources of each node.
         wanted: `tune.max_concurrent`.
         most: Trials in all.
+        settings: Named in the error.
 
     Raises:
         ConfigError: Not even one trial fits, or fewer than are wanted; the sums are shown.
     """
     fitting = fitting_trials(claim, nodes, most if wanted is None else min(wanted, most))
-    problem = capacity_problem(claim, nodes, fitting, 1 if wanted is None else min(wanted, most))
+    problem = capacity_problem(claim, nodes, fitting, 1 if wanted is None else min(wanted, most), settings=settings)
     if problem is not None:
         raise ConfigError(problem)
     return fitting
 
 
-def capacity_problem(claim: TrialClaim, nodes: Sequence[Resources], fitting: int, needed: int) -> str | None:
+def capacity_problem(
+    claim: TrialClaim, nodes: Sequence[Resources], fitting: int, needed: int, *, settings: str = OF_A_SWEEP
+) -> str | None:
     """Says, with the sums, what is missing for a number of trials; None where they fit."""
     if fitting >= needed:
         return None
@@ -102,7 +111,7 @@ def capacity_problem(claim: TrialClaim, nodes: Sequence[Resources], fitting: int
     many = f"{needed} trials" if needed > 1 else "one trial"
     return (
         f"{many} at once do not fit: each needs {claim.sums()}; there are {in_words(there.total)} ({largest}), room "
-        f"for {fitting}. Lower tune.max_concurrent, tune.cpus_per_trial, tune.gpus_per_trial or scaling.num_workers"
+        f"for {fitting}. Lower {settings}"
     )
 
 

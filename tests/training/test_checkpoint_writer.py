@@ -20,7 +20,7 @@ from jepawm.errors import CheckpointError, ConfigError, TrainingError
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.tracking import read_metrics
 from jepawm.training.checkpoint import Snapshot, fresh_state, list_checkpoints, restore_training
-from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter, best_of
+from jepawm.training.checkpoint_writer import BestCheckpoint, CheckpointWriter, Writable, best_of
 
 
 def change_(state: Any) -> None:
@@ -35,12 +35,12 @@ def change_(state: Any) -> None:
 def test_a_checkpoint_holds_the_state_of_its_step_while_training_goes_on(tmp_path: Path) -> None:
     state, go_on = trained_state(), threading.Event()
 
-    def write(snapshot: Snapshot, record: dict[str, Any]) -> None:
+    def write(snapshot: Writable, record: dict[str, Any]) -> None:
         assert go_on.wait(60)
         snapshot.write(str(tmp_path / f"step-{record['train_step']}"))
 
     with CheckpointWriter(write) as writer:
-        written = writer.save(state, SPEC, {"train_step": 11})
+        written = writer.save(lambda: Snapshot.of(state, SPEC), {"train_step": 11})
         change_(state)
         assert not written.done()
         writer.check()
@@ -58,13 +58,13 @@ def test_a_checkpoint_holds_the_state_of_its_step_while_training_goes_on(tmp_pat
 def test_a_second_checkpoint_waits_for_the_first(tmp_path: Path) -> None:
     state, go_on, order = trained_state(), threading.Event(), []
 
-    def write(_: Snapshot, record: dict[str, Any]) -> None:
+    def write(_: Writable, record: dict[str, Any]) -> None:
         assert go_on.wait(60)
         order.append(record["train_step"])
 
     with CheckpointWriter(write) as writer, ThreadPoolExecutor(1) as training:
-        writer.save(state, SPEC, {"train_step": 1})
-        second = training.submit(writer.save, state, SPEC, {"train_step": 2})
+        writer.save(lambda: Snapshot.of(state, SPEC), {"train_step": 1})
+        second = training.submit(writer.save, lambda: Snapshot.of(state, SPEC), {"train_step": 2})
         assert order == []
         assert not second.done()
         go_on.set()
@@ -74,13 +74,13 @@ def test_a_second_checkpoint_waits_for_the_first(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_writing_is_raised_by_the_next_call() -> None:
-    def write(_: Snapshot, record: dict[str, Any]) -> None:
+    def write(_: Writable, record: dict[str, Any]) -> None:
         raise CheckpointError("the disk is full")
 
     with pytest.raises(CheckpointError, match="the disk is full"), CheckpointWriter(write) as writer:
-        writer.save(trained_state(), SPEC, {})
+        writer.save(lambda: Snapshot.of(trained_state(), SPEC), {})
     writer = CheckpointWriter(write)
-    assert writer.save(trained_state(), SPEC, {}).exception() is not None
+    assert writer.save(lambda: Snapshot.of(trained_state(), SPEC), {}).exception() is not None
     with pytest.raises(CheckpointError, match="the disk is full"):
         writer.check()
     # It is told once.
@@ -92,7 +92,7 @@ def test_an_error_of_the_writing_is_raised_by_the_next_call() -> None:
 
 def _train_until_the_loss_is_not_finite(writer: CheckpointWriter) -> None:
     with writer:
-        writer.save(trained_state(), SPEC, {})
+        writer.save(lambda: Snapshot.of(trained_state(), SPEC), {})
         raise TrainingError("not finite")
 
 

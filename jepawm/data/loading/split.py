@@ -13,6 +13,7 @@ from jepawm.data.loading.feature_store import FeatureReader, FeatureStore
 from jepawm.data.loading.frame_cache import CacheReader, FrameCache
 from jepawm.data.loading.shard_reader import ShardReader
 from jepawm.data.loading.windows import WindowIndex, WindowReader, WindowSampler, split_episodes
+from jepawm.seeding import stream_seed
 from jepawm.types import WindowBatch
 
 HELD_OUT_KEY = "held_out_episodes"
@@ -49,13 +50,43 @@ class Split:
     held_out: np.ndarray
 
     @classmethod
-    def of(cls, dataset: EpisodeDataset, held_out_fraction: float, seed: int) -> "Split":
-        """The split of a run."""
+    def of(cls, dataset: EpisodeDataset, held_out_fraction: float, seed: int, train_fraction: float = 1.0) -> "Split":
+        """The split of a run.
+
+        Args:
+            dataset: The episodes.
+            held_out_fraction: `data.held_out_fraction`.
+            seed: Of the run.
+            train_fraction: `data.train_fraction`; 1: all episodes that are not held out.
+        """
+        whole = cls._whole(dataset, held_out_fraction, seed)
+        return cls(train_share(whole.train, train_fraction, seed), whole.held_out)
+
+    @classmethod
+    def _whole(cls, dataset: EpisodeDataset, held_out_fraction: float, seed: int) -> "Split":
         stated = dataset.spec.source.get(HELD_OUT_KEY)
         if stated is not None:
             held_out = np.array(sorted(stated), dtype=np.int64)
             return cls(np.setdiff1d(dataset.episode_ids, held_out), held_out)
         return cls(*split_episodes(dataset.episode_ids, held_out_fraction, seed))
+
+
+def train_share(episode_ids: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """A share of training episodes: the first ones of an order that the seed alone decides, so shares are nested.
+
+    Args:
+        episode_ids: `[E]` ids, ascending.
+        fraction: In (0, 1]; at least one episode is left.
+        seed: Of the run.
+
+    Returns:
+        `[max(1, round(fraction * E))]` ids, ascending.
+    """
+    if fraction == 1:
+        return episode_ids
+    number = max(1, round(fraction * len(episode_ids)))
+    order = np.random.default_rng(stream_seed(seed, "train share")).permutation(len(episode_ids))
+    return np.sort(episode_ids[order[:number]])
 
 
 def window_index(dataset: EpisodeDataset, episode_ids: np.ndarray, config: DataConfig, num_frames: int) -> WindowIndex:

@@ -5,6 +5,16 @@ Nothing here knows Ray: `jepawm.distributed.cluster` looks at a cluster and desc
 
 from jepawm.runs.placement.demand import Claim, Role
 from jepawm.runs.placement.nodes import Cluster, NodeType
-from jepawm.runs.placement.plan import PlacementPlan, Stage, place_run, tell_placement
+from jepawm.runs.placement.plan import PlacementPlan, Stage, place_pretraining, place_run, tell_placement
 
-__all__ = ["Claim", "Cluster", "NodeType", "PlacementPlan", "Role", "Stage", "place_run", "tell_placement"]
+__all__ = [
+    "Claim",
+    "Cluster",
+    "NodeType",
+    "PlacementPlan",
+    "Role",
+    "Stage",
+    "place_pretraining",
+    "place_run",
+    "tell_placement",
+]

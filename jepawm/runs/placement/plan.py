@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jepawm.config import RunConfig
+from jepawm.config.pretrain import PretrainConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError
 from jepawm.runs.placement.demand import Claim, Demand, Role
@@ -76,7 +77,7 @@ def place_run(config: RunConfig, stages: Collection[Stage], cluster: Cluster, *,
             neither run nor can be started.
     """
     demand = Demand(config.scaling, config.device, cluster)
-    _check_gpus(config, stages, demand)
+    _check_gpus(demand, stages)
     _check_driver(config, stages, driver_has_gpu=driver_has_gpu)
     # A role is told once, as it is in the stage that needs most of it.
     found: dict[str, RolePlacement] = {}
@@ -87,6 +88,20 @@ def place_run(config: RunConfig, stages: Collection[Stage], cluster: Cluster, *,
                 if known is None or known.role.count < placement.role.count:
                     found[name] = placement
     return PlacementPlan(tuple(found.values()), _driver(config, stages, driver_has_gpu=driver_has_gpu))
+
+
+def place_pretraining(config: PretrainConfig, cluster: Cluster) -> PlacementPlan:
+    """Places the workers of a pretraining, see `place_run`.
+
+    Raises:
+        ConfigError: They do not fit, with the sums.
+    """
+    demand = Demand(config.scaling, config.device, cluster)
+    stages: tuple[Stage, ...] = ("train",)
+    _check_gpus(demand, stages)
+    reader = Role("task that reads clips", "clips.loader stream", 1, Claim(1.0))
+    roles = [_worker(demand), *([reader] if config.clips.loader == "stream" else ())]
+    return PlacementPlan(tuple(_place(roles, cluster)), "it computes nothing")
 
 
 def tell_placement(plan: PlacementPlan, console: Console) -> None:
@@ -113,26 +128,30 @@ def _roles(config: RunConfig, stage: Stage, stages: Collection[Stage], demand: D
         playing.append(actors)
     if stage in ("collect", "evaluate"):
         return playing
-    claim = demand.worker()
     if stage == "encode":
         number = demand.num_encode_actors(num_shards=2**31)
-        return [Role("encode actor", "scaling.num_encode_actors", number, claim)]
+        return [Role("encode actor", "scaling.num_encode_actors", number, demand.worker())]
+    # One task is enough to get on; Ray Data starts as many as there is room for.
+    reader = Role("task that reads windows", "data.loader stream", 1, Claim(1.0))
+    reading = [reader] if config.data.loader == "stream" else []
+    beside = "evaluate" in stages and config.evaluation.every_num_train_steps is not None
+    return [_worker(demand), *reading, *(playing if beside else ())]
+
+
+def _worker(demand: Demand) -> Role:
+    """The training workers."""
+    scaling, claim = demand.scaling, demand.worker()
     stated = scaling.cpus_per_worker
     threads_in_words = "their share of a node's CPUs" if stated is None else f"{stated} threads"
-    worker = Role(
+    return Role(
         "training worker",
         "scaling.num_workers",
         scaling.num_workers,
         claim,
         fewest=scaling.min_workers,
         spread=not claim.gpus,
-        remark=_computes(config.device, claim.gpus, threads_in_words),
+        remark=_computes(demand.device, claim.gpus, threads_in_words),
     )
-    # One task is enough to get on; Ray Data starts as many as there is room for.
-    reader = Role("task that reads windows", "data.loader stream", 1, Claim(1.0))
-    reading = [reader] if config.data.loader == "stream" else []
-    beside = "evaluate" in stages and config.evaluation.every_num_train_steps is not None
-    return [worker, *reading, *(playing if beside else ())]
 
 
 def _computes(device: str, gpus: float, on_cpu: str) -> str:
@@ -154,10 +173,10 @@ def _driver(config: RunConfig, stages: Collection[Stage], *, driver_has_gpu: boo
     return f"plans and held-out prediction, on {device} (scaling.num_planner_hosts moves plans to the cluster)"
 
 
-def _check_gpus(config: RunConfig, stages: Collection[Stage], demand: Demand) -> None:
+def _check_gpus(demand: Demand, stages: Collection[Stage]) -> None:
     """Refuses GPUs that are asked for by name and that nothing of the run would get."""
-    scaling, cuda = config.scaling, config.device.startswith("cuda")
-    stated = [f"device '{config.device}'"] if cuda else []
+    scaling, cuda = demand.scaling, demand.device.startswith("cuda")
+    stated = [f"device '{demand.device}'"] if cuda else []
     stated += [f"scaling.accelerator_type '{scaling.accelerator_type}'"] if scaling.accelerator_type else []
     claims = {}
     if "train" in stages or "encode" in stages:
@@ -168,7 +187,7 @@ def _check_gpus(config: RunConfig, stages: Collection[Stage], demand: Demand) ->
         if stated and not claim.gpus and getattr(scaling, key.removeprefix("scaling.")) is None:
             if not demand.wants_gpus:
                 raise ConfigError(
-                    f"{stated[0]} chooses a kind of GPU, and device '{config.device}' claims none; leave it out, or "
+                    f"{stated[0]} chooses a kind of GPU, and device '{demand.device}' claims none; leave it out, or "
                     f"state {key} 1 to claim GPUs and compute on CPUs"
                 )
             shapes = _shapes(demand.cluster.types(), demand.cluster)

@@ -136,7 +136,7 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     _check_subgoals(config, model_dir)
     dataset = find_dataset(trained)
     if dataset is not None:
-        lengths = EpisodeLengths.of_dataset(dataset, trained.data.held_out_fraction, trained.seed)
+        lengths = EpisodeLengths.of_dataset(dataset, trained.data, trained.seed)
         _check_evaluation_lengths(config, lengths)
     check_tasks(config, trained, dataset, description)
 
@@ -235,7 +235,7 @@ def _check_dataset(config: RunConfig, dataset: EpisodeDataset) -> None:
             f"data.statistics is 'published', no constants were published with the episodes in {dataset.path}; pass "
             "--data.statistics train_split"
         )
-    _check_lengths(config, EpisodeLengths.of_dataset(dataset, config.data.held_out_fraction, config.seed))
+    _check_lengths(config, EpisodeLengths.of_dataset(dataset, config.data, config.seed))
 
 
 def _check_lengths(config: RunConfig, lengths: EpisodeLengths) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from jepawm.config import DataConfig, EnvConfig, EvaluationConfig
 from jepawm.config.evaluation import WITH_OFFSET
 from jepawm.data import EpisodeDataset
+from jepawm.data.loading.split import train_share
 from jepawm.data.loading.windows import split_episodes, window_span
 from jepawm.errors import ConfigError, DataError
 
@@ -30,9 +31,9 @@ class EpisodeLengths:
     env_steps_per_frame: int = 1
 
     @classmethod
-    def of_dataset(cls, dataset: EpisodeDataset, held_out_fraction: float, seed: int) -> "EpisodeLengths":
+    def of_dataset(cls, dataset: EpisodeDataset, data: DataConfig, seed: int) -> "EpisodeLengths":
         """Lengths of a dataset's episodes, split as the run splits them."""
-        parts = split_episodes(dataset.episode_ids, held_out_fraction, seed)
+        parts = _parts(dataset.episode_ids, data, seed)
         every = dataset.spec.env_steps_per_frame
         train, held_out = (
             np.array([(dataset.num_frames(int(i)) - 1) * every + 1 for i in part], np.int64) for part in parts
@@ -42,7 +43,7 @@ class EpisodeLengths:
     @classmethod
     def planned(cls, data: DataConfig, seed: int) -> "EpisodeLengths":
         """Lengths of the episodes a run will collect; an environment may end some of them earlier."""
-        parts = split_episodes(np.arange(data.num_episodes or 0), data.held_out_fraction, seed)
+        parts = _parts(np.arange(data.num_episodes or 0), data, seed)
         train, held_out = (np.full(len(part), data.env_steps_per_episode + 1, np.int64) for part in parts)
         return cls(
             "the episodes to collect", train, held_out, is_collected=True, env_steps_per_frame=data.env_steps_per_frame
@@ -52,6 +53,12 @@ class EpisodeLengths:
     def remedy(self) -> str:
         """How to get longer episodes."""
         return "raise data.env_steps_per_episode" if self.is_collected else "use longer episodes"
+
+
+def _parts(episode_ids: np.ndarray, data: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the episodes that are trained on, and of those that are held out."""
+    train, held_out = split_episodes(episode_ids, data.held_out_fraction, seed)
+    return train_share(train, data.train_fraction, seed), held_out
 
 
 def check_frameskip(dataset: EpisodeDataset, frameskip: int) -> None:

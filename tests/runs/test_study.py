@@ -1,0 +1,256 @@
+"""Studies in one process: nothing runs twice, what is added runs alone, what fails is kept, the report has it all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from toy_study import STATISTICS, STUDY
+
+from jepawm.cli.study import changes_of
+from jepawm.console import Console
+from jepawm.errors import ConfigError, TrainingError
+from jepawm.runs import evaluation as evaluation_module
+from jepawm.runs import study as study_module
+from jepawm.runs import study_trial as study_trial_module
+from jepawm.runs.study import StudyRequest, StudyResult, list_trials, run_study
+
+CONV = {"settings": {"model.encoder": {"name": "conv", "latent_dim": 4}}, "seeds": [0], "fractions": [1.0]}
+RANDOM = {
+    "random_weights": True,
+    "weights_key": "model.encoder.base.weights",
+    "settings": {
+        **STATISTICS,
+        "model.encoder.base": {
+            **{"name": "vit", "latent_dim": 8, "depth": 1, "num_heads": 2, "patch_size": 32, "trainable": False}
+        },
+    },
+    "seeds": [0],
+    "fractions": [1.0],
+}
+BROKEN = {"settings": {**CONV["settings"], "optim.learning_rate": 1e30}, "seeds": [0], "fractions": [1.0]}
+
+
+VIT = {"settings": {"model.encoder": {"name": "vit", "latent_dim": 8, "num_heads": 2, "patch_size": 32}}}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing after it is done."""
+
+
+class Studies:
+    """Runs a study whose file changes, and notes which trials were trained."""
+
+    def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
+        self.file = home / "study.yaml"
+        self.trained: list[str] = []
+        run = study_trial_module.run
+
+        def noted(config: Any, *args: Any, **kwargs: Any) -> Any:
+            self.trained.append(Path(config.run_dir).name.rpartition("-")[0])
+            return run(config, *args, **kwargs)
+
+        patch.setattr(study_trial_module, "run", noted)
+
+    def run(self, *, kill_at: str = "", report_only: bool = False, **changes: Any) -> StudyResult:
+        self.trained.clear()
+        encoders = {**STUDY["encoders"], **changes.pop("encoders", {})}
+        self.file.write_text(yaml.safe_dump({**STUDY, **changes, "encoders": encoders}))
+        request = StudyRequest(str(self.file), {}, local=True, report_only=report_only, words=("encoders",))
+        with pytest.MonkeyPatch.context() as patch:
+            if kill_at:
+                whole = study_module.run_study_trial
+
+                def until(folder: Any, **kwargs: Any) -> Any:
+                    if kill_at in folder.path.name:
+                        raise Killed
+                    return whole(folder, **kwargs)
+
+                patch.setattr(study_module, "run_study_trial", until)
+            return run_study(request, Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    home = tmp_path_factory.mktemp("studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JEPAWM_HOME", str(home))
+        # The pages of single runs have tests of their own.
+        patch.setattr(evaluation_module, "write_report", lambda path, *_: Path(path).write_text(""))
+        yield Studies(home, patch)
+
+
+@pytest.fixture(scope="module")
+def told(studies):
+    """What was trained by: a study that is killed, the same again, with more encoders, and the report alone."""
+    more = {"conv": CONV, "random": RANDOM, "broken": BROKEN}
+    seen: dict[str, Any] = {}
+    with pytest.raises(Killed):
+        studies.run(kill_at="100pct-seed1")
+    seen["killed"] = list(studies.trained)
+    studies.run()
+    seen["again"] = list(studies.trained)
+    studies.run(encoders=more)
+    seen["added"] = list(studies.trained)
+    result = studies.run(encoders=more, report_only=True)
+    seen["report"] = list(studies.trained)
+    seen["result"] = result
+    seen["summary"] = json.loads((result.folder / "study.json").read_text())
+    return seen
+
+
+def test_a_killed_study_repeats_no_trial_that_is_over(told) -> None:
+    assert told["killed"] == ["wall-statistics-100pct-seed0"]
+    assert told["again"] == [
+        "wall-statistics-100pct-seed1",
+        "wall-statistics-50pct-seed0",
+        "wall-statistics-50pct-seed1",
+    ]
+
+
+def test_encoders_that_are_added_run_their_own_trials_alone(told) -> None:
+    assert told["added"] == [f"wall-{name}-100pct-seed0" for name in ("broken", "conv", "random")]
+    assert told["report"] == []
+
+
+def test_a_trial_that_fails_is_kept_with_its_error_and_ends_nothing(told) -> None:
+    assert list(told["summary"]["failed"]) == ["wall-broken-100pct-seed0"]
+    assert "not finite" in told["summary"]["failed"]["wall-broken-100pct-seed0"]
+    assert (told["summary"]["num_trials"], told["summary"]["num_done"]) == (7, 6)
+
+
+def test_all_trials_of_an_environment_share_episodes_and_tasks(told) -> None:
+    results = [json.loads(path.read_text()) for path in told["result"].folder.glob("trials/*/eval.json")]
+    assert len(results) == 6
+    assert len({each["dataset"]["fingerprint"] for each in results}) == 1
+    assert len({each["tasks_sha256"] for each in results}) == 1
+    assert told["summary"]["beware"] == ["conv, random: one seed each, so how far trainings differ is not known"]
+
+
+def test_an_evaluation_reads_the_stored_features_that_its_training_read(told) -> None:
+    """So its last look at held-out frames is the training's own, to the bit: encoded frames would be float32."""
+    (folder,) = told["result"].folder.glob("trials/wall-statistics-100pct-seed0-*")
+    trained = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    judged = json.loads((folder / "eval.json").read_text())["diagnostics"]
+    assert {key: trained[key] for key in judged} == judged
+    assert "diagnostics/effective_rank" in judged
+
+
+def test_the_summary_has_every_measure_of_every_cell(told) -> None:
+    summary = told["summary"]
+    cells = {(row["encoder"], row["fraction"]) for row in summary["success"]}
+    assert cells == {("statistics", 0.5), ("statistics", 1.0), ("conv", 1.0), ("random", 1.0)}
+    shares = {row["fraction"]: row["train_episodes"] for row in summary["success"] if row["encoder"] == "statistics"}
+    # Two of eight episodes are held out.
+    assert shares == {0.5: 3, 1.0: 6}
+    assert {row["model_steps"] for row in summary["prediction"]} == {1, 2}
+    probed = {(row["encoder"], row["read_from"], row["target"]) for row in summary["probes"] if row["fraction"] == 1}
+    targets = ("state", "change_1", "change_2")
+    assert probed == {
+        *(("conv", "latents", target) for target in targets),
+        *(
+            (name, where, target)
+            for name in ("statistics", "random")
+            for where in ("features", "latents")
+            for target in targets
+        ),
+    }
+    # Frozen features are probed once, at the largest share.
+    assert {row["read_from"] for row in summary["probes"] if row["fraction"] == 0.5} == {"latents"}
+    assert {row["encoder"] for row in summary["transfer"]} == {"statistics", "conv", "random"}
+    assert {row["elsewhere"]["rate"]["num_episodes"] for row in summary["transfer"]} == {2, 4}
+    drawn = {row["encoder"]: row["numbers"] for row in summary["reconstruction"]}
+    assert set(drawn) == {"statistics", "conv", "random"}
+    assert all(numbers["mse"]["mean"] > 0 for numbers in drawn.values())
+    costs = {row["encoder"]: row["numbers"] for row in summary["cost"]}
+    assert costs["statistics"]["encoder_parameters"]["mean"] < costs["random"]["encoder_parameters"]["mean"]
+    # 8 x 8 cells of six numbers in two bytes each.
+    assert costs["statistics"]["feature_bytes_per_frame"]["mean"] == 768
+    assert costs["conv"]["latent_bytes_per_frame"]["mean"] == 16
+    assert [each["what"] for each in summary["comparisons"]] == ["encoders", "share of the episodes"]
+
+
+def test_random_weights_come_from_the_seed_and_stay_as_they_are(told) -> None:
+    (path,) = (told["result"].folder / "encoders").glob("*.safetensors")
+    from safetensors.torch import load_file
+
+    trial = next(each for each in told["result"].trials if "random" in each.name)
+    before = load_file(path)
+    path.unlink()
+    study_module.write_random_weights(trial)
+    after = load_file(path)
+    assert before.keys() == after.keys()
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+def test_both_reports_show_every_section_and_the_command(told) -> None:
+    folder = told["result"].folder
+    page, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    for title in ("Success in wall", "Success against training episodes", "Prediction by horizon", "Transfer", "Cost"):
+        assert f"<h2>{title}</h2>" in page
+        assert f"## {title}" in markdown
+    assert "jepawm study encoders" in markdown
+    assert "<script" not in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+
+
+def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("JEPAWM_HOME", str(studies.file.parent))
+    before = sorted(told["result"].folder.rglob("*"))
+    list_trials(StudyRequest(str(studies.file), {}, local=True), Console())
+    text = capsys.readouterr().out
+    assert text.count(" over ") == 7
+    assert "7 trials in" in text
+    assert sorted(told["result"].folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoders": {"given": {**VIT, "needs_weights": True, "weights": "no/such/folder"}}}, "are not there"),
+        ({"encoders": {"conv": {"settings": {"model.encoder.latent_dims": 3}}}}, "unknown key"),
+        ({"encoders": {"random": {"random_weights": True, "settings": {"model.encoder.name": "vit"}}}}, "stays random"),
+        ({"settings": {"env.id": "none", "data.path": "x", "data.source": "dataset"}}, "env.id is 'none'"),
+        (
+            {"transfers": {"maze": {"trained_on": "wall", "settings": {"evaluation.goal_source": "held_out"}}}},
+            "belong to the environment of the training",
+        ),
+    ],
+)
+def test_a_study_that_cannot_work_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    study = {**STUDY, "seeds": [0], "fractions": [1.0], **changes}
+    if "settings" in changes:
+        study["settings"] = {**STUDY["settings"], **changes["settings"]}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    with pytest.raises(ConfigError, match=message):
+        run_study(StudyRequest(str(file), {}, folder=str(tmp_path / "out"), local=True), Console(quiet=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({**STUDY, "name": "never-run"}))
+    with pytest.raises(ConfigError, match="nothing was run"):
+        run_study(StudyRequest(str(file), {}, folder=str(tmp_path / "out"), report_only=True), Console(quiet=True))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(TrainingError, match="none was begun"):
+        run_study(StudyRequest(str(file), {}, folder=str(tmp_path / "out"), report_only=True), Console(quiet=True))
+
+
+def test_flags_are_keys_of_the_file_with_yaml_values() -> None:
+    words = ["--encoders.my-vit.needs-weights", "true", "--seeds=[0, 2]", "--encoders.my-vit.weights", "RUN/encoder"]
+    assert changes_of(words) == {
+        "encoders.my-vit.needs_weights": True,
+        "seeds": [0, 2],
+        "encoders.my-vit.weights": "RUN/encoder",
+    }
+    with pytest.raises(ConfigError, match="needs a value"):
+        changes_of(["--seeds"])
+    with pytest.raises(ConfigError, match="belongs to no flag"):
+        changes_of(["seeds", "[0]"])

@@ -1,0 +1,286 @@
+"""Pretraining: resumed = uninterrupted, parts = whole, one worker = two; stages, diagnostics, checkpoints."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from tiny_pretraining import SHARES, Kept, tensors_of, tiny
+from two_workers import on_two_workers
+
+from jepawm.config.clips import ClipSourceConfig
+from jepawm.config.masking import LearnedMaskConfig, MaskConfig, MotionMaskConfig
+from jepawm.config.pretrain import PretrainConfig, StageConfig
+from jepawm.data import EpisodeDataset
+from jepawm.errors import CheckpointError, ConfigError
+from jepawm.training.pretrain import run_pretraining, stage_request
+from jepawm.training.pretrain_diagnostics import PretrainDiagnostics, held_out_clips
+from jepawm.training.pretrain_state import (
+    STATE_FILE,
+    PretrainSnapshot,
+    PretrainState,
+    fresh_pretrain_state,
+    restore_pretraining,
+)
+from jepawm.training.schedules import learning_rate
+
+CPU = torch.device("cpu")
+LEARNED = LearnedMaskConfig(sets=SHARES, hidden_dim=8)
+
+
+def state_data(copy: PretrainSnapshot) -> dict[str, Any]:
+    return {name: value for name, value in copy.data.items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("masks", [None, LEARNED], ids=["multiblock", "learned"])
+@pytest.mark.parametrize("at", [2, 3, 5], ids=["inside the first stage", "between stages", "inside the second"])
+def test_a_resumed_pretraining_is_an_uninterrupted_one(
+    masks: MaskConfig | None, at: int, wall_dataset: EpisodeDataset, tmp_path: Path
+) -> None:
+    config = tiny(str(wall_dataset.path), **({} if masks is None else {"masks": masks}))
+    whole, first = Kept(), Kept(stop_at=at)
+    run_pretraining(config, whole.place)
+    assert run_pretraining(config, first.place).train_step == (at if at != 3 else 6)
+    # A stage ends with a checkpoint, whether or not anybody asked for one.
+    first.copies[at].write(str(tmp_path / "checkpoint"))
+    second = Kept(str(tmp_path / "checkpoint"))
+    run_pretraining(config, second.place)
+    expected, found = (state_data(kept.copies[6]) for kept in (whole, second))
+    assert expected["drawn"] == found["drawn"] == {0: 3}
+    ours, theirs = tensors_of(expected), tensors_of(found)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+    timed = {"train/seconds", "train/clips_per_s", "train/data_wait_fraction"}
+    for one, other in zip(whole.records[at:], second.records, strict=True):
+        assert {key: one[key] for key in one.keys() - timed} == pytest.approx(
+            {key: other[key] for key in other.keys() - timed}, rel=0, abs=0, nan_ok=True
+        )
+
+
+def test_stages_change_frames_pixels_and_rate_and_keep_the_rest(wall_dataset: EpisodeDataset) -> None:
+    config = tiny(str(wall_dataset.path))
+    assert [config.stage_at(step) for step in (0, 2, 3, 5, 6)] == [0, 0, 1, 1, 1]
+    requests = [stage_request(config, stage) for stage in (0, 1)]
+    assert [(each.num_frames, each.image_size, each.first_train_step) for each in requests] == [(4, 24, 0), (8, 32, 3)]
+    kept = Kept()
+    run_pretraining(config, kept.place)
+    assert [record["train/stage"] for record in kept.records] == [1, 1, 1, 2, 2, 2]
+    first, second = config.stages
+    rates = [record["train/learning_rate"] for record in kept.records]
+    schedules = [replace(config.optim, schedule=stage.schedule) for stage in (first, second)]
+    assert rates == [learning_rate(each, step, 3) for each in schedules for step in range(3)]
+    # One schedule over the whole run, where stages have none.
+    plain = replace(config, stages=tuple(replace(stage, schedule=None) for stage in config.stages))
+    assert plain.schedule_of(1) == (config.optim, 0, 6)
+    # AdamW's moments go on: after the first update of stage 2 it has made four steps.
+    steps = {int(each["step"]) for each in kept.copies[4].data["optimizer"]["state"].values()}
+    assert steps == {4}
+
+
+def test_parts_of_a_batch_give_the_update_of_the_whole(wall_dataset: EpisodeDataset) -> None:
+    path = str(wall_dataset.path)
+    sources = (ClipSourceConfig(path, weight=1.0), ClipSourceConfig(path, weight=1.0, num_frames=6))
+    for masks in (None, LEARNED):
+        config = tiny(path, **({} if masks is None else {"masks": masks}))
+        config = replace(config, clips=replace(config.clips, sources=sources), stages=config.stages[:1])
+        found = []
+        for parts in (1, 2):
+            kept = Kept()
+            with mock.patch("jepawm.training.pretrain.fresh_pretrain_state", exact_state):
+                run_pretraining(replace(config, train=replace(config.train, micro_batches=parts)), kept.place)
+            found.append((tensors_of(kept.copies[3].data), kept.records))
+        (one, records), (other, records_of_parts) = found
+        moved = largest_change(config, one)
+        for name, value in one.items():
+            torch.testing.assert_close(other[name], value, rtol=0, atol=ROUNDING * moved, msg=lambda text: text)
+        for ours, theirs in zip(records, records_of_parts, strict=True):
+            assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=ROUNDING)
+
+
+# -- two workers -----------------------------------------------------------------------------------------------------
+
+# Losses are float32, everything else here is float64. A sum of n float32 numbers in another order differs by less than
+# n 2^-24 of the sum of their sizes; no sum of losses has more than 64 terms, and the gradients of a token's loss are
+# signs times a weight that is rounded once.
+ROUNDING = 64 * 2.0**-24
+
+
+def exact_state(config: PretrainConfig, device: torch.device) -> PretrainState:
+    """A state in float64 with plain gradient descent; AdamW divides by roots of tiny moments and magnifies rounding."""
+    state = fresh_pretrain_state(config, device)
+    state.module.double()
+    parameters = [each for each in state.module.parameters() if each.requires_grad]
+    state.optimizer = torch.optim.SGD(parameters, lr=0.1)
+    if state.mask_optimizer is not None:
+        state.mask_optimizer = torch.optim.SGD([part for each in state.masks for part in each.parameters()], lr=0.1)
+    return state
+
+
+def largest_change(config: PretrainConfig, found: dict[str, torch.Tensor]) -> float:
+    before = tensors_of({"module": exact_state(config, CPU).module.state_dict()})
+    return max(float((found[name] - value).abs().max()) for name, value in before.items())
+
+
+def arms(path: str) -> dict[str, PretrainConfig]:
+    config = tiny(path)
+    config = replace(config, stages=config.stages[:1])
+    # Clips of two lengths: workers have other shares of a group, or none.
+    sources = (ClipSourceConfig(path, weight=1.0), ClipSourceConfig(path, weight=1.0, num_frames=6))
+    return {
+        "multiblock": config,
+        "two lengths": replace(config, clips=replace(config.clips, sources=sources)),
+        "motion": replace(config, masks=MotionMaskConfig(sets=SHARES)),
+        "learned": replace(config, masks=LEARNED),
+    }
+
+
+def trained(path: str, rank: int, world_size: int) -> dict[str, Any]:
+    found = {}
+    for name, config in arms(path).items():
+        kept = Kept(rank=rank, world_size=world_size)
+        with mock.patch("jepawm.training.pretrain.fresh_pretrain_state", exact_state):
+            run_pretraining(config, kept.place)
+        found[name] = tensors_of({key: kept.copies[3].data[key] for key in ("module", "masks")})
+        found[name + " records"] = kept.records
+    return found
+
+
+def worker(rank: int, path: str) -> dict[str, Any]:
+    return trained(path, rank, 2)
+
+
+def test_two_workers_are_one(tmp_path: Path, wall_dataset: EpisodeDataset) -> None:
+    path = str(wall_dataset.path)
+    first, second = on_two_workers(worker, tmp_path, path)
+    one = trained(path, 0, 1)
+    for name, config in arms(path).items():
+        moved = largest_change(config, one[name])
+        assert moved > 1e-3
+        for key, value in one[name].items():
+            torch.testing.assert_close(first[name][key], second[name][key], rtol=0, atol=0)
+            torch.testing.assert_close(first[name][key], value, rtol=0, atol=ROUNDING * moved, msg=f"{name}: {key}")
+        assert second[name + " records"] == []
+        for ours, theirs in zip(first[name + " records"], one[name + " records"], strict=True):
+            # Masks are those of the whole batch, and learned ones compare losses with the mean of all workers. Evenness
+            # is of a worker's own clips; groups of which it has none are not in its records.
+            own = [key for key in theirs if key.startswith("train/masks/") and key in ours and "entropy" not in key]
+            assert len(own) > 5
+            for key in own:
+                if "scorer_loss" not in key:
+                    assert ours[key] == pytest.approx(theirs[key], rel=ROUNDING), key
+        last = [found[name + " records"][-1]["diagnostics/loss"] for found in (first, one)]
+        assert last[0] == pytest.approx(last[1], rel=ROUNDING)
+
+
+# -- masks that are trained along ------------------------------------------------------------------------------------
+
+
+def test_the_scorer_of_learned_masks_trains_by_its_own_optimizer(wall_dataset: EpisodeDataset) -> None:
+    config = tiny(str(wall_dataset.path), masks=LEARNED)
+    state = fresh_pretrain_state(config, CPU)
+    # Both stages have one strategy, whose weights are there once.
+    assert state.masks[0] is state.masks[1]
+    kept = Kept()
+    run_pretraining(config, kept.place)
+    before, after = tensors_of(state.as_data()["masks"]), tensors_of(kept.copies[6].data["masks"])
+    assert all(not torch.equal(value, after[name]) for name, value in before.items())
+    named = {"scorer_loss", "scorer_coefficient", "scorer_entropy", "scorer_mean_loss"}
+    assert all({f"train/masks/{name}" for name in named} <= record.keys() for record in kept.records)
+    # The curriculum leads from easy to hard places.
+    coefficients = [record["train/masks/scorer_coefficient"] for record in kept.records]
+    assert coefficients == pytest.approx([-1 + 2 * step / 6 for step in range(6)])
+
+
+# -- diagnostics -----------------------------------------------------------------------------------------------------
+
+
+def measured(config: PretrainConfig, change: Any = None) -> dict[str, float]:
+    from jepawm.data.clips.sources import open_source
+
+    state = fresh_pretrain_state(config, CPU)
+    if change is not None:
+        change(state)
+    sources = tuple(open_source(each, config.clips) for each in config.clips.all_sources)
+    diagnose = PretrainDiagnostics.wanted(config, 0, sources, stage_request(config, 0))
+    assert diagnose is not None
+    found = diagnose(state)
+    assert state.module.training
+    assert found == pytest.approx(diagnose(state), rel=0, abs=0, nan_ok=True)
+    return found
+
+
+def test_diagnostics_tell_a_collapsed_encoder_from_a_living_one(wall_dataset: EpisodeDataset) -> None:
+    def collapse(state: PretrainState) -> None:
+        torch.nn.init.zeros_(state.module.teacher.encoder.patch_embed.weight)
+
+    config = tiny(str(wall_dataset.path), train=replace(tiny().train, diagnostics_clips=40))
+    alive, dead = measured(config), measured(config, collapse)
+    names = wall_dataset.spec.sim_state.names
+    assert {f"diagnostics/probe_r2/{name}" for name in names} <= alive.keys()
+    assert alive["diagnostics/collapsed"] == 0.0
+    assert dead["diagnostics/collapsed"] == 1.0
+    assert dead["diagnostics/latent_std_mean"] < 1e-6 < alive["diagnostics/latent_std_mean"]
+    assert 0 < alive["diagnostics/masks/0.0/hidden_motion"] < 1
+    # A pretraining without held-out videos measures nothing.
+    none = replace(config, clips=replace(config.clips, held_out_fraction=0.0))
+    from jepawm.data.clips.sources import open_source
+
+    sources = tuple(open_source(each, none.clips) for each in none.clips.all_sources)
+    assert PretrainDiagnostics.wanted(none, 0, sources, stage_request(none, 0)) is None
+
+
+def test_held_out_clips_are_of_held_out_episodes_with_the_state_of_their_last_frame(
+    wall_dataset: EpisodeDataset,
+) -> None:
+    from jepawm.data.clips.sources import open_source
+
+    config = tiny(str(wall_dataset.path))
+    (source,) = sources = tuple(open_source(each, config.clips) for each in config.clips.all_sources)
+    (clips,) = held_out_clips(config, sources, replace(stage_request(config, 0), image_size=64), 8)
+    assert clips.pixels.shape == (8, 4, 3, 64, 64)
+    _, held_out = source.split(0.1, config.seed)
+    episodes = [wall_dataset.read_episode(int(wall_dataset.episode_ids[video])) for video in held_out]
+    names = list(clips.states)
+    for number, pixels in enumerate(clips.pixels):
+        state = np.array([clips.states[name][number] for name in names])
+        last = np.moveaxis(pixels[-1], 0, -1)
+        assert any(
+            np.array_equal(episode.pixels[frame], last) and np.allclose(episode.sim_state[frame], state)
+            for episode in episodes
+            for frame in range(episode.num_frames)
+        )
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_is_damaged_or_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    config = tiny("unused")
+    state = fresh_pretrain_state(config, CPU)
+    folder = tmp_path / "step-00000000"
+    PretrainSnapshot.of(state).write(str(folder))
+    wider = replace(config.model, encoder=replace(config.model.encoder, latent_dim=48))
+    with pytest.raises(CheckpointError, match="does not fit its configuration"):
+        restore_pretraining(str(folder), fresh_pretrain_state(replace(config, model=wider), CPU))
+    (folder / STATE_FILE).write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match="damaged or not one of ours"):
+        restore_pretraining(str(folder), state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stages": ()}, "stages is empty"),
+        ({"stages": (StageConfig(batch_size=6),), "train": replace(tiny().train, micro_batches=4)}, "use 4"),
+        ({"optim": replace(tiny().optim, ema_decay=0.9)}, "model.teacher is its moving average"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        tiny("unused", **changes)
+    with pytest.raises(ConfigError, match="must be even"):
+        StageConfig(num_frames=5)
