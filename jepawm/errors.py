@@ -75,6 +75,10 @@ class StorageError(JepawmError):
     """An object store that does not answer, refuses, or holds something else than expected."""
 
 
+class FolderGoneError(JepawmError):
+    """A folder that a command works in went away, as a file system does that is no longer mounted."""
+
+
 class MissingDependencyError(JepawmError):
     """An optional package is not installed."""
 

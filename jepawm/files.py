@@ -59,6 +59,21 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Appends a line to a file; a line that a kill cut short there is ended first, or it would swallow this one.
+
+    Args:
+        path: Of the file, which need not exist.
+        line: With its end.
+    """
+    with open(path, "ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(line.encode())
+
+
 def write_json(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
     """Writes JSON; NaN and infinity, which JSON does not know, become null."""
     with atomic_file(path) as temporary:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from jepawm.errors import ConfigError, JepawmError, first_line
+from jepawm.errors import ConfigError, FolderGoneError, JepawmError, first_line
 from jepawm.storage.store import check_store, open_store
 
 MOUNTS = "/proc/self/mountinfo"
@@ -283,6 +283,41 @@ def check_sees(folder: str, what: str) -> None:
             f"{what} {folder} is not there on node {socket.gethostname()} ({mount_of(folder)}), where a worker runs: "
             "mount one file system there on every node (docs/clusters.md)"
         )
+
+
+@contextlib.contextmanager
+def told_if_gone(folder: str) -> Iterator[None]:
+    """Work in a folder; where the folder goes away meanwhile, that is the error, whatever failed first because of it.
+
+    A folder that the work itself removes is not gone: the folder above it is still the same one.
+
+    Args:
+        folder: A folder that exists.
+
+    Raises:
+        FolderGoneError: Names the folder, and what lies there now.
+    """
+    above = os.path.dirname(os.path.abspath(folder))
+    before = _identity(above)
+    try:
+        yield
+    except Exception as error:
+        if os.path.isdir(folder) or (_identity(above) == before and not isinstance(error, OSError)):
+            raise
+        raise FolderGoneError(
+            f"{folder} went away while this command worked in it (now there: {mount_of(folder)}; {first_line(error)}). "
+            "Bring the folder back as it was, on every node, and then give the same command again: it goes on from "
+            "what the folder holds. As long as the folder is away, the command would begin anew"
+        ) from error
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """Device and inode; None where there is no folder, or its file system does not answer."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def mount_of(path: str) -> str:

@@ -10,10 +10,13 @@ import numpy as np
 import ray
 import ray.data
 
+from jepawm.config import ScalingConfig
 from jepawm.data.encoding import EncodedEpisode
 from jepawm.data.importers.base import EpisodeSource
 from jepawm.data.importers.conversion import BadEpisode, read_encoded
+from jepawm.distributed.waiting import Say, Waiting, watched
 from jepawm.errors import JepawmError
+from jepawm.runs.placement.demand import Claim
 
 # Without a limit Ray Data would retry a file that crashes its decoder forever.
 MAX_RETRIES = 3
@@ -30,13 +33,22 @@ def _read(shared: ray.ObjectRef, codec: str, number: int) -> EncodedEpisode | Ba
     return read_encoded(_source_in(shared), codec, number)
 
 
-def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> Iterator[EncodedEpisode | BadEpisode]:
+def read_on_ray(
+    source: EpisodeSource,
+    codec: str,
+    numbers: Sequence[int],
+    *,
+    timeout_s: float = ScalingConfig.placement_timeout_s,
+    say: Say | None = None,
+) -> Iterator[EncodedEpisode | BadEpisode]:
     """Reads episodes of a source on the cluster; few are in memory at a time.
 
     Args:
-        source: Where the episodes come from.
+        source: Where the episodes come from; all nodes see its files.
         codec: How frames are stored, one of `jepawm.data.codecs.CODECS`.
         numbers: Positions of the episodes in the source.
+        timeout_s: See `scaling.placement_timeout_s`.
+        say: Told where the reading waits for room; None: printed.
 
     Yields:
         Episodes, or what is wrong with them, in the order of `numbers`.
@@ -44,6 +56,7 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
     Raises:
         JepawmError: A Ray task found something wrong with the source.
         OSError: A Ray task could not read the source, or died at each attempt at the same episode.
+        PlacementError: No task found room for `timeout_s`.
     """
     if not len(numbers):
         return
@@ -66,7 +79,8 @@ def read_on_ray(source: EpisodeSource, codec: str, numbers: Sequence[int]) -> It
     episodes.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    rows = iter(episodes.iter_rows())
+    waiting = Waiting("reading task", Claim(1.0), timeout_s, say)
+    rows = watched(episodes.iter_rows(), lambda has_begun: waiting.look(0 if has_begun else 1, None))
     while True:
         try:
             row = next(rows, None)

@@ -1,7 +1,7 @@
 """A run on Ray: environment actors, Ray Train workers, one session around both."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from jepawm.config import EnvConfig, RunConfig, ScalingConfig
@@ -86,7 +86,7 @@ class RayRuntime:
     def reader(self) -> Reader:
         from jepawm.distributed.convert import read_on_ray
 
-        return read_on_ray
+        return partial(read_on_ray, timeout_s=self._scaling.placement_timeout_s, say=self._say)
 
     def train(
         self, config: RunConfig, dataset_path: str, run_dir: str, *, spent: Callable[[], bool] = lambda: False

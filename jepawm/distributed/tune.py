@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from ray.tune.search import Searcher
 
 from jepawm.config import RunConfig, ScalingConfig
 from jepawm.config.tune import TuneConfig
-from jepawm.distributed.cluster import look_at_cluster, room_in_words, startable_nodes, waiting_claims
+from jepawm.distributed.cluster import look_at_cluster, number_waiting, room_in_words, startable_nodes, waiting_claims
 from jepawm.distributed.trial_room import gpus_of_trial, trials_at_once
 from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler, domains, replay
 from jepawm.distributed.tune_workers import Surroundings, WithWorkers
+from jepawm.distributed.waiting import LOOK_EVERY_S, TELL_AFTER_S, Waiting
 from jepawm.errors import ConfigError, PlacementError
 from jepawm.runs.fresh_episodes import evaluate_again
-from jepawm.runs.placement.demand import Demand
+from jepawm.runs.placement.demand import Claim, Demand
 from jepawm.runs.takeover import take_over
 from jepawm.runs.trial import TrialJob, run_trial, settle
 from jepawm.runs.trials import Trials
@@ -33,9 +35,6 @@ from jepawm.tuning.trial import Rung, Takeover
 
 # Folder of Ray Tune's own files in a sweep.
 RAY_FOLDER = "ray"
-# Seconds without any trial that runs after which the driver says what is missing.
-TELL_AFTER_S = 30.0
-
 # Seconds that Ray Tune has to end its trials' processes when the driver is interrupted.
 _SECONDS_TO_STOP = 30.0
 
@@ -89,12 +88,12 @@ def tune_on_ray(
     scheduler = build_scheduler(settings, space, config.train.num_train_steps)
     if not population:
         replay(scheduler, trials.over)
-    job = {
-        "sweep": str(trials.folder.path.absolute()),
-        "gpus": gpus,
-        "surroundings": Surroundings.of_driver(settings.cpus_per_trial),
-        "claims": (worker, {"num_cpus": settings.cpus_per_trial, "num_gpus": gpus}) if several else None,
-    }
+    job = SweepJob(
+        sweep=str(trials.folder.path.absolute()),
+        evaluation=Claim(settings.cpus_per_trial, gpus, {} if worker is None else worker.selector),
+        worker=worker,
+        surroundings=Surroundings.of_driver(settings.cpus_per_trial),
+    )
     watch = _Watch(trials, needed, config.scaling.placement_timeout_s, say)
     storage = trials.folder.path.absolute() / RAY_FOLDER
     # What an earlier command left: its trials go on from their own folders.
@@ -167,17 +166,33 @@ def _fit_beside(fit: Callable[[], Any], watch: "_Watch") -> None:
 # -- a trial ---------------------------------------------------------------------------------------------------------
 
 
-def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class SweepJob:
+    """What each process of a sweep's trials is sent.
+
+    Attributes:
+        sweep: The sweep's folder.
+        evaluation: What the process of a trial claims; of a trial with several workers, the process that evaluates it.
+        worker: What each training worker claims; None: a trial trains in its own process.
+        surroundings: Of each process.
+    """
+
+    sweep: str
+    evaluation: Claim
+    worker: Claim | None
+    surroundings: Surroundings
+
+
+def trial_on_ray(config: Mapping[str, Any], job: SweepJob) -> None:
     """One trial in a process of Ray Tune: a shell around `run_trial`.
 
     Args:
         config: `number` of the trial; with population-based training also its settings, and `taken_from` where it goes
             on with the weights of another trial.
-        job: `sweep` (its folder), `gpus` (that the process claims), `surroundings`, and `claims` (of a training worker
-            and of the evaluation, for a trial with several workers; else None).
+        job: What all trials share.
     """
-    job["surroundings"].enter()
-    sweep, number = SweepFolder(job["sweep"]), int(config["number"])
+    job.surroundings.enter()
+    sweep, number = SweepFolder(job.sweep), int(config["number"])
     folder = sweep.trial(number)
     taken = config.get(TAKEN_FROM)
     if taken is not None and taken["mark"] not in {each.mark for each in folder.takeovers}:
@@ -193,14 +208,15 @@ def trial_on_ray(config: Mapping[str, Any], job: Mapping[str, Any]) -> None:
         given = tune.Checkpoint.from_directory(checkpoint) if moves and checkpoint is not None else None
         tune.report({VALUE: rung.value, STEP: rung.train_step}, checkpoint=given)
 
-    if job["claims"] is None:
-        run_trial(trial.on(job["gpus"]), report)
+    if job.worker is None:
+        run_trial(trial.on(job.evaluation.gpus), report)
         return
-    worker, evaluation = job["claims"]
-    run_trial(trial, report, WithWorkers(worker, evaluation, job["surroundings"]))
+    run_trial(trial, report, WithWorkers(job.worker, job.evaluation, job.surroundings))
 
 
-def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, numbers: Sequence[int]) -> list[Final]:
+def evaluate_again_on_ray(
+    sweep: str, config: RunConfig, settings: TuneConfig, numbers: Sequence[int], say: Callable[[str], None]
+) -> list[Final]:
     """Evaluates trials on fresh episodes, each in a process that claims what a trial does.
 
     Args:
@@ -208,18 +224,31 @@ def evaluate_again_on_ray(sweep: str, config: RunConfig, settings: TuneConfig, n
         config: The run that points change.
         settings: Of the sweep.
         numbers: Of the trials.
+        say: Told where an evaluation waits for room.
+
+    Raises:
+        PlacementError: An evaluation found no room for `scaling.placement_timeout_s`.
     """
     cluster = look_at_cluster(startable=startable_nodes())
+    several = config.scaling.num_workers > 1
+    selector = Demand(config.scaling, config.device, cluster).worker().selector if several else {}
     gpus = gpus_of_trial(config.device, settings.gpus_per_trial, cluster, key="tune.gpus_per_trial")
+    claim = Claim(settings.cpus_per_trial, gpus, selector)
     surroundings = Surroundings.of_driver(settings.cpus_per_trial)
 
     def work(number: int) -> Final:
         surroundings.enter()
         folder = SweepFolder(sweep)
-        return evaluate_again(TrialJob.read(folder, number).on(gpus), folder.final_dir(number))
+        return evaluate_again(TrialJob.read(folder, number).on(claim.gpus), folder.final_dir(number))
 
-    remote = ray.remote(num_cpus=settings.cpus_per_trial, num_gpus=gpus, max_retries=settings.max_deaths)(work)
-    finals: list[Final] = ray.get([remote.remote(number) for number in numbers])
+    remote = ray.remote(**claim.options(), max_retries=settings.max_deaths)(work)
+    tasks = [remote.remote(number) for number in numbers]
+    waiting = Waiting("final evaluation", claim, config.scaling.placement_timeout_s, say)
+    running = tasks
+    while running:
+        _, running = ray.wait(running, timeout=LOOK_EVERY_S)
+        waiting.look(min(number_waiting(claim), len(running)), len(tasks))
+    finals: list[Final] = ray.get(tasks)
     return finals
 
 
@@ -261,10 +290,18 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
         self._trials, self._needed, self._timeout_s, self._say = trials, needed, timeout_s, say
         self.interrupted = False
         self._running: set[str] = set()
-        self._idle_since, self._told = time.monotonic(), False
+        self._stopped: set[str] = set()
+        self._idle_since, self._is_told = time.monotonic(), False
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._running.add(trial.trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        # Only a scheduler ends a trial at a result: one that ends by itself reports nothing more.
+        if result.get("done"):
+            self._stopped.add(trial.trial_id)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._end(trial)
@@ -277,7 +314,7 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         # Its process died, and the trial waits for room.
         self._running.discard(trial.trial_id)
-        self._idle_since, self._told = time.monotonic(), False
+        self._idle_since, self._is_told = time.monotonic(), False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -290,8 +327,9 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
             # The trial was not stopped for what it showed: the same command goes on with it.
             return
         self._running.discard(trial.trial_id)
-        self._idle_since, self._told = time.monotonic(), False
-        self._trials.finish(settle(self._trials.folder, int(trial.config["number"]), died=died))
+        self._idle_since, self._is_told = time.monotonic(), False
+        stopped = trial.trial_id in self._stopped
+        self._trials.finish(settle(self._trials.folder, int(trial.config["number"]), stopped=stopped, died=died))
 
     def look(self) -> None:
         """Says what is missing where no trial has run for a while; gives up after a long one.
@@ -299,7 +337,7 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
         Raises:
             PlacementError: Nothing has run for `scaling.placement_timeout_s`.
         """
-        if self._running or (self._told and time.monotonic() - self._idle_since < self._timeout_s):
+        if self._running or (self._is_told and time.monotonic() - self._idle_since < self._timeout_s):
             return
         idle = time.monotonic() - self._idle_since
         if idle < TELL_AFTER_S or not waiting_claims():
@@ -308,8 +346,8 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
         text = f"no trial has run for {idle:.0f} s: one needs {self._needed.sums()}; {room_in_words()}"
         if idle > self._timeout_s:
             raise PlacementError(f"{text}; the sweep gives up, and the same command goes on with it")
-        if not self._told:
-            self._told = True
+        if not self._is_told:
+            self._is_told = True
             self._say(f"   {text}")
 
 

@@ -6,9 +6,8 @@ holds anything that the workers of another one wait for.
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import torch
@@ -60,12 +59,12 @@ class WithWorkers:
 
     Args:
         worker: What a training worker claims.
-        evaluation: Options of the process that evaluates, `num_cpus` and `num_gpus`.
+        evaluation: What the process that evaluates claims.
         surroundings: Of that process.
     """
 
-    def __init__(self, worker: Claim, evaluation: Mapping[str, Any], surroundings: Surroundings) -> None:
-        self._worker, self._evaluation, self._surroundings = worker, dict(evaluation), surroundings
+    def __init__(self, worker: Claim, evaluation: Claim, surroundings: Surroundings) -> None:
+        self._worker, self._evaluation, self._surroundings = worker, evaluation, surroundings
 
     def train(self, job: TrialJob, at_checkpoint: Callable[[str, int, Metrics], None]) -> None:
         """Trains with Ray Train in a thread; this one reports, and may be ended while it does."""
@@ -79,13 +78,13 @@ class WithWorkers:
 
         thread = threading.Thread(target=work, name="ray-train", daemon=True)
         thread.start()
-        folder, told = os.path.join(run_dir, "checkpoints"), set[int]()
+        folder, seen = os.path.join(run_dir, "checkpoints"), set[int]()
         while True:
             running = thread.is_alive()
             for name in list_checkpoints(folder):
                 train_step = checkpoint_step(name)
-                if train_step is not None and train_step not in told:
-                    told.add(train_step)
+                if train_step is not None and train_step not in seen:
+                    seen.add(train_step)
                     at_checkpoint(os.path.join(folder, name), train_step, record_at(run_dir, train_step))
             if not running:
                 break
@@ -95,11 +94,11 @@ class WithWorkers:
 
     def evaluate(self, job: TrialJob) -> None:
         """Evaluates in a task that claims what a trial without workers does."""
-        surroundings, gpus = self._surroundings, self._evaluation["num_gpus"]
+        surroundings, gpus = self._surroundings, self._evaluation.gpus
 
         def work() -> None:
             surroundings.enter()
             evaluate_trained(job.on(gpus))
 
         # Not in the placement group of the trial's own process, which holds nothing.
-        ray.get(ray.remote(**self._evaluation, scheduling_strategy="DEFAULT")(work).remote())
+        ray.get(ray.remote(**self._evaluation.options(), scheduling_strategy="DEFAULT")(work).remote())

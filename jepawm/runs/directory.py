@@ -26,6 +26,7 @@ from jepawm.config.places import local_path
 from jepawm.config.pretrain import PretrainConfig
 from jepawm.config.yaml_io import all_recipe_names, flatten, load_recipe, load_yaml, recipe_names, save_yaml
 from jepawm.errors import ConfigError
+from jepawm.shared_folders import told_if_gone
 from jepawm.storage.holding import Say, held, remove_stored, where
 from jepawm.storage.lease import FolderBusyError
 from jepawm.storage.reading import refresh, refresh_home
@@ -231,6 +232,7 @@ def lock_run(folder: str, say: Say = lambda text: None) -> Iterator[None]:
         ConfigError: Another process holds it.
         FolderBusyError: A driver on another machine holds it.
         StorageError: The store of its URI does not answer.
+        FolderGoneError: The directory went away while this process held it.
     """
     lock = FileLock(os.path.join(folder, LOCK_FILE), timeout=0)
     try:
@@ -240,7 +242,7 @@ def lock_run(folder: str, say: Say = lambda text: None) -> Iterator[None]:
             f"run_dir {where(folder)} is in use by another process; wait for it, or choose another"
         ) from None
     try:
-        with held(folder, say):
+        with told_if_gone(folder), held(folder, say):
             yield
     finally:
         lock.release()

@@ -19,6 +19,7 @@ from jepawm.errors import ConfigError, DataError
 from jepawm.rollout import CollectPlan, EnvPool
 from jepawm.runs.hosts import environment_hosts
 from jepawm.runs.runtime import Runtime
+from jepawm.shared_folders import told_if_gone
 from jepawm.storage.holding import held
 from jepawm.storage.reading import fetched
 
@@ -108,7 +109,8 @@ def _collect(config: RunConfig, path: str, runtime: Runtime, console: Console) -
 def _fill(config: RunConfig, path: str, spec: DatasetSpec, pool: EnvPool, console: Console) -> None:
     """Collects the episodes that a dataset does not hold yet."""
     data, wanted = config.data, config.data.num_episodes or 0
-    with _writer(path, spec, console) as writer:
+    opened = _writer(path, spec, console)
+    with told_if_gone(path), opened as writer:
         # Once more: the process that this one waited for may have collected another kind of episodes.
         _check_same_kind(config, path)
         done = writer.finished_episode_ids

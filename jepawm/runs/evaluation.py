@@ -26,9 +26,10 @@ from jepawm.runs.listing import other_runs
 from jepawm.runs.placement import Stage, tell_placement
 from jepawm.runs.planner_hosts import pack_model, planner_hosts
 from jepawm.runs.preflight import check_as_trained, check_evaluation, check_same_environment
-from jepawm.runs.runtime import Runtime, make_runtime
+from jepawm.runs.runtime import Runtime, make_runtime, this_process
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import evaluation_sink, outcome_of, tracked
+from jepawm.runs.usage import UsageMeter, usage_shown
 from jepawm.runs.wall_times import WallTimes
 from jepawm.storage.holding import held, where
 from jepawm.storage.reading import fetched
@@ -72,7 +73,8 @@ def evaluate_run(config: RunConfig, console: Console, model_dir: str) -> Evaluat
     try:
         stages: tuple[Stage, ...] = ("collect", "evaluate") if config.evaluation.takes_recordings else ("evaluate",)
         tell_placement(runtime.place(config, stages), console)
-        return evaluate_model(config, runtime, console, model_dir)
+        with usage_shown(runtime.usage, runtime.share("driver", config), config.tracking, console.say):
+            return evaluate_model(config, runtime, console, model_dir)
     finally:
         runtime.close()
 
@@ -150,6 +152,11 @@ def score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[s
     Returns:
         What the file holds.
     """
+    with usage_shown(UsageMeter(), this_process(config.device), config.tracking, console.say):
+        return _score_actions(config, console, model_dir)
+
+
+def _score_actions(config: RunConfig, console: Console, model_dir: str) -> dict[str, Any]:
     dataset = EpisodeDataset(fetched(str(config.data.path)))
     device, trained = pick_device(config.device), trained_config(model_dir)
     model, spec = load_world_model(model_dir, device)

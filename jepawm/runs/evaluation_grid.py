@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from jepawm.checkpoints.model_folder import weights_sha256
 from jepawm.config import RunConfig, to_dict
@@ -31,10 +30,11 @@ from jepawm.runs.points import settings_of, with_point
 from jepawm.runs.preflight import check_as_trained, check_evaluation
 from jepawm.runs.trials import Trials
 from jepawm.runs.tune import begun, run_trials
+from jepawm.tuning.description import SweepDescription
 from jepawm.tuning.points import MODEL_KEY, needs_no_training
 from jepawm.tuning.search import Search, build_search
 from jepawm.tuning.space import Choice, Point, Space
-from jepawm.tuning.sweep_folder import SweepFolder, of_trials
+from jepawm.tuning.sweep_folder import SweepFolder
 from jepawm.tuning.trial import TrialRecord
 
 COMPARISON_PAGE = "comparison.html"
@@ -107,10 +107,12 @@ def evaluate_grid(request: GridRequest, console: Console) -> GridResult:
         JepawmError: An evaluation failed; the others are compared before, if at least two finished.
     """
     search = _checked(request)
-    told, config = _told(request), request.config
-    folder = SweepFolder(os.path.abspath(local_path(config.run_dir) if config.run_dir else _default_folder(told)))
+    description, config = _describe(request), request.config
+    folder = SweepFolder(
+        os.path.abspath(local_path(config.run_dir) if config.run_dir else _default_folder(description))
+    )
     names = _names(request, search.points_known_before())
-    with begun(folder, told, config, console, what="grid"):
+    with begun(folder, description, config, console, what="grid"):
 
         def say_found(record: TrialRecord) -> None:
             found = record.error or f"success rate {record.metrics['success_rate']:.3f}, {record.episodes} episodes"
@@ -180,27 +182,27 @@ def _settings(point: Point) -> Point:
 # -- names -----------------------------------------------------------------------------------------------------------
 
 
-def _told(request: GridRequest) -> dict[str, Any]:
-    """What `sweep.json` says."""
+def _describe(request: GridRequest) -> SweepDescription:
+    """What `sweep.json` keeps of a request."""
     models = {
         model_dir: {"weights_sha256": weights_sha256(model_dir), "config": to_dict(replace(config, run_dir=None))}
         for model_dir, config in request.models.items()
     }
-    return {
-        "config": to_dict(replace(request.config, run_dir=None)),
-        "recipe": f"evaluation of {', '.join(request.models)}",
-        "model": None,
-        "models": models,
-        "space": request.space.to_dict(),
-        "space_name": request.space.name,
-        "words": [],
-        "settings": to_dict(request.trial_settings),
-    }
+    return SweepDescription(
+        config=to_dict(replace(request.config, run_dir=None)),
+        recipe=f"evaluation of {', '.join(request.models)}",
+        model=None,
+        space=request.space.to_dict(),
+        space_name=request.space.name,
+        words=(),
+        settings=to_dict(request.trial_settings),
+        models=models,
+    )
 
 
-def _default_folder(told: Mapping[str, Any]) -> str:
+def _default_folder(description: SweepDescription) -> str:
     """Beside other evaluations, named by everything that the numbers depend on."""
-    facts = json.dumps(of_trials(told), sort_keys=True)
+    facts = json.dumps(description.of_trials(), sort_keys=True)
     return os.path.join(evaluations_dir(), f"grid-{hashlib.sha256(facts.encode()).hexdigest()[:10]}")
 
 

@@ -9,6 +9,7 @@ from jepawm.runs.episodes import prepare_dataset
 from jepawm.runs.placement import tell_placement
 from jepawm.runs.preflight import check_collection
 from jepawm.runs.runtime import Runtime, make_runtime
+from jepawm.runs.usage import usage_shown
 from jepawm.storage.holding import held
 from jepawm.training.features import EncodeJob
 
@@ -31,8 +32,9 @@ def encode_run(config: RunConfig, console: Console, model_dir: str | None) -> st
         runtime = make_runtime(config, console.say)
     try:
         tell_placement(runtime.place(config, ("collect", "encode")), console)
-        dataset = EpisodeDataset(prepare_dataset(config, runtime, console))
-        return encode_features(encode_job(config, dataset, model_dir), runtime, console)
+        with usage_shown(runtime.usage, runtime.share("driver", config), config.tracking, console.say):
+            dataset = EpisodeDataset(prepare_dataset(config, runtime, console))
+            return encode_features(encode_job(config, dataset, model_dir), runtime, console)
     finally:
         runtime.close()
 

@@ -21,7 +21,9 @@ from jepawm.interrupts import Interrupted, noted_signals
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.evaluation import trained_config
 from jepawm.runs.head_progress import UnfinishedHead
+from jepawm.runs.runtime import this_process
 from jepawm.runs.tracking import head_sink, head_tags, tracked
+from jepawm.runs.usage import UsageMeter, usage_shown
 from jepawm.seeding import stream_generator, stream_seed
 from jepawm.storage.holding import held
 from jepawm.storage.reading import fetched, fetched_model, stored_root
@@ -64,7 +66,10 @@ def train_head(job: HeadJob, console: Console) -> TrainedHead:
     """
     model_dir = _model_dir(job)
     # The head lies in the model's folder, so its run is held while it trains.
-    with held(stored_root(model_dir), console.say, wanted=lambda name: name.startswith("model/")):
+    with (
+        usage_shown(UsageMeter(), this_process(job.device), job.tracking, console.say),
+        held(stored_root(model_dir), console.say, wanted=lambda name: name.startswith("model/")),
+    ):
         return _train_head(job, model_dir, console)
 
 

@@ -37,7 +37,7 @@ from jepawm.runs.stages import base_run, on_base
 from jepawm.runs.summary import print_result
 from jepawm.runs.tracking import mlflow_sink, outcome_of, run_tags, tracked
 from jepawm.runs.training_in_words import TrainingInWords
-from jepawm.runs.usage import RunUsage, usage_lines
+from jepawm.runs.usage import RunUsage, usage_lines, usage_shown
 from jepawm.runs.wall_times import WallTimes
 from jepawm.storage.holding import where
 from jepawm.storage.lease import interval_s
@@ -74,7 +74,8 @@ def collect_run(config: RunConfig, console: Console) -> str:
     goes_on = "the same command goes on with the episodes that are missing"
     with telling_how_to_go_on(lambda: goes_on), started_runtime(config, console) as runtime:
         tell_placement(runtime.place(config, ["collect"]), console)
-        return prepare_dataset(config, runtime, console)
+        with usage_shown(runtime.usage, runtime.share("driver", config), config.tracking, console.say):
+            return prepare_dataset(config, runtime, console)
 
 
 def run(

@@ -4,7 +4,9 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -144,6 +146,15 @@ def import_triton_before_mesa() -> None:
         importlib.import_module("triton")
 
 
+def this_process(device: str) -> Share:
+    """What a process holds that does everything itself.
+
+    Args:
+        device: Where it computes, as the settings name it.
+    """
+    return Share(THIS_PROCESS, 1, torch.get_num_threads(), float(pick_device(device).type == "cuda"))
+
+
 class LocalRuntime:
     """Everything in this process: for laptops, notebooks and debuggers.
 
@@ -157,9 +168,7 @@ class LocalRuntime:
         self.usage = UsageMeter()
 
     def share(self, role: Role, config: Job) -> Share | None:
-        if role != "driver":
-            return None
-        return Share(THIS_PROCESS, 1, torch.get_num_threads(), float(pick_device(config.device).type == "cuda"))
+        return this_process(config.device) if role == "driver" else None
 
     def show(self, numbers: Mapping[str, float]) -> None:
         """Nothing watches one process; `metrics.jsonl` has the numbers of training."""
@@ -276,8 +285,28 @@ def _read_by(config: Job) -> dict[str, str]:
     if isinstance(config, PretrainConfig):
         sources = config.clips.all_sources
         return {f"clips.sources.{number}": local_path(each.path) for number, each in enumerate(sources)}
-    path = config.data.path if config.data.source == "dataset" else None
+    path = config.data.path if config.data.source in ("dataset", "convert") else None
     return {} if path is None else {"data.path": local_path(path)}
+
+
+@contextmanager
+def reading_on_ray(source: Path) -> Iterator[Reader]:
+    """A reader of a source's episodes that uses every CPU of the cluster.
+
+    Args:
+        source: The file or folder that they are read from.
+
+    Raises:
+        ConfigError: Several nodes do not share it, or run other code than this process.
+    """
+    runtime = ray_runtime()
+    try:
+        from jepawm.distributed.cluster_check import check_cluster
+
+        check_cluster(Folders({}, read={"SOURCE": os.path.abspath(source)}))
+        yield runtime.reader()
+    finally:
+        runtime.close()
 
 
 def examine_cluster(folders: Folders) -> ClusterReport:

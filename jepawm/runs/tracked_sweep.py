@@ -9,11 +9,9 @@ SWEEP/
 ```
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from jepawm.config.tracking import TrackingConfig
@@ -23,9 +21,10 @@ from jepawm.runs.tracking import outcome_of
 from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.tracking.sent import SentFile
+from jepawm.tuning.description import SweepDescription
+from jepawm.tuning.sweep_folder import REPORT_FILE, SWEEP_FILE, TRIALS_FILE, SweepFolder
 
-SWEEP_FILE, TRIALS_FILE = "sweep.json", "trials.jsonl"
-_ARTIFACTS = (SWEEP_FILE, TRIALS_FILE, "report.html", "config.yaml")
+_ARTIFACTS = (SWEEP_FILE, TRIALS_FILE, REPORT_FILE, "config.yaml")
 # How MLflow calls the ends of a trial; one that the scheduler ended early was stopped on purpose.
 _STATUS: dict[str, Status] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -183,22 +182,18 @@ def _settings(point: Mapping[str, Any]) -> dict[str, float]:
 
 
 def sweep_tracking(sweep_dir: str) -> TrackingConfig:
-    """Tracker and prices that a sweep was begun with; the defaults where its file names none."""
-    told = _told(sweep_dir).get("config", {}).get("tracking", {})
-    return from_dict(TrackingConfig, told, os.path.join(sweep_dir, SWEEP_FILE))
+    """Tracker and prices that a sweep was begun with."""
+    tracking = _description(sweep_dir).config.get("tracking", {})
+    return from_dict(TrackingConfig, tracking, os.path.join(sweep_dir, SWEEP_FILE))
 
 
 def _params(sweep_dir: str) -> dict[str, Any]:
     """Settings and space of a sweep, by dotted key."""
-    return flatten(_told(sweep_dir))
+    return flatten(_description(sweep_dir).to_dict())
 
 
-def _told(sweep_dir: str) -> dict[str, Any]:
-    path = Path(sweep_dir, SWEEP_FILE)
-    try:
-        told = json.loads(path.read_text("utf-8"))
-        if not isinstance(told, dict):
-            raise TypeError(f"a {type(told).__name__}")
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is no sweep that can be read: {error}") from error
-    return told
+def _description(sweep_dir: str) -> SweepDescription:
+    description = SweepFolder(sweep_dir).description
+    if description is None:
+        raise DataError(f"{sweep_dir} is no sweep: it has no {SWEEP_FILE}")
+    return description

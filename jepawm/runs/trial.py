@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from jepawm.config.tune import RungConfig, TuneConfig
 from jepawm.config.yaml_io import save_yaml
 from jepawm.console import Console
 from jepawm.device import device_of_claim, pick_device
-from jepawm.errors import ConfigError, JepawmError, first_line
+from jepawm.errors import ConfigError, FolderGoneError, JepawmError, first_line
 from jepawm.evaluation.evaluate import evaluate
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, begin_run, known_config
@@ -34,9 +35,12 @@ from jepawm.training.loop import Metrics
 from jepawm.tuning.points import MODEL_KEY
 from jepawm.tuning.space import Point
 from jepawm.tuning.sweep_folder import SweepFolder
-from jepawm.tuning.trial import Rung, Status, TrialClock, TrialFolder, TrialRecord
+from jepawm.tuning.trial import RESULT_FILE, Rung, Status, TrialClock, TrialFolder, TrialRecord
 
 ERROR_FILE = "error.txt"
+# A network file system may keep for a minute that a file is not there (NFS, acregmax), seconds.
+RESULT_TIMEOUT_S = 90.0
+_LOOK_AGAIN_S = 0.5
 
 Report = Callable[[Rung, str | None], None]
 """Told of each rung, and of the checkpoint there (None where it is gone); what it raises ends the trial."""
@@ -77,17 +81,17 @@ class TrialJob:
     @classmethod
     def read(cls, sweep: SweepFolder, number: int) -> "TrialJob":
         """The job of a trial that was begun."""
-        told, folder = sweep.told, sweep.trial(number)
-        assert told is not None, "a sweep begins before its trials"
+        description, folder = sweep.description, sweep.trial(number)
+        assert description is not None, "a sweep begins before its trials"
         assert folder.point is not None, "a trial begins before it runs"
-        settings = from_dict(TuneConfig, told["settings"], f"{sweep.path}/sweep.json")
-        point, model_dir, plain = folder.point, told["model"], told["config"]
+        settings = from_dict(TuneConfig, dict(description.settings), f"{sweep.path}/sweep.json")
+        point, model_dir, plain = folder.point, description.model, description.config
         if MODEL_KEY in point:
-            model_dir = point.pop(MODEL_KEY)
-            plain = told["models"][model_dir]["config"]
-        base = from_dict(RunConfig, plain, f"{sweep.path}/sweep.json")
+            model_dir = str(point.pop(MODEL_KEY))
+            plain = description.models[model_dir]["config"]
+        base = from_dict(RunConfig, dict(plain), f"{sweep.path}/sweep.json")
         config = trial_config(base, settings, point, number=number, folder=folder.path)
-        return cls(number, config, told["recipe"], settings, model_dir, folder)
+        return cls(number, config, description.recipe, settings, model_dir, folder)
 
     def on(self, gpus: float) -> "TrialJob":
         """The same in a process that claims so many GPUs."""
@@ -171,6 +175,9 @@ def run_trial(job: TrialJob, report: Report, elsewhere: Elsewhere | None = None)
             result = _train_and_evaluate(job, report, clock, elsewhere)
         metrics = found_metrics(result, folder.path)
         _check_known(job.settings, metrics)
+    except FolderGoneError:
+        # Nothing is wrong with its point; it goes on when the folder is back.
+        raise
     except JepawmError as error:
         return _over(folder, job.number, "failed", clock, error=str(error))
     except Exception as error:  # noqa: BLE001 - kept as what the trial found, with its traceback beside it
@@ -181,20 +188,39 @@ def run_trial(job: TrialJob, report: Report, elsewhere: Elsewhere | None = None)
     return _over(folder, job.number, "finished", clock, metrics=metrics, episodes=episodes)
 
 
-def settle(sweep: SweepFolder, number: int, *, died: str = "") -> TrialRecord:
-    """The record of a trial whose process has ended: its own, or that the scheduler stopped it.
+def settle(sweep: SweepFolder, number: int, *, stopped: bool = False, died: str = "") -> TrialRecord:
+    """The record of a trial whose process has ended.
 
     Args:
         sweep: The sweep.
         number: Of the trial.
+        stopped: Whether the scheduler ended it. Otherwise the trial has ended by itself and has left its result, which
+            a network file system may show a minute later.
         died: Why its process died more often than it may; empty where it did not.
     """
     folder = sweep.trial(number)
-    if folder.result is not None:
-        return folder.result
+    result = folder.result if stopped or died else _awaited(folder)
+    if result is not None:
+        return result
+    if not (stopped or died):
+        died = (
+            f"it has ended, and {folder.path / RESULT_FILE} was not seen within {RESULT_TIMEOUT_S:g} s; look whether "
+            "the nodes share the folder"
+        )
     seconds = max((rung.seconds for rung in folder.rungs), default=0.0)
     status: Status = "failed" if died else "stopped"
-    return _keep(folder, folder.record(number, status, seconds=seconds, error=died))
+    record = folder.record(number, status, seconds=seconds, error=died)
+    return _keep(folder, record)
+
+
+def _awaited(folder: TrialFolder) -> TrialRecord | None:
+    """The result of a trial that has left one, as soon as this node sees it; None: it did not in time."""
+    deadline = time.monotonic() + RESULT_TIMEOUT_S
+    while folder.result is None and time.monotonic() < deadline:
+        # Reading the folder makes a network file system ask its server again.
+        os.listdir(folder.path)
+        time.sleep(_LOOK_AGAIN_S)
+    return folder.result
 
 
 def _over(folder: TrialFolder, number: int, status: Status, clock: TrialClock, **found: Any) -> TrialRecord:

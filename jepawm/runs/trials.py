@@ -58,5 +58,5 @@ class Trials:
             return
         self._running.pop(record.number, None)
         self._over[record.number] = record
-        self.folder.write_trials()
+        self.folder.append_trial(record)
         self._on_over(record)

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from jepawm.config import RunConfig, home, to_dict
 from jepawm.config.places import local_path, uri_of
@@ -31,13 +30,14 @@ from jepawm.runs.tracking import tracked
 from jepawm.runs.trial import TrialJob, run_trial
 from jepawm.runs.trials import Trials
 from jepawm.tracking import Outcome
+from jepawm.tuning.description import SweepDescription
 from jepawm.tuning.points import command, flags, in_words
 from jepawm.tuning.ranking import ranked, seconds_of
 from jepawm.tuning.report import Sweep as Shown
 from jepawm.tuning.report import write_sweep_report
 from jepawm.tuning.search import Search
 from jepawm.tuning.space import Point, Space
-from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder, of_trials
+from jepawm.tuning.sweep_folder import REPORT_FILE, Final, SweepFolder
 from jepawm.tuning.trial import Rung, TrialRecord
 
 __all__ = ["SweepRequest", "SweepResult", "tune"]
@@ -78,20 +78,20 @@ def tune(request: SweepRequest, console: Console) -> SweepResult:
     """
     search = check_sweep(request)
     folder = SweepFolder(os.path.abspath(local_path(request.config.run_dir or _default_folder(request))))
-    with begun(folder, _told(request), request.config, console, what="sweep"):
+    with begun(folder, describe(request), request.config, console, what="sweep"):
         console.say(f"space      {request.space.name}: {', '.join(request.space.parameters)}")
         return _Sweep(request, search, folder, console).run()
 
 
 @contextmanager
 def begun(
-    folder: SweepFolder, told: Mapping[str, Any], config: RunConfig, console: Console, *, what: str
+    folder: SweepFolder, description: SweepDescription, config: RunConfig, console: Console, *, what: str
 ) -> Iterator[None]:
     """Begins a folder of trials or goes on with it, and holds it; the tracker is told of its trials meanwhile.
 
     Args:
         folder: The folder; nothing of it needs to be there.
-        told: See `SweepFolder.begin`.
+        description: What the trials depend on, and more.
         config: Says where trials run, and names the tracker.
         console: Where the folder is named.
         what: How the console calls it.
@@ -109,7 +109,7 @@ def begun(
     goes_on = "the same command goes on; trials that are over are not run again"
     tracking = config.tracking
     with lock_run(str(folder.path), console.say), telling_how_to_go_on(lambda: goes_on):
-        goes_on_now = folder.begin(told)
+        goes_on_now = folder.begin(description)
         console.say(f"{what:<10} {folder.path}{' (continued)' if goes_on_now else ''}")
         sink = SweepSink(str(folder.path), tracking) if tracking.mlflow else None
         with tracked(sink, tracking, console, folder=str(folder.path), outcome=Outcome):
@@ -131,30 +131,33 @@ def run_trials(
     if config.local:
         while (number := trials.next()) is not None:
             trials.finish(run_trial(TrialJob.read(trials.folder, number), _no_comparison))
-        return
-    from jepawm.distributed.tune import tune_on_ray
+    else:
+        from jepawm.distributed.tune import tune_on_ray
 
-    tune_on_ray(config, settings, space, trials, say)
+        tune_on_ray(config, settings, space, trials, say)
+    # Trials end in any order; the file of a sweep that is over has them by number.
+    trials.folder.write_trials()
 
 
 def _default_folder(request: SweepRequest) -> str:
     """Beside the runs, named by everything that its trials depend on."""
-    facts = json.dumps(of_trials(_told(request)), sort_keys=True)
+    facts = json.dumps(describe(request).of_trials(), sort_keys=True)
     name = hashlib.sha256(facts.encode()).hexdigest()[:10]
     stem = run_stem(request.config, request.recipe) if request.model_dir is None else request.config.env.short_name
     return os.path.join(home(), f"sweep-{stem}-{request.space.name.replace(':', '.').replace(',', '-')}-{name}")
 
 
-def _told(request: SweepRequest) -> dict[str, Any]:
-    return {
-        "config": to_dict(replace(request.config, run_dir=None)),
-        "recipe": request.recipe,
-        "model": request.model_dir,
-        "space": request.space.to_dict(),
-        "space_name": request.space.name,
-        "words": list(request.words),
-        "settings": to_dict(request.settings),
-    }
+def describe(request: SweepRequest) -> SweepDescription:
+    """What `sweep.json` keeps of a request."""
+    return SweepDescription(
+        config=to_dict(replace(request.config, run_dir=None)),
+        recipe=request.recipe,
+        model=request.model_dir,
+        space=request.space.to_dict(),
+        space_name=request.space.name,
+        words=tuple(request.words),
+        settings=to_dict(request.settings),
+    )
 
 
 # -- the sweep -------------------------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ class _Sweep:
             else:
                 from jepawm.distributed.tune import evaluate_again_on_ray
 
-                finals = evaluate_again_on_ray(str(self.folder.path), config, settings, numbers)
+                finals = evaluate_again_on_ray(str(self.folder.path), config, settings, numbers, self.console.say)
         self.folder.write_finals(finals, seed)
         return finals
 

@@ -87,6 +87,11 @@ class Usage:
             {role: self.roles.get(role, Hours()).plus(other.roles.get(role, Hours()), factor) for role in roles}
         )
 
+    def since(self, before: "Usage") -> "Usage":
+        """What was added to an earlier usage; roles without any are left out."""
+        added = self.plus(before, -1.0)
+        return Usage({role: hours for role, hours in added.roles.items() if hours.process > 1e-9})
+
     def cost(self, tracking: TrackingConfig) -> float | None:
         """Price of the hours; None where no price is configured."""
         if tracking.gpu_hour_price is None and tracking.cpu_hour_price is None:
@@ -199,8 +204,7 @@ class RunUsage:
         return self._earlier.plus(self._own())
 
     def _own(self) -> Usage:
-        own = self._meter.total().plus(self._before, -1.0)
-        return Usage({role: hours for role, hours in own.roles.items() if hours.process > 1e-9})
+        return self._meter.total().since(self._before)
 
     def spent(self) -> bool:
         """Whether the limit is reached."""
@@ -266,3 +270,22 @@ def usage_lines(usage: Usage, tracking: TrackingConfig) -> list[str]:
         amount = f"{cost:.2f}" if cost >= 1 else f"{cost:.2g}"
         lines.append(f"cost        about {amount} {tracking.currency} at {told}; idle parts of nodes are not counted")
     return lines
+
+
+@contextmanager
+def usage_shown(
+    meter: UsageMeter, driver: Share | None, tracking: TrackingConfig, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Counts what a command other than `jepawm train` holds, and says hours and cost when it has done its work.
+
+    Args:
+        meter: Counts for this process.
+        driver: What the command's own process holds; None: nothing that another role has not.
+        tracking: Prices.
+        say: Told a line.
+    """
+    before = meter.total()
+    with meter.holding(driver):
+        yield
+    for line in usage_lines(meter.total().since(before), tracking):
+        say(line)

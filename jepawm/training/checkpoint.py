@@ -76,9 +76,13 @@ class Snapshot:
             folder: Path of the new folder; an older one of that name is replaced.
 
         Raises:
-            CheckpointError: The disk is full or takes no files; nothing of the checkpoint stays.
+            CheckpointError: The disk is full or takes no files, or the run's folder is gone; nothing of the checkpoint
+                stays.
         """
         try:
+            # Of the folders above, only the nearest one is made. Where the run's own folder is gone, its file system is
+            # no longer mounted, and a checkpoint on the bare mount point would be lost.
+            Path(folder).absolute().parent.mkdir(exist_ok=True)
             with atomic_folder(folder) as temporary:
                 self.model.write(temporary)
                 save_state(self.training_state, temporary / "training_state.pt")
@@ -121,6 +125,8 @@ def save_state(kept: dict[str, Any], path: Path) -> None:
 
 def cannot_write(folder: str, error: Exception) -> str:
     """Why a checkpoint was not written, with the free space and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return f"the checkpoint {folder} could not be written: a folder above it is gone ({first_line(error)})"
     above = os.path.dirname(os.path.abspath(folder))
     while not os.path.isdir(above):
         above = os.path.dirname(above)

@@ -15,24 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jepawm.errors import ConfigError
+from jepawm.errors import ConfigError, DataError
 from jepawm.evaluation.metrics import SuccessRate
-from jepawm.files import atomic_file, finite, write_json
+from jepawm.files import append_line, atomic_file, finite, write_json
+from jepawm.tuning.description import SweepDescription
 from jepawm.tuning.trial import TrialFolder, TrialRecord
 
 SWEEP_FILE = "sweep.json"
 TRIALS_FILE = "trials.jsonl"
 FINAL_FILE = "final.json"
 REPORT_FILE = "report.html"
-FORMAT = 1
-
-# Settings that may change when the same sweep goes on: they change no trial.
-_MAY_CHANGE = (
-    *("num_trials", "num_final", "final_episodes"),
-    *("max_concurrent", "max_deaths", "cpus_per_trial", "gpus_per_trial"),
-)
-# Sections and settings of a run that say where it works and is shown.
-_OF_THE_PLACE = ("tracking", "run_dir", "name", "resume", "local", "scaling")
 
 
 @dataclass(frozen=True)
@@ -82,12 +74,11 @@ class SweepFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    def begin(self, told: Mapping[str, Any]) -> bool:
+    def begin(self, description: SweepDescription) -> bool:
         """Writes what the sweep is; a folder that holds the same sweep already goes on.
 
         Args:
-            told: `config`, `recipe`, `model`, `space`, `space_name`, `words` and `settings`; where points name a
-                model each, `models` has the configuration and the weights' SHA-256 of each.
+            description: What it is.
 
         Returns:
             Whether it goes on.
@@ -95,30 +86,36 @@ class SweepFolder:
         Raises:
             ConfigError: The folder holds another sweep, or something else.
         """
-        fresh: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **told}))
-        before = self.told
+        before = self.description
         if before is None:
             if self.path.is_dir() and any(each.name != ".lock" for each in self.path.iterdir()):
                 raise ConfigError(f"run_dir {self.path} is not empty and holds no sweep ({SWEEP_FILE}); choose another")
             self.path.mkdir(parents=True, exist_ok=True)
         else:
-            changed = [f"{key} was {old!r}, is {new!r}" for key, old, new in _differences(before, fresh)]
+            changed = [f"{key} was {old!r}, is {new!r}" for key, old, new in before.differences(description)]
             if changed:
                 raise ConfigError(
                     f"run_dir {self.path} holds another sweep ({'; '.join(changed[:5])}); choose another folder, or "
                     "repeat its settings"
                 )
-        write_json(self.path / SWEEP_FILE, fresh)
+        write_json(self.path / SWEEP_FILE, description.to_dict())
         return before is not None
 
     @property
-    def told(self) -> dict[str, Any] | None:
-        """What `sweep.json` holds; None where there is none."""
+    def description(self) -> SweepDescription | None:
+        """What `sweep.json` holds; None where there is none.
+
+        Raises:
+            DataError: The file is no sweep.
+        """
         path = self.path / SWEEP_FILE
         if not path.is_file():
             return None
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return told
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is no sweep that can be read: {error}") from error
+        return SweepDescription.from_dict(data, str(path))
 
     def trial(self, number: int) -> TrialFolder:
         """The folder of a trial."""
@@ -140,10 +137,12 @@ class SweepFolder:
         """Writes `trials.jsonl` from the trials' own results, which are the truth; returns them."""
         records = self.over
         with atomic_file(self.path / TRIALS_FILE) as temporary:
-            temporary.write_text(
-                "".join(json.dumps(finite(record.to_dict()), allow_nan=False) + "\n" for record in records)
-            )
+            temporary.write_text("".join(_line(record) for record in records))
         return records
+
+    def append_trial(self, record: TrialRecord) -> None:
+        """Adds the line of a trial that is over to `trials.jsonl`, which `write_trials` began."""
+        append_line(self.path / TRIALS_FILE, _line(record))
 
     def final_dir(self, number: int) -> Path:
         """Where a trial is evaluated again."""
@@ -154,27 +153,5 @@ class SweepFolder:
         write_json(self.path / FINAL_FILE, {"seed": seed, "trials": [each.to_dict() for each in finals]})
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Keys in which two sweeps differ, with both values, as far as their trials depend on them."""
-    old, new = _flat(of_trials(before)), _flat(of_trials(now))
-    return [(key, old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)]
-
-
-def of_trials(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What the trials depend on."""
-    settings = {key: value for key, value in told["settings"].items() if key not in _MAY_CHANGE}
-    config = {key: value for key, value in told["config"].items() if key not in _OF_THE_PLACE}
-    trials = {"config": config, "space": told["space"], "model": told["model"], "settings": settings}
-    models = {
-        model: {**each, "config": {key: value for key, value in each["config"].items() if key not in _OF_THE_PLACE}}
-        for model, each in told.get("models", {}).items()
-    }
-    return {**trials, "models": models} if models else trials
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        # A key of a space has dots of its own, so the parts of a path are joined with something else.
-        flat |= _flat(value, f"{prefix}{key} ") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _line(record: TrialRecord) -> str:
+    return json.dumps(finite(record.to_dict()), allow_nan=False) + "\n"

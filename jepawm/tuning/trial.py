@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jepawm.files import write_json
+from jepawm.files import append_line, write_json
 from jepawm.tuning.space import Point
 
 Status = Literal["finished", "stopped", "failed"]
@@ -132,36 +132,39 @@ class TrialFolder:
     @property
     def point(self) -> Point | None:
         """Its settings; None where it was not begun."""
-        told = self._told()
-        return None if told is None else dict(told["point"])
+        begun = self._begun
+        return None if begun is None else dict(begun["point"])
 
     @property
     def takeovers(self) -> tuple[Takeover, ...]:
         """From which trials it took weights over."""
-        told = self._told()
-        return () if told is None else tuple(Takeover(**each) for each in told["takeovers"])
+        begun = self._begun
+        return () if begun is None else tuple(Takeover(**each) for each in begun["takeovers"])
 
     def take_over(self, takeover: Takeover) -> None:
         """Writes down that it goes on with weights and settings of another trial; later rungs are forgotten."""
-        told = self._told()
-        assert told is not None, "a trial that takes over has begun"
+        begun = self._begun
+        assert begun is not None, "a trial that takes over has begun"
         takeovers = [asdict(each) for each in (*self.takeovers, takeover)]
-        write_json(self.path / TRIAL_FILE, {**told, "point": takeover.point, "takeovers": takeovers})
+        write_json(self.path / TRIAL_FILE, {**begun, "point": takeover.point, "takeovers": takeovers})
         self.forget_after(takeover.train_step)
 
-    def _told(self) -> dict[str, Any] | None:
+    @property
+    def _begun(self) -> dict[str, Any] | None:
+        """What `begin` wrote; None where the trial was not begun."""
         path = self.path / TRIAL_FILE
         if not path.is_file():
             return None
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return told
+        begun: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return begun
 
     # -- while it runs -----------------------------------------------------------------------------------------------
 
     def start(self, train_step: int) -> "TrialClock":
         """Notes that this process takes the trial up, with the checkpoint of a train step; returns its clock."""
         before = max((rung.seconds for rung in self.rungs), default=0.0)
-        _append(self.path / STARTS_FILE, {"time_s": time.time(), "pid": os.getpid(), "train_step": train_step})
+        started = {"time_s": time.time(), "pid": os.getpid(), "train_step": train_step}
+        append_line(self.path / STARTS_FILE, json.dumps(started) + "\n")
         self.forget_after(train_step)
         return TrialClock(before)
 
@@ -172,7 +175,7 @@ class TrialFolder:
 
     def add_rung(self, rung: Rung) -> None:
         """Notes a rung."""
-        _append(self.path / RUNGS_FILE, asdict(rung))
+        append_line(self.path / RUNGS_FILE, json.dumps(asdict(rung)) + "\n")
 
     def forget_after(self, train_step: int) -> None:
         """Drops rungs after a train step: their updates are lost."""
@@ -240,13 +243,6 @@ class TrialClock:
     def seconds(self) -> float:
         """So far."""
         return self._before + time.perf_counter() - self._began
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    text = path.read_text() if path.exists() else ""
-    # A line that a kill cut short would swallow the next one.
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(("" if not text or text.endswith("\n") else "\n") + json.dumps(line) + "\n")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -170,3 +170,13 @@ def test_what_an_autoscaler_can_start_is_known_and_what_it_cannot_is_refused(mon
         ):
             pool.describe()
         assert "0 of 0 CPUs and 0 of 0 GPUs are free on 1 node" in told[0]
+
+        # A driver need not be on the head: a task on another node, which is started for it, is told the same.
+        import ray
+
+        from jepawm.distributed.cluster import startable_nodes
+
+        known = startable_nodes()
+        assert known is not None
+        assert {kind.name for kind in known.types} == set(TYPES)
+        assert ray.get(ray.remote(num_cpus=1)(startable_nodes).remote(), timeout=180) == known

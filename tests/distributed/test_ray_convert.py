@@ -51,12 +51,20 @@ def test_a_worker_that_dies_over_an_episode_ends_the_conversion_and_costs_nothin
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_ray_reads_what_one_process_reads(tmp_path):
+def test_ray_reads_what_one_process_reads(tmp_path, monkeypatch):
+    from jepawm.distributed import cluster_check
     from jepawm.distributed.convert import read_on_ray
+    from jepawm.runs.runtime import reading_on_ray
 
-    dino_wm_pusht(tmp_path / "pusht_noise")
-    for name, options in (("serial", {}), ("ray", {"reader": read_on_ray})):
-        assert import_episodes(open_source(tmp_path / "pusht_noise"), tmp_path / name, **options) == len(PUSHT_LENGTHS)
+    checked = []
+    monkeypatch.setattr(cluster_check, "check_cluster", checked.append)
+    place = tmp_path / "pusht_noise"
+    dino_wm_pusht(place)
+    assert import_episodes(open_source(place), tmp_path / "serial") == len(PUSHT_LENGTHS)
+    with reading_on_ray(place) as reader:
+        # Every node has to see the recordings; the driver alone writes.
+        assert [(folders.written, folders.read) for folders in checked] == [({}, {"SOURCE": str(place)})]
+        assert import_episodes(open_source(place), tmp_path / "ray", reader=reader) == len(PUSHT_LENGTHS)
     same(tmp_path / "serial", tmp_path / "ray")
     dino_wm_wall(tmp_path / "wall_single", lambda c: c["obses/episode_001.pth"].__setitem__((3, 0, 0, 0), np.nan))
     with pytest.raises(DataError, match=r"episode_001\.pth: frame 3 holds NaN.* --leave-out-bad"):

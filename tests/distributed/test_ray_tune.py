@@ -73,6 +73,86 @@ def test_a_trial_that_takes_over_keeps_its_number_and_stays_inside_the_space(kin
     assert 1e-5 <= changed["optim.learning_rate"] <= 1e-2
 
 
+# -- what the driver of a sweep looks at, without trials --------------------------------------------------------------
+
+
+class Clock:
+    """Seconds that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def watch(tmp_path, monkeypatch):
+    """A watch over a sweep that is not begun, its clock, and what it says; nothing has room."""
+    from types import SimpleNamespace
+
+    from jepawm.config.tune import RandomSearchConfig
+    from jepawm.distributed import tune
+    from jepawm.runs.trials import Trials
+    from jepawm.tuning.resources import TrialClaim
+    from jepawm.tuning.search import build_search
+
+    settings = TuneConfig(num_trials=4, search=RandomSearchConfig())
+    trials = Trials(SweepFolder(tmp_path), build_search(settings, SPACE, {}), lambda record: None)
+    clock, said = Clock(), []
+    monkeypatch.setattr(tune, "time", clock)
+    monkeypatch.setattr(tune, "waiting_claims", lambda: [{"CPU": 8.0}])
+    monkeypatch.setattr(tune, "room_in_words", lambda: "2 of 2 CPUs are free")
+    watch = tune._Watch(trials, TrialClaim.of_process(8, 0.0), 100.0, said.append)
+    return SimpleNamespace(watch=watch, clock=clock, said=said, trials=trials, module=tune)
+
+
+def test_a_sweep_in_which_no_trial_finds_room_says_so_once_and_gives_up_in_time(watch):
+    from types import SimpleNamespace
+
+    from jepawm.errors import PlacementError
+
+    for now, lines in ((29.0, 0), (31.0, 1), (60.0, 1), (99.0, 1)):
+        watch.clock.now = now
+        watch.watch.look()
+        assert len(watch.said) == lines
+    assert "no trial has run for 31 s: one needs 1 x the trial (8 CPU)" in watch.said[0]
+    assert watch.said[0].endswith("2 of 2 CPUs are free")
+    watch.clock.now = 101.0
+    with pytest.raises(PlacementError, match=r"for 101 s: .*; the sweep gives up, and the same command goes on"):
+        watch.watch.look()
+    # While a trial runs, others may wait as long as they like; after it the time begins anew.
+    watch.watch.on_trial_start(0, [], SimpleNamespace(trial_id="a"))
+    watch.watch.look()
+    watch.watch.on_trial_recover(0, [], SimpleNamespace(trial_id="a"))
+    watch.clock.now = 130.0
+    watch.watch.look()
+    watch.clock.now = 202.0
+    with pytest.raises(PlacementError, match="for 101 s"):
+        watch.watch.look()
+
+
+def test_a_trial_is_stopped_only_where_a_scheduler_has_ended_it(watch, monkeypatch):
+    """What files there are, and when they are seen, decides nothing."""
+    from types import SimpleNamespace
+
+    settled = []
+    monkeypatch.setattr(watch.module, "settle", lambda folder, number, **how: settled.append((number, how)) or number)
+    monkeypatch.setattr(watch.trials, "finish", lambda record: None)
+    trials = [SimpleNamespace(trial_id=str(number), config={"number": number}) for number in range(3)]
+    for trial in trials:
+        watch.watch.on_trial_start(0, trials, trial)
+    # Ray marks the result at which a scheduler ends a trial; a trial that ends by itself reports nothing more.
+    watch.watch.on_trial_result(0, trials, trials[0], {"value": 1.0, "done": False})
+    watch.watch.on_trial_result(0, trials, trials[1], {"value": 5.0, "done": True})
+    watch.watch.on_trial_complete(0, trials, trials[0])
+    watch.watch.on_trial_complete(0, trials, trials[1])
+    # An interrupted sweep goes on with what still runs.
+    watch.watch.interrupted = True
+    watch.watch.on_trial_complete(0, trials, trials[2])
+    assert settled == [(0, {"stopped": False, "died": ""}), (1, {"stopped": True, "died": ""})]
+
+
 # -- sweeps ----------------------------------------------------------------------------------------------------------
 
 TOY = [
@@ -95,14 +175,14 @@ def toy() -> RunConfig:
     return parse(words)[0]
 
 
-def sweep(folder: Path, settings: TuneConfig, **changes):
+def sweep(folder: Path, settings: TuneConfig, space: Space = SPACE, **changes):
     """Runs a sweep in this process, on the Ray that is there."""
     from dataclasses import replace
 
     from jepawm.runs.tune import SweepRequest, tune
 
     config = replace(toy(), run_dir=str(folder), tracking=TrackingConfig(mlflow=False), **changes)
-    return tune(SweepRequest(config, "demo", settings, SPACE), Console(quiet=True))
+    return tune(SweepRequest(config, "demo", settings, space), Console(quiet=True))
 
 
 @pytest.mark.long
@@ -142,6 +222,73 @@ def test_a_trial_trains_with_two_workers(ray_local, tmp_path, monkeypatch):
     for each in result.records:
         assert [rung.train_step for rung in each.rungs] == [4]
     assert len(result.finals) == 1
+
+
+@pytest.mark.long
+def test_several_workers_of_a_trial_go_on_with_the_checkpoint_of_another_trial(ray_local, tmp_path, monkeypatch):
+    """Population-based training of two trials with two workers each."""
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    settings = TuneConfig(num_trials=2, num_final=0, scheduler=PBTConfig(every=4, quantile=0.5, **BY_ERROR))
+    result = sweep(tmp_path / "sweep", settings, scaling=ScalingConfig(num_workers=2))
+    assert {each.status for each in result.records} == {"finished"}, [each.error for each in result.records]
+    takeovers = [(each.number, taken) for each in result.records for taken in each.takeovers]
+    assert takeovers
+    for number, taken in takeovers:
+        assert (taken.source, taken.train_step) == (1 - number, 4)
+        starts = [start["train_step"] for start in SweepFolder(result.folder).trial(number).starts]
+        assert 4 in starts
+
+
+@pytest.mark.long
+def test_a_trial_below_the_median_is_stopped_and_the_others_are_not(ray_local, tmp_path, monkeypatch):
+    """One trial after the other; the loss of the last one is far higher from the first update on."""
+    from jepawm.config.tune import GridSearchConfig
+    from jepawm.tuning import Choice
+
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    kind = MedianConfig(every=2, num_grace_rungs=1, min_trials=2, metric="train/loss", mode="min")
+    settings = TuneConfig(
+        num_final=0, max_concurrent=1, search=GridSearchConfig(), scheduler=kind, metric="train/loss", mode="min"
+    )
+    space = Space("variance", {"loss.variance": Choice(1.0, 1.1, 1.2, 100.0)})
+    result = sweep(tmp_path / "sweep", settings, space=space)
+    statuses = [each.status for each in result.records]
+    assert statuses[0] == "finished", [each.error for each in result.records]
+    assert statuses[-1] == "stopped"
+    last = result.records[-1]
+    assert 2 * len(last.rungs) == last.rungs[-1].train_step < 8
+    # It was worse than the median of what the others had shown on average up to that rung.
+    shown = [
+        sum(rung.value for rung in each.rungs[: len(last.rungs)]) / len(each.rungs[: len(last.rungs)])
+        for each in result.records[:-1]
+    ]
+    assert min(rung.value for rung in last.rungs) > sorted(shown)[1]
+
+
+@pytest.mark.long
+def test_a_trial_whose_process_dies_too_often_fails_and_the_others_go_on(ray_local, tmp_path, monkeypatch):
+    from jepawm.distributed import tune
+
+    # Ray sends a function inside a function by value, so its processes run it without this file.
+    def run_or_die(config, job):
+        import os
+
+        from jepawm.distributed.tune import trial_on_ray
+        from jepawm.tuning.sweep_folder import SweepFolder
+
+        if config["number"] == 1:
+            job.surroundings.enter()
+            SweepFolder(job.sweep).trial(1).start(0)
+            os._exit(3)
+        trial_on_ray(config, job)
+
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    monkeypatch.setattr(tune, "trial_on_ray", run_or_die)
+    result = sweep(tmp_path / "sweep", TuneConfig(num_trials=3, num_final=0, max_deaths=1))
+    assert [each.status for each in result.records] == ["finished", "failed", "finished"]
+    assert result.records[1].error.startswith("its process died more often than tune.max_deaths allows; the last time:")
+    # Once, and once more.
+    assert len(SweepFolder(result.folder).trial(1).starts) == 2
 
 
 @pytest.mark.long
@@ -190,8 +337,9 @@ def command(home: Path) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.mark.long
-def test_a_driver_that_is_killed_loses_no_trial_and_runs_none_twice(tmp_path):
-    """SIGKILL as soon as a trial is over and another one runs; then the same command."""
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
+def test_a_driver_that_is_killed_or_interrupted_loses_no_trial_and_runs_none_twice(tmp_path, name):
+    """A signal as soon as a trial is over and another one runs; then the same command."""
     words, environment = command(tmp_path)
     driver = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     found: list[Path] = []
@@ -204,8 +352,11 @@ def test_a_driver_that_is_killed_loses_no_trial_and_runs_none_twice(tmp_path):
             time.sleep(0.05)
         assert driver.poll() is None, driver.communicate()[0]
     finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.communicate()
+        driver.send_signal(signal.Signals[name])
+        said = driver.communicate(timeout=300)[0]
+    if name == "SIGINT":
+        assert driver.returncode == 130, said
+        assert said.splitlines()[-1].startswith("interrupted by SIGINT; the same command goes on"), said
     (folder,) = tmp_path.glob("sweep-*")
     sweep = SweepFolder(folder)
     before = {record.number: (record, len(sweep.trial(record.number).starts)) for record in sweep.over}

@@ -1,6 +1,7 @@
 """A model in two stages from one command: the recipe `pusht` at toy size, through the whole pipeline."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -111,9 +112,10 @@ def test_features_of_its_episodes_are_those_of_the_model(ran, capsys):
     said = capsys.readouterr().out
     # 8 episodes of 7 kept frames, 16 x 16 numbers of 2 bytes.
     assert "56 frames of 56 x 16 x 16 float16, 0.0 MiB on disk" in said
+    assert re.search(r"^used +0 GPU-hours, \S+ CPU-hours; process-hours: this process", said, re.MULTILINE)
 
 
-def test_the_model_is_judged_again_without_its_base(ran, tmp_path):
+def test_the_model_is_judged_again_without_its_base(ran, tmp_path, capsys):
     run_dir, result = ran
     moved = run_dir / "base-moved"
     (run_dir / "base").rename(moved)
@@ -122,6 +124,7 @@ def test_the_model_is_judged_again_without_its_base(ran, tmp_path):
         again = evaluate_run(config, Console(), str(run_dir / "model"))
     finally:
         moved.rename(run_dir / "base")
+    assert "process-hours: this process" in capsys.readouterr().out
     assert again.played.protocols["two_plan"].planned.episodes == result.played.protocols["two_plan"].planned.episodes
 
 

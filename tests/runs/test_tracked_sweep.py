@@ -17,8 +17,19 @@ from jepawm.runs.sync import group_of
 from jepawm.runs.tracked_sweep import SweepSink, ended_trials
 from jepawm.tracking import METRICS_FILE, Outcome, append_metrics
 from jepawm.tracking.tracker import open_client
+from jepawm.tuning.description import SweepDescription
 
 RUN = RunConfig(env=EnvConfig(id="none"), data=replace(RunConfig().data, source="dataset", path="nowhere"))
+
+DESCRIPTION = SweepDescription(
+    config={},
+    recipe="demo",
+    model=None,
+    space={"optim.learning_rate": "log-uniform from 0.0001 to 0.01"},
+    space_name="optimizer",
+    words=(),
+    settings={"num_trials": 3},
+)
 
 
 def trial(number: int, status: str = "finished", **more: Any) -> dict[str, Any]:
@@ -42,7 +53,7 @@ def trial(number: int, status: str = "finished", **more: Any) -> dict[str, Any]:
 def sweep(tmp_path: Path) -> Path:
     folder = tmp_path / "my-sweep"
     folder.mkdir()
-    (folder / "sweep.json").write_text(json.dumps({"space": "optimizer", "tune": {"num_trials": 3}}))
+    (folder / "sweep.json").write_text(json.dumps(DESCRIPTION.to_dict()))
     return folder
 
 
@@ -83,7 +94,8 @@ def test_a_sweep_is_a_run_and_each_ended_trial_a_run_below_it(
     assert set(found) == {"my-sweep", "000", "001", "002"}
     above = found["my-sweep"]
     assert above.info.status == "FINISHED"
-    assert above.data.params == {"space": "optimizer", "tune.num_trials": "3"}
+    assert above.data.params["space_name"] == "optimizer"
+    assert above.data.params["settings.num_trials"] == "3"
     assert above.data.metrics == {"best/success_rate": 0.75}
     client = open_client(tracker_uri)
     held = {item.path for item in client.list_artifacts(above.info.run_id)}
@@ -115,7 +127,7 @@ def test_a_sweep_is_a_run_and_each_ended_trial_a_run_below_it(
 
 def test_a_sweep_that_is_sent_later_goes_to_its_own_experiment(sweep: Path, tracker_uri: str) -> None:
     tracking = {"mlflow_uri": tracker_uri, "experiment": "mine"}
-    (sweep / "sweep.json").write_text(json.dumps({"config": {"tracking": tracking}}))
+    (sweep / "sweep.json").write_text(json.dumps(replace(DESCRIPTION, config={"tracking": tracking}).to_dict()))
     end(sweep, **trial(0))
     assert main(["track", "sync", str(sweep)]) == 0
     client = open_client(tracker_uri)

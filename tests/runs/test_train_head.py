@@ -93,7 +93,9 @@ def test_the_command_line_is_the_same_function(run_dir: Path, capsys: pytest.Cap
     words += ["--head.horizon", "4", "--train.num-train-steps", "3", "--train.batch-size", "8", "--device", "cpu"]
     untracked = ["--tracking.no-mlflow"]
     assert main(["train-head", *words, "--save-as", "policy", "--train.log-every", "2", *untracked]) == 0
-    assert "mse_mean_chunk" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "mse_mean_chunk" in said
+    assert "process-hours: this process" in said
     direct = train_head(job(run_dir, "inverse_dynamics", save_as="direct"), Console(quiet=True))
     assert load_head(str(run_dir / "model"), "policy")[1].metrics == direct.spec.metrics
     words = ["--model", str(run_dir), "--head.name", "macro", "--head.predictor.name=recurrent", "--device", "cpu"]

@@ -15,7 +15,7 @@ from jepawm.config import ScalingConfig
 from jepawm.config.command_line import parse, take_section
 from jepawm.config.tune import ASHAConfig, GridSearchConfig, MedianConfig, PBTConfig, TuneConfig
 from jepawm.console import Console
-from jepawm.errors import ConfigError, TrainingError
+from jepawm.errors import ConfigError, FolderGoneError, TrainingError
 from jepawm.runs import evaluation as evaluation_module
 from jepawm.runs import trial as trial_module
 from jepawm.runs.evaluation import trained_config
@@ -184,9 +184,10 @@ def test_another_sweep_does_not_take_the_folder(swept, home):
     with pytest.raises(ConfigError, match=r"another sweep \(settings seed was 0, is 1\)"):
         tune(other, Console(quiet=True))
     # More trials are the same sweep.
-    told = SweepFolder(result.folder).told or {}
-    assert SweepFolder(result.folder).begin({**told, "settings": {**told["settings"], "num_trials": 9}})
-    SweepFolder(result.folder).begin(told)
+    known = SweepFolder(result.folder).description
+    assert known is not None
+    assert SweepFolder(result.folder).begin(replace(known, settings={**known.settings, "num_trials": 9}))
+    SweepFolder(result.folder).begin(known)
 
 
 def test_a_planner_is_tuned_on_a_trained_model_and_nothing_trains(swept, home):
@@ -234,9 +235,9 @@ def begun(home: Path, name: str, settings: TuneConfig) -> tuple[SweepFolder, Tri
     """The first trial of a sweep, before it runs."""
     asked = request(home, name, settings)
     sweep = SweepFolder(home / name)
-    from jepawm.runs.tune import _told
+    from jepawm.runs.tune import describe
 
-    sweep.begin(_told(asked))
+    sweep.begin(describe(asked))
     sweep.trial(0).begin(0, {"optim.learning_rate": 0.001, "model.predictor.hidden_dim": 8})
     return sweep, TrialJob.read(sweep, 0)
 
@@ -298,12 +299,62 @@ def test_a_trial_that_its_scheduler_ended_is_kept_as_stopped(swept, home, rungs)
     with pytest.raises(SystemExit):
         run_trial(job, end)
     assert sweep.trial(0).result is None
-    record = settle(sweep, 0)
+    record = settle(sweep, 0, stopped=True)
     assert (record.status, [rung.train_step for rung in record.rungs]) == ("stopped", [2])
     assert record.seconds == record.rungs[-1].seconds > 0
     # It is over: it does not run again.
     assert run_trial(TrialJob.read(sweep, 0), end) == record
     assert not (sweep.trial(0).path / "checkpoints").exists()
+
+
+def test_a_result_that_a_network_file_system_shows_late_is_waited_for(swept, home, rungs, monkeypatch):
+    """The trial has ended by itself, so it has a result; that this node does not see it yet is no stop."""
+    sweep, job = begun(home, "late", rungs)
+    record = run_trial(job, lambda rung, checkpoint: None)
+    result = sweep.trial(0).path / "result.json"
+    hidden = result.rename(result.with_name("hidden"))
+
+    def refresh(folder: str) -> list[str]:
+        hidden.rename(result)
+        return []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial_module.os, "listdir", refresh)
+        assert settle(sweep, 0) == record
+    assert record.status == "finished"
+    # Never seen: the trial failed, and says which file is missing.
+    result.unlink()
+    monkeypatch.setattr(trial_module, "RESULT_TIMEOUT_S", 0.0)
+    lost = settle(sweep, 0)
+    assert lost.status == "failed"
+    assert f"{result} was not seen within 0 s" in lost.error
+
+
+def test_a_trial_whose_folder_goes_away_has_not_failed(swept, home, rungs):
+    sweep, job = begun(home, "gone", rungs)
+    place = sweep.trial(0).path
+
+    def unmount(rung: Rung, checkpoint: str | None) -> None:
+        if rung.train_step == 2:
+            place.rename(place.with_name("away"))
+
+    with pytest.raises(FolderGoneError, match="trials/000 went away"):
+        run_trial(job, unmount)
+    assert not place.exists()
+    place.with_name("away").rename(place)
+    assert sweep.trial(0).result is None
+    assert run_trial(TrialJob.read(sweep, 0), lambda rung, checkpoint: None).status == "finished"
+
+
+def test_a_line_of_a_trial_is_appended_and_the_results_of_others_are_not_read(tmp_path, monkeypatch):
+    folder, search = SweepFolder(tmp_path), build_search(SETTINGS, SPACE, settings_of(TOY))
+    trials = Trials(folder, search, lambda record: None)
+    numbers = [trials.next() for _ in range(3)]
+    monkeypatch.setattr(TrialFolder, "result", property(lambda self: pytest.fail("a result was read again")))
+    for number in reversed(numbers):
+        trials.finish(folder.trial(number).record(number, "stopped", seconds=1.0))
+    lines = (folder.path / "trials.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [2, 1, 0]
 
 
 def test_a_trial_goes_on_with_the_weights_of_another_one_and_with_its_own_settings(swept, home):

@@ -16,6 +16,7 @@ from jepawm.runs.usage import (
     UsageMeter,
     earlier_usage,
     usage_lines,
+    usage_shown,
 )
 
 WORKERS = Share(TRAINING_WORKERS, processes=2, cpus=4.0, gpus=1.0)
@@ -59,6 +60,23 @@ def test_hours_are_those_of_what_is_held_while_it_is_held() -> None:
     )
     assert cost.startswith("cost        about 9.50 EUR at 2 per GPU-hour and 0.25 per CPU-hour; idle")
     assert len(usage_lines(total, TrackingConfig())) == 1
+
+
+def test_a_command_says_what_it_alone_has_used() -> None:
+    clock, said = Clock(), list[str]()
+    meter = UsageMeter(clock)
+    with meter.holding(WORKERS):
+        clock.hours = 1.0
+    with usage_shown(meter, Share("driver", 1, cpus=1.0), TrackingConfig(cpu_hour_price=0.5), said.append):
+        with meter.holding(HOSTS):
+            clock.hours = 1.5
+    # The workers of an earlier command are not among them: half an hour of the driver, and of 8 hosts.
+    assert said[0] == "used        0 GPU-hours, 2.5 CPU-hours; process-hours: environment hosts 4, driver 0.5"
+    assert said[1].startswith("cost        about 1.25 USD at 0.5 per CPU-hour")
+    # A command that fails says its error and nothing else.
+    with pytest.raises(DataError), usage_shown(meter, None, TrackingConfig(), said.append):
+        raise DataError("no episodes")
+    assert len(said) == 2
 
 
 def test_what_waits_for_a_node_holds_nothing_yet() -> None:

@@ -1,8 +1,7 @@
 """`jepawm data check | show | stats | convert`: episode datasets on this disk."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -219,7 +218,7 @@ class Convert:
         print(f"{self.source}: {source.name} ({source.about}), {source.num_episodes} episodes")
         with (
             telling_how_to_go_on(lambda: "the same command goes on with what was read so far"),
-            reader(self.ray) as read,
+            reader(self.source, self.ray) as read,
         ):
             with Progress(TextColumn("episodes"), MofNCompleteColumn(), TimeRemainingColumn(), transient=True) as bar:
                 task = bar.add_task("episodes", total=None)
@@ -234,18 +233,12 @@ class Convert:
         return 0
 
 
-@contextmanager
-def reader(on_ray: bool) -> Iterator["Reader"]:
-    """The reader of episodes: this process, or Ray on this machine or a cluster."""
-    if not on_ray:
-        from jepawm.data.importers.conversion import read_serially
+def reader(source: Path, on_ray: bool) -> AbstractContextManager["Reader"]:
+    """The reader of a source's episodes: this process, or Ray on this machine or a cluster."""
+    if on_ray:
+        from jepawm.runs.runtime import reading_on_ray
 
-        yield read_serially
-        return
-    from jepawm.runs.runtime import ray_runtime
+        return reading_on_ray(source)
+    from jepawm.data.importers.conversion import read_serially
 
-    runtime = ray_runtime()
-    try:
-        yield runtime.reader()
-    finally:
-        runtime.close()
+    return nullcontext(read_serially)
