@@ -21,7 +21,7 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.loading.feature_store import FeatureStore
 from jepawm.data.loading.split import Split
 from jepawm.device import device_of_claim, pick_device
-from jepawm.errors import DataError, JepawmError, first_line
+from jepawm.errors import DataError, FolderGoneError, FolderInUseError, JepawmError, first_line
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, begin_run
 from jepawm.runs.episodes import find_dataset
@@ -30,6 +30,7 @@ from jepawm.runs.heads import train_head
 from jepawm.runs.pipeline import run
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.runs.trial import ERROR_FILE
+from jepawm.shared_folders import told_if_gone
 from jepawm.study.measures import clip_probe, encoding_cost, probed_episodes, probes
 from jepawm.study.memory import PeakMemory
 from jepawm.study.records import Found, Part, TrialFolder
@@ -48,7 +49,17 @@ def run_study_trial(folder: TrialFolder, *, gpus: float | None = None) -> Found:
 
     Returns:
         What was found.
+
+    Raises:
+        FolderGoneError: The folder of the trial, or one that it reads, went away. Nothing is wrong with the trial, so
+            nothing is kept; it goes on when the folder is back.
+        FolderInUseError: Another process works in the folder, as one does that lives on after its node was lost.
     """
+    with told_if_gone(str(folder.path)):
+        return _run_trial(folder, gpus)
+
+
+def _run_trial(folder: TrialFolder, gpus: float | None) -> Found:
     job, found = folder.job, folder.found
     began, before = time.perf_counter(), found.seconds
 
@@ -60,16 +71,21 @@ def run_study_trial(folder: TrialFolder, *, gpus: float | None = None) -> Found:
         if gpus is not None:
             config = replace(config, device=device_of_claim(config.device, gpus))
         if not found.evaluated:
-            memory = PeakMemory(pick_device(config.device))
+            parts = dict(found.parts)
             if not (folder.path / FINISHED).exists():
+                memory = PeakMemory(pick_device(config.device))
                 # The folder holds the trial's own file before the run begins.
                 begin_run(config, job.recipe, str(folder.path))
                 run(config, job.recipe, LocalRuntime(), Console(quiet=True))
-            found = kept(evaluated=True, parts={**found.parts, PEAK_MEMORY: memory.mib()})
+                # A run that another process ended left no peak, and that of this process would be of nothing.
+                parts[PEAK_MEMORY] = memory.mib()
+            found = kept(evaluated=True, parts=parts)
         trial = _TrainedTrial(config, folder)
         for part in job.parts:
             if part.key not in found.parts:
                 found = kept(parts={**found.parts, part.key: trial.measure(part)})
+    except (FolderGoneError, FolderInUseError):
+        raise
     except JepawmError as error:
         found = kept(error=str(error))
     except Exception as error:  # noqa: BLE001 - kept as what the trial found, with its traceback beside it

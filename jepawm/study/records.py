@@ -146,8 +146,7 @@ class TrialFolder:
         return Found(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Found()
 
     def write(self, found: Found) -> Found:
-        """Keeps what was found."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Keeps what was found, in the folder that `begin` made: one that went away is not made anew."""
         write_json(self.path / FOUND_FILE, finite(found.to_dict()))
         return found
 
