@@ -31,7 +31,7 @@ from jepawm.runs.pipeline import run
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.runs.trial import ERROR_FILE
 from jepawm.shared_folders import told_if_gone
-from jepawm.study.measures import clip_probe, encoding_cost, probed_episodes, probes
+from jepawm.study.measures import clip_probe, encoding_cost, feature_probes, latent_probes, probed_episodes
 from jepawm.study.memory import PeakMemory
 from jepawm.study.records import Found, Part, TrialFolder
 from jepawm.training.features import stored_features
@@ -108,8 +108,8 @@ class _TrainedTrial:
 
     def measure(self, part: Part) -> dict[str, Any]:
         """What a part finds."""
-        if part.name == "probes":
-            return self._probes(**part.settings)
+        if part.name in ("probes", "feature probes"):
+            return self._probes(part)
         if part.name == "cost":
             # Halves as a store keeps them, where it does.
             stored_bytes = np.dtype(self._config.data.features_dtype).itemsize
@@ -138,9 +138,9 @@ class _TrainedTrial:
             raise DataError(f"the episodes of {self._folder.path} are not here any more ({self._config.data.path})")
         return dataset
 
-    def _probes(self, *, measures: Mapping[str, Any], of_features: bool) -> dict[str, Any]:
+    def _probes(self, part: Part) -> dict[str, Any]:
         config, dataset, model = self._config, self._dataset(), self._loaded()
-        wanted = from_dict(StudyMeasuresConfig, dict(measures))
+        wanted = from_dict(StudyMeasuresConfig, dict(part.settings["measures"]))
         split = Split.of(dataset, config.data.held_out_fraction, config.seed)
         store = stored_features(model.encoder, config.model.encoder, dataset, config.data)
 
@@ -150,13 +150,14 @@ class _TrainedTrial:
         windows = episodes(store)
         if windows is None:
             return {}
-        found = probes(model, windows, self._device, of_features=of_features, temporal=wanted.temporal)
-        if wanted.temporal and of_features:
-            frozen = frozen_encoder(config.model.encoder)
+        if part.name == "probes":
+            return {"latents": latent_probes(model, windows, self._device, temporal=wanted.temporal)}
+        found = {"features": feature_probes(model, windows, self._device, temporal=wanted.temporal)}
+        if wanted.temporal:
             with_frames = windows if store is None else episodes(None)
-            clips = clip_probe(frozen, config.env.image_size, with_frames, self._device)
-            found |= {} if clips is None else {"clips": clips}
-        return found
+            frozen = frozen_encoder(config.model.encoder)
+            found["clips"] = clip_probe(frozen, config.env.image_size, with_frames, self._device)
+        return {name: each for name, each in found.items() if each is not None}
 
     def _reconstruction(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         measures = from_dict(StudyMeasuresConfig, dict(settings["measures"]))

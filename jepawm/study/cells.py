@@ -13,6 +13,8 @@ from jepawm.config.yaml_io import recipe_layers, unflatten
 
 # Sections and settings of a run that say where it works and is shown; trials that differ in them alone are one.
 OF_THE_PLACE = ("device", "name", "run_dir", "resume", "local", "scaling", "tracking", "max_gpu_hours")
+# Settings that decide what is logged and drawn, and no number of the report.
+SHOWN_ONLY = ("train.log_every", "evaluation.num_animations", "evaluation.videos")
 # Weights are told apart by what the files hold, so that a file that moves is the same, and one that changes is another.
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".yaml", ".json")
 _CHUNK_BYTES = 1 << 22
@@ -91,18 +93,24 @@ def cell_layers(study: StudyConfig, cell: Cell, *, weights: str | None) -> list[
     return layers
 
 
-def identity(settings: Mapping[str, Any], *, weights: str, data_seed: int) -> str:
+def identity(
+    settings: Mapping[str, Any], *, weights: str, data_seed: int, contents: Mapping[str, str] | None = None
+) -> str:
     """Twelve letters that tell a trial from every other one: a hash of all that its outcome depends on.
 
-    The place of a trial in the study, and the labels there, are no part of it.
+    The place of a trial in the study, and the labels there, are no part of it; neither is where the files lie that it
+    reads.
 
     Args:
         settings: The resolved run, as plain data, with its source of episodes as the study states it.
         weights: What the encoder's weights hold, see `weights_digest`.
         data_seed: Of the episodes.
+        contents: Of settings that name files or folders, what these hold, by dotted key.
     """
+    contents = contents or {}
     kept = {key: value for key, value in settings.items() if key not in OF_THE_PLACE}
-    text = json.dumps([_without_weights(kept), weights, data_seed], sort_keys=True)
+    plain = _without(_without_weights(kept), {*SHOWN_ONLY, *contents})
+    text = json.dumps([plain, weights, data_seed, dict(contents)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -111,6 +119,13 @@ def _without_weights(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {key: _without_weights(each) for key, each in value.items() if key != "weights"}
+
+
+def _without(value: Any, keys: set[str], prefix: str = "") -> Any:
+    """Settings without some dotted keys."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without(each, keys, f"{prefix}{key}.") for key, each in value.items() if f"{prefix}{key}" not in keys}
 
 
 def weights_digest(source: str) -> str:

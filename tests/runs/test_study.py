@@ -10,7 +10,7 @@ from toy_study import STATISTICS, STUDY
 
 from jepawm.cli.study import changes_of
 from jepawm.console import Console
-from jepawm.errors import ConfigError, TrainingError
+from jepawm.errors import CheckpointError, ConfigError, TrainingError
 from jepawm.runs import evaluation as evaluation_module
 from jepawm.runs import study as study_module
 from jepawm.runs import study_trial as study_trial_module
@@ -210,9 +210,14 @@ def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys, monk
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoders": {"given": {**VIT, "needs_weights": True, "weights": "no/such/folder"}}}, "are not there"),
+        (
+            {"encoders": {"given": {**VIT, "needs_weights": True, "weights": "no/such/file"}}},
+            "wall-given-100pct-seed0: weight file not found",
+        ),
         ({"encoders": {"conv": {"settings": {"model.encoder.latent_dims": 3}}}}, "unknown key"),
         ({"encoders": {"random": {"random_weights": True, "settings": {"model.encoder.name": "vit"}}}}, "stays random"),
+        ({"settings": {"max_gpu_hours": 1.0}}, "max_gpu_hours ends a run at a checkpoint"),
+        ({"settings": {"evaluation.every_num_train_steps": 4}}, "evaluates while training goes on"),
         ({"settings": {"env.id": "none", "data.path": "x", "data.source": "dataset"}}, "env.id is 'none'"),
         (
             {"transfers": {"maze": {"trained_on": "wall", "settings": {"evaluation.goal_source": "held_out"}}}},
@@ -228,7 +233,7 @@ def test_a_study_that_cannot_work_is_refused_before_anything_is_written(
         study["settings"] = {**STUDY["settings"], **changes["settings"]}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, CheckpointError), match=message):
         run_study(StudyRequest(str(file), {}, folder=str(tmp_path / "out"), local=True), Console(quiet=True))
     assert not (tmp_path / "out").exists()
 

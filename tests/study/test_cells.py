@@ -66,6 +66,22 @@ def test_a_trial_is_what_it_does_and_not_where_it_runs() -> None:
     assert len({one, *others}) == 4
 
 
+def test_what_is_only_shown_makes_no_other_trial_and_files_count_by_their_contents() -> None:
+    settings = {"train": {"log_every": 1, "batch_size": 8}, "data": {"path": "here"}, "evaluation": {}}
+    one = identity(settings, weights="", data_seed=0, contents={"data.path": "abc"})
+    shown = {**settings, "train": {"log_every": 9, "batch_size": 8}, "evaluation": {"num_animations": 3}}
+    assert identity(shown, weights="", data_seed=0, contents={"data.path": "abc"}) == one
+    moved = {**settings, "data": {"path": "there"}}
+    assert identity(moved, weights="", data_seed=0, contents={"data.path": "abc"}) == one
+    others = [
+        identity(settings, weights="", data_seed=0, contents={"data.path": "abd"}),
+        identity(settings, weights="", data_seed=0),
+        identity(moved, weights="", data_seed=0),
+        identity({**settings, "train": {"log_every": 1, "batch_size": 9}}, weights="", data_seed=0),
+    ]
+    assert len({one, *others}) == 5
+
+
 def test_weights_are_told_apart_by_what_the_files_hold(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_bytes(b"one")
