@@ -110,8 +110,9 @@ class Pair:
     def is_shown(self) -> bool:
         """Whether the difference is more than noise.
 
-        Holm's p-value is below 0.05, and one of the two is ahead in every one of several seeds. The test alone speaks of these trained models. That one is ahead whatever the seed says something of trainings,
-        and one seed says nothing of them.
+        Holm's p-value is below 0.05, and one of the two is ahead in every one of several seeds. The test alone speaks
+        of these trained models. That one is ahead whatever the seed says something of trainings, and one seed says
+        nothing of them.
         """
         return self.adjusted_p_value < 1 - CONFIDENCE and self.same_sign and len(self.by_seed) > 1
 
