@@ -8,12 +8,15 @@ import pytest
 import torch
 from toy_study import STATISTICS, STUDY
 
+from jepawm.config import EncoderConfig, from_dict, to_dict
+from jepawm.config.compact import frozen_encoder
 from jepawm.config.encoder import VJEPA21EncoderConfig
 from jepawm.config.study import StudyConfig, study_from_dict
 from jepawm.data import EpisodeDataset
 from jepawm.encoders import build_encoder
+from jepawm.encoders.exported import export_encoder
 from jepawm.encoders.vjepa_files import VJEPA21_FILES, VJEPA21_URL
-from jepawm.errors import CheckpointError
+from jepawm.errors import CheckpointError, ConfigError
 from jepawm.nn import weights as weights_module
 from jepawm.runs import study_plan as study_plan_module
 from jepawm.runs.study_plan import PlannedTrial, check_study, planned_trials
@@ -135,3 +138,40 @@ def test_a_file_of_weights_is_read_once_for_all_cells(tmp_path: Path, monkeypatc
     plan = study(seeds=[0, 1, 2], fractions=[0.5, 1.0], encoders={"dinov2": {"settings": settings}})
     assert len(planned(plan, tmp_path)) == 6
     assert read == [str(file)]
+
+
+VIDEO = {"name": "vjepa2", "latent_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "normalization": "imagenet"}
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """The run of a pretraining, with the encoder folder that it left."""
+    export_encoder(build_encoder(from_dict(EncoderConfig, VIDEO), 64), tmp_path / "run" / "encoder")
+    return tmp_path / "run"
+
+
+def of_base(base: dict[str, Any], weights: Path) -> StudyConfig:
+    settings = {**STATISTICS, "model.encoder.base": {"trainable": False, "tokenization": "frame", **base}}
+    entry = {"needs_weights": True, "weights_key": "model.encoder.base.weights", "settings": settings}
+    return study(encoders={"vjepa": {**entry, "weights": str(weights)}})
+
+
+@pytest.mark.parametrize("inside", ["", "encoder"])
+def test_an_encoder_folder_brings_its_widths(pretrained: Path, inside: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    plan = of_base({"name": "vjepa2"}, pretrained / inside)
+    trials = planned(plan, tmp_path)
+    base = frozen_encoder(trials[0].config.model.encoder)
+    assert {key: to_dict(base)[key] for key in VIDEO} == VIDEO
+    check_study(plan, trials)
+
+
+@pytest.mark.parametrize("stated", [{"latent_dim": 32}, {**VIDEO, "rotary_pairing": "published", "latent_dim": 32}])
+def test_widths_other_than_the_folders_are_refused(
+    pretrained: Path, stated: dict[str, Any], tmp_path: Path, monkeypatch
+) -> None:
+    """Whether some of the folder's settings are stated, or all of them."""
+    monkeypatch.setenv("JEPAWM_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"wall-vjepa-100pct-seed0: .*latent_dim.*32"):
+        plan = of_base({"name": "vjepa2", **stated}, pretrained)
+        check_study(plan, planned(plan, tmp_path))
