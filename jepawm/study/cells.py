@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jepawm.config.study import StudyConfig
-from jepawm.config.yaml_io import recipe_layers, unflatten
+from jepawm.config.yaml_io import flatten, recipe_layers, unflatten
 
 # Sections and settings of a run that say where it works and is shown; trials that differ in them alone are one.
 OF_THE_PLACE = ("device", "name", "run_dir", "resume", "local", "scaling", "tracking", "max_gpu_hours")
@@ -76,21 +76,20 @@ def cell_layers(study: StudyConfig, cell: Cell, *, weights: str | None) -> list[
     Args:
         study: The study.
         cell: The cell.
-        weights: Put into the encoder's `weights_key`; None: as its settings say.
+        weights: Put into the encoder's `weights_key`; None: as its settings say. They stand in one layer with these
+            settings, so that a folder of weights whose settings are others is refused.
     """
     environment, encoder = study.environments[cell.environment], study.encoders[cell.encoder]
-    layers = [
+    settings = encoder.settings
+    if weights is not None:
+        settings = unflatten({**flatten(settings), encoder.weights_key: weights})
+    return [
         *recipe_layers(environment.recipe or study.recipe),
         (f"study {study.name}, settings", study.settings),
         (f"study {study.name}, environments.{cell.environment}", environment.settings),
-        (f"study {study.name}, encoders.{cell.encoder}", encoder.settings),
+        (f"study {study.name}, encoders.{cell.encoder}", settings),
+        (cell.name, {"seed": cell.seed, "data": {"train_fraction": cell.fraction}}),
     ]
-    if weights is not None:
-        layers.append(
-            (f"study {study.name}, encoders.{cell.encoder}.weights", unflatten({encoder.weights_key: weights}))
-        )
-    layers.append((cell.name, {"seed": cell.seed, "data": {"train_fraction": cell.fraction}}))
-    return layers
 
 
 def identity(

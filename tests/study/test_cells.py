@@ -44,11 +44,10 @@ def test_the_grid_is_whole_and_begins_with_the_largest_share_and_the_first_seed(
 def test_settings_lie_over_each_other_from_the_recipe_to_the_cell() -> None:
     cell = cells(study())[0]
     layers = cell_layers(study(settings={"train": {"num_train_steps": 7}}), cell, weights="w.pt")
-    assert [data for _, data in layers[-5:]] == [
+    assert [data for _, data in layers[-4:]] == [
         {"train": {"num_train_steps": 7}},
         {"env": {"id": "envs:envs/Wall-v1"}},
-        {"model": {"encoder": {"name": "conv"}}},
-        {"model": {"encoder": {"weights": "w.pt"}}},
+        {"model": {"encoder": {"name": "conv", "weights": "w.pt"}}},
         {"seed": 3, "data": {"train_fraction": 1.0}},
     ]
 
