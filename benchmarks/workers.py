@@ -1,14 +1,13 @@
-"""Claim: two training workers on two cores make 1.5 times as many updates as one, at the demo's batch of 128 windows.
+"""How many more updates two training workers on two cores make than one, at the demo's batch of 128 windows.
 
 python benchmarks/workers.py
 python benchmarks/workers.py --recipe lewm --batch-size 16 --train-steps 4
 
 The recipe's model is updated on random windows that lie in memory: by one process with the whole batch, and by two
-processes of one thread each that share it (gloo). The two take turns; the ratio within a round is what counts, and on a
-machine with other work even that says little. `cpu_ratio` does: it compares the processor time that an update takes of
-the training thread, one worker against two, and so is the largest speed-up that workers reach who never wait for each
-other. `collectives` counts the exchanges of an update and `exchange_ms` is what they take between idle workers, which
-is the rest. Writes results/workers.json.
+processes of one thread each that share it (gloo). The two take turns; the ratio within a round is what counts. On a
+machine with other work, read `cpu_ratio` instead: the training thread's processor time of an update, one worker against
+two. Workers that never wait for each other are faster by that factor. `collectives` counts the exchanges of an update
+and `exchange_ms` is what they take between idle workers, which is the rest. Writes results/workers.json.
 """
 
 import os

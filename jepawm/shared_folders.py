@@ -298,11 +298,14 @@ def told_if_gone(folder: str) -> Iterator[None]:
         FolderGoneError: Names the folder, and what lies there now.
     """
     above = os.path.dirname(os.path.abspath(folder))
-    before = _identity(above)
+    before, own = _identity(above), _identity(folder)
     try:
         yield
     except Exception as error:
-        if os.path.isdir(folder) or (_identity(above) == before and not isinstance(error, OSError)):
+        # A library may have made the folder anew where it was; Ray Tune does.
+        now = _identity(folder)
+        is_there = now is not None and own in (None, now)
+        if is_there or (_identity(above) == before and (now is not None or not isinstance(error, OSError))):
             raise
         raise FolderGoneError(
             f"{folder} went away while this command worked in it (now there: {mount_of(folder)}; {first_line(error)}). "

@@ -22,7 +22,9 @@ EVALUATE = Command(
     prog="jepawm evaluate",
     about="Judge a trained model on other episodes, protocols or planner settings; every setting is the model's own "
     "unless a flag says otherwise.\n\n--model RUN or MODEL (needed): a run, a model folder such as RUN/model, or a "
-    "registered model (models:/NAME/1). "
+    "registered model (models:/NAME/1); several are compared on the same episodes. "
+    "--grid KEY=VALUE,VALUE ...: planner, objective or subgoals settings; each combination is evaluated and compared "
+    "(--tune.max-concurrent, --tune.cpus-per-trial, --tune.gpus-per-trial and --tune.max-deaths say where). "
     "--published NAME: settings of a published evaluation, which flags override "
     f"({', '.join(PUBLISHED_EVALUATIONS)}). "
     "--action-score: compare its plans with the recorded actions of --data.path instead (DROID).",

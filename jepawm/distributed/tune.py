@@ -22,7 +22,7 @@ from jepawm.distributed.trial_room import gpus_of_trial, trials_at_once
 from jepawm.distributed.tune_schedulers import STEP, TAKEN_FROM, VALUE, build_scheduler, domains, replay
 from jepawm.distributed.tune_workers import Surroundings, WithWorkers
 from jepawm.distributed.waiting import LOOK_EVERY_S, TELL_AFTER_S, Waiting
-from jepawm.errors import ConfigError, PlacementError
+from jepawm.errors import ConfigError, FolderGoneError, PlacementError
 from jepawm.runs.fresh_episodes import evaluate_again
 from jepawm.runs.placement.demand import Claim, Demand
 from jepawm.runs.takeover import take_over
@@ -247,7 +247,9 @@ def evaluate_again_on_ray(
     running = tasks
     while running:
         _, running = ray.wait(running, timeout=LOOK_EVERY_S)
-        waiting.look(min(number_waiting(claim), len(running)), len(tasks))
+        # Evaluations take turns where there is not room for all: a wait counts where none of them runs.
+        pending = min(number_waiting(claim), len(running))
+        waiting.look(pending if pending == len(running) else 0, len(tasks))
     finals: list[Final] = ray.get(tasks)
     return finals
 
@@ -289,6 +291,7 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
     def __init__(self, trials: Trials, needed: TrialClaim, timeout_s: float, say: Callable[[str], None]) -> None:
         self._trials, self._needed, self._timeout_s, self._say = trials, needed, timeout_s, say
         self.interrupted = False
+        self._gone = ""
         self._running: set[str] = set()
         self._stopped: set[str] = set()
         self._idle_since, self._is_told = time.monotonic(), False
@@ -309,6 +312,10 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         lines = Path(trial.error_file).read_text(errors="replace").splitlines() if trial.error_file else []
         why = next((line for line in reversed(lines) if line.strip()), "Ray gives no reason")
+        if FolderGoneError.__name__ in why:
+            # Nothing is wrong with its point: the sweep ends, and the same command goes on with the trial.
+            self._gone = why
+            return
         self._end(trial, died=f"its process died more often than tune.max_deaths allows; the last time: {why}")
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -336,7 +343,10 @@ class _Watch(_OfThisProcess, tune.Callback, tune.Stopper):
 
         Raises:
             PlacementError: Nothing has run for `scaling.placement_timeout_s`.
+            FolderGoneError: A trial lost its folder.
         """
+        if self._gone:
+            raise FolderGoneError(f"a trial lost its folder ({self._gone}); the same command goes on with the sweep")
         if self._running or (self._is_told and time.monotonic() - self._idle_since < self._timeout_s):
             return
         idle = time.monotonic() - self._idle_since

@@ -27,7 +27,7 @@ from jepawm.runs.comparison import print_comparison, short_names
 from jepawm.runs.evaluation import EVAL_FILE, prepare_recordings, read_result, trained_config
 from jepawm.runs.pipeline import started_runtime
 from jepawm.runs.points import settings_of, with_point
-from jepawm.runs.preflight import check_as_trained, check_evaluation
+from jepawm.runs.preflight import check_as_trained, check_evaluation, check_subgoals
 from jepawm.runs.trials import Trials
 from jepawm.runs.tune import begun, run_trials
 from jepawm.tuning.description import SweepDescription
@@ -126,8 +126,10 @@ def evaluate_grid(request: GridRequest, console: Console) -> GridResult:
                 runtime.keep_log(str(folder.path))
                 for model_dir, each in request.models.items():
                     prepare_recordings(each, runtime, console, model_dir)
+                # Labels are those of the workers that trained the first model, and nothing is trained.
+                placed = replace(config, scaling=replace(config.scaling, worker_labels=(), accelerator_type=None))
                 with console.stage("trials", f"{search.num_trials} evaluations"):
-                    run_trials(config, request.trial_settings, request.space, trials, console.say)
+                    run_trials(placed, request.trial_settings, request.space, trials, console.say)
         return _conclude(folder, trials.over, names, console)
 
 
@@ -170,7 +172,9 @@ def _checked(request: GridRequest) -> Search:
         check_evaluation(replace(config, run_dir=None), trained, model_dir)
         for point in points:
             if point[MODEL_KEY] == model_dir:
-                check_as_trained(with_point(config, _settings(point), f"--grid, model {model_dir}"), trained, model_dir)
+                tried = with_point(config, _settings(point), f"--grid, model {model_dir}")
+                check_as_trained(tried, trained, model_dir)
+                check_subgoals(tried, model_dir)
     return search
 
 

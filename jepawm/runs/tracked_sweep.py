@@ -24,7 +24,7 @@ from jepawm.tracking.sent import SentFile
 from jepawm.tuning.description import SweepDescription
 from jepawm.tuning.sweep_folder import REPORT_FILE, SWEEP_FILE, TRIALS_FILE, SweepFolder
 
-_ARTIFACTS = (SWEEP_FILE, TRIALS_FILE, REPORT_FILE, "config.yaml")
+_ARTIFACTS = (SWEEP_FILE, TRIALS_FILE, REPORT_FILE, "comparison.html", "comparison.json", "config.yaml")
 # How MLflow calls the ends of a trial; one that the scheduler ended early was stopped on purpose.
 _STATUS: dict[str, Status] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 

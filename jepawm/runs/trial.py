@@ -88,7 +88,9 @@ class TrialJob:
         point, model_dir, plain = folder.point, description.model, description.config
         if MODEL_KEY in point:
             model_dir = str(point.pop(MODEL_KEY))
-            plain = description.models[model_dir]["config"]
+            # Where trials run is said once, by the first model's configuration.
+            place = {key: description.config[key] for key in ("device", "scaling", "tracking")}
+            plain = {**description.models[model_dir]["config"], **place}
         base = from_dict(RunConfig, dict(plain), f"{sweep.path}/sweep.json")
         config = trial_config(base, settings, point, number=number, folder=folder.path)
         return cls(number, config, description.recipe, settings, model_dir, folder)

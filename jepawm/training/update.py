@@ -28,8 +28,9 @@ CPU_BUCKET_MIB = 25
 def data_parallel(objective: nn.Module, device: torch.device, *, some_unused: bool = False) -> DistributedDataParallel:
     """What computes an objective and shares its gradients among the workers of the process group.
 
-    Buffers are equal on all workers without being sent: they begin as rank 0 has them, and what changes them is
-    computed from the global batch.
+    Buffers are sent once, from rank 0. Those of our own layers stay equal, because what changes them is computed from
+    the global batch. Batch normalisation inside a backbone of timm counts each worker's own samples; only rank 0's
+    statistics are saved.
 
     Args:
         objective: On the device.

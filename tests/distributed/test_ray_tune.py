@@ -107,6 +107,21 @@ def watch(tmp_path, monkeypatch):
     return SimpleNamespace(watch=watch, clock=clock, said=said, trials=trials, module=tune)
 
 
+def test_a_trial_whose_folder_went_away_ends_the_sweep_and_is_no_result(watch, tmp_path):
+    from types import SimpleNamespace
+
+    from jepawm.errors import FolderGoneError
+
+    file = tmp_path / "error.txt"
+    file.write_text(
+        "Traceback ...\njepawm.errors.FolderGoneError: home/run went away while this command worked in it\n"
+    )
+    watch.watch.on_trial_error(0, [], SimpleNamespace(trial_id="a", error_file=str(file)))
+    assert not watch.trials.over
+    with pytest.raises(FolderGoneError, match=r"home/run went away .* goes on with the sweep"):
+        watch.watch.look()
+
+
 def test_a_sweep_in_which_no_trial_finds_room_says_so_once_and_gives_up_in_time(watch):
     from types import SimpleNamespace
 

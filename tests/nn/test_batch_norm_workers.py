@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from two_workers import on_two_workers
 
 from jepawm.nn.projector import Projector
+from jepawm.training.update import data_parallel
 
 B, T, P, D, HIDDEN = 8, 3, 2, 6, 16
 
@@ -33,7 +34,14 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 def step(share: slice, wrap: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     net = Net()
-    compute = DistributedDataParallel(net) if wrap else net
+    compute: nn.Module = net
+    if wrap:
+        if dist.get_rank() == 1:
+            # Rank 0's are sent at the beginning.
+            net.projector.norm.running_mean.add_(7)
+        shared = data_parallel(net, torch.device("cpu"))
+        assert not shared.will_sync_module_buffers()
+        compute = shared
     x, target = (each[share].clone() for each in data())
     x.requires_grad_()
     loss = compute(x, target)

@@ -23,8 +23,10 @@ from jepawm.runs.evaluation_grid import GridRequest, evaluate_grid
 from jepawm.runs.pipeline import run
 from jepawm.runs.points import with_point
 from jepawm.runs.runtime import LocalRuntime
-from jepawm.runs.trial import run_trial
+from jepawm.runs.trial import TrialJob, run_trial
+from jepawm.tuning.description import SweepDescription
 from jepawm.tuning.points import grid_choices
+from jepawm.tuning.sweep_folder import SweepFolder
 from jepawm.tuning.trial import TrialFolder
 
 GRID = ("planner.num_samples=6,8", "objective.weighting=sum")
@@ -161,10 +163,11 @@ def test_an_evaluation_that_fails_is_named_after_the_others_are_compared(models,
         (("planner.number=6,8",), "unknown key 'number'|planner.number"),
         (("planner.num_samples=6,many",), "planner.num_samples.*many"),
         (("planner.num_samples=6",), "one evaluation"),
+        (("subgoals.name=none,macro",), "macro"),
     ],
 )
 def test_a_grid_that_cannot_work_is_refused_before_anything_is_written(models, tmp_path, grid, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(JepawmError, match=message):
         evaluate_grid(request(models[:1], tmp_path / "grid", grid=grid), Console(quiet=True))
     assert not (tmp_path / "grid").exists()
 
@@ -195,6 +198,21 @@ def test_settings_of_a_sweep_without_meaning_are_refused(models, tmp_path, setti
 def test_values_of_a_grid_that_say_nothing_are_refused(words, message):
     with pytest.raises(ConfigError, match=message):
         grid_choices(words)
+
+
+def test_where_evaluations_run_is_said_by_the_first_model_for_all(evaluated, models):
+    """The second model's own file says another place; its weights, its planner and its episodes stay its own."""
+    asked, result = evaluated
+    sweep = SweepFolder(result.folder)
+    told = json.loads((Path(result.folder) / "sweep.json").read_text())
+    told["models"][str(models[1])]["config"] |= {"device": "cuda:99"}
+    changed = SweepDescription.from_dict(told, "sweep.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SweepFolder, "description", property(lambda folder: changed))
+        jobs = [TrialJob.read(sweep, number) for number in (0, 3)]
+    assert [job.model_dir for job in jobs] == [str(model) for model in models]
+    assert [job.config.device for job in jobs] == [asked.models[str(models[0])].device] * 2
+    assert [job.config.seed for job in jobs] == [0, 1]
 
 
 def test_values_of_a_grid_are_read_as_yaml():

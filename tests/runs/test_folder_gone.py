@@ -92,3 +92,10 @@ def test_an_error_in_a_folder_that_is_there_or_that_was_discarded_keeps_its_own_
     folder.mkdir()
     with pytest.raises(FolderGoneError, match=r"run went away .*; wrong"), lock_run(str(folder)):
         fail(lambda: unmount(folder.parent), error=ConfigError("wrong"))
+
+
+def test_a_folder_that_a_library_made_anew_in_place_of_one_that_went_away_is_gone(tmp_path):
+    folder = tmp_path / "home" / "run"
+    folder.mkdir(parents=True)
+    with pytest.raises(FolderGoneError, match=r"run went away .*; no such file"), lock_run(str(folder)):
+        fail(lambda: unmount(folder.parent), folder.mkdir, error=FileNotFoundError("no such file"))

@@ -53,6 +53,7 @@ __all__ = [
     "check_evaluation",
     "check_run",
     "check_same_environment",
+    "check_subgoals",
 ]
 
 
@@ -133,7 +134,7 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     description = check_environment(config.env)
     if description is not None:
         check_model_fits(read_spec(model_dir), description, config.env.id, model_dir)
-    _check_subgoals(config, model_dir)
+    check_subgoals(config, model_dir)
     dataset = find_dataset(trained)
     if dataset is not None:
         lengths = EpisodeLengths.of_dataset(dataset, trained.data, trained.seed)
@@ -141,7 +142,7 @@ def check_evaluation(config: RunConfig, trained: RunConfig, model_dir: str) -> N
     check_tasks(config, trained, dataset, description)
 
 
-def _check_subgoals(config: RunConfig, model_dir: str) -> None:
+def check_subgoals(config: RunConfig, model_dir: str) -> None:
     """Refuses two levels without a trained high level."""
     if not isinstance(config.subgoals, MacroSubgoalsConfig):
         return
