@@ -31,7 +31,14 @@ from jepawm.runs.pipeline import run
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.runs.trial import ERROR_FILE
 from jepawm.shared_folders import told_if_gone
-from jepawm.study.measures import clip_probe, encoding_cost, feature_probes, latent_probes, probed_episodes
+from jepawm.study.measures import (
+    clip_probe,
+    encoding_cost,
+    feature_probes,
+    latent_probes,
+    probed_episodes,
+    sees_clips,
+)
 from jepawm.study.memory import PeakMemory
 from jepawm.study.records import Found, Part, TrialFolder
 from jepawm.training.features import stored_features
@@ -141,6 +148,11 @@ class _TrainedTrial:
     def _probes(self, part: Part) -> dict[str, Any]:
         config, dataset, model = self._config, self._dataset(), self._loaded()
         wanted = from_dict(StudyMeasuresConfig, dict(part.settings["measures"]))
+        frozen = frozen_encoder(config.model.encoder)
+        reads_clips = wanted.temporal and sees_clips(frozen)
+        if part.name == "feature probes" and model.encoder.storable is model.encoder and not reads_clips:
+            # No part is frozen, and so no frames need to be read.
+            return {}
         split = Split.of(dataset, config.data.held_out_fraction, config.seed)
         store = stored_features(model.encoder, config.model.encoder, dataset, config.data)
 
@@ -153,9 +165,8 @@ class _TrainedTrial:
         if part.name == "probes":
             return {"latents": latent_probes(model, windows, self._device, temporal=wanted.temporal)}
         found = {"features": feature_probes(model, windows, self._device, temporal=wanted.temporal)}
-        if wanted.temporal:
+        if reads_clips:
             with_frames = windows if store is None else episodes(None)
-            frozen = frozen_encoder(config.model.encoder)
             found["clips"] = clip_probe(frozen, config.env.image_size, with_frames, self._device)
         return {name: each for name, each in found.items() if each is not None}
 

@@ -115,6 +115,11 @@ def feature_probes(
     return _probe(episodes, temporal, *(_features(frozen, each, device) for each in _both(episodes)))
 
 
+def sees_clips(encoder: EncoderConfig) -> bool:
+    """Whether an encoder can be probed on clips: a frozen video encoder with weights."""
+    return isinstance(encoder, VideoEncoderConfig) and not encoder.trainable and encoder.weights_source is not None
+
+
 @torch.inference_mode()
 def clip_probe(
     encoder: EncoderConfig, image_size: int, episodes: ProbedEpisodes, device: torch.device
@@ -130,7 +135,7 @@ def clip_probe(
     Returns:
         `change_2` and `width`, see `latent_probes`; None where the encoder sees single frames only, or trains.
     """
-    if not isinstance(encoder, VideoEncoderConfig) or encoder.trainable or encoder.weights_source is None:
+    if not (isinstance(encoder, VideoEncoderConfig) and sees_clips(encoder)):
         return None
     clips = build_encoder(replace(encoder, tokenization="clip"), image_size).to(device).eval()
     parts = []
