@@ -141,7 +141,7 @@ def test_shuffled_places_give_the_tubes_of_the_first_v_jepa(
 
 
 def test_the_published_sets_realise_the_measured_shares() -> None:
-    """Table D.1 of the field's reference sheet: a grid of 16 x 16, batches of 24 clips, each share to two digits."""
+    """The means over 200 batches that docs/masking.md names: a grid of 16 x 16, batches of 24 clips."""
     found = mean_shares(
         build_masks(MaskConfig(), 8),
         TokenGrid(2, 16, 16),
@@ -149,12 +149,12 @@ def test_the_published_sets_realise_the_measured_shares() -> None:
         num_batches=100,
         generator=torch.Generator().manual_seed(0),
     )
-    expected = [(0.24, 0.47, 0.23), (0.07, 0.70, 0.12)]
+    expected = [(0.25, 0.47, 0.23), (0.064, 0.70, 0.13)]
     for one, (context, target, lost) in zip(found, expected, strict=True):
-        # A hundred batches leave about a point of noise, and the table rounds by half a point.
-        assert one.context_share == pytest.approx(context, abs=0.02)
-        assert one.target_share == pytest.approx(target, abs=0.02)
-        assert one.lost_targets == pytest.approx(lost, abs=0.02)
+        # Half a point for the rounding of what is expected, and half a point for the noise of a hundred batches.
+        assert one.context_share == pytest.approx(context, abs=0.01)
+        assert one.target_share == pytest.approx(target, abs=0.01)
+        assert one.lost_targets == pytest.approx(lost, abs=0.01)
 
 
 @pytest.mark.parametrize("strategy", ["tubes", "motion", "learned"])
