@@ -231,6 +231,10 @@ def test_what_cannot_be_pretrained_is_refused():
         ({"name": "vjepa2", "layer": 2}, "trains all blocks"),
         ({"name": "vjepa2", "projector_dim": 8}, "no projector"),
         ({"name": "vjepa2", "normalization": "data"}, "use 'imagenet'"),
+        ({"name": "vjepa2", "resize_to": 64}, r"resize_to has no meaning for a pretraining"),
+        ({"name": "vjepa2", "resize": "antialias"}, r"resize has no meaning for a pretraining"),
+        ({"name": "vjepa2", "tokenization": "duplicated"}, r"tokenization 'duplicated' has no meaning"),
+        ({"name": "vjepa2_1", "tokenization": "image"}, r"tokenization 'image' has no meaning"),
     ):
         with pytest.raises(ConfigError, match=problem):
             PretrainingModelConfig(EncoderConfig(**settings))

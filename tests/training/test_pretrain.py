@@ -33,6 +33,7 @@ from jepawm.training.schedules import learning_rate
 from jepawm.types import ClipBatch, ClipGroup
 
 CPU = torch.device("cpu")
+CLIPS = tiny().clips
 LEARNED = LearnedMaskConfig(sets=SHARES, hidden_dim=8)
 
 
@@ -396,6 +397,11 @@ def test_a_checkpoint_that_is_damaged_or_of_another_encoder_is_refused(tmp_path:
     wider = replace(config.model, encoder=replace(config.model.encoder, latent_dim=48))
     with pytest.raises(CheckpointError, match="does not fit its configuration"):
         restore_pretraining(str(folder), fresh_pretrain_state(replace(config, model=wider), CPU))
+    # Where the run's folder is gone, its file system may be too.
+    gone = tmp_path / "gone" / "checkpoints" / "step-00000000"
+    with pytest.raises(CheckpointError, match="a folder above it is gone"):
+        PretrainSnapshot.of(state).write(str(gone))
+    assert not (tmp_path / "gone").exists()
     (folder / STATE_FILE).write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match="damaged or not one of ours"):
         restore_pretraining(str(folder), state)
@@ -406,6 +412,26 @@ def test_a_checkpoint_that_is_damaged_or_of_another_encoder_is_refused(tmp_path:
     [
         ({"stages": ()}, "stages is empty"),
         ({"stages": (StageConfig(batch_size=6),), "train": replace(tiny().train, micro_batches=4)}, "use 4"),
+        (
+            {
+                "clips": replace(CLIPS, clips_per_video=2),
+                "stages": (StageConfig(4), StageConfig(4, batch_size=3)),
+            },
+            r"stages\.1\.batch_size must be a multiple of clips\.clips_per_video \(2\), found 3",
+        ),
+        (
+            {"clips": replace(CLIPS, sources=(ClipSourceConfig("folder", num_frames=5),))},
+            r"folder: clips\.sources\.num_frames must be even .* found 5",
+        ),
+        (
+            {
+                "clips": replace(
+                    tiny().clips, sources=tuple(ClipSourceConfig("a", num_frames=n) for n in (2, None, 8))
+                ),
+                "stages": (StageConfig(8), StageConfig(4)),
+            },
+            r"stages\.1: clips have 3 lengths \(2, 4, 8 frames\).*num_mask_tokens 2; use 3",
+        ),
         ({"optim": replace(tiny().optim, ema_decay=0.9)}, "model.teacher is its moving average"),
     ],
 )
