@@ -21,6 +21,7 @@ from jepawm.encoders import build_encoder
 from jepawm.errors import ConfigError, DataError
 from jepawm.interrupts import Interrupted
 from jepawm.runs.listing import list_runs
+from jepawm.runs.preflight.clips import open_clips
 from jepawm.runs.pretrain import check_pretraining, pretrain_run
 from jepawm.tracking import read_metrics
 from jepawm.training.checkpoint import list_checkpoints
@@ -131,6 +132,20 @@ def test_what_cannot_work_is_refused_before_anything_is_written(wall_dataset: Ep
         check_pretraining(replace(config, clips=many, stages=stages))
     assert not (tmp_path / "run").exists()
     check_pretraining(config)
+
+
+def test_nothing_is_decoded_where_videos_are_counted(
+    wall_dataset: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(dataset: EpisodeDataset) -> None:
+        raise AssertionError(f"{dataset.path} is decoded")
+
+    monkeypatch.setattr("jepawm.data.clips.sources.FrameCache", decode)
+    config = tiny(str(wall_dataset.path), run_dir=str(tmp_path / "run"))
+    cached = replace(config, clips=replace(config.clips, loader="cache"))
+    check_pretraining(cached)
+    (source,) = open_clips(cached)
+    assert source.num_frames_each.tolist() == wall_dataset.num_frames_each.tolist()
 
 
 def test_a_source_at_a_uri_is_checked_when_it_is_here(
