@@ -90,6 +90,14 @@ class HuggingFaceEncoderConfig(LibraryEncoderConfig):
     each frame doubled, all attend to each other; `clip`: pairs of frames, so T frames give T / 2 latents. None:
     `frame` with a video model, nothing with any other one."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokenization == "image":
+            raise ConfigError(
+                "model.encoder.tokenization 'image' has no meaning for huggingface, whose video models take pairs of "
+                "frames; use 'frame', or model.encoder.name vjepa2_1"
+            )
+
     @property
     def frames_per_latent(self) -> int:
         """Frames that one latent stands for."""

@@ -104,8 +104,8 @@ class AreaSetConfig(ShareSetConfig):
 
 # The shares that the published multi-block sets realise on a grid of 16 x 16 in batches of 24 (docs/masking.md), so
 # that strategies of exact size are compared with them, and with each other, at equal shares.
-SHORT_RANGE = ShareSetConfig(target_share=0.47, context_share=0.24)
-LONG_RANGE = ShareSetConfig(target_share=0.70, context_share=0.07)
+SHORT_RANGE = ShareSetConfig(target_share=0.47, context_share=0.25)
+LONG_RANGE = ShareSetConfig(target_share=0.70, context_share=0.0645)
 
 
 @dataclass(frozen=True)

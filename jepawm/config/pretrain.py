@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from jepawm.config.checks import positive
-from jepawm.config.clips import ClipsConfig
+from jepawm.config.clips import ClipsConfig, ClipSourceConfig
 from jepawm.config.masking import MaskConfig
 from jepawm.config.optim import OptimConfig, ScheduleConfig
 from jepawm.config.pretraining_model import PretrainingModelConfig
@@ -170,10 +170,6 @@ class PretrainConfig(PretrainPlan):
         positive(self, "max_gpu_hours")
         if not self.stages:
             raise ConfigError("stages is empty; give at least one stage, e.g. {num_frames: 16, image_size: 256}")
-        if self.model.encoder.resize_to is not None:
-            raise ConfigError(
-                "model.encoder.resize_to has no meaning for a pretraining: stages.image_size is the size of its frames"
-            )
         if self.optim.ema_decay is not None:
             raise ConfigError("optim.ema_decay has no meaning for a pretraining: model.teacher is its moving average")
         if self.optim.encoder_learning_rate is not None:
@@ -184,10 +180,33 @@ class PretrainConfig(PretrainPlan):
             )
         if self.local and self.clips.loader == "stream":
             raise ConfigError("clips.loader 'stream' is Ray Data and cannot run with --local; use 'files' or 'cache'")
+        for source in self.clips.all_sources:
+            self._check_frames(source)
         for number, stage in enumerate(self.stages):
             self._check_stage(number, stage)
 
+    def _check_frames(self, source: ClipSourceConfig) -> None:
+        # An image is encoded as it is, where the encoder takes images.
+        image = source.num_frames == 1 and getattr(self.model.encoder, "takes_images", False)
+        if source.num_frames is not None and source.num_frames % TUBELET and not image:
+            raise ConfigError(
+                f"{source.path}: clips.sources.num_frames must be even (tokens hold two frames), found "
+                f"{source.num_frames}"
+            )
+
     def _check_stage(self, number: int, stage: StageConfig) -> None:
+        lengths = tuple(dict.fromkeys(source.num_frames or stage.num_frames for source in self.clips.all_sources))
+        if len(lengths) > self.model.predictor.num_mask_tokens:
+            raise ConfigError(
+                f"stages.{number}: clips have {len(lengths)} lengths ({', '.join(map(str, lengths))} frames), each "
+                f"with a mask token of its own; found model.predictor.num_mask_tokens "
+                f"{self.model.predictor.num_mask_tokens}; use {len(lengths)}"
+            )
+        if stage.batch_size % self.clips.clips_per_video:
+            raise ConfigError(
+                f"stages.{number}.batch_size must be a multiple of clips.clips_per_video "
+                f"({self.clips.clips_per_video}), found {stage.batch_size}"
+            )
         patch = getattr(self.model.encoder, "patch_size", None) or PATCH_SIZE
         if stage.image_size % patch:
             lower = max(stage.image_size // patch, 1) * patch

@@ -52,8 +52,8 @@ class PretrainingLossConfig:
     """Train step from which the weight is whole; it grows along a line in between. V-JEPA 2.1: 30,000."""
     context_distance: Literal["patches", "sixteenths", "none"] = "patches"
     """How a visible token's loss is divided by the root of its distance to the nearest masked token: distance in
-    patches (times count as patches), in sixteenths of the frame where the grid is finer than that, or not at all, as in
-    V-JEPA 2.1's cool-down."""
+    patches (times count as patches), in sixteenths of the frame where the grid is finer than that, or not at all. It
+    holds for all stages; V-JEPA 2.1's cool-down, which takes no distance, is a pretraining of its own."""
 
     def __post_init__(self) -> None:
         positive(self, "exponent", "target_levels")
@@ -145,3 +145,14 @@ class PretrainingModelConfig:
             raise ConfigError("model.encoder.projector_dim: a pretrained encoder has no projector behind it")
         if self.encoder.normalization == "data":
             raise ConfigError("model.encoder.normalization 'data' has a mean picture of one size; use 'imagenet'")
+        for name in ("resize_to", "resize"):
+            if getattr(self.encoder, name) is not None:
+                raise ConfigError(
+                    f"model.encoder.{name} has no meaning for a pretraining: stages.image_size is the size of its "
+                    "frames"
+                )
+        if self.encoder.tokenization in ("duplicated", "image"):
+            raise ConfigError(
+                f"model.encoder.tokenization '{self.encoder.tokenization}' has no meaning for a pretraining, which "
+                "encodes clips as clips; leave it out, and choose one when the encoder is used"
+            )

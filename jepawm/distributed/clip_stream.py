@@ -42,8 +42,7 @@ def local_sources(config: ClipsConfig) -> ClipsConfig:
 @lru_cache(maxsize=1)
 def opened_once(config: ClipsConfig, request: ClipRequest) -> ClipMixture:
     """The sources of a stage, opened once in this process; their files are decoded when a clip is read."""
-    # A task has one CPU, and reads its clips one after the other.
-    return ClipMixture(dataclasses.replace(local_sources(config), loader="files", num_threads=1), request)
+    return ClipMixture(dataclasses.replace(local_sources(config), loader="files"), request)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,10 @@ from typing import Any
 
 from jepawm.config.places import portable_path
 from jepawm.config.pretrain import PretrainConfig
-from jepawm.config.yaml_io import from_dict, to_dict
+from jepawm.config.yaml_io import from_dict
 from jepawm.data.clips.sampler import ClipRequest
 from jepawm.distributed.clip_stream import local_sources, streamed_clips
+from jepawm.distributed.stored_home import portable_config
 from jepawm.distributed.train import RayTraining, ray_fit, work_on
 from jepawm.distributed.waiting import Say
 from jepawm.runs.placement.demand import Claim
@@ -74,7 +75,7 @@ def ray_pretrain(
     portable = with_local_clips(config, portable_path)
     training = RayTraining(
         pretrain_on_worker,
-        {"config": to_dict(portable), "dataset_path": None},
+        {"config": portable_config(portable), "dataset_path": None},
         config.scaling,
         config.device,
         Kept(config.num_train_steps, config.train.num_checkpoints_kept),

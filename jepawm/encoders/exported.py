@@ -1,5 +1,6 @@
 """Encoder folders of a pretraining: written with the encoder's own settings, read strictly."""
 
+import contextlib
 import os
 
 from safetensors.torch import save_file
@@ -14,14 +15,17 @@ from jepawm.nn import weights
 def export_encoder(encoder: VideoTransformer, folder: str | os.PathLike[str]) -> None:
     """Writes an encoder that `model.encoder.weights FOLDER` reads.
 
-    The settings are written last, so a folder that has them is whole.
+    The settings are written last, and those of an earlier export are removed first, so a folder that has them is whole.
 
     Args:
         encoder: The encoder; a pretraining exports its teacher's, as published.
         folder: Made if absent; holds `model.safetensors` (names of `state_dict`) and `encoder.yaml` (kind, widths,
-            patch size, normalisation, and the side of the frames in `env.image_size`) afterwards.
+            patch size, normalisation) afterwards. `env.image_size` in `encoder.yaml` tells the reader which frames the
+            encoder was trained on last; nothing takes it over, so a world model names its own `env.image_size`.
     """
     os.makedirs(folder, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(folder, SETTINGS_FILE))
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     save_file(tensors, os.path.join(folder, WEIGHTS_FILE))
     settings = {"model": {"encoder": encoder.own_settings()}, "env": {"image_size": encoder.image_size}}

@@ -99,7 +99,8 @@ def read_card(config: HuggingFaceEncoderConfig) -> Card:
             f"where the tokens of patches lie; known: {', '.join((*FAMILIES, VIDEO))}. timm may have the same network: "
             "model.encoder.name timm"
         )
-    if found.num_channels != 3 if hasattr(found, "num_channels") else found.in_chans != 3:
+    channels = found.num_channels if hasattr(found, "num_channels") else found.in_chans
+    if channels != 3:
         raise ConfigError(f"model.encoder.model '{config.model}' does not take images of three channels")
     return Card(name, revision, found, _pixel_format(config, name, revision, found))
 

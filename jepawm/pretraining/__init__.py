@@ -5,7 +5,6 @@ from jepawm.pretraining.objective import (
     Pretraining,
     PretrainingTerms,
     build_pretraining,
-    latent_statistics,
     token_losses,
 )
 from jepawm.pretraining.predictor import MaskPredictor, load_mask_predictor
@@ -18,7 +17,6 @@ __all__ = [
     "PretrainingTerms",
     "Teacher",
     "build_pretraining",
-    "latent_statistics",
     "load_mask_predictor",
     "token_losses",
 ]

@@ -13,13 +13,10 @@ from jepawm.encoders import build_encoder
 from jepawm.encoders.video import VideoTransformer
 from jepawm.errors import ConfigError
 from jepawm.nn.precision import at_least_float32
-from jepawm.nn.spectrum import effective_rank
 from jepawm.pretraining.dense import context_weights
 from jepawm.pretraining.masks import MaskSet, TokenGrid
 from jepawm.pretraining.predictor import MaskPredictor
 from jepawm.pretraining.teacher import Teacher
-
-_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,6 @@ class PretrainingTerms:
         set_losses: Loss on masked tokens of each group and mask set, `[groups][sets]`, scalars.
         target_losses: The same before the mean over clips and tokens, `[groups][sets]`, `[B,M]` each; for a learned
             mask strategy.
-        targets_SD: `[S,E]` at most 256 targets, spread over all clips, for `latent_statistics`.
-        context_SD: `[S,E]` as many of the context encoder's tokens.
     """
 
     loss: Tensor
@@ -64,17 +59,10 @@ class PretrainingTerms:
     context: Tensor
     set_losses: tuple[tuple[Tensor, ...], ...]
     target_losses: tuple[tuple[Tensor, ...], ...]
-    targets_SD: Tensor
-    context_SD: Tensor
 
     def scalars(self) -> dict[str, Tensor]:
-        """Terms to log: `loss`, `prediction`, `context` (0 where that is off) and `prediction/GROUP.SET`."""
-        sets = {
-            f"prediction/{group}.{number}": loss
-            for group, losses in enumerate(self.set_losses)
-            for number, loss in enumerate(losses)
-        }
-        return {"loss": self.loss.detach(), "prediction": self.prediction, "context": self.context, **sets}
+        """Terms to log: `loss`, `prediction` and `context` (0 where that is off)."""
+        return {"loss": self.loss.detach(), "prediction": self.prediction, "context": self.context}
 
 
 class Pretraining(nn.Module):
@@ -143,8 +131,6 @@ class Pretraining(nn.Module):
             context=context.detach(),
             set_losses=tuple(tuple(loss.detach() for loss in part.set_losses) for part in parts),
             target_losses=tuple(part.target_losses for part in parts),
-            targets_SD=_sample([part.targets_BLE for part in parts]),
-            context_SD=_sample([part.context_BLE for part in parts]),
         )
 
     def _group(self, group: MaskedClips) -> "_GroupTerms":
@@ -158,7 +144,7 @@ class Pretraining(nn.Module):
         given = group.targets_BLE
         targets_BLE = self.targets(group.clips_BCTYX) if given is None else given
         clips = self.encoder.embed(group.clips_BCTYX)
-        set_losses, target_losses, context_losses, context_BLE = [], [], [], targets_BLE
+        set_losses, target_losses, context_losses = [], [], []
         for masks in group.mask_sets:
             context_BLE = self.encoder.levels(clips, masks.context_BL, num_levels=config.target_levels)
             predicted_BME, predicted_BLE = self.predictor(
@@ -174,7 +160,7 @@ class Pretraining(nn.Module):
                     losses_BL = losses_BL * context_weights(masks, group.grid, in_sixteenths=in_sixteenths)
                 context_losses.append(losses_BL.mean())
         context_loss = torch.stack(context_losses).mean() if context_losses else set_losses[0].new_zeros(())
-        return _GroupTerms(tuple(set_losses), tuple(target_losses), context_loss, targets_BLE, context_BLE.detach())
+        return _GroupTerms(tuple(set_losses), tuple(target_losses), context_loss)
 
     def update_teacher(self, momentum: float) -> None:
         """Moves the teacher towards the encoder; call it after the optimizer's step."""
@@ -186,8 +172,6 @@ class _GroupTerms:
     set_losses: tuple[Tensor, ...]
     target_losses: tuple[Tensor, ...]
     context_loss: Tensor
-    targets_BLE: Tensor
-    context_BLE: Tensor
 
 
 def token_losses(
@@ -220,12 +204,6 @@ def _size(grid: TokenGrid) -> str:
     return f"{grid.times} times, {grid.rows} rows and {grid.columns} columns"
 
 
-def _sample(tokens: list[Tensor]) -> Float[Tensor, "S E"]:
-    """At most `_SAMPLES` tokens, spread evenly over those of all clips."""
-    flat = torch.cat([part.flatten(0, 1) for part in tokens])
-    return flat[:: -(-len(flat) // _SAMPLES)].float()
-
-
 def build_pretraining(config: PretrainingModelConfig, image_size: int) -> Pretraining:
     """Encoder, predictor and teacher that a configuration names, with a random start or the encoder's weights.
 
@@ -252,17 +230,3 @@ def build_pretraining(config: PretrainingModelConfig, image_size: int) -> Pretra
         takes_images=encoder.takes_images,
     )
     return Pretraining(encoder, predictor, config.loss)
-
-
-def latent_statistics(tokens_SD: Float[Tensor, "S D"]) -> dict[str, float]:
-    """Are the latents alive: `std_mean` and `std_min` over features, and `effective_rank`.
-
-    Args:
-        tokens_SD: `[S,D]` tokens of several clips, e.g. `PretrainingTerms.targets_SD`; two at least.
-    """
-    std_D = tokens_SD.std(dim=0)
-    return {
-        "std_mean": float(std_D.mean()),
-        "std_min": float(std_D.min()),
-        "effective_rank": effective_rank(tokens_SD),
-    }

@@ -19,7 +19,7 @@ from jepawm.config.clips import ClipsConfig
 from jepawm.config.places import is_uri, local_path
 from jepawm.config.pretrain import PretrainConfig
 from jepawm.console import Console
-from jepawm.data.clips.sources import open_source
+from jepawm.data.clips.sources import ClipSource
 from jepawm.device import pick_device
 from jepawm.encoders.exported import export_encoder
 from jepawm.errors import ConfigError, JepawmError
@@ -28,6 +28,7 @@ from jepawm.pretraining.objective import build_pretraining
 from jepawm.runs.directory import FINISHED, check_run_dir, discard_new_run, lock_run, prepare_run_dir, sweep_leftovers
 from jepawm.runs.pipeline import LONG_DATA_WAIT, started_runtime
 from jepawm.runs.placement import tell_placement
+from jepawm.runs.preflight.clips import check_masks, open_clips
 from jepawm.runs.preflight.machine import check_capacity, check_disk, check_writable, joins_a_cluster
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.tracking import code_version, outcome_of, pretraining_sink, tracked
@@ -73,9 +74,12 @@ def check_pretraining(config: PretrainConfig) -> None:
         pick_device(config.device)
     if not config.local and not joins_a_cluster():
         check_capacity(config.scaling, float(os.cpu_count() or 1))
+    if not any(is_uri(each.path) for each in config.clips.all_sources):
+        open_clips(config)
     check_run_dir(config)
     check_writable(local_path(config.run_dir or home()), "run_dir" if config.run_dir else "$JEPAWM_HOME")
     module = build_pretraining(config.model, config.stages[-1].image_size)
+    check_masks(config, module)
     # Weights and moments in float32, and the teacher's weights.
     trained = [part.numel() for part in module.parameters() if part.requires_grad]
     checkpoint = 12 * sum(trained) + 4 * sum(part.numel() for part in module.teacher.parameters())
@@ -114,9 +118,9 @@ def pretrain(
         used.check(lambda: _how_to_go_on(config, run_dir))
         config = replace(config, run_dir=None)
         try:
-            # Opens every source, so that one that cannot be read is refused here.
+            # Sources at URIs are here now, and so are refused here.
             reads = with_local_clips(config)
-            _tell_clips(reads, console)
+            _tell_clips(reads, open_clips(reads), console)
         except JepawmError:
             if not resumed:
                 discard_new_run(run_dir)
@@ -196,9 +200,8 @@ def _train(config: PretrainConfig, run_dir: str, runtime: Runtime, console: Cons
     return checkpoint
 
 
-def _tell_clips(config: PretrainConfig, console: Console) -> None:
-    for number, each in enumerate(config.clips.all_sources):
-        source = open_source(each, config.clips)
+def _tell_clips(config: PretrainConfig, sources: tuple[ClipSource, ...], console: Console) -> None:
+    for number, (each, source) in enumerate(zip(config.clips.all_sources, sources, strict=True)):
         train, held_out = source.split(config.clips.held_out_fraction, config.seed)
         weight = "" if each.weight is None else f", weight {each.weight:g}"
         console.say(

@@ -7,10 +7,11 @@ FOLDER/
 ```
 """
 
+import contextlib
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,15 +80,9 @@ class Snapshot:
             CheckpointError: The disk is full or takes no files, or the run's folder is gone; nothing of the checkpoint
                 stays.
         """
-        try:
-            # Of the folders above, only the nearest one is made. Where the run's own folder is gone, its file system is
-            # no longer mounted, and a checkpoint on the bare mount point would be lost.
-            Path(folder).absolute().parent.mkdir(exist_ok=True)
-            with atomic_folder(folder) as temporary:
-                self.model.write(temporary)
-                save_state(self.training_state, temporary / "training_state.pt")
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(cannot_write(folder, error)) from error
+        with checkpoint_folder(folder) as temporary:
+            self.model.write(temporary)
+            save_state(self.training_state, temporary / "training_state.pt")
 
 
 def save_checkpoint(folder: str, state: TrainingState, spec: ModelSpec) -> None:
@@ -108,6 +103,27 @@ def copied_to_cpu(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(copied_to_cpu(item) for item in value)
     return value
+
+
+@contextlib.contextmanager
+def checkpoint_folder(folder: str) -> Iterator[Path]:
+    """A folder to fill, which takes the name of a checkpoint when the block ends without an error.
+
+    Args:
+        folder: Path of the checkpoint; an older one of that name is replaced.
+
+    Raises:
+        CheckpointError: The disk is full or takes no files, or the run's folder is gone; nothing of the checkpoint
+            stays.
+    """
+    try:
+        # Of the folders above, only the nearest one is made. Where the run's own folder is gone, its file system is
+        # no longer mounted, and a checkpoint on the bare mount point would be lost.
+        Path(folder).absolute().parent.mkdir(exist_ok=True)
+        with atomic_folder(folder) as temporary:
+            yield temporary
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(cannot_write(folder, error)) from error
 
 
 def save_state(kept: dict[str, Any], path: Path) -> None:

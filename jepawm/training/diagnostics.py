@@ -5,11 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepawm.data.statistics import HARDLY_MOVING_UNBOUNDED
-from jepawm.pretraining.objective import latent_statistics
+from jepawm.nn.spectrum import effective_rank
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 
 COLLAPSED_STD = 0.01
+FIT_FRACTION = 0.8
+"""Share of the samples that a linear probe is fitted to."""
 
 
 @torch.inference_mode()
@@ -44,11 +46,11 @@ def latent_diagnostics(
 
 def collapse(latents_SF: Float[Tensor, "S F"]) -> dict[str, float]:
     """Are latents alive, over samples: `diagnostics/latent_std_mean` and `_min`, and `diagnostics/effective_rank`."""
-    found = latent_statistics(latents_SF)
+    std_F = latents_SF.std(dim=0)
     return {
-        "diagnostics/latent_std_mean": found["std_mean"],
-        "diagnostics/latent_std_min": found["std_min"],
-        "diagnostics/effective_rank": found["effective_rank"],
+        "diagnostics/latent_std_mean": float(std_F.mean()),
+        "diagnostics/latent_std_min": float(std_F.min()),
+        "diagnostics/effective_rank": effective_rank(latents_SF),
     }
 
 
@@ -128,19 +130,19 @@ def validation(model: WorldModel, windows: WindowBatch, device: torch.device, *,
 
 
 def linear_probe_r2(
-    latents_SF: Float[Tensor, "S F"], targets_SG: Float[Tensor, "S G"], *, fit_fraction: float = 0.8
+    latents_SF: Float[Tensor, "S F"], targets_SG: Float[Tensor, "S G"], *, num_fitted: int | None = None
 ) -> list[float]:
     """How much of each target a ridge regression reads from the latents, on samples it was not fitted to.
 
     Args:
         latents_SF: `[S,F]` flattened latents.
         targets_SG: `[S,G]`, e.g. simulator states of the same frames.
-        fit_fraction: Share of the samples, from the front, that the regression is fitted to.
+        num_fitted: Samples from the front that the regression is fitted to; None: `FIT_FRACTION` of them.
 
     Returns:
         R^2 of each target; 1 is perfect, 0 no better than the mean, NaN where the target never changes, or hardly.
     """
-    split = int(fit_fraction * len(latents_SF))
+    split = int(FIT_FRACTION * len(latents_SF)) if num_fitted is None else num_fitted
     x, y = latents_SF.double(), targets_SG.double()
     x_mean, y_mean = x[:split].mean(dim=0), y[:split].mean(dim=0)
     x, y = x - x_mean, y - y_mean

@@ -1,6 +1,7 @@
 """The training loop: the same on a laptop, in a Ray Train worker and in a test. It knows nothing of Ray."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -101,6 +102,8 @@ class _Meter:
     """Sums on the device; read once per log line, so that no step waits for the device."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Steps that had a term; some steps may have no sample that it is measured on."""
     steps: int = 0
     wait_s: float = 0.0
     started: float = field(default_factory=time.perf_counter)
@@ -109,6 +112,7 @@ class _Meter:
         for name, value in terms.items():
             value = value.detach()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.counts.update(terms.keys())
         self.steps += 1
 
 
@@ -215,7 +219,8 @@ def run_loop(
         state: Its train step and time are counted here.
         batches: This worker's share of each global batch, from `state.train_step` on.
         plan: When it ends, logs, measures and saves.
-        update: Changes the weights once; returns terms to log, `loss` among them, on the device.
+        update: Changes the weights once; returns terms to log, `loss` among them, on the device. A record has the mean
+            of each term over the steps that returned it.
         rate: The learning rate of a train step, for the record.
         device: Where the terms are.
         hooks: Called on the way.
@@ -292,7 +297,7 @@ class _LossWatch:
 def _record(meter: _Meter, state: Counted, plan: LoopPlan, rate: float) -> Metrics:
     elapsed = time.perf_counter() - meter.started
     record: Metrics = {"train_step": state.train_step}
-    record.update({f"train/{name}": float(total) / meter.steps for name, total in meter.sums.items()})
+    record.update({f"train/{name}": float(total) / meter.counts[name] for name, total in meter.sums.items()})
     record["train/learning_rate"] = rate
     record[f"train/{plan.samples}_per_s"] = meter.steps * plan.batch_size / elapsed
     record["train/data_wait_fraction"] = meter.wait_s / elapsed

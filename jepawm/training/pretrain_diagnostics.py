@@ -2,26 +2,23 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from jepawm.config.clips import AugmentConfig
 from jepawm.config.pretrain import PretrainPlan
-from jepawm.data import EpisodeDataset
-from jepawm.data.clips.frames import clip_frames, frame_step
-from jepawm.data.clips.mixture import ClipMixture
 from jepawm.data.clips.sampler import ClipRequest
-from jepawm.data.clips.sources import ClipSource, DatasetClips
+from jepawm.data.clips.sources import ClipSource
 from jepawm.device import autocast
+from jepawm.nn.spectrum import effective_rank
 from jepawm.pretraining.masks import MaskStrategy, TokenGrid, realised
 from jepawm.pretraining.masks.motion import motion_energy
 from jepawm.pretraining.objective import Pretraining
-from jepawm.seeding import stream_generator, stream_seed
-from jepawm.training.augment import augment, draw_augmentation
-from jepawm.training.diagnostics import COLLAPSED_STD, collapse, linear_probe_r2
+from jepawm.seeding import stream_generator
+from jepawm.training.diagnostics import COLLAPSED_STD, FIT_FRACTION, collapse, linear_probe_r2
+from jepawm.training.held_out_clips import HeldOutClips, held_out_clips
 from jepawm.training.loop import Metrics
 from jepawm.training.pretrain_state import PretrainState
 from jepawm.training.pretrain_step import normalised, show_groups
@@ -29,79 +26,6 @@ from jepawm.types import ClipBatch, ClipGroup
 
 # Clips that are encoded at once.
 _AT_ONCE = 32
-
-
-@dataclass(frozen=True)
-class HeldOutClips:
-    """Clips of held-out videos that have as many frames as each other.
-
-    Attributes:
-        index: Place of the frame count among those of the sources, see `ClipGroup`.
-        pixels: `[B,T,C,Y,X]` uint8, the largest square in the middle at the size of the stage.
-        states: State name -> `[B]` the simulator's numbers at the last frame, NaN where the episode has none.
-    """
-
-    index: int
-    pixels: np.ndarray
-    states: dict[str, np.ndarray]
-
-
-def held_out_clips(
-    config: PretrainPlan, sources: tuple[ClipSource, ...], request: ClipRequest, num_clips: int
-) -> list[HeldOutClips]:
-    """Clips of the held-out videos of all sources, the same for the same seed.
-
-    Args:
-        config: Of the clips.
-        sources: Opened, in the order of the configuration.
-        request: Frames and size of the stage.
-        num_clips: In all; sources have shares by the number of their held-out videos.
-
-    Returns:
-        One entry for each frame count; those with fewer than two clips are left out. Empty where no video is held out.
-    """
-    clips, seed = config.clips, config.seed
-    sampler = ClipMixture(clips, request, sources=sources).sampler
-    held_out = [source.split(clips.held_out_fraction, seed)[1] for source in sources]
-    total = sum(map(len, held_out))
-    found: dict[int, list[tuple[np.ndarray, dict[str, float]]]] = {}
-    for number, (source, videos) in enumerate(zip(sources, held_out, strict=True)):
-        frames = int(sampler.num_frames_of[number])
-        rng = np.random.default_rng(stream_seed(seed, "held_out_clips", number))
-        order = rng.permutation(videos)
-        count = round(num_clips * len(videos) / total) if total else 0
-        # Clips of one video stand together, so that a probe is measured on other videos than it was fitted to.
-        for video in sorted(order[at % len(order)] for at in range(count)):
-            step = frame_step(clips.all_sources[number], clips, float(source.fps_each[video]))
-            chosen = clip_frames(int(source.num_frames_each[video]), step, frames, rng.random())
-            pixels = torch.from_numpy(source.read(int(video), chosen))
-            height, width = pixels.shape[-2:]
-            whole = draw_augmentation(
-                AugmentConfig(crop=False, flip=False), height=height, width=width, seed=seed, train_step=0, slot=0
-            )
-            shown = augment(pixels, whole, request.image_size).numpy()
-            index = sampler.group_frames.index(frames)
-            found.setdefault(index, []).append((shown, _state(source, int(video), int(chosen[-1]))))
-    return [_stacked(index, clips_of) for index, clips_of in sorted(found.items()) if len(clips_of) > 1]
-
-
-def _state(source: ClipSource, video: int, frame: int) -> dict[str, float]:
-    """The simulator's numbers at a frame, by name."""
-    if not isinstance(source, DatasetClips):
-        return {}
-    dataset = EpisodeDataset(source.path)
-    spec = dataset.spec.sim_state
-    if spec is None:
-        return {}
-    names = spec.names or tuple(str(number) for number in range(spec.dim))
-    values = dataset.read_column("sim_state", int(dataset.episode_ids[video]))[frame]
-    return dict(zip(names, values.tolist(), strict=True))
-
-
-def _stacked(index: int, clips: Sequence[tuple[np.ndarray, dict[str, float]]]) -> HeldOutClips:
-    names = dict.fromkeys(name for _, state in clips for name in state)
-    states = {name: np.array([state.get(name, np.nan) for _, state in clips]) for name in names}
-    return HeldOutClips(index, np.stack([pixels for pixels, _ in clips]), states)
 
 
 class PretrainDiagnostics:
@@ -129,11 +53,9 @@ class PretrainDiagnostics:
         """Measures.
 
         Returns:
-            `diagnostics/loss` on held-out clips; of the teacher's tokens of the last time `diagnostics/latent_std_mean`
-            and `_min` over features, `diagnostics/effective_rank`, `diagnostics/collapsed`, and
-            `diagnostics/probe_r2/<name>` where episodes have simulator states; and of each mask set
-            `diagnostics/masks/<group>.<set>/hidden_motion`, the share of the pixels' change that is hidden. With clips
-            of several lengths, latents are those of the largest group.
+            `diagnostics/loss` on held-out clips; the numbers of `source_statistics`, of the teacher's tokens of the
+            last time; and of each mask set `diagnostics/masks/<group>.<set>/hidden_motion`, the share of the pixels'
+            change that is hidden.
         """
         module, strategy = state.module, state.masks[self.stage]
         module.eval()
@@ -149,17 +71,9 @@ class PretrainDiagnostics:
                         shares.setdefault(f"diagnostics/masks/{clips.index}.{at}/hidden_motion", []).append(share)
         metrics: Metrics = {name: float(np.mean(values)) for name, values in shares.items()}
         metrics["diagnostics/loss"] = float(np.average(losses, weights=weights))
-        largest = max(self.clips, key=lambda each: len(each.pixels))
-        latents_SF = self._last_tokens(module, largest)
-        metrics.update(collapse(latents_SF))
-        metrics["diagnostics/collapsed"] = float(metrics["diagnostics/latent_std_mean"] < COLLAPSED_STD)
-        for name, values in largest.states.items():
-            known = np.isfinite(values)
-            target = torch.from_numpy(values[known])[:, None]
-            if known.sum() > 1:
-                metrics[f"diagnostics/probe_r2/{name}"] = linear_probe_r2(latents_SF[torch.from_numpy(known)], target)[
-                    0
-                ]
+        # Tokens of one time, so that clips of all lengths have equally many.
+        latents_SF = torch.cat([self._last_tokens(module, clips) for clips in self.clips])
+        metrics.update(source_statistics(latents_SF, self.clips))
         module.train()
         return metrics
 
@@ -197,6 +111,77 @@ class PretrainDiagnostics:
                 tokens = module.targets(shown)[..., -module.encoder.latent_dim :]
             found.append(tokens[:, -grid.num_places :].flatten(1).float().cpu())
         return torch.cat(found)
+
+
+def source_statistics(latents_SF: Float[Tensor, "S F"], clips: Sequence[HeldOutClips]) -> Metrics:
+    """Are latents alive inside each source, and what can be read from them.
+
+    Over the clips of all sources together, the difference between the looks of two sources would be the largest by far:
+    a living encoder would have an effective rank near 1, and one that only tells sources apart would look alive.
+
+    Args:
+        latents_SF: `[S,F]` latents of the clips, group after group.
+        clips: The groups.
+
+    Returns:
+        `diagnostics/latent_std_mean` and `_min` over features, of the source where each is smallest;
+        `diagnostics/effective_rank` of the latents less the mean of their source; `diagnostics/collapsed`, 1 where the
+        mean deviation is small in any source; `diagnostics/probe_r2/<name>` where episodes have simulator states, the
+        mean over the sources that have it. With several sources also each one's own numbers,
+        `diagnostics/sources/<number>/...`, by their place in the configuration. Sources with fewer than two clips are
+        left out.
+    """
+    sources = np.concatenate([each.sources for each in clips])
+    videos = np.concatenate([each.videos for each in clips])
+    states = {
+        name: np.concatenate([each.states.get(name, np.full(len(each.videos), np.nan)) for each in clips])
+        for name in dict.fromkeys(name for each in clips for name in each.states)
+    }
+    found: dict[int, dict[str, float]] = {}
+    centred = []
+    for number in np.unique(sources).tolist():
+        rows = np.flatnonzero(sources == number)
+        if len(rows) < 2:
+            continue
+        own_SF = latents_SF[torch.from_numpy(rows)]
+        centred.append(own_SF - own_SF.mean(dim=0))
+        found[number] = collapse(own_SF) | _probes(
+            own_SF, {name: values[rows] for name, values in states.items()}, videos[rows]
+        )
+    if not found:
+        return {}
+    metrics: Metrics = {
+        f"diagnostics/{name}": min(own[f"diagnostics/{name}"] for own in found.values())
+        for name in ("latent_std_mean", "latent_std_min")
+    }
+    metrics["diagnostics/effective_rank"] = effective_rank(torch.cat(centred))
+    metrics["diagnostics/collapsed"] = float(metrics["diagnostics/latent_std_mean"] < COLLAPSED_STD)
+    for name in (f"diagnostics/probe_r2/{name}" for name in states):
+        read = [own[name] for own in found.values() if name in own]
+        if read:
+            # NaN where no clip of a source moves the number.
+            moving = [r2 for r2 in read if np.isfinite(r2)]
+            metrics[name] = float(np.mean(moving)) if moving else float("nan")
+    if len(found) > 1:
+        for number, own in found.items():
+            metrics |= {name.replace("diagnostics/", f"diagnostics/sources/{number}/"): own[name] for name in own}
+    return metrics
+
+
+def _probes(latents_SF: Tensor, states: dict[str, np.ndarray], videos: np.ndarray) -> dict[str, float]:
+    """How much of each state a linear probe reads, on clips of other videos than those that it was fitted to."""
+    found = {}
+    for name, values in states.items():
+        known = np.isfinite(values)
+        # Where the clips of a video end and those of another begin.
+        ends = np.flatnonzero(np.diff(videos[known])) + 1
+        if not len(ends):
+            continue
+        num_fitted = int(ends[np.abs(ends - FIT_FRACTION * known.sum()).argmin()])
+        target = torch.from_numpy(values[known])[:, None]
+        (r2,) = linear_probe_r2(latents_SF[torch.from_numpy(known)], target, num_fitted=num_fitted)
+        found[f"diagnostics/probe_r2/{name}"] = r2
+    return found
 
 
 def _parts(count: int) -> list[slice]:

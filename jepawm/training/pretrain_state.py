@@ -17,11 +17,10 @@ from torch import nn
 from jepawm.config.masking import MaskConfig
 from jepawm.config.pretrain import PretrainPlan
 from jepawm.errors import CheckpointError, first_line
-from jepawm.files import atomic_folder
 from jepawm.pretraining.masks import MaskStrategy, build_masks
 from jepawm.pretraining.objective import Pretraining, build_pretraining
 from jepawm.seeding import stream_seed
-from jepawm.training.checkpoint import DAMAGE, cannot_write, copied_to_cpu, load_moments, save_state
+from jepawm.training.checkpoint import DAMAGE, checkpoint_folder, copied_to_cpu, load_moments, save_state
 from jepawm.training.compute import checkpoint_activations_
 from jepawm.training.optim import build_optimizer
 
@@ -126,13 +125,11 @@ class PretrainSnapshot:
         """Writes a checkpoint folder; it appears under its name only when it is whole.
 
         Raises:
-            CheckpointError: The disk is full or takes no files; nothing of the checkpoint stays.
+            CheckpointError: The disk is full or takes no files, or the run's folder is gone; nothing of the checkpoint
+                stays.
         """
-        try:
-            with atomic_folder(folder) as temporary:
-                save_state(dict(self.data), temporary / STATE_FILE)
-        except OSError as error:
-            raise CheckpointError(cannot_write(folder, error)) from error
+        with checkpoint_folder(folder) as temporary:
+            save_state(dict(self.data), temporary / STATE_FILE)
 
 
 def restore_pretraining(folder: str, state: PretrainState) -> None:

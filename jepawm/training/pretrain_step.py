@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jepawm.config.pretrain import PretrainPlan
 from jepawm.device import autocast
+from jepawm.errors import ConfigError
 from jepawm.nn.collectives import num_workers
 from jepawm.pretraining.masks import Cues, DrawnGroup, LearnedMasks, MaskStrategy, realised
 from jepawm.pretraining.objective import MaskedClips, Pretraining
@@ -67,7 +68,8 @@ class PretrainUpdate:
             batch: This worker's share of the clips.
 
         Returns:
-            Terms of the loss, realised shares of the masks, `gradient_norm`, and of learned masks the scorer's terms.
+            Terms of the loss, `gradient_norm`, and of learned masks the scorer's terms. Of each group that this worker
+            has clips of, by its index, and of each mask set `prediction/GROUP.SET` and realised shares.
         """
         config, state = self.config, self.state
         train_step, strategy = state.train_step, state.masks[self.stage]
@@ -96,10 +98,13 @@ class PretrainUpdate:
         terms = backward_of_parts(self.compute, parts, forward, state.scaler)
         terms |= apply_gradients(state.module, state.optimizer, state.scaler, self._optim.largest_gradient_norm)
         state.module.update_teacher(config.model.teacher.momentum_at(train_step, config.num_train_steps))
+        whole = _of_whole_groups(shown, parts, errors)
+        for each, losses in zip(shown, whole, strict=True):
+            terms |= {f"prediction/{each.group.index}.{number}": one.mean() for number, one in enumerate(losses)}
         if isinstance(strategy, LearnedMasks):
-            terms |= self._update_scorer(strategy, shown, _of_whole_groups(shown, parts, errors))
-        for each in batch.groups:
-            state.drawn[each.index] = state.drawn.get(each.index, 0) + 1
+            terms |= self._update_scorer(strategy, shown, whole)
+        for group in batch.groups:
+            state.drawn[group.index] = state.drawn.get(group.index, 0) + 1
         return terms | self._shares(shown)
 
     def rate(self, train_step: int) -> float:
@@ -123,8 +128,8 @@ class PretrainUpdate:
         scored.loss.backward()
         average_gradients_(strategy)
         optimizer.step()
-        told = scored.to_dict()
-        return {f"masks/scorer_{name}": torch.tensor(value, device=self.device) for name, value in told.items()}
+        terms = scored.to_dict()
+        return {f"masks/scorer_{name}": torch.tensor(value, device=self.device) for name, value in terms.items()}
 
     def _shares(self, shown: Sequence[ShownGroup]) -> dict[str, Tensor]:
         """What the masks of this train step are, by group and mask set."""
@@ -228,10 +233,19 @@ def parts_of(shown: Sequence[ShownGroup], micro_batches: int) -> list[list[Maske
     """Equal parts of a worker's clips, in their order; a part may hold clips of several groups.
 
     A part's weights are such that the mean of the parts' losses is the loss of the whole.
+
+    Raises:
+        ConfigError: Clips that cannot be split into so many equal parts.
     """
     if micro_batches == 1:
         return [[each.masked for each in shown]]
-    size = sum(len(each.group) for each in shown) // micro_batches
+    total = sum(len(each.group) for each in shown)
+    size, left = divmod(total, micro_batches)
+    if left or not size:
+        raise ConfigError(
+            f"train.micro_batches: a worker's {total} clips cannot be split into {micro_batches} equal parts; make the "
+            "batch a multiple of scaling.num_workers times train.micro_batches"
+        )
     parts = []
     for number in range(micro_batches):
         part, before = [], 0

@@ -108,17 +108,16 @@ def backward_of_parts(
         scaler: Scales the loss under float16.
 
     Returns:
-        Means of the terms over the parts, without gradient.
+        Means of the terms over the parts that have them, without gradient.
     """
-    means: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {}
     for number, part in enumerate(parts, start=1):
         with _unshared(compute, len(parts) - number):
             terms = forward(part)
             scaler.scale(terms["loss"] / len(parts)).backward()
         for name, value in terms.items():
-            share = value.detach() / len(parts)
-            means[name] = means[name] + share if name in means else share
-    return means
+            found.setdefault(name, []).append(value.detach())
+    return {name: torch.stack(values).mean() for name, values in found.items()}
 
 
 def apply_gradients(

@@ -5,6 +5,7 @@ import pytest
 from jepawm.config import EncoderConfig
 from jepawm.config.command_line import parse
 from jepawm.config.encoder import with_weights
+from jepawm.errors import ConfigError
 
 
 @pytest.mark.parametrize(("kind", "model"), [("timm", "test_vit.r160_in1k"), ("huggingface", "google/siglip2@0123abc")])
@@ -15,6 +16,11 @@ def test_pixels_stay_the_models_own_over_a_recipe_that_says_nothing_of_them(kind
     assert (config.model.encoder.pixel_normalization, config.model.encoder.resampling) == (None, None)
     given, _ = parse([*words, "--model.encoder.normalization", "imagenet", "--model.encoder.layer", "6"])
     assert (given.model.encoder.pixel_normalization, given.model.encoder.layer) == ("imagenet", 6)
+
+
+def test_a_video_model_takes_no_images() -> None:
+    with pytest.raises(ConfigError, match=r"tokenization 'image' has no meaning for huggingface.* use 'frame'"):
+        EncoderConfig(name="huggingface", model="a/b", tokenization="image")
 
 
 def test_a_folder_that_moved_brings_its_configuration(tmp_path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from s3_home import HOME, done, stored_files, stored_runs, train, wait_for
 from jepawm.checkpoints.model_folder import weights_sha256
 from jepawm.config import RunConfig, TrainConfig, home, to_dict
 from jepawm.config.places import local_path, portable_path
-from jepawm.distributed import stored_home
+from jepawm.config.pretrain import PretrainConfig
+from jepawm.distributed import pretrain, stored_home
 from jepawm.distributed.stored_home import StoredRun, last_checkpoint, opened_on_worker, portable_config, stored_run
 from jepawm.storage.holding import held
 from jepawm.storage.reading import fetched
@@ -139,6 +141,20 @@ def test_models_that_a_configuration_names_are_found_on_every_machine(
         with opened_on_worker(job) as (here, _):
             assert Path(here["config"]["train"]["init_from"], "config.yaml").read_text() == "x"
         on_machine("driver")
+
+
+def test_weights_that_a_pretraining_begins_with_are_sent_as_what_every_machine_understands(
+    on_machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_machine("driver")
+    weights = os.path.join(home(), "first", "encoder")
+    with held(os.path.join(home(), "first")):
+        sent = []
+        monkeypatch.setattr(pretrain, "ray_fit", lambda training, *_, **__: sent.append(training.job))
+        config = PretrainConfig()
+        encoder = replace(config.model.encoder, weights=weights)
+        pretrain.ray_pretrain(replace(config, model=replace(config.model, encoder=encoder)), "run")
+    assert sent[0]["config"]["model"]["encoder"]["weights"] == "s3://bucket/home/first/encoder"
 
 
 def test_a_plain_path_changes_nothing(tmp_path: Path) -> None:

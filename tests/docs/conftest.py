@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from jepawm.config import EncoderConfig
 from jepawm.config.command_line import parse
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
+from jepawm.encoders import build_encoder
+from jepawm.encoders.exported import export_encoder
 from jepawm.files import write_json
 from jepawm.runs.pipeline import run
 from jepawm.runs.runtime import make_runtime
@@ -67,6 +70,11 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory, wall_dataset: Episode
     write_json(str(second / "eval.json"), result)
     for name in ("SOURCE", "FILE", "NAME"):
         (folder / name.lower()).touch()
+    # What a pretraining leaves in its run.
+    pretrained = EncoderConfig(
+        name="vjepa2", latent_dim=24, depth=2, num_heads=2, patch_size=8, normalization="imagenet"
+    )
+    export_encoder(build_encoder(pretrained, 64), first / "encoder")
     named = {
         "RUN": str(first),
         "RUN_B": str(second),

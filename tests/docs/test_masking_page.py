@@ -35,7 +35,7 @@ def test_the_table_names_every_strategy_with_its_own_settings(page: str) -> None
 
 
 def test_the_settings_of_the_page_are_read(page: str) -> None:
-    (text,) = blocks(page, "yaml")
+    (text,) = blocks(page, "yml")
     config = from_dict(MaskConfig, yaml.safe_load(text)["masks"])
     assert [(one.target_share, one.context_share) for one in config.sets] == [(0.9, None), (0.7, 0.07)]
 

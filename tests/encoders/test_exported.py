@@ -50,6 +50,23 @@ def test_an_exported_encoder_is_read_with_its_settings(tmp_path, kind, trainable
         assert torch.equal(read(pixels()), encoder(pixels()))
 
 
+def test_a_second_export_that_is_cut_short_leaves_no_folder_that_looks_whole(tmp_path, monkeypatch):
+    encoder = exported("vjepa2", tmp_path)
+    assert exported_folder(str(tmp_path)) is not None
+
+    def full(*_):
+        (tmp_path / "model.safetensors").write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("jepawm.encoders.exported.save_file", full)
+        with pytest.raises(OSError, match="no space left"):
+            export_encoder(encoder, tmp_path)
+    assert exported_folder(str(tmp_path)) is None
+    export_encoder(encoder, tmp_path)
+    assert exported_folder(str(tmp_path)) is not None
+
+
 def test_settings_of_the_folder_come_with_its_flag(tmp_path, monkeypatch):
     exported("vjepa2", tmp_path / "encoder")
     config, _ = parse(["--model.encoder.weights", str(tmp_path / "encoder"), "--model.encoder.no-trainable"])

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import logging
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -156,8 +157,13 @@ def test_closing_the_batches_ends_their_threads(folders: Path) -> None:
     batches = ClipBatches(mixed(folders), dataclasses.replace(REQUEST, last_train_step=10**6)).batches(0)
     first = list(itertools.islice(batches, 3))
     assert len(first) == 3
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith("clips")]
+    assert readers
     batches.close()
     assert list(batches) == []
+    for thread in readers:
+        thread.join(timeout=60)
+        assert not thread.is_alive(), thread.name
 
 
 def test_what_cannot_be_shared_or_needs_ray_is_refused(folders: Path) -> None:

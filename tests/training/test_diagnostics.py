@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jepawm.latent import Latent
 from jepawm.nn.spectrum import effective_rank
-from jepawm.training.diagnostics import latent_diagnostics, linear_probe_r2, prediction_errors
+from jepawm.training.diagnostics import collapse, latent_diagnostics, linear_probe_r2, prediction_errors
 from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 
@@ -52,6 +52,21 @@ def windows(B: int = 300, T: int = 4, dim: int = 4, sim_state: bool = True) -> W
         np.arange(B),
         np.zeros(B, np.int64),
     )
+
+
+# -- collapse ---------------------------------------------------------------------------------------------------------
+
+
+def test_statistics_tell_living_latents_from_collapsed_ones() -> None:
+    alive = collapse(normal(256, 16))
+    # The deviation of 256 normal numbers is uncertain by 0.044, the mean of 16 of them by 0.011.
+    assert alive["diagnostics/latent_std_mean"] == pytest.approx(1, abs=0.05)
+    assert 12 < alive["diagnostics/effective_rank"] <= 16
+    assert collapse(torch.ones(256, 16)) == {
+        "diagnostics/latent_std_mean": 0.0,
+        "diagnostics/latent_std_min": 0.0,
+        "diagnostics/effective_rank": pytest.approx(1),
+    }
 
 
 # -- effective rank --------------------------------------------------------------------------------------------------

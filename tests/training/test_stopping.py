@@ -14,7 +14,7 @@ from two_workers import on_two_workers
 from jepawm.config import DataConfig, RunConfig
 from jepawm.data import EpisodeDataset
 from jepawm.interrupts import Interrupted
-from jepawm.runs import runtime
+from jepawm.runs import runtime, training_here
 from jepawm.tracking import MetricsWriter
 from jepawm.training import stopping
 from jepawm.training.checkpoint import list_checkpoints
@@ -41,7 +41,7 @@ def test_a_signal_ends_a_local_training_at_a_checkpoint_that_goes_on_to_the_same
 ) -> None:
     local, dataset = runtime.LocalRuntime(), str(wall_dataset.path)
     expected = local.train(CONFIG, dataset, str(tmp_path / "undisturbed"))
-    monkeypatch.setattr(runtime, "MetricsWriter", _SignalAtStep5)
+    monkeypatch.setattr(training_here, "MetricsWriter", _SignalAtStep5)
     with pytest.raises(Interrupted) as stop:
         local.train(CONFIG, dataset, str(tmp_path / "run"))
     assert stop.value.signal_number == signal.SIGTERM
@@ -58,7 +58,7 @@ def test_a_signal_during_the_last_step_is_no_interrupt(
     wall_dataset: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, num_train_steps=5))
-    monkeypatch.setattr(runtime, "MetricsWriter", _SignalAtStep5)
+    monkeypatch.setattr(training_here, "MetricsWriter", _SignalAtStep5)
     checkpoint = runtime.LocalRuntime().train(config, str(wall_dataset.path), str(tmp_path / "run"))
     assert checkpoint.endswith("step-00000005")
 

@@ -144,7 +144,10 @@ class ClipSampler:
         )
 
     def shares(self, draws: ClipDraws, *, rank: int, world_size: int) -> tuple[GroupShare, ...]:
-        """The groups of a batch, and a worker's share of each: the `rank`-th of `world_size` parts, equal but for one.
+        """The groups of a batch, and a worker's share of each.
+
+        The workers of a batch have equally many clips in all, and of a group equally many but for one clip: where a
+        group cannot be split evenly, the next one goes on with the worker after the last that took a clip more.
 
         Args:
             draws: The batch.
@@ -156,11 +159,14 @@ class ClipSampler:
         """
         check_split(self.request.batch_size, rank=rank, world_size=world_size)
         groups = self._group_of[draws.sources]
-        shares = []
+        shares, before = [], 0
         for index in np.unique(groups).tolist():
             slots = np.flatnonzero(groups == index)
-            edges = [len(slots) * place // world_size for place in (rank, rank + 1)]
-            shares.append(GroupShare(index, slots, slice(*edges)))
+            # Clips go round the workers, from group to group; each takes as many as fall to it, next to each other.
+            owners = np.arange(before, before + len(slots)) % world_size
+            end, own = int((owners <= rank).sum()), int((owners == rank).sum())
+            shares.append(GroupShare(index, slots, slice(end - own, end)))
+            before += len(slots)
         return tuple(shares)
 
 

@@ -1,6 +1,9 @@
 """Folders of videos behind one protocol: datasets in the episode format, video files, and pictures."""
 
+import hashlib
+import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -84,13 +87,16 @@ class DatasetClips:
     Args:
         dataset: The dataset.
         cached: Decode all frames once into a frame cache of this node; False: decode those of a clip when it is read.
+
+    Attributes:
+        dataset: The dataset; its episodes are the videos, in its order.
     """
 
     def __init__(self, dataset: EpisodeDataset, *, cached: bool) -> None:
         self.path = dataset.path
         self.num_frames_each = dataset.num_frames_each
         self.fps_each = np.full(len(dataset), dataset.spec.control_hz / dataset.env_steps_per_frame)
-        self._dataset = dataset
+        self.dataset = dataset
         self._cache = FrameCache(dataset) if cached else None
         # A Parquet file is read by one thread at a time; decoding needs no lock.
         self._lock = threading.Lock()
@@ -100,10 +106,10 @@ class DatasetClips:
             )
 
     def name(self, video: int) -> str:
-        return f"{self.path}: episode {self._dataset.episode_ids[video]}"
+        return f"{self.path}: episode {self.dataset.episode_ids[video]}"
 
     def read(self, video: int, frames: np.ndarray) -> np.ndarray:
-        dataset, spec = self._dataset, self._dataset.spec.pixels
+        dataset, spec = self.dataset, self.dataset.spec.pixels
         if self._cache is not None:
             position = np.searchsorted(self._cache.episode_ids, dataset.episode_ids[video])
             return np.moveaxis(self._cache.pixels[self._cache.first_row[position] + frames], -1, 1)
@@ -120,20 +126,20 @@ class DatasetClips:
         return np.moveaxis(pixels[places], -1, 1)
 
     def split(self, held_out_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        split = Split.of(self._dataset, held_out_fraction, seed)
+        split = Split.of(self.dataset, held_out_fraction, seed)
         numbers = [
-            np.array([self._dataset.position(number) for number in ids.tolist()], dtype=np.int64)
+            np.array([self.dataset.position(number) for number in ids.tolist()], dtype=np.int64)
             for ids in (split.train, split.held_out)
         ]
         return np.sort(numbers[0]), np.sort(numbers[1])
 
     def _chunks(self, episode_id: int, frames: np.ndarray) -> dict[int, Chunk]:
         """The chunks of an episode that hold some frames, by their number in the episode."""
-        number, first_row, _ = self._dataset.location(episode_id)
+        number, first_row, _ = self.dataset.location(episode_id)
         chunks: dict[int, Chunk] = {}
         with self._lock:
-            shard = self._dataset.shard(number)
-            for wanted in np.unique(frames // self._dataset.chunk_frames).tolist():
+            shard = self.dataset.shard(number)
+            for wanted in np.unique(frames // self.dataset.chunk_frames).tolist():
                 if wanted in chunks:
                     continue
                 group = shard.group_of(first_row + wanted)
@@ -173,7 +179,7 @@ class VideoClips:
         return np.moveaxis(read_frames(file, frames, what=str(file), seeks=bool(self._seeks[video])), -1, 1)
 
     def split(self, held_out_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return split_episodes(np.arange(len(self._files)), held_out_fraction, seed)
+        return _split_files(self.path, self._files, held_out_fraction, seed)
 
 
 class PictureClips:
@@ -203,7 +209,32 @@ class PictureClips:
         return np.moveaxis(np.repeat(picture[None], len(frames), axis=0), -1, 1)
 
     def split(self, held_out_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return split_episodes(np.arange(len(self._files)), held_out_fraction, seed)
+        return _split_files(self.path, self._files, held_out_fraction, seed)
+
+
+def _split_files(
+    path: Path, files: Sequence[Path], held_out_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits files by their names relative to the folder, so that a file more moves few of the others.
+
+    Args:
+        path: The folder, or the list that names the files.
+        files: All of them.
+        held_out_fraction: See `ClipSource.split`.
+        seed: Of the split.
+    """
+    folder = path if path.is_dir() else path.parent
+    numbers = {}
+    for number, file in enumerate(files):
+        name = Path(os.path.relpath(file, folder)).as_posix()
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        numbers[int.from_bytes(digest, "big", signed=True)] = number
+    train, held_out = split_episodes(list(numbers), held_out_fraction, seed)
+
+    def numbers_of(ids: np.ndarray) -> np.ndarray:
+        return np.array(sorted(numbers[each] for each in ids.tolist()), dtype=np.int64)
+
+    return numbers_of(train), numbers_of(held_out)
 
 
 def _recognised(path: Path) -> str:

@@ -105,8 +105,8 @@ class LearnedMasks(MaskStrategy):
             # Root mean square over features, so that the number does not grow with the width.
             change_BTS = (z_BTSD[:, 1:] - z_BTSD[:, :-1]).square().mean(-1).sqrt()
             motion_BS = change_BTS.sum(1) / max(1, grid.times - 1)
-            inputs: Tensor = self.scorer(torch.cat([z_BTSD.mean(1), motion_BS[:, :, None]], dim=-1))
-            return inputs[:, :, 0]
+            scores_BS1: Tensor = self.scorer(torch.cat([z_BTSD.mean(1), motion_BS[:, :, None]], dim=-1))
+            return scores_BS1[:, :, 0]
 
     @torch.no_grad()
     def draw(
@@ -130,8 +130,8 @@ class LearnedMasks(MaskStrategy):
     def scorer_loss(self, groups: Sequence[DrawnGroup], progress: float) -> ScorerTerms:
         """What the scorer minimises, `-coefficient * reward - entropy * evenness`; the gradient reaches it alone.
 
-        With `A` the loss less the batch's mean, in standard deviations of the batch, without gradient, the reward is,
-        averaged over clips and mask sets:
+        With `A` the loss less the batch's mean of the mask set, in standard deviations of the batch, without
+        gradient, the reward is, averaged over clips and mask sets:
 
         * `credit: clip`: `log P(S) * A`, with the exact probability of the set `S` of hidden places, and `A` of their
           mean loss. This is the score-function estimator: its expected gradient is that of the expected mean loss, but

@@ -85,6 +85,8 @@ def test_the_shares_of_the_workers_are_the_batch(world_size):
             sizes = [group.rows.stop - group.rows.start for group in groups]
             assert max(sizes) - min(sizes) <= 1
         assert sum(len(group.slots) for group in workers[0]) == 12
+        for groups in workers:
+            assert sum(group.rows.stop - group.rows.start for group in groups) == 12 // world_size
 
 
 def test_clips_of_one_video_follow_each_other():

@@ -138,6 +138,29 @@ def test_unreadable_videos_are_named_and_left_out_only_if_asked(tmp_path, caplog
         opened(tmp_path / "videos", unreadable="skip")
 
 
+@pytest.mark.parametrize("kind", ["videos", "pictures"])
+def test_a_file_more_moves_few_others_between_training_and_held_out(kind, tmp_path):
+    def held_out(folder):
+        source = open_source(ClipSourceConfig(str(folder), kind=kind), ClipsConfig())
+        train, held = source.split(0.25, 3)
+        assert sorted([*train, *held]) == list(range(len(source.num_frames_each)))
+        return {os.path.relpath(source.name(int(video)), folder) for video in held}
+
+    write = {"videos": lambda path: write_videos(path, (3,) * 12), "pictures": lambda path: write_pictures(path, 12)}
+    write[kind](tmp_path / "folder")
+    before = held_out(tmp_path / "folder")
+    assert len(before) == 3
+    # The split belongs to the names, wherever the folder lies.
+    (tmp_path / "folder").rename(tmp_path / "moved")
+    assert held_out(tmp_path / "moved") == before
+    # A file that sorts before all others gives all of them other numbers.
+    first = min(path for path in (tmp_path / "moved").rglob("*") if path.suffix in (".mp4", ".png"))
+    (tmp_path / "moved" / f"-first{first.suffix}").write_bytes(first.read_bytes())
+    after = held_out(tmp_path / "moved")
+    assert len(after) == 3
+    assert len(before - after) <= 1
+
+
 def test_pictures_are_videos_of_one_frame(tmp_path):
     write_pictures(tmp_path / "pictures", 3)
     source = opened(tmp_path / "pictures")

@@ -121,8 +121,8 @@ def test_masks_do_not_depend_on_the_number_of_workers(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXACT)
 def test_shares_are_exact_and_equal_in_all_strategies(name: str) -> None:
-    # 24 places: 24 - floor(24 * .53) = 12 and floor(24 * .24) = 5, 24 - floor(24 * .3) = 17 and floor(24 * .07) = 1.
-    for one, (targets, context) in zip(drawn(EXACT[name]), [(12, 5), (17, 1)], strict=True):
+    # 24 places: 24 - floor(24 * .53) = 12 and floor(24 * .25) = 6, 24 - floor(24 * .3) = 17 and floor(24 * .0645) = 1.
+    for one, (targets, context) in zip(drawn(EXACT[name]), [(12, 6), (17, 1)], strict=True):
         assert one.target_BM.shape == (NUM_CLIPS, targets * GRID.times)
         assert one.context_BL.shape == (NUM_CLIPS, context * GRID.times)
         assert one.lost_targets == one.lost_context == 0
@@ -163,8 +163,8 @@ def test_a_missing_cue_is_named(name: str, expected: str) -> None:
 
 @pytest.mark.parametrize("name", EXACT)
 def test_a_grid_that_is_too_small_for_the_shares_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"leave 2 targets and 0 context places of the 4 places of a frame \(2 x 2"):
-        drawn(EXACT[name], grid=TokenGrid(2, 2, 2))
+    with pytest.raises(ConfigError, match=r"leave 7 targets and 0 context places of the 9 places of a frame \(3 x 3"):
+        drawn(EXACT[name], grid=TokenGrid(2, 3, 3))
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_pretraining import tensors_of, tiny
+from tiny_pretraining import SHARES, tensors_of, tiny
 
 from jepawm.cli.pretrain import PRETRAIN
 from jepawm.config import RunConfig
 from jepawm.config.command_line import parse_as
+from jepawm.config.masking import TubesMaskConfig
 from jepawm.config.pretrain import PretrainConfig
 from jepawm.config.yaml_io import from_dict, load_recipe, recipe_names, to_dict
 from jepawm.console import Console
@@ -20,6 +21,7 @@ from jepawm.encoders import build_encoder
 from jepawm.errors import ConfigError, DataError
 from jepawm.interrupts import Interrupted
 from jepawm.runs.listing import list_runs
+from jepawm.runs.preflight.clips import open_clips
 from jepawm.runs.pretrain import check_pretraining, pretrain_run
 from jepawm.tracking import read_metrics
 from jepawm.training.checkpoint import list_checkpoints
@@ -117,8 +119,43 @@ def test_what_cannot_work_is_refused_before_anything_is_written(wall_dataset: Ep
     config = tiny(str(wall_dataset.path), run_dir=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"stages\.0\.image_size must be a multiple .* found 30; use 24 or 32"):
         replace(config, stages=(replace(config.stages[0], image_size=30),))
+    # Before a runtime is started.
     with pytest.raises(DataError, match="no such folder"):
-        pretrain_run(tiny(str(tmp_path / "nothing"), run_dir=str(tmp_path / "run")), "pretrain/tiny", QUIET)
+        check_pretraining(tiny(str(tmp_path / "nothing"), run_dir=str(tmp_path / "run")))
+    # 3 x 3 patches in the first stage, and 1 x 1 in the second.
+    small = replace(config.stages[1], image_size=8)
+    with pytest.raises(ConfigError, match=r"stages\.1: masks\.sets: .* of the 1 places"):
+        check_pretraining(replace(config, masks=TubesMaskConfig(sets=SHARES), stages=(config.stages[0], small)))
+    many = replace(config.clips, clips_per_video=4000)
+    stages = tuple(replace(stage, batch_size=4000) for stage in config.stages)
+    with pytest.raises(DataError, match=r"frames cannot be split into 4000 parts"):
+        check_pretraining(replace(config, clips=many, stages=stages))
+    assert not (tmp_path / "run").exists()
+    check_pretraining(config)
+
+
+def test_nothing_is_decoded_where_videos_are_counted(
+    wall_dataset: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(dataset: EpisodeDataset) -> None:
+        raise AssertionError(f"{dataset.path} is decoded")
+
+    monkeypatch.setattr("jepawm.data.clips.sources.FrameCache", decode)
+    config = tiny(str(wall_dataset.path), run_dir=str(tmp_path / "run"))
+    cached = replace(config, clips=replace(config.clips, loader="cache"))
+    check_pretraining(cached)
+    (source,) = open_clips(cached)
+    assert source.num_frames_each.tolist() == wall_dataset.num_frames_each.tolist()
+
+
+def test_a_source_at_a_uri_is_checked_when_it_is_here(
+    wall_dataset: EpisodeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny("s3://bucket/clips", run_dir=str(tmp_path / "run"))
+    check_pretraining(config)
+    monkeypatch.setattr("jepawm.runs.pretrain.with_local_clips", lambda _: tiny(str(tmp_path / "nothing")))
+    with pytest.raises(DataError, match="no such folder"):
+        pretrain_run(config, "pretrain/tiny", QUIET)
     assert not (tmp_path / "run").exists()
 
 
