@@ -79,6 +79,10 @@ class FolderGoneError(JepawmError):
     """A folder that a command works in went away, as a file system does that is no longer mounted."""
 
 
+class FolderInUseError(ConfigError):
+    """Another process of this machine works in a folder that one process at a time may work in."""
+
+
 class MissingDependencyError(JepawmError):
     """An optional package is not installed."""
 

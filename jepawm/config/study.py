@@ -150,18 +150,14 @@ class StudyTrialsConfig:
 
 
 @dataclass(frozen=True)
-class StudyConfig:
-    """A study.
+class UnlabelledStudyConfig:
+    """What a study has beside the entries that have labels.
 
     Attributes:
         name: Names its folder.
         about: The question it asks.
         recipe: What all runs begin with.
         settings: Settings of all runs over the recipe.
-        environments: By label.
-        encoders: By label.
-        ablations: Encoders that differ in one choice, by label.
-        transfers: Models that are played elsewhere, by label.
         fractions: Shares of the training episodes, in (0, 1]; a smaller share is a part of a larger one.
         seeds: Of the trainings.
         data_seed: Of the episodes, which all seeds share.
@@ -175,15 +171,28 @@ class StudyConfig:
     about: str = ""
     recipe: str = "demo"
     settings: dict[str, Any] = field(default_factory=dict)
-    environments: Mapping[str, StudyEnvironmentConfig] = field(default_factory=dict)
-    encoders: Mapping[str, StudyEncoderConfig] = field(default_factory=dict)
-    ablations: Mapping[str, StudyAblationConfig] = field(default_factory=dict)
-    transfers: Mapping[str, StudyTransferConfig] = field(default_factory=dict)
     fractions: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0, 1, 2)
     data_seed: int = 0
     measures: StudyMeasuresConfig = field(default_factory=StudyMeasuresConfig)
     trials: StudyTrialsConfig = field(default_factory=StudyTrialsConfig)
+
+
+@dataclass(frozen=True)
+class StudyConfig(UnlabelledStudyConfig):
+    """A study.
+
+    Attributes:
+        environments: By label.
+        encoders: By label.
+        ablations: Encoders that differ in one choice, by label.
+        transfers: Models that are played elsewhere, by label.
+    """
+
+    environments: Mapping[str, StudyEnvironmentConfig] = field(default_factory=dict)
+    encoders: Mapping[str, StudyEncoderConfig] = field(default_factory=dict)
+    ablations: Mapping[str, StudyAblationConfig] = field(default_factory=dict)
+    transfers: Mapping[str, StudyTransferConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
@@ -258,7 +267,7 @@ def read_study(path: str, changes: Mapping[str, Any] | None = None) -> StudyConf
 
 
 def study_from_dict(data: Mapping[str, Any], where: str) -> StudyConfig:
-    """A study from plain data, as its file or `study.json` holds it.
+    """A study from plain data, as its file holds it.
 
     Raises:
         ConfigError: See `read_study`.
@@ -274,26 +283,11 @@ def study_from_dict(data: Mapping[str, Any], where: str) -> StudyConfig:
         }
     try:
         _check_keys(StudyConfig, own, where)
-        rest = from_dict(_Rest, own, where)
-        values = {item.name: getattr(rest, item.name) for item in fields(_Rest)}
+        rest = from_dict(UnlabelledStudyConfig, own, where)
+        values = {item.name: getattr(rest, item.name) for item in fields(rest)}
         return StudyConfig(**{**values, "settings": dotted(values["settings"])}, **labelled)
     except ConfigError as error:
         raise ConfigError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from error
-
-
-@dataclass(frozen=True)
-class _Rest:
-    """A study without what has labels."""
-
-    name: str = "study"
-    about: str = ""
-    recipe: str = "demo"
-    settings: dict[str, Any] = field(default_factory=dict)
-    fractions: tuple[float, ...] = (1.0,)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    data_seed: int = 0
-    measures: StudyMeasuresConfig = field(default_factory=StudyMeasuresConfig)
-    trials: StudyTrialsConfig = field(default_factory=StudyTrialsConfig)
 
 
 def dotted(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -234,14 +234,17 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "config") -> T:
     return result
 
 
-def expand_presets(cls: Any, data: Any, where: str, prefix: str = "") -> tuple[Any, dict[str, str]]:
-    """Plain data in which the settings stand that a section's `preset` stands for.
+def expand_presets(
+    cls: Any, data: Any, where: str, prefix: str = "", *, below: Any = None
+) -> tuple[Any, dict[str, str]]:
+    """Plain data in which the settings stand that a section's `preset`, or its folder of weights, stands for.
 
     Args:
         cls: The configuration, or a section of it.
         data: Nested plain data.
         where: Named in errors.
         prefix: Dotted key of the section, with a dot at its end.
+        below: Plain data of the layers below, which may say what kind a section is.
 
     Returns:
         The data without any `preset`, and for each dotted key that came with another one where it is from.
@@ -252,21 +255,24 @@ def expand_presets(cls: Any, data: Any, where: str, prefix: str = "") -> tuple[A
     if not isinstance(data, dict):
         return data, {}
     chosen: dict[str, str] = {}
+    expanded, below = dict(data), below if isinstance(below, dict) else {}
     if issubclass(cls, TaggedConfig):
-        full, origin = cls.expanded(data, where)
-        return full, {f"{prefix}{key}": origin for key in full if key not in data}
-    expanded = dict(data)
+        expanded, origin = cls.expanded(data, where)
+        chosen = {f"{prefix}{key}": origin for key in expanded if key not in data}
+        before, cls = kind_of(cls, below), kind_of(cls, below | expanded)
+        below = below if cls is before else {}
     for key, kind in field_types(cls).items():
-        if key not in data:
+        if key not in expanded:
             continue
         inner, several = (kind, False) if is_section(kind) else inner_section(kind) or (None, False)
         if inner is None:
             continue
-        if several and isinstance(data[key], list | tuple):
-            parts = [expand_presets(inner, item, where, f"{prefix}{key}.{at}.") for at, item in enumerate(data[key])]
+        value = expanded[key]
+        if several and isinstance(value, list | tuple):
+            parts = [expand_presets(inner, item, where, f"{prefix}{key}.{at}.") for at, item in enumerate(value)]
             expanded[key] = [part for part, _ in parts]
         else:
-            part = expand_presets(inner, data[key], where, f"{prefix}{key}.")
+            part = expand_presets(inner, value, where, f"{prefix}{key}.", below=below.get(key))
             expanded[key], parts = part[0], [part]
         for _, inside in parts:
             chosen.update(inside)
@@ -441,7 +447,7 @@ def resolve(cls: type[T], layers: list[tuple[str, dict[str, Any]]]) -> tuple[T, 
     """
     plain, origins = to_dict(cls()), dict[str, str]()
     for name, layer in layers:
-        data, presets = expand_presets(cls, layer, name)
+        data, presets = expand_presets(cls, layer, name, below=plain)
         plain = _over(cls, plain, data, name, origins=origins)
         origins.update({key: f"{name}, {presets[key]}" if key in presets else name for key in flatten(data)})
     # Built once, from the whole: a layer may mend what would be wrong with the layers below it alone.
@@ -462,7 +468,7 @@ def override(config: T, changes: dict[str, Any], where: str) -> T:
     cls: Any = type(config)
     if isinstance(config, TaggedConfig):
         cls = next(each for each in cls.__mro__ if "kinds" in vars(each))
-    changes, _ = expand_presets(cls, changes, where)
+    changes, _ = expand_presets(cls, changes, where, below=to_dict(config))
     result: T = from_dict(cls, _over(cls, to_dict(config), changes, where, origins={}), where)
     return result
 

@@ -8,6 +8,7 @@ from jepawm.config.study import StudyTrialsConfig
 from jepawm.distributed.cluster import look_at_cluster, startable_nodes
 from jepawm.distributed.trial_room import gpus_of_trial, trials_at_once
 from jepawm.distributed.tune_workers import Surroundings
+from jepawm.interrupts import Interrupted
 from jepawm.runs.study_trial import run_study_trial
 from jepawm.study.records import TrialFolder
 from jepawm.tuning.resources import OF_A_STUDY, TrialClaim
@@ -31,6 +32,8 @@ def study_on_ray(
 
     Raises:
         ConfigError: Not even one trial fits the cluster; the sums are shown.
+        FolderGoneError: A folder of a trial went away; see `run_study_trial`.
+        FolderInUseError: Another process works in the folder of a trial.
     """
     cluster = look_at_cluster(startable=startable_nodes())
     gpus = gpus_of_trial(device, settings.gpus, cluster, key="trials.gpus")
@@ -41,9 +44,19 @@ def study_on_ray(
 
     def work(path: str) -> None:
         surroundings.enter()
-        run_study_trial(TrialFolder(path), gpus=gpus)
+        try:
+            run_study_trial(TrialFolder(path), gpus=gpus)
+        except Interrupted as stop:
+            # A node that is drained ends its processes by a signal. Ray would take a KeyboardInterrupt for a
+            # cancellation, and a cancelled task is never run again.
+            raise ConnectionError(str(stop)) from stop
 
-    remote = ray.remote(num_cpus=settings.cpus, num_gpus=gpus, max_retries=settings.max_deaths)(work)
+    remote = ray.remote(
+        num_cpus=settings.cpus,
+        num_gpus=gpus,
+        max_retries=settings.max_deaths,
+        retry_exceptions=[ConnectionError],
+    )(work)
     waiting, running = list(folders), dict[ray.ObjectRef, str]()
     while waiting or running:
         while waiting and len(running) < most:
@@ -55,7 +68,10 @@ def study_on_ray(
             try:
                 ray.get(each)
             except ray.exceptions.RayError as error:
-                # What the trial itself raises is kept by it; this is the end of its process, or of its node.
+                # What is wrong with a trial is kept by it. A process that ended, or was interrupted, counts as a
+                # death; all else is a fault of the place, and the study ends with it.
+                if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, ConnectionError):
+                    raise error.cause from error
                 folder = TrialFolder(folders[which])
                 why = str(error).strip().splitlines()[-1]
                 folder.write(

@@ -25,7 +25,7 @@ from jepawm.config import RunConfig, home
 from jepawm.config.places import local_path
 from jepawm.config.pretrain import PretrainConfig
 from jepawm.config.yaml_io import all_recipe_names, flatten, load_recipe, load_yaml, recipe_names, save_yaml
-from jepawm.errors import ConfigError
+from jepawm.errors import ConfigError, FolderInUseError
 from jepawm.shared_folders import told_if_gone
 from jepawm.storage.holding import Say, held, remove_stored, where
 from jepawm.storage.lease import FolderBusyError
@@ -229,7 +229,7 @@ def lock_run(folder: str, say: Say = lambda text: None) -> Iterator[None]:
         say: Told a line where that takes longer.
 
     Raises:
-        ConfigError: Another process holds it.
+        FolderInUseError: Another process holds it.
         FolderBusyError: A driver on another machine holds it.
         StorageError: The store of its URI does not answer.
         FolderGoneError: The directory went away while this process held it.
@@ -238,7 +238,7 @@ def lock_run(folder: str, say: Say = lambda text: None) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise ConfigError(
+        raise FolderInUseError(
             f"run_dir {where(folder)} is in use by another process; wait for it, or choose another"
         ) from None
     try:

@@ -90,17 +90,25 @@ def run_study(request: StudyRequest, console: Console) -> StudyResult:
     elif not folder.path.is_dir():
         raise ConfigError(f"{folder.path} is not there: nothing was run that a report could show")
     folder.path.mkdir(parents=True, exist_ok=True)
+    console.say(f"study      {folder.path}")
+    if request.report_only:
+        # A report only reads what trials have left, so it may be written while another process runs them.
+        return _report(study, folder, trials, request, console)
     goes_on = "the same command goes on; trials that are over are not run again"
     with lock_run(str(folder.path), console.say), telling_how_to_go_on(lambda: goes_on):
-        console.say(f"study      {folder.path}")
-        if not request.report_only:
-            _run(study, folder, trials, request, console)
-        found = {trial.identity: trial.folder(folder).found for trial in trials}
-        if not any(each.evaluated for each in found.values()):
-            errors = [f"{trial.name}: {found[trial.identity].error}" for trial in trials if found[trial.identity].error]
-            raise TrainingError(f"no trial of {folder.path} finished ({'; '.join(errors[:3]) or 'none was begun'})")
-        for path in write_study_reports(study, folder, trials, found, words=request.words):
-            console.say(f"report     {path}")
+        _run(study, folder, trials, request, console)
+        return _report(study, folder, trials, request, console)
+
+
+def _report(
+    study: StudyConfig, folder: StudyFolder, trials: list[PlannedTrial], request: StudyRequest, console: Console
+) -> StudyResult:
+    found = {trial.identity: trial.folder(folder).found for trial in trials}
+    if not any(each.evaluated for each in found.values()):
+        errors = [f"{trial.name}: {found[trial.identity].error}" for trial in trials if found[trial.identity].error]
+        raise TrainingError(f"no trial of {folder.path} finished ({'; '.join(errors[:3]) or 'none was begun'})")
+    for path in write_study_reports(study, folder, trials, found, words=request.words):
+        console.say(f"report     {path}")
     return StudyResult(folder.path, tuple(trials), found)
 
 

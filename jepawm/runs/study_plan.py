@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
+from jepawm.checkpoints.model_folder import model_dir
 from jepawm.config import RunConfig, to_dict
 from jepawm.config.compact import frozen_encoder
 from jepawm.config.encoder import EncoderConfig, VideoEncoderConfig, shaping_settings, without_weights
+from jepawm.config.places import is_uri
 from jepawm.config.study import StudyConfig, StudyMeasuresConfig
 from jepawm.config.yaml_io import flatten, resolve
 from jepawm.encoders import build_encoder
-from jepawm.errors import ConfigError
+from jepawm.errors import ConfigError, JepawmError
 from jepawm.files import atomic_file
-from jepawm.runs.episodes import dataset_path
+from jepawm.runs.episodes import dataset_path, find_dataset
 from jepawm.runs.preflight import check_run
 from jepawm.runs.preflight.environment import check_environment
 from jepawm.runs.study_trial import transfer_config
@@ -27,7 +29,7 @@ from jepawm.seeding import stream_seed
 from jepawm.study.cells import Cell, cell_layers, cells, identity, weights_digest
 from jepawm.study.records import Part, StudyFolder, TrialFolder, TrialJob
 
-# Sources of goals that are states of held-out episodes, which another environment does not have.
+# Of a study's folder: files of random weights.
 _RANDOM_FOLDER = "encoders"
 
 
@@ -83,8 +85,9 @@ def planned_trials(study: StudyConfig, folder: StudyFolder) -> list[PlannedTrial
         ConfigError: Settings that do not go together; the message names the cell.
     """
     found: dict[str, PlannedTrial] = {}
+    digests = _Digests()
     for cell in cells(study):
-        trial = _planned(study, cell, folder)
+        trial = _planned(study, cell, folder, digests)
         known = found.get(trial.identity)
         if known is None:
             found[trial.identity] = trial
@@ -94,7 +97,39 @@ def planned_trials(study: StudyConfig, folder: StudyFolder) -> list[PlannedTrial
     return list(found.values())
 
 
-def _planned(study: StudyConfig, cell: Cell, folder: StudyFolder) -> PlannedTrial:
+class _Digests:
+    """What files and datasets hold; each is read once, however many cells name it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def of_files(self, source: str) -> str:
+        """Of a file, or of the weights in a folder; see `weights_digest`."""
+        if source not in self._known:
+            self._known[source] = weights_digest(source)
+        return self._known[source]
+
+    def contents(self, config: RunConfig) -> dict[str, str]:
+        """Of the files beside weights that a run reads, by the setting that names them.
+
+        A dataset that is not there, or at a URI, is told apart by its path.
+        """
+        found = {}
+        if config.evaluation.episodes is not None:
+            found["evaluation.episodes"] = self.of_files(config.evaluation.episodes)
+        if config.train.init_from is not None:
+            found["train.init_from"] = self.of_files(model_dir(config.train.init_from))
+        path = str(config.data.path)
+        if config.data.source == "dataset" and not is_uri(path):
+            key = f"dataset {path}"
+            if key not in self._known:
+                dataset = find_dataset(config)
+                self._known[key] = path if dataset is None else dataset.fingerprint
+            found["data.path"] = self._known[key]
+        return found
+
+
+def _planned(study: StudyConfig, cell: Cell, folder: StudyFolder, digests: _Digests) -> PlannedTrial:
     encoder = study.encoders[cell.encoder]
     random = ""
     if encoder.random_weights:
@@ -105,8 +140,10 @@ def _planned(study: StudyConfig, cell: Cell, folder: StudyFolder) -> PlannedTria
         _check_frozen(cell, config)
     else:
         config = _resolved(study, cell, weights=encoder.weights)
-    sources = [f"random, seed {cell.seed}"] if random else [weights_digest(each) for each in _weights_of(config)]
-    which = identity(to_dict(config), weights=json.dumps(sources), data_seed=study.data_seed)
+    sources = [f"random, seed {cell.seed}"] if random else [digests.of_files(each) for each in _weights_of(config)]
+    which = identity(
+        to_dict(config), weights=json.dumps(sources), data_seed=study.data_seed, contents=digests.contents(config)
+    )
     recipe = study.environments[cell.environment].recipe or study.recipe
     return PlannedTrial((cell,), config, which, recipe, _parts(study, cell, config), random)
 
@@ -127,9 +164,11 @@ def _weights_of(config: RunConfig) -> list[str]:
 def _parts(study: StudyConfig, cell: Cell, config: RunConfig) -> tuple[Part, ...]:
     measures, parts = study.measures, []
     if measures.probes:
-        parts.append(Part("probes", {"measures": _probe_settings(measures), "of_features": cell.is_largest}))
+        parts.append(Part("probes", {"measures": _probe_settings(measures)}))
     if not cell.is_largest:
         return tuple(parts)
+    if measures.probes:
+        parts.append(Part("feature probes", {"measures": _probe_settings(measures)}))
     if measures.cost:
         parts.append(Part("cost"))
     if measures.reconstruction_steps and cell.is_early:
@@ -172,14 +211,13 @@ def check_study(study: StudyConfig, trials: list[PlannedTrial]) -> None:
         seen.add(kind)
         if config.env.id == "none":
             raise ConfigError(f"{trial.name}: env.id is 'none', and a study compares what models reach; set env.id")
+        _check_whole(trial)
         with _named(trial.name), tempfile.TemporaryDirectory() as place:
             checked = trial
             if trial.random_weights:
                 # The checks read weights, and nothing may be written to the study before they pass.
-                checked = _planned(study, trial.cells[0], StudyFolder(place))
+                checked = _planned(study, trial.cells[0], StudyFolder(place), _Digests())
                 write_random_weights(checked)
-            for source in _weights_of(checked.config):
-                weights_must_exist(source)
             check_run(replace(checked.dataset_config(study), run_dir=None, local=True))
         for part in trial.parts:
             if part.name.startswith("transfer "):
@@ -196,14 +234,22 @@ class _named:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ConfigError):
-            raise ConfigError(f"{self._name}: {error}") from error
+        if isinstance(error, JepawmError):
+            raise type(error)(f"{self._name}: {error}") from error
 
 
-def weights_must_exist(source: str) -> None:
-    """Refuses a path of weights that is not there; addresses elsewhere are looked at when they are read."""
-    if "://" not in source and source != "timm" and not os.path.exists(os.path.expanduser(source)):
-        raise ConfigError(f"weights '{source}' are not there (current folder: {os.getcwd()})")
+def _check_whole(trial: PlannedTrial) -> None:
+    """Refuses settings of a run that end it early, or that trials have no use for."""
+    if trial.config.max_gpu_hours is not None:
+        raise ConfigError(
+            f"{trial.name}: max_gpu_hours ends a run at a checkpoint, and a trial that it ends counts as failed; leave "
+            "it out, and lower train.num_train_steps, seeds or fractions"
+        )
+    if trial.config.evaluation.every_num_train_steps is not None:
+        raise ConfigError(
+            f"{trial.name}: evaluation.every_num_train_steps evaluates while training goes on, and a study compares "
+            "what the trained models reach: leave it out"
+        )
 
 
 def _check_transfer(trial: PlannedTrial, part: Part) -> None:

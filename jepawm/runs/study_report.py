@@ -10,7 +10,7 @@ import numpy as np
 
 from jepawm.config.study import StudyConfig
 from jepawm.data.loading.split import train_share
-from jepawm.files import finite, write_json
+from jepawm.files import atomic_file, finite, write_json
 from jepawm.runs.evaluation import EVAL_FILE, read_result
 from jepawm.runs.study_plan import PlannedTrial
 from jepawm.runs.study_trial import PEAK_MEMORY
@@ -45,8 +45,9 @@ def write_study_reports(
     command = shlex.join(["jepawm", "study", *words])
     paths = [folder.path / name for name in (STUDY_FILE, REPORT_FILE, MARKDOWN_FILE)]
     write_json(paths[0], {"command": command, **finite(summary.to_dict())})
-    paths[1].write_text(study_page(summary, command), encoding="utf-8")
-    paths[2].write_text(study_markdown(summary, command), encoding="utf-8")
+    for path, text in zip(paths[1:], (study_page(summary, command), study_markdown(summary, command)), strict=True):
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return paths
 
 
@@ -80,7 +81,7 @@ def _outcome(cell: Cell, trial: PlannedTrial, path: Path, found: Found) -> Outco
         train_episodes=len(train_share(np.arange(whole), cell.fraction, cell.seed)),
         train_seconds=float(last.get("train/seconds", float("nan"))),
         result=result,
-        probes=measured.get("probes", {}),
+        probes={**measured.get("probes", {}), **measured.get("feature probes", {})},
         cost={**measured.get("cost", {}), **found.parts.get(PEAK_MEMORY, {})},
         reconstruction=measured.get("reconstruction", {}),
         transfers={name.removeprefix(prefix): each for name, each in measured.items() if name.startswith(prefix)},

@@ -21,7 +21,7 @@ from jepawm.data import EpisodeDataset
 from jepawm.data.loading.feature_store import FeatureStore
 from jepawm.data.loading.split import Split
 from jepawm.device import device_of_claim, pick_device
-from jepawm.errors import DataError, JepawmError, first_line
+from jepawm.errors import DataError, FolderGoneError, FolderInUseError, JepawmError, first_line
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.runs.directory import FINISHED, begin_run
 from jepawm.runs.episodes import find_dataset
@@ -30,7 +30,15 @@ from jepawm.runs.heads import train_head
 from jepawm.runs.pipeline import run
 from jepawm.runs.runtime import LocalRuntime
 from jepawm.runs.trial import ERROR_FILE
-from jepawm.study.measures import clip_probe, encoding_cost, probed_episodes, probes
+from jepawm.shared_folders import told_if_gone
+from jepawm.study.measures import (
+    clip_probe,
+    encoding_cost,
+    feature_probes,
+    latent_probes,
+    probed_episodes,
+    sees_clips,
+)
 from jepawm.study.memory import PeakMemory
 from jepawm.study.records import Found, Part, TrialFolder
 from jepawm.training.features import stored_features
@@ -48,7 +56,17 @@ def run_study_trial(folder: TrialFolder, *, gpus: float | None = None) -> Found:
 
     Returns:
         What was found.
+
+    Raises:
+        FolderGoneError: The folder of the trial, or one that it reads, went away. Nothing is wrong with the trial, so
+            nothing is kept; it goes on when the folder is back.
+        FolderInUseError: Another process works in the folder, as one does that lives on after its node was lost.
     """
+    with told_if_gone(str(folder.path)):
+        return _run_trial(folder, gpus)
+
+
+def _run_trial(folder: TrialFolder, gpus: float | None) -> Found:
     job, found = folder.job, folder.found
     began, before = time.perf_counter(), found.seconds
 
@@ -60,16 +78,21 @@ def run_study_trial(folder: TrialFolder, *, gpus: float | None = None) -> Found:
         if gpus is not None:
             config = replace(config, device=device_of_claim(config.device, gpus))
         if not found.evaluated:
-            memory = PeakMemory(pick_device(config.device))
+            parts = dict(found.parts)
             if not (folder.path / FINISHED).exists():
+                memory = PeakMemory(pick_device(config.device))
                 # The folder holds the trial's own file before the run begins.
                 begin_run(config, job.recipe, str(folder.path))
                 run(config, job.recipe, LocalRuntime(), Console(quiet=True))
-            found = kept(evaluated=True, parts={**found.parts, PEAK_MEMORY: memory.mib()})
+                # A run that another process ended left no peak, and that of this process would be of nothing.
+                parts[PEAK_MEMORY] = memory.mib()
+            found = kept(evaluated=True, parts=parts)
         trial = _TrainedTrial(config, folder)
         for part in job.parts:
             if part.key not in found.parts:
                 found = kept(parts={**found.parts, part.key: trial.measure(part)})
+    except (FolderGoneError, FolderInUseError):
+        raise
     except JepawmError as error:
         found = kept(error=str(error))
     except Exception as error:  # noqa: BLE001 - kept as what the trial found, with its traceback beside it
@@ -92,8 +115,8 @@ class _TrainedTrial:
 
     def measure(self, part: Part) -> dict[str, Any]:
         """What a part finds."""
-        if part.name == "probes":
-            return self._probes(**part.settings)
+        if part.name in ("probes", "feature probes"):
+            return self._probes(part)
         if part.name == "cost":
             # Halves as a store keeps them, where it does.
             stored_bytes = np.dtype(self._config.data.features_dtype).itemsize
@@ -122,9 +145,14 @@ class _TrainedTrial:
             raise DataError(f"the episodes of {self._folder.path} are not here any more ({self._config.data.path})")
         return dataset
 
-    def _probes(self, *, measures: Mapping[str, Any], of_features: bool) -> dict[str, Any]:
+    def _probes(self, part: Part) -> dict[str, Any]:
         config, dataset, model = self._config, self._dataset(), self._loaded()
-        wanted = from_dict(StudyMeasuresConfig, dict(measures))
+        wanted = from_dict(StudyMeasuresConfig, dict(part.settings["measures"]))
+        frozen = frozen_encoder(config.model.encoder)
+        reads_clips = wanted.temporal and sees_clips(frozen)
+        if part.name == "feature probes" and model.encoder.storable is model.encoder and not reads_clips:
+            # No part is frozen, and so no frames need to be read.
+            return {}
         split = Split.of(dataset, config.data.held_out_fraction, config.seed)
         store = stored_features(model.encoder, config.model.encoder, dataset, config.data)
 
@@ -134,13 +162,13 @@ class _TrainedTrial:
         windows = episodes(store)
         if windows is None:
             return {}
-        found = probes(model, windows, self._device, of_features=of_features, temporal=wanted.temporal)
-        if wanted.temporal and of_features:
-            frozen = frozen_encoder(config.model.encoder)
+        if part.name == "probes":
+            return {"latents": latent_probes(model, windows, self._device, temporal=wanted.temporal)}
+        found = {"features": feature_probes(model, windows, self._device, temporal=wanted.temporal)}
+        if reads_clips:
             with_frames = windows if store is None else episodes(None)
-            clips = clip_probe(frozen, config.env.image_size, with_frames, self._device)
-            found |= {} if clips is None else {"clips": clips}
-        return found
+            found["clips"] = clip_probe(frozen, config.env.image_size, with_frames, self._device)
+        return {name: each for name, each in found.items() if each is not None}
 
     def _reconstruction(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         measures = from_dict(StudyMeasuresConfig, dict(settings["measures"]))

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from jepawm.config.study import StudyConfig
-from jepawm.config.yaml_io import recipe_layers, unflatten
+from jepawm.config.yaml_io import flatten, recipe_layers, unflatten
 
 # Sections and settings of a run that say where it works and is shown; trials that differ in them alone are one.
 OF_THE_PLACE = ("device", "name", "run_dir", "resume", "local", "scaling", "tracking", "max_gpu_hours")
+# Settings that decide what is logged and drawn, and no number of the report.
+SHOWN_ONLY = ("train.log_every", "evaluation.num_animations", "evaluation.videos")
 # Weights are told apart by what the files hold, so that a file that moves is the same, and one that changes is another.
 _WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".yaml", ".json")
 _CHUNK_BYTES = 1 << 22
@@ -74,35 +76,40 @@ def cell_layers(study: StudyConfig, cell: Cell, *, weights: str | None) -> list[
     Args:
         study: The study.
         cell: The cell.
-        weights: Put into the encoder's `weights_key`; None: as its settings say.
+        weights: Put into the encoder's `weights_key`; None: as its settings say. They stand in one layer with these
+            settings, so that a folder of weights whose settings are others is refused.
     """
     environment, encoder = study.environments[cell.environment], study.encoders[cell.encoder]
-    layers = [
+    settings = encoder.settings
+    if weights is not None:
+        settings = unflatten({**flatten(settings), encoder.weights_key: weights})
+    return [
         *recipe_layers(environment.recipe or study.recipe),
         (f"study {study.name}, settings", study.settings),
         (f"study {study.name}, environments.{cell.environment}", environment.settings),
-        (f"study {study.name}, encoders.{cell.encoder}", encoder.settings),
+        (f"study {study.name}, encoders.{cell.encoder}", settings),
+        (cell.name, {"seed": cell.seed, "data": {"train_fraction": cell.fraction}}),
     ]
-    if weights is not None:
-        layers.append(
-            (f"study {study.name}, encoders.{cell.encoder}.weights", unflatten({encoder.weights_key: weights}))
-        )
-    layers.append((cell.name, {"seed": cell.seed, "data": {"train_fraction": cell.fraction}}))
-    return layers
 
 
-def identity(settings: Mapping[str, Any], *, weights: str, data_seed: int) -> str:
+def identity(
+    settings: Mapping[str, Any], *, weights: str, data_seed: int, contents: Mapping[str, str] | None = None
+) -> str:
     """Twelve letters that tell a trial from every other one: a hash of all that its outcome depends on.
 
-    The place of a trial in the study, and the labels there, are no part of it.
+    The place of a trial in the study, and the labels there, are no part of it; neither is where the files lie that it
+    reads.
 
     Args:
         settings: The resolved run, as plain data, with its source of episodes as the study states it.
         weights: What the encoder's weights hold, see `weights_digest`.
         data_seed: Of the episodes.
+        contents: Of settings that name files or folders, what these hold, by dotted key.
     """
+    contents = contents or {}
     kept = {key: value for key, value in settings.items() if key not in OF_THE_PLACE}
-    text = json.dumps([_without_weights(kept), weights, data_seed], sort_keys=True)
+    plain = _without(_without_weights(kept), {*SHOWN_ONLY, *contents})
+    text = json.dumps([plain, weights, data_seed, dict(contents)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -111,6 +118,13 @@ def _without_weights(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {key: _without_weights(each) for key, each in value.items() if key != "weights"}
+
+
+def _without(value: Any, keys: set[str], prefix: str = "") -> Any:
+    """Settings without some dotted keys."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without(each, keys, f"{prefix}{key}.") for key, each in value.items() if f"{prefix}{key}" not in keys}
 
 
 def weights_digest(source: str) -> str:

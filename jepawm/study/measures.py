@@ -21,7 +21,7 @@ from jepawm.types import WindowBatch
 from jepawm.world_model import WorldModel
 
 _AT_ONCE = 64
-# Frames of one timed forward pass, and passes; the first one is not counted.
+# Frames of one timed forward pass, about, and passes; the first one is not counted.
 _TIMED_FRAMES, _TIMED_PASSES = 16, 6
 
 
@@ -76,28 +76,48 @@ def probed_episodes(
 
 
 @torch.inference_mode()
-def probes(
-    model: WorldModel, episodes: ProbedEpisodes, device: torch.device, *, of_features: bool, temporal: bool
+def latent_probes(
+    model: WorldModel, episodes: ProbedEpisodes, device: torch.device, *, temporal: bool
 ) -> dict[str, Any]:
-    """Probes of the simulator's state, and of how it changed over the last model step.
+    """Probes of the simulator's state, and of how it changed over the last model step, from latents that plan.
 
     Args:
         model: In evaluation mode.
         episodes: What is probed.
         device: Of the model.
-        of_features: Also probe what the frozen part of the encoder makes of the frames, where latents are another
-            thing.
         temporal: Also probe the change.
 
     Returns:
-        `latents` and, where asked for, `features`: each with `state` (R^2 by name, of the second frame) and with
-        `change_1` (read from the second frame alone) and `change_2` (from both), and `width`, the numbers of a latent.
+        `state` (R^2 by name, of the second frame), `change_1` (read from the second frame alone) and `change_2` (from
+        both) where asked for, and `width`, the numbers of a latent.
     """
-    found = {"latents": _probe(episodes, temporal, *(_latents(model, each, device) for each in _both(episodes)))}
-    if of_features and model.encoder.storable is not model.encoder:
-        features = (_features(model.encoder.storable, each, device) for each in _both(episodes))
-        found["features"] = _probe(episodes, temporal, *features)
-    return found
+    return _probe(episodes, temporal, *(_latents(model, each, device) for each in _both(episodes)))
+
+
+@torch.inference_mode()
+def feature_probes(
+    model: WorldModel, episodes: ProbedEpisodes, device: torch.device, *, temporal: bool
+) -> dict[str, Any] | None:
+    """The same from what the frozen part of the encoder makes of the frames.
+
+    Args:
+        model: In evaluation mode.
+        episodes: What is probed.
+        device: Of the model.
+        temporal: Also probe the change.
+
+    Returns:
+        See `latent_probes`; None where no part is frozen, so that latents are all there is.
+    """
+    frozen = model.encoder.storable
+    if frozen is model.encoder:
+        return None
+    return _probe(episodes, temporal, *(_features(frozen, each, device) for each in _both(episodes)))
+
+
+def sees_clips(encoder: EncoderConfig) -> bool:
+    """Whether an encoder can be probed on clips: a frozen video encoder with weights."""
+    return isinstance(encoder, VideoEncoderConfig) and not encoder.trainable and encoder.weights_source is not None
 
 
 @torch.inference_mode()
@@ -113,9 +133,9 @@ def clip_probe(
         device: Where it is computed.
 
     Returns:
-        `change_2` and `width`, see `probes`; None where the encoder sees single frames only, or trains.
+        `change_2` and `width`, see `latent_probes`; None where the encoder sees single frames only, or trains.
     """
-    if not isinstance(encoder, VideoEncoderConfig) or encoder.trainable or encoder.weights_source is None:
+    if not (isinstance(encoder, VideoEncoderConfig) and sees_clips(encoder)):
         return None
     clips = build_encoder(replace(encoder, tokenization="clip"), image_size).to(device).eval()
     parts = []
@@ -179,12 +199,15 @@ def encoding_cost(model: WorldModel, device: torch.device, *, stored_bytes: int)
         stored_bytes: Of one number of a stored feature.
 
     Returns:
-        `encode_ms_per_frame` (median over passes of 16 frames on this process's threads), `encoder_parameters`,
+        `encode_ms_per_frame` (median over passes of about 16 frames on this process's threads, in windows as long as
+        those that a plan begins with), `encoder_parameters` (of its frozen part, and of what trains on top of that),
         `parameters` (of all that trains, the encoder's included), `latent_bytes_per_frame` (float32, as plans are made)
         and `feature_bytes_per_frame` (as a store keeps the frozen part's).
     """
     side, stored = model.image_size, model.encoder.storable
-    pixels = torch.zeros(1, _TIMED_FRAMES, 3, side, side, dtype=torch.uint8, device=device)
+    # Frames of one window may attend to each other, so that longer windows would cost more.
+    windows = max(1, _TIMED_FRAMES // model.context_window)
+    pixels = torch.zeros(windows, model.context_window, 3, side, side, dtype=torch.uint8, device=device)
     seconds = []
     with torch.inference_mode():
         for _ in range(_TIMED_PASSES):
@@ -194,10 +217,11 @@ def encoding_cost(model: WorldModel, device: torch.device, *, stored_bytes: int)
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - began)
     whole = stored.backbone() if isinstance(stored, FrozenEncoder) else stored
-    above = sum(each.numel() for each in model.encoder.parameters()) if stored is not model.encoder else 0
+    # A frozen encoder with a file of its own is no part of the model's modules, a base that was trained here is one.
+    parameters = {*whole.parameters(), *model.encoder.parameters()}
     return {
-        "encode_ms_per_frame": 1000 * statistics.median(seconds[1:]) / _TIMED_FRAMES,
-        "encoder_parameters": float(sum(each.numel() for each in whole.parameters()) + above),
+        "encode_ms_per_frame": 1000 * statistics.median(seconds[1:]) / (windows * model.context_window),
+        "encoder_parameters": float(sum(each.numel() for each in parameters)),
         "parameters": float(sum(each.numel() for each in model.parameters() if each.requires_grad)),
         "latent_bytes_per_frame": 4.0 * model.num_patches * model.latent_dim,
         "feature_bytes_per_frame": float(stored_bytes * stored.num_patches * stored.latent_dim),

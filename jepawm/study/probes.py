@@ -45,10 +45,13 @@ def ridge_r2(fitted: Samples, tested: Samples) -> list[float]:
 
     Reference: Hoerl and Kennard 1970, Ridge regression.
     """
-    mean, std = fitted.features_SF.double().mean(dim=0), fitted.features_SF.double().std(dim=0, correction=0)
+    # Patch features fill memory, so there is one copy in double precision, and the arithmetic is done in it.
+    x, x_test = (each.features_SF.to(torch.float64, copy=True) for each in (fitted, tested))
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
     # A feature that is constant carries nothing, whatever it is divided by.
     std = torch.where(std > 1e-9 * std.max().clamp_min(1e-300), std, torch.ones_like(std))
-    x, x_test = ((each.features_SF.double() - mean) / std for each in (fitted, tested))
+    for each in (x, x_test):
+        each.sub_(mean).div_(std)
     centre = fitted.targets_SG.double().mean(dim=0)
     y, y_test = (each.targets_SG.double() - centre for each in (fitted, tested))
     split = max(1, int((1 - _CHOSEN_BY) * len(x)))
@@ -66,7 +69,7 @@ def ridge_r2(fitted: Samples, tested: Samples) -> list[float]:
 def _predictions(x_SF: Tensor, y_SG: Tensor, asked_QF: Tensor) -> list[Tensor]:
     """Predictions `[Q,G]` for each penalty, from one eigendecomposition of the smaller of the two Gram matrices."""
     S, F = x_SF.shape
-    scale = x_SF.square().sum() / F
+    scale = torch.linalg.vector_norm(x_SF).square() / F
     primal = F <= S
     gram = x_SF.T @ x_SF if primal else x_SF @ x_SF.T
     values, vectors = torch.linalg.eigh(gram)

@@ -2,7 +2,7 @@
 
 ```
 STUDY/
-  study.json       the study, its trials and all numbers     report.html   for people     report.md   for docs
+  study.json       the command and all numbers of the report     report.html   for people     report.md   for docs
   encoders/        random weights, one file a seed
   trials/NAME-ID/  a run, and trial.json (what is to be done), found.json (what was measured), transfers/LABEL-KEY/
 ```
@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jepawm.files import finite, write_json
 
@@ -24,16 +24,14 @@ MARKDOWN_FILE = "report.md"
 TRIAL_FILE = "trial.json"
 FOUND_FILE = "found.json"
 
-Status = Literal["waiting", "finished", "failed"]
-
 
 @dataclass(frozen=True)
 class Part:
     """Something that is done once of a trial, beside the run itself.
 
     Attributes:
-        name: `probes`, `cost`, `reconstruction`, or `transfer LABEL`.
-        settings: What it depends on besides the trial.
+        name: `probes` (of latents), `feature probes`, `cost`, `reconstruction`, or `transfer LABEL`.
+        settings: What it depends on besides the trial; never where the trial stands in the grid.
     """
 
     name: str
@@ -146,8 +144,7 @@ class TrialFolder:
         return Found(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Found()
 
     def write(self, found: Found) -> Found:
-        """Keeps what was found."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Keeps what was found, in the folder that `begin` made: one that went away is not made anew."""
         write_json(self.path / FOUND_FILE, finite(found.to_dict()))
         return found
 

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from jepawm.evaluation.pages import PLANNED, RANDOM
-from jepawm.study.statistics import PooledRate, Spread
+from jepawm.study.statistics import PooledRate, Spread, is_above
 from jepawm.study.summary import Comparison, PredictionRow, StudySummary, SuccessRow
 
 _COLOURS = ("#1f6feb", "#d1702f", "#17703a", "#8250df", "#a4262c", "#0b7285", "#b58900", "#5b6878")
 _TARGETS = {"state": "state", "change_1": "change, from one frame", "change_2": "change, from two frames"}
 _SOURCES = {"features": "frozen features", "latents": "latents that plan", "clips": "clip latents"}
+_ABOVE = (
+    "Two rates whose models are not paired are called different where their intervals have no number in common and "
+    "every seed, of at least two, agrees."
+)
 _COST = {
     "encode_ms_per_frame": ("encode, ms a frame", 1),
     "decision_ms_p50": ("plan, ms an episode, p50", 1),
@@ -169,7 +173,7 @@ def _ranking(summary: StudySummary, environment: str) -> Section | None:
         f"{row.encoder} at {_share(row.fraction)} is not shown to beat random plans "
         f"({percent(row.planned)} % against {percent(row.random)} %)"
         for row in rows
-        if row.planned.rate.success_interval[0] <= row.random.rate.success_interval[1]
+        if not is_above(row.planned, row.random)
     ]
     at_best = [row for row in rows if row.fraction == best]
     plots = (Plot(lambda axes: _draw_rates(axes, at_best), (8.0, 0.8 + 0.5 * len(at_best))),) if at_best else ()
@@ -183,8 +187,9 @@ def _ranking(summary: StudySummary, environment: str) -> Section | None:
             "independent, though those of one seed share a model. Beside it stands the rate of each seed, and the 95 % "
             "interval of their mean by Student's t.",
             "A difference is called shown where McNemar's test on the same episodes of the same seeds has p < 0.05 "
-            "after Holm's correction for all pairs of the table, and one encoder is ahead in every seed. All else is "
-            "noise as far as this study goes.",
+            "after Holm's correction for all pairs of the table, and one encoder is ahead in every one of at least two "
+            "seeds. All else is noise as far as this study goes.",
+            _ABOVE,
         ),
     )
 
@@ -494,12 +499,14 @@ def _transfer(summary: StudySummary) -> Section | None:
     )
     conclusions = []
     for row in summary.transfer:
-        there, random = row.elsewhere.rate.success_interval, row.random.rate.success_interval
         what = f"{row.transfer}, {row.encoder}"
-        beats = "beats random plans there" if there[0] > random[1] else "is not shown to beat random plans there"
-        lost = there[1] < row.at_home.rate.success_interval[0]
+        is_ahead = is_above(row.elsewhere, row.random)
+        beats = "beats random plans there" if is_ahead else "is not shown to beat random plans there"
+        lost = is_above(row.at_home, row.elsewhere)
         conclusions.append(f"{what}: {beats}, and {'is worse' if lost else 'is not shown to be worse'} than at home")
-    return Section("Transfer", tuple(conclusions), (table,), notes=("The same models, played without any training.",))
+    return Section(
+        "Transfer", tuple(conclusions), (table,), notes=("The same models, played without any training.", _ABOVE)
+    )
 
 
 def _cost(summary: StudySummary) -> Section | None:
@@ -519,6 +526,7 @@ def _cost(summary: StudySummary) -> Section | None:
         tables=(table,),
         notes=(
             "Means over seeds at the largest share. Times are of trials that may have shared the machine with others. "
+            "Frames are encoded in windows as long as those that a plan begins with, 16 frames at once. "
             "Frozen encoders whose features are stored encode the episodes once, which is not part of the training.",
         ),
     )

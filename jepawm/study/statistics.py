@@ -68,6 +68,17 @@ def pooled(solved: Solved) -> PooledRate:
     return PooledRate(success_rate([outcome for episodes in each for outcome in episodes]), spread)
 
 
+def is_above(one: PooledRate, other: PooledRate) -> bool:
+    """Whether a rate is shown to be higher than another: intervals that are apart, and all of several seeds ahead.
+
+    Args:
+        one: Of trainings; a single one shows nothing.
+        other: Of the same trainings elsewhere, or of random plans of one seed.
+    """
+    apart = one.rate.success_interval[0] > other.rate.success_interval[1]
+    return apart and len(one.spread.values) > 1 and min(one.spread.values) > max(other.spread.values)
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two encoders on the same episodes with trainings of the same seeds.
@@ -97,11 +108,13 @@ class Pair:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the difference is more than noise: Holm's p-value below 0.05, and one is ahead in every seed.
+        """Whether the difference is more than noise.
 
-        The test alone speaks of these trained models. That one is ahead whatever the seed says something of trainings.
+        Holm's p-value is below 0.05, and one of the two is ahead in every one of several seeds. The test alone speaks
+        of these trained models. That one is ahead whatever the seed says something of trainings, and one seed says
+        nothing of them.
         """
-        return self.adjusted_p_value < 1 - CONFIDENCE and self.same_sign
+        return self.adjusted_p_value < 1 - CONFIDENCE and self.same_sign and len(self.by_seed) > 1
 
     def verdict(self) -> str:
         """The conclusion in a sentence."""
@@ -111,8 +124,10 @@ class Pair:
         if self.is_shown:
             return f"{ahead} is better than {behind} ({numbers}; ahead in each of {seeds})"
         if self.difference == 0:
-            return f"{self.first} and {self.second} are equal ({seeds})"
+            return f"{self.first} and {self.second} have equal rates ({seeds})"
         if self.adjusted_p_value < 1 - CONFIDENCE:
+            if len(self.by_seed) == 1:
+                return f"{ahead} is ahead of {behind} ({numbers}) in one seed alone: not shown"
             return f"{ahead} is ahead of {behind} ({numbers}), but not in each of {seeds}: not shown"
         return f"{self.first} and {self.second} are not told apart ({ahead} is ahead by {numbers})"
 

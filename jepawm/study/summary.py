@@ -31,7 +31,8 @@ class Outcome:
         train_episodes: Episodes it was trained on.
         train_seconds: Time in training, s.
         result: Its evaluation.
-        probes: See `jepawm.study.measures.probes`; empty where nothing was probed.
+        probes: By what was read, `latents`, `features` or `clips`: see `jepawm.study.measures.latent_probes`; empty
+            where nothing was probed.
         cost: See `jepawm.study.measures.encoding_cost`, and the peak of memory; empty where it was not measured.
         reconstruction: Held-out metrics of the decoder; empty where none was trained.
         transfers: By label: `solved` and `random`, whether each episode was solved, by id.

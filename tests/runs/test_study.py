@@ -10,11 +10,13 @@ from toy_study import STATISTICS, STUDY
 
 from jepawm.cli.study import changes_of
 from jepawm.console import Console
-from jepawm.errors import ConfigError, TrainingError
+from jepawm.errors import CheckpointError, ConfigError, FolderInUseError, TrainingError
 from jepawm.runs import evaluation as evaluation_module
 from jepawm.runs import study as study_module
 from jepawm.runs import study_trial as study_trial_module
+from jepawm.runs.directory import lock_run
 from jepawm.runs.study import StudyRequest, StudyResult, list_trials, run_study
+from jepawm.study.records import Part
 
 CONV = {"settings": {"model.encoder": {"name": "conv", "latent_dim": 4}}, "seeds": [0], "fractions": [1.0]}
 RANDOM = {
@@ -40,35 +42,44 @@ class Killed(BaseException):
 
 
 class Studies:
-    """Runs a study whose file changes, and notes which trials were trained."""
+    """Runs a study whose file changes, and notes which trials were trained and what was measured of them."""
 
     def __init__(self, home: Path, patch: pytest.MonkeyPatch) -> None:
         self.file = home / "study.yaml"
         self.trained: list[str] = []
-        run = study_trial_module.run
+        self.measured: list[tuple[str, str]] = []
+        self._kill_at = ""
+        run, measure = study_trial_module.run, study_trial_module._TrainedTrial.measure
 
         def noted(config: Any, *args: Any, **kwargs: Any) -> Any:
             self.trained.append(Path(config.run_dir).name.rpartition("-")[0])
             return run(config, *args, **kwargs)
 
-        patch.setattr(study_trial_module, "run", noted)
+        def measured(trial: Any, part: Part) -> dict[str, Any]:
+            name = trial._folder.path.name.rpartition("-")[0]
+            if part.name == "cost" and name == self._kill_at:
+                raise Killed
+            self.measured.append((name, part.name))
+            return measure(trial, part)
 
-    def run(self, *, kill_at: str = "", report_only: bool = False, **changes: Any) -> StudyResult:
+        patch.setattr(study_trial_module, "run", noted)
+        patch.setattr(study_trial_module._TrainedTrial, "measure", measured)
+
+    def run(self, *, kill_at: str = "", **changes: Any) -> StudyResult:
+        """Runs the study with changes to its file or to the request.
+
+        Args:
+            kill_at: Name of a trial that is killed when its cost would be measured.
+            changes: Of the file; `report_only` and `retry_failed` of the request.
+        """
         self.trained.clear()
+        self.measured.clear()
+        self._kill_at = kill_at
+        flags = {name: changes.pop(name, False) for name in ("report_only", "retry_failed")}
         encoders = {**STUDY["encoders"], **changes.pop("encoders", {})}
         self.file.write_text(yaml.safe_dump({**STUDY, **changes, "encoders": encoders}))
-        request = StudyRequest(str(self.file), {}, local=True, report_only=report_only, words=("encoders",))
-        with pytest.MonkeyPatch.context() as patch:
-            if kill_at:
-                whole = study_module.run_study_trial
-
-                def until(folder: Any, **kwargs: Any) -> Any:
-                    if kill_at in folder.path.name:
-                        raise Killed
-                    return whole(folder, **kwargs)
-
-                patch.setattr(study_module, "run_study_trial", until)
-            return run_study(request, Console(quiet=True))
+        request = StudyRequest(str(self.file), {}, local=True, words=("encoders",), **flags)
+        return run_study(request, Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +98,16 @@ def told(studies):
     more = {"conv": CONV, "random": RANDOM, "broken": BROKEN}
     seen: dict[str, Any] = {}
     with pytest.raises(Killed):
-        studies.run(kill_at="100pct-seed1")
-    seen["killed"] = list(studies.trained)
+        studies.run(kill_at="wall-statistics-100pct-seed1")
+    seen["killed"], seen["killed_measured"] = list(studies.trained), list(studies.measured)
     studies.run()
-    seen["again"] = list(studies.trained)
+    seen["again"], seen["again_measured"] = list(studies.trained), list(studies.measured)
     studies.run(encoders=more)
     seen["added"] = list(studies.trained)
+    studies.run(encoders=more)
+    seen["over"] = list(studies.trained)
+    studies.run(encoders=more, retry_failed=True)
+    seen["retried"] = list(studies.trained)
     result = studies.run(encoders=more, report_only=True)
     seen["report"] = list(studies.trained)
     seen["result"] = result
@@ -100,18 +115,37 @@ def told(studies):
     return seen
 
 
-def test_a_killed_study_repeats_no_trial_that_is_over(told) -> None:
-    assert told["killed"] == ["wall-statistics-100pct-seed0"]
-    assert told["again"] == [
-        "wall-statistics-100pct-seed1",
-        "wall-statistics-50pct-seed0",
-        "wall-statistics-50pct-seed1",
-    ]
+def test_a_killed_study_trains_and_measures_nothing_twice(told) -> None:
+    first, second = "wall-statistics-100pct-seed0", "wall-statistics-100pct-seed1"
+    assert told["killed"] == [first, second]
+    whole = ["probes", "feature probes", "cost", "reconstruction", "transfer other_wall"]
+    assert told["killed_measured"] == [*((first, part) for part in whole), *((second, part) for part in whole[:2])]
+    halves = ["wall-statistics-50pct-seed0", "wall-statistics-50pct-seed1"]
+    assert told["again"] == halves
+    # A decoder is trained for the first seed alone.
+    rest = [(second, "cost"), (second, "transfer other_wall")]
+    assert told["again_measured"] == [*rest, *((name, "probes") for name in halves)]
 
 
 def test_encoders_that_are_added_run_their_own_trials_alone(told) -> None:
     assert told["added"] == [f"wall-{name}-100pct-seed0" for name in ("broken", "conv", "random")]
-    assert told["report"] == []
+    assert told["over"] == told["report"] == []
+
+
+def test_trials_that_failed_run_again_only_when_that_is_asked_for(told) -> None:
+    assert told["retried"] == ["wall-broken-100pct-seed0"]
+
+
+def test_a_report_is_written_while_another_process_runs_the_study(studies, told, monkeypatch) -> None:
+    monkeypatch.setenv("JEPAWM_HOME", str(studies.file.parent))
+    encoders = {"conv": CONV, "random": RANDOM, "broken": BROKEN}
+    page = told["result"].folder / "report.html"
+    page.unlink()
+    with lock_run(str(told["result"].folder)):
+        studies.run(encoders=encoders, report_only=True)
+        with pytest.raises(FolderInUseError, match="in use by another process"):
+            studies.run(encoders=encoders)
+    assert "<h2>Success in wall</h2>" in page.read_text()
 
 
 def test_a_trial_that_fails_is_kept_with_its_error_and_ends_nothing(told) -> None:
@@ -210,9 +244,14 @@ def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys, monk
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoders": {"given": {**VIT, "needs_weights": True, "weights": "no/such/folder"}}}, "are not there"),
+        (
+            {"encoders": {"given": {**VIT, "needs_weights": True, "weights": "no/such/file"}}},
+            "wall-given-100pct-seed0: weight file not found",
+        ),
         ({"encoders": {"conv": {"settings": {"model.encoder.latent_dims": 3}}}}, "unknown key"),
         ({"encoders": {"random": {"random_weights": True, "settings": {"model.encoder.name": "vit"}}}}, "stays random"),
+        ({"settings": {"max_gpu_hours": 1.0}}, "max_gpu_hours ends a run at a checkpoint"),
+        ({"settings": {"evaluation.every_num_train_steps": 4}}, "evaluates while training goes on"),
         ({"settings": {"env.id": "none", "data.path": "x", "data.source": "dataset"}}, "env.id is 'none'"),
         (
             {"transfers": {"maze": {"trained_on": "wall", "settings": {"evaluation.goal_source": "held_out"}}}},
@@ -228,7 +267,7 @@ def test_a_study_that_cannot_work_is_refused_before_anything_is_written(
         study["settings"] = {**STUDY["settings"], **changes["settings"]}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, CheckpointError), match=message):
         run_study(StudyRequest(str(file), {}, folder=str(tmp_path / "out"), local=True), Console(quiet=True))
     assert not (tmp_path / "out").exists()
 

@@ -44,11 +44,10 @@ def test_the_grid_is_whole_and_begins_with_the_largest_share_and_the_first_seed(
 def test_settings_lie_over_each_other_from_the_recipe_to_the_cell() -> None:
     cell = cells(study())[0]
     layers = cell_layers(study(settings={"train": {"num_train_steps": 7}}), cell, weights="w.pt")
-    assert [data for _, data in layers[-5:]] == [
+    assert [data for _, data in layers[-4:]] == [
         {"train": {"num_train_steps": 7}},
         {"env": {"id": "envs:envs/Wall-v1"}},
-        {"model": {"encoder": {"name": "conv"}}},
-        {"model": {"encoder": {"weights": "w.pt"}}},
+        {"model": {"encoder": {"name": "conv", "weights": "w.pt"}}},
         {"seed": 3, "data": {"train_fraction": 1.0}},
     ]
 
@@ -64,6 +63,22 @@ def test_a_trial_is_what_it_does_and_not_where_it_runs() -> None:
         identity(settings, weights="abc", data_seed=1),
     ]
     assert len({one, *others}) == 4
+
+
+def test_what_is_only_shown_makes_no_other_trial_and_files_count_by_their_contents() -> None:
+    settings = {"train": {"log_every": 1, "batch_size": 8}, "data": {"path": "here"}, "evaluation": {}}
+    one = identity(settings, weights="", data_seed=0, contents={"data.path": "abc"})
+    shown = {**settings, "train": {"log_every": 9, "batch_size": 8}, "evaluation": {"num_animations": 3}}
+    assert identity(shown, weights="", data_seed=0, contents={"data.path": "abc"}) == one
+    moved = {**settings, "data": {"path": "there"}}
+    assert identity(moved, weights="", data_seed=0, contents={"data.path": "abc"}) == one
+    others = [
+        identity(settings, weights="", data_seed=0, contents={"data.path": "abd"}),
+        identity(settings, weights="", data_seed=0),
+        identity(moved, weights="", data_seed=0),
+        identity({**settings, "train": {"log_every": 1, "batch_size": 9}}, weights="", data_seed=0),
+    ]
+    assert len({one, *others}) == 5
 
 
 def test_weights_are_told_apart_by_what_the_files_hold(tmp_path: Path) -> None:

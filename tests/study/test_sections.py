@@ -1,7 +1,10 @@
 """Sentences of the report follow from intervals."""
 
-from jepawm.study.sections import leader, of_seeds, spread
+from dataclasses import replace
+
+from jepawm.study.sections import leader, of_seeds, sections, spread
 from jepawm.study.statistics import PooledRate, over_seeds, pooled
+from jepawm.study.summary import StudySummary, SuccessRow, TransferRow
 
 
 def values(*numbers: float):
@@ -25,9 +28,42 @@ def test_the_best_mean_is_apart_only_from_intervals_that_it_does_not_touch() -> 
     assert leader({"a": among["a"], "b": None}, "R2", highest=True) is None
 
 
-def test_equal_rates_of_seeds_show_no_interval_that_would_be_a_point() -> None:
-    def rate(*each: list[bool]) -> PooledRate:
-        return pooled({seed: dict(enumerate(episodes)) for seed, episodes in enumerate(each)})
+def rate(*each: list[bool]) -> PooledRate:
+    return pooled({seed: dict(enumerate(episodes)) for seed, episodes in enumerate(each)})
 
+
+def of_40(*solved: int) -> PooledRate:
+    return rate(*([True] * number + [False] * (40 - number) for number in solved))
+
+
+def test_equal_rates_of_seeds_show_no_interval_that_would_be_a_point() -> None:
     assert of_seeds(rate([False] * 4, [False] * 4)) == "0, 0"
     assert of_seeds(rate([True, False], [False, False])) == "50, 0; mean [0, 100]"
+
+
+def test_random_plans_are_beaten_and_success_is_lost_only_where_every_seed_says_so() -> None:
+    nothing = StudySummary(
+        *("name", "about", {"wall": ""}, {"a": ""}, {}, {"elsewhere": ""}, (), (0, 1, 2), 3, 3, {}),
+        *((), (), (), (), (), (), (), ()),
+    )
+
+    def conclusions(title: str, success: SuccessRow, transfer: TransferRow) -> tuple[str, ...]:
+        found = sections(replace(nothing, success=(success,), transfer=(transfer,)))
+        return next(section.conclusions for section in found if section.title == title)
+
+    success = SuccessRow("wall", "a", 1.0, 6, "two_plan", planned=of_40(35, 36, 34), random=of_40(8))
+    transfer = TransferRow(
+        "elsewhere", "wall", "a", at_home=of_40(35, 36, 34), elsewhere=of_40(20, 22, 21), random=of_40(8)
+    )
+    assert conclusions("Transfer", success, transfer) == (
+        "elsewhere, a: beats random plans there, and is worse than at home",
+    )
+    # One training of three does as random plans do: the pooled interval alone would not tell.
+    mixed = replace(transfer, elsewhere=of_40(8, 36, 20))
+    assert conclusions("Transfer", success, mixed) == (
+        "elsewhere, a: is not shown to beat random plans there, and is not shown to be worse than at home",
+    )
+    title = "Success in wall"
+    assert not [text for text in conclusions(title, success, transfer) if "not shown to beat" in text]
+    one_bad = replace(success, planned=of_40(40, 40, 8))
+    assert [text for text in conclusions(title, one_bad, transfer) if "not shown to beat random plans" in text]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jepawm.study.statistics import Pair, all_pairs, compare, over_seeds, pooled, ranking
+from jepawm.study.statistics import Pair, all_pairs, compare, is_above, over_seeds, pooled, ranking
 
 
 def solved(*rates: list[bool]) -> dict[int, dict[int, bool]]:
@@ -72,4 +72,23 @@ def test_holm_corrects_for_all_pairs_together_and_unmatched_seeds_are_left_out()
 def test_equal_rates_are_called_equal() -> None:
     (pair,) = compare({"a": solved(mostly(3, 6)), "b": solved(mostly(3, 6))}, [("a", "b")])
     assert isinstance(pair, Pair)
-    assert pair.verdict() == "a and b are equal (1 seed)"
+    assert pair.verdict() == "a and b have equal rates (1 seed)"
+
+
+def test_one_seed_shows_nothing_of_trainings() -> None:
+    (alone,) = compare({"a": solved(mostly(0, 40)), "b": solved(mostly(40, 40))}, [("a", "b")])
+    assert alone.adjusted_p_value < 1e-6
+    assert not alone.is_shown
+    assert alone.verdict().endswith("in one seed alone: not shown")
+    again = {"a": solved(*[mostly(0, 40)] * 2), "b": solved(*[mostly(40, 40)] * 2)}
+    assert compare(again, [("a", "b")])[0].is_shown
+
+
+def test_a_rate_is_above_another_where_intervals_and_every_seed_say_so() -> None:
+    low = pooled(solved(mostly(10, 40)))
+    assert is_above(pooled(solved(mostly(30, 40), mostly(32, 40))), low)
+    # A single seed that is no better than random plans, or a single seed in all.
+    assert not is_above(pooled(solved(*[mostly(40, 40)] * 3, mostly(10, 40))), low)
+    assert not is_above(pooled(solved(mostly(40, 40))), low)
+    # Ahead in each seed, but not by more than the intervals are wide.
+    assert not is_above(pooled(solved(mostly(12, 40), mostly(13, 40))), low)

@@ -15,6 +15,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "studies"
 GIVEN = {
     "encoders.yaml": [
         "dinov2",
+        "dinov2_layer6",
         *(f"vjepa_{arm}" for arm in ("multiblock", "tubes", "motion", "learned", "progressive")),
     ]
 }
