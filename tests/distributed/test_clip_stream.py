@@ -28,34 +28,39 @@ def mixed(root: Path) -> ClipsConfig:
     )
 
 
+# Two workers from the start, and one that begins again from an earlier checkpoint, with two Ray datasets.
+@pytest.mark.parametrize(
+    ("world_size", "start", "stop", "most_tasks"),
+    [(2, 2, 5, 4000), pytest.param(1, 10, 12, 1, marks=pytest.mark.long)],
+)
 @pytest.mark.usefixtures("ray_local")
-def test_the_stream_holds_the_clips_of_one_process_for_any_number_of_workers(tmp_path, monkeypatch):
+def test_the_stream_holds_the_clips_of_one_process_for_any_number_of_workers(
+    tmp_path, monkeypatch, world_size, start, stop, most_tasks
+):
     from jepawm.distributed import clip_stream
     from jepawm.distributed.clip_stream import streamed_clips
 
     config = mixed(tmp_path)
     alone = list(ClipBatches(config, REQUEST).batches(2))
     streamed = dataclasses.replace(config, loader="stream")
-    # Two workers from the start, then one that begins again from an earlier checkpoint, with several Ray datasets.
-    for world_size, start, stop, most_tasks in ((2, 2, 8, 4000), (1, 7, 12, 1)):
-        monkeypatch.setattr(clip_stream, "_MAX_TASKS", most_tasks)
-        monkeypatch.setattr(clip_stream, "_TASK_CLIPS", 18)
-        workers = [
-            streamed_clips(streamed, REQUEST, train_step=start, rank=rank, world_size=world_size)
-            for rank in range(world_size)
-        ]
-        for step in range(start, stop):
-            shares = [next(worker) for worker in workers]
-            assert {share.train_step for share in shares} == {step}
-            for place, group in enumerate(alone[step - 2].groups):
-                parts = [share.groups[place] for share in shares]
-                assert {(part.index, part.num_clips) for part in parts} == {(group.index, group.num_clips)}
-                np.testing.assert_array_equal(np.concatenate([part.pixels for part in parts]), group.pixels)
-                np.testing.assert_array_equal(np.concatenate([part.slots for part in parts]), group.slots)
-        if stop == REQUEST.last_train_step:
-            assert list(workers[0]) == []
-        for worker in workers:
-            worker.close()
+    monkeypatch.setattr(clip_stream, "_MAX_TASKS", most_tasks)
+    monkeypatch.setattr(clip_stream, "_TASK_CLIPS", 18)
+    workers = [
+        streamed_clips(streamed, REQUEST, train_step=start, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for step in range(start, stop):
+        shares = [next(worker) for worker in workers]
+        assert {share.train_step for share in shares} == {step}
+        for place, group in enumerate(alone[step - 2].groups):
+            parts = [share.groups[place] for share in shares]
+            assert {(part.index, part.num_clips) for part in parts} == {(group.index, group.num_clips)}
+            np.testing.assert_array_equal(np.concatenate([part.pixels for part in parts]), group.pixels)
+            np.testing.assert_array_equal(np.concatenate([part.slots for part in parts]), group.slots)
+    if stop == REQUEST.last_train_step:
+        assert list(workers[0]) == []
+    for worker in workers:
+        worker.close()
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -114,6 +114,7 @@ def test_a_loss_that_is_not_finite_reaches_the_user_as_itself_and_is_not_tried_a
     assert attempts == [1]
 
 
+@pytest.mark.long
 def test_the_stream_brings_each_window_once_per_epoch_and_goes_on_where_it_stopped(ray_local, wall_dataset, tmp_path):
     from jepawm.data.loading.split import window_index
     from jepawm.distributed.window_stream import WindowFeed, window_stream
