@@ -4,7 +4,6 @@ import subprocess
 
 import pytest
 
-
 UPLOADED = ("jepawm", "envs", "ray_jobs", "tune_spaces")
 
 
