@@ -34,8 +34,8 @@ class EncoderConfig(TaggedConfig):
         "vjepa2_1": "jepawm.config.encoder:VJEPA21EncoderConfig",
         "resnet18": "jepawm.config.encoder:ResNet18EncoderConfig",
         "r3m": "jepawm.config.encoder:R3MEncoderConfig",
-        "timm": "jepawm.config.library_encoder:TimmEncoderConfig",
-        "huggingface": "jepawm.config.library_encoder:HuggingFaceEncoderConfig",
+        "timm": "jepawm.config.named_encoder:TimmEncoderConfig",
+        "huggingface": "jepawm.config.named_encoder:HuggingFaceEncoderConfig",
         "pixel_statistics": "jepawm.config.encoder:PixelStatisticsEncoderConfig",
         "none": "jepawm.config.encoder:AbsentEncoderConfig",
     }

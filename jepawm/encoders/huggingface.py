@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from jepawm.config.library_encoder import HuggingFaceEncoderConfig
+from jepawm.config.named_encoder import HuggingFaceEncoderConfig
 from jepawm.encoders.base import Encoder, FrameEncoder, as_clips, check_layer, compute_dtype, patch_grid
 from jepawm.encoders.huggingface_card import EXTRA, FAMILIES, VIDEO, Card, Family, native_side, patch_size, read_card
 from jepawm.encoders.preprocess import Preprocess

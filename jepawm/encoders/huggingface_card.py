@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jepawm.config.library_encoder import HuggingFaceEncoderConfig
+from jepawm.config.named_encoder import HuggingFaceEncoderConfig
 from jepawm.encoders.preprocess import PixelFormat
 from jepawm.errors import CheckpointError, ConfigError, first_line, require
 from jepawm.nn.weights import offline

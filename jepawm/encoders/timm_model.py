@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepawm.config.library_encoder import TimmEncoderConfig
+from jepawm.config.named_encoder import TimmEncoderConfig
 from jepawm.encoders.base import FrameEncoder, check_layer, patch_grid
 from jepawm.encoders.preprocess import PixelFormat
 from jepawm.errors import CheckpointError, ConfigError, did_you_mean, first_line, require
