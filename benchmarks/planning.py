@@ -33,7 +33,7 @@ from jepawm.checkpoints.model_folder import ModelSpec, build_world_model
 from jepawm.checkpoints.zoo import ZOO, model_config
 from jepawm.config import ModelConfig, ObjectiveConfig, PlannerConfig
 from jepawm.config.encoder import AbsentEncoderConfig
-from jepawm.config.yaml_io import load_recipe
+from jepawm.config.recipe_files import load_recipe
 from jepawm.device import resolve_precision
 from jepawm.engine import PlanningUnroll, UnrollSettings
 from jepawm.evaluation.manifest import manifest

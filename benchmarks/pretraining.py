@@ -32,7 +32,8 @@ from torch.nn import functional as F
 
 from benchmarks.pairs import paired_ratio
 from jepawm.config.pretrain import PretrainConfig
-from jepawm.config.yaml_io import recipe_layers, resolve, to_dict
+from jepawm.config.recipe_files import recipe_layers
+from jepawm.config.yaml_io import resolve, to_dict
 from jepawm.device import resolve_precision
 from jepawm.evaluation.manifest import manifest
 from jepawm.nn.transformer import Block

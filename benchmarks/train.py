@@ -21,7 +21,7 @@ import numpy as np
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from jepawm.config import RunConfig
-from jepawm.config.yaml_io import load_recipe
+from jepawm.config.recipe_files import load_recipe
 from jepawm.console import Console
 from jepawm.evaluation.manifest import manifest
 from jepawm.runs.episodes import prepare_dataset

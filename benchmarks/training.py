@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 from jepawm.config import DataConfig, EnvConfig, RunConfig, TrainConfig, to_dict
 from jepawm.config.encoder import DINOv2EncoderConfig
-from jepawm.config.yaml_io import load_recipe
+from jepawm.config.recipe_files import load_recipe
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset, WindowSampler
 from jepawm.data.loading.split import Split, open_reader, sampled_batches, window_index

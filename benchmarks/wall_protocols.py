@@ -19,7 +19,7 @@ from pathlib import Path
 # The repository instead of this folder, where `envs` would be a benchmark.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from jepawm.config.yaml_io import load_recipe
+from jepawm.config.recipe_files import load_recipe
 from jepawm.console import Console
 from jepawm.evaluation.manifest import manifest
 from jepawm.evaluation.metrics import success_rate

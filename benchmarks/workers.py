@@ -36,7 +36,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from jepawm.config import RunConfig
-from jepawm.config.yaml_io import load_recipe
+from jepawm.config.recipe_files import load_recipe
 from jepawm.evaluation.manifest import manifest
 from jepawm.training.loop import TrainingState
 from jepawm.training.step import TrainingObjective

@@ -24,7 +24,7 @@ from benchmarks.pairs import paired_ratio, synchronised
 from benchmarks.planning import Case, Planning, jepa_wm, lewm, unit_statistics
 from jepawm.config import TrainConfig
 from jepawm.config.planner import CEMConfig, PlannerConfig
-from jepawm.config.yaml_io import load_recipe
+from jepawm.config.recipe_files import load_recipe
 from jepawm.engine.cuda_graphs import CudaGraphs
 from jepawm.errors import PlanningError
 from jepawm.evaluation.manifest import hardware, versions

@@ -9,17 +9,16 @@ from tyro.conf import Positional
 from jepawm.cli.group import run_group
 from jepawm.config.pretrain import PretrainConfig
 from jepawm.config.recipe import RecipeAbout, about_recipe
-from jepawm.config.run import RunConfig
-from jepawm.config.yaml_io import (
+from jepawm.config.recipe_files import (
     all_recipe_names,
     command_of,
-    flatten,
     load_recipe,
     read_recipe_text,
     recipe_about,
     recipe_layers,
-    resolve,
 )
+from jepawm.config.run import RunConfig
+from jepawm.config.yaml_io import flatten, resolve
 
 # Widths of action and proprio of the environments that recipes name; others are counted with 2 numbers each.
 _WIDTHS = {

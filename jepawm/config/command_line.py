@@ -8,20 +8,10 @@ import textwrap
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+from jepawm.config.recipe_files import check_command, recipe_layers, recipe_names
 from jepawm.config.run import RunConfig, checks_postponed
 from jepawm.config.tagged import PRESET_KEY, TaggedConfig
-from jepawm.config.yaml_io import (
-    check_command,
-    describe,
-    field_types,
-    flatten,
-    is_section,
-    recipe_layers,
-    recipe_names,
-    resolve,
-    to_dict,
-    unflatten,
-)
+from jepawm.config.yaml_io import describe, field_types, flatten, is_section, resolve, to_dict, unflatten
 from jepawm.errors import ConfigError
 
 DEFAULT_RECIPE = "demo"

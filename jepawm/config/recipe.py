@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jepawm.config.yaml_io import ABOUT_KEY, from_dict, recipe_family
+from jepawm.config.recipe_files import ABOUT_KEY, recipe_family
+from jepawm.config.yaml_io import from_dict
 from jepawm.errors import ConfigError
 
 

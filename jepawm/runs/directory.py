@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 from jepawm.config import RunConfig, home
 from jepawm.config.places import local_path
 from jepawm.config.pretrain import PretrainConfig
-from jepawm.config.yaml_io import all_recipe_names, flatten, load_recipe, load_yaml, recipe_names, save_yaml
+from jepawm.config.recipe_files import all_recipe_names, load_recipe, recipe_names
+from jepawm.config.yaml_io import flatten, load_yaml, save_yaml
 from jepawm.errors import ConfigError, FolderInUseError
 from jepawm.shared_folders import told_if_gone
 from jepawm.storage.holding import Say, held, remove_stored, where

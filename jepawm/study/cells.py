@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jepawm.config.recipe_files import recipe_layers
 from jepawm.config.study import StudyConfig
-from jepawm.config.yaml_io import flatten, recipe_layers, unflatten
+from jepawm.config.yaml_io import flatten, unflatten
 
 # Sections and settings of a run that say where it works and is shown; trials that differ in them alone are one.
 OF_THE_PLACE = ("device", "name", "run_dir", "resume", "local", "scaling", "tracking", "max_gpu_hours")

@@ -12,7 +12,7 @@ from torch import nn
 from jepawm.checkpoints.model_folder import build_world_model
 from jepawm.checkpoints.zoo import ZOO
 from jepawm.config import EncoderConfig
-from jepawm.config.yaml_io import load_recipe
+from jepawm.config.recipe_files import load_recipe
 from jepawm.encoders import build_encoder
 from jepawm.encoders.dino import DINOV2_SIZES, DINOV3_SIZES
 from jepawm.heads import ImageHead, StateHead, TransposedConvDecoder, VQVAEDecoder

@@ -9,8 +9,8 @@ import pytest
 from jepawm.cli.main import COMMANDS, main
 from jepawm.config.command_line import TRAIN, field_texts, parse
 from jepawm.config.planner import CEMConfig, PlannerConfig
+from jepawm.config.recipe_files import recipe_names
 from jepawm.config.subgoals import SubgoalConfig
-from jepawm.config.yaml_io import recipe_names
 from jepawm.errors import ConfigError
 
 GROUPS = {"runs": ["list", "show", "rm"], "recipes": ["list", "show"], "track": ["sync"], "env": ["check"]}

@@ -28,7 +28,8 @@ from jepawm.config import (
     to_dict,
 )
 from jepawm.config.command_line import parse
-from jepawm.config.yaml_io import from_dict, load_recipe, load_yaml, recipe_names, save_yaml
+from jepawm.config.recipe_files import load_recipe, recipe_names
+from jepawm.config.yaml_io import from_dict, load_yaml, save_yaml
 from jepawm.errors import ConfigError, did_you_mean, require
 
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from jepawm.config import CEMConfig, PlannerConfig, RunConfig, to_dict
-from jepawm.config.yaml_io import flatten, override, recipe_layers, resolve
+from jepawm.config.recipe_files import recipe_layers
+from jepawm.config.yaml_io import flatten, override, resolve
 from jepawm.errors import ConfigError
 
 

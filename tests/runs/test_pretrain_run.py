@@ -14,7 +14,8 @@ from jepawm.config import RunConfig
 from jepawm.config.command_line import parse_as
 from jepawm.config.masking import TubesMaskConfig
 from jepawm.config.pretrain import PretrainConfig
-from jepawm.config.yaml_io import from_dict, load_recipe, recipe_names, to_dict
+from jepawm.config.recipe_files import load_recipe, recipe_names
+from jepawm.config.yaml_io import from_dict, to_dict
 from jepawm.console import Console
 from jepawm.data import EpisodeDataset
 from jepawm.encoders import build_encoder

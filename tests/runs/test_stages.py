@@ -14,7 +14,8 @@ import torch
 import jepawm
 from jepawm.checkpoints.model_folder import load_world_model
 from jepawm.config import RunConfig
-from jepawm.config.yaml_io import load_recipe, recipe_layers, resolve
+from jepawm.config.recipe_files import load_recipe, recipe_layers
+from jepawm.config.yaml_io import resolve
 from jepawm.console import Console
 from jepawm.errors import ConfigError, DataError
 from jepawm.runs.episodes import dataset_path

@@ -16,7 +16,8 @@ from jepawm.config import (
     RunConfig,
 )
 from jepawm.config.encoder import without_weights
-from jepawm.config.yaml_io import load_recipe, load_yaml, recipe_names
+from jepawm.config.recipe_files import load_recipe, recipe_names
+from jepawm.config.yaml_io import load_yaml
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError, EnvironmentFault, JepawmError
 from jepawm.rollout import CollectPlan, EnvHost

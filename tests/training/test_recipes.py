@@ -13,7 +13,7 @@ from configs import unit_spec
 from jepawm.checkpoints.zoo import ZOO, model_config
 from jepawm.config import RunConfig
 from jepawm.config.recipe import RecipeDataset, about_recipe
-from jepawm.config.yaml_io import load_recipe, recipe_family, recipe_layers, recipe_names
+from jepawm.config.recipe_files import load_recipe, recipe_family, recipe_layers, recipe_names
 from jepawm.data import EpisodeDataset
 from jepawm.errors import ConfigError
 from jepawm.training.checkpoint import fresh_state

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jepawm.config import RunConfig
-from jepawm.config.yaml_io import load_recipe
+from jepawm.config.recipe_files import load_recipe
 from jepawm.errors import ConfigError
 from jepawm.runs.points import settings_of, with_point
 from jepawm.tuning import Above, Choice, IntRange, LogUniform, Space, Uniform

@@ -12,7 +12,8 @@ import torch
 
 from jepawm.config.masking import BlockSetConfig, MaskConfig, ShareMaskConfig, ShareSetConfig
 from jepawm.config.pretrain import PretrainConfig
-from jepawm.config.yaml_io import recipe_layers, resolve
+from jepawm.config.recipe_files import recipe_layers
+from jepawm.config.yaml_io import resolve
 from jepawm.pretraining.masks import Cues, MaskStrategy, TokenGrid, build_masks, mean_shares
 from jepawm.pretraining.masks.multiblock import BlockSize, block_size, draw_corners, union_of_blocks
 from jepawm.pretraining.masks.sampling import mask_set_of, places_of
