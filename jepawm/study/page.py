@@ -4,7 +4,8 @@ import html
 from collections.abc import Sequence
 
 from jepawm.evaluation.pages import figure, page, table
-from jepawm.study.sections import Section, sections
+from jepawm.study.parts import Section
+from jepawm.study.sections import sections
 from jepawm.study.summary import StudySummary
 
 

@@ -12,7 +12,7 @@ import pytest
 from toy_run import TOY, toy
 
 from jepawm.config import ScalingConfig
-from jepawm.config.command_line import parse, take_section
+from jepawm.config.command_line import parse
 from jepawm.config.tune import ASHAConfig, GridSearchConfig, MedianConfig, PBTConfig, TuneConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError, FolderGoneError, TrainingError
@@ -476,28 +476,3 @@ def test_a_model_is_given_for_planning_alone(swept, home):
     _, result, _ = swept
     with pytest.raises(ConfigError, match="which takes a training; leave --model out"):
         check_sweep(SweepRequest(toy(), "demo", SETTINGS, SPACE, model_dir=str(Path(result.best.run_dir) / "model")))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--tune.scheduler.name pbt --tune.search.name optuna", "tune.search.name must be random"),
-        ("--tune.second-metric decision_ms --tune.scheduler.name asha", "compares trials by one metric"),
-        ("--tune.scheduler.name asha --tune.scheduler.metric train/loss", "belong together"),
-        ("--tune.scheduler.name ashaa", "did you mean 'asha'"),
-        ("--tune.gpus-per-trial 1.5", "whole number"),
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(words, message):
-    with pytest.raises(ConfigError, match=message):
-        take_section(words.split(), TuneConfig)
-
-
-def test_the_command_line_makes_the_kind_that_is_named():
-    words = "--recipe demo --tune.scheduler.name asha --tune.scheduler.first-rung 100 --tune.search.name grid"
-    settings, rest = take_section(f"{words} --tune.search.points-per-range 3 --seed 1".split(" "), TuneConfig)
-    assert settings.scheduler == ASHAConfig(first_rung=100)
-    assert settings.search == GridSearchConfig(points_per_range=3)
-    assert rest == ["--recipe", "demo", "--seed", "1"]
-    assert ASHAConfig(first_rung=100, reduction_factor=3).rungs(1000) == (100, 300, 900)
-    assert MedianConfig(every=300).rungs(900) == (300, 600)

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from jepawm.study.sections import leader, of_seeds, sections, spread
+from jepawm.study.parts import leader, of_seeds, spread
+from jepawm.study.sections import sections
 from jepawm.study.statistics import PooledRate, over_seeds, pooled
 from jepawm.study.summary import StudySummary, SuccessRow, TransferRow
 
