@@ -42,7 +42,8 @@ def write_study_reports(
         Their paths.
     """
     summary = study_summary(study, folder, trials, found)
-    command = shlex.join(["jepawm", "study", *words])
+    # A report that was written again is still of trials that this command runs.
+    command = shlex.join(["jepawm", "study", *(word for word in words if word != "--report-only")])
     paths = [folder.path / name for name in (STUDY_FILE, REPORT_FILE, MARKDOWN_FILE)]
     write_json(paths[0], {"command": command, **finite(summary.to_dict())})
     for path, text in zip(paths[1:], (study_page(summary, command), study_markdown(summary, command)), strict=True):

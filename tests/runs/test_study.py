@@ -231,6 +231,15 @@ def test_both_reports_show_every_section_and_the_command(told) -> None:
     ).replace("https://matplotlib.org", "")
 
 
+def test_the_command_of_a_report_that_is_written_again_is_the_one_that_runs_trials(studies, told, monkeypatch) -> None:
+    monkeypatch.setenv("JEPAWM_HOME", str(studies.file.parent))
+    words = ("encoders", "--study", "STUDY.yaml", "--report-only", "--local")
+    request = StudyRequest(str(studies.file), {}, local=True, report_only=True, words=words)
+    run_study(request, Console(quiet=True))
+    markdown = (told["result"].folder / "report.md").read_text()
+    assert "\njepawm study encoders --study STUDY.yaml --local\n" in markdown
+
+
 def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys, monkeypatch) -> None:
     monkeypatch.setenv("JEPAWM_HOME", str(studies.file.parent))
     before = sorted(told["result"].folder.rglob("*"))
