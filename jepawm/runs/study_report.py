@@ -42,7 +42,7 @@ def write_study_reports(
         Their paths.
     """
     summary = study_summary(study, folder, trials, found)
-    # A report that was written again is still of trials that this command runs.
+    # --report-only runs no trial, so the command that repeats the study leaves it out.
     command = shlex.join(["jepawm", "study", *(word for word in words if word != "--report-only")])
     paths = [folder.path / name for name in (STUDY_FILE, REPORT_FILE, MARKDOWN_FILE)]
     write_json(paths[0], {"command": command, **finite(summary.to_dict())})

@@ -84,7 +84,7 @@ def _run_trial(folder: TrialFolder, gpus: float | None) -> Found:
                 # The folder holds the trial's own file before the run begins.
                 begin_run(config, job.recipe, str(folder.path))
                 run(config, job.recipe, LocalRuntime(), Console(quiet=True))
-                # A run that another process ended left no peak, and that of this process would be of nothing.
+                # Where another process finished the run, its peak is not known.
                 parts[PEAK_MEMORY] = memory.mib()
             found = kept(evaluated=True, parts=parts)
         trial = _TrainedTrial(config, folder)

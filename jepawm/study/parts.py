@@ -58,7 +58,7 @@ def of_seeds(rate: PooledRate) -> str:
     """The rates of the seeds, and the interval of their mean."""
     each = ", ".join(f"{100 * value:.0f}" for value in rate.spread.values)
     if rate.spread.low is None or rate.spread.high is None or rate.spread.low == rate.spread.high:
-        # Of equal rates of three trainings nobody knows how far the next one's lies.
+        # Equal rates give an interval without width, which says nothing about the next training.
         return each
     return f"{each}; mean [{100 * max(0.0, rate.spread.low):.0f}, {100 * min(1.0, rate.spread.high):.0f}]"
 

@@ -31,7 +31,7 @@ class MotionMasks(MaskStrategy):
             raise ConfigError("masks.name 'motion' needs the clips' frames; give Cues(pixels_BTCYX=...)")
         change_BTS = _pixel_change(cues.pixels_BTCYX, grid)
         change_BU = change_BTS.sum(1) if self.config.unit == "tubes" else change_BTS.flatten(1)
-        # From whole numbers on, so that weights do not depend on how clips are spread over workers.
+        # Changes of pixels are whole numbers, so weights are equal however clips are spread over workers.
         total_B1 = change_BU.sum(1, keepdim=True)
         relative_BU = change_BU * change_BU.shape[1] / total_B1.clamp(min=1).double()
         logits_BU = (relative_BU + self.config.still_weight).log() / self.config.temperature
