@@ -7,7 +7,9 @@ The recipe's model is updated on random windows that lie in memory: by one proce
 processes of one thread each that share it (gloo). The two take turns; the ratio within a round is what counts. On a
 machine with other work, read `cpu_ratio` instead: the training thread's processor time of an update, one worker against
 two. Workers that never wait for each other are faster by that factor. `collectives` counts the exchanges of an update
-and `exchange_ms` is what they take between idle workers, which is the rest. Writes results/workers.json.
+and `exchange_ms` is what they take between idle workers, which is the rest. `apart` are two processes that share the
+batch in the same way and exchange nothing: what the two cores, which share memory and cache, can give at most. Writes
+results/workers.json.
 """
 
 import os
@@ -44,6 +46,8 @@ from jepawm.training.update import data_parallel, update
 from jepawm.types import Statistics, WindowBatch
 from jepawm.world_model import WorldModel
 
+# Processes of each arrangement, and whether they exchange gradients.
+ARRANGEMENTS = {"one": (1, False), "two": (2, True), "apart": (2, False)}
 RESULTS = Path(__file__).resolve().parent / "results" / "workers.json"
 CPU = torch.device("cpu")
 ACTION_DIM, PROPRIO_DIM = 2, 2
@@ -93,11 +97,11 @@ def random_windows(config: RunConfig, batch: int) -> WindowBatch:
     )
 
 
-def time_updates(case: Case, world_size: int) -> dict[str, float]:
+def time_updates(case: Case, processes: int, exchanging: bool) -> dict[str, float]:
     """Median milliseconds of an update, on the clock and of the training thread's processor."""
     config = load_recipe(case.recipe)
-    state, batch = fresh_state(config), random_windows(config, case.batch_size // world_size)
-    compute: torch.nn.Module = state.objective if world_size == 1 else data_parallel(state.objective, CPU)
+    state, batch = fresh_state(config), random_windows(config, case.batch_size // processes)
+    compute: torch.nn.Module = data_parallel(state.objective, CPU) if exchanging else state.objective
 
     def one() -> tuple[float, float]:
         began = time.perf_counter(), time.thread_time()
@@ -109,7 +113,7 @@ def time_updates(case: Case, world_size: int) -> dict[str, float]:
         one()
     times = [one() for _ in range(case.train_steps)]
     wall, cpu = (1e3 * statistics.median(each) for each in zip(*times, strict=True))
-    return {"wall_ms": wall, "cpu_ms": cpu, **(exchanges(one) if world_size > 1 else {})}
+    return {"wall_ms": wall, "cpu_ms": cpu, **(exchanges(one) if exchanging else {})}
 
 
 def exchanges(one: Callable[[], Any]) -> dict[str, float]:
@@ -125,21 +129,24 @@ def exchanges(one: Callable[[], Any]) -> dict[str, float]:
     return {"collectives": number, "exchange_ms": 1e3 * number * statistics.median(times)}
 
 
-def _work(rank: int, folder: str, case: Case, world_size: int) -> None:
+def _work(rank: int, folder: str, case: Case, processes: int, exchanging: bool) -> None:
     torch.set_num_threads(1)
-    if world_size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    Path(folder, f"{rank}.json").write_text(json.dumps(time_updates(case, world_size)), encoding="utf-8")
-    if world_size > 1:
+    if processes > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes)
+        # Processes that exchange nothing begin together all the same.
+        dist.barrier()
+    Path(folder, f"{rank}.json").write_text(json.dumps(time_updates(case, processes, exchanging)), encoding="utf-8")
+    if processes > 1:
         gc.collect()
         dist.destroy_process_group()
 
 
-def measure(case: Case, world_size: int) -> dict[str, float]:
+def measure(case: Case, processes: int, exchanging: bool) -> dict[str, float]:
     """The slower worker's figures."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_work, (folder, case, world_size), nprocs=world_size, start_method="forkserver")
-        found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world_size)]
+        arguments = (folder, case, processes, exchanging)
+        mp.start_processes(_work, arguments, nprocs=processes, start_method="forkserver")
+        found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(processes)]
     return {key: max(each[key] for each in found) for key in found[0]}
 
 
@@ -155,16 +162,18 @@ def main() -> None:
     case = Case(arguments.recipe, arguments.batch_size, arguments.train_steps)
     rows = []
     for number in range(arguments.rounds):
-        sizes = (1, 2) if number % 2 else (2, 1)
-        found = {size: measure(case, size) for size in sizes}
-        row = {f"{'one' if size == 1 else 'two'}_{key}": value for size in (1, 2) for key, value in found[size].items()}
+        order = list(ARRANGEMENTS) if number % 2 else list(ARRANGEMENTS)[::-1]
+        found = {name: measure(case, *ARRANGEMENTS[name]) for name in order}
+        row = {f"{name}_{key}": value for name in ARRANGEMENTS for key, value in found[name].items()}
         row |= {
             "wall_ratio": row["one_wall_ms"] / row["two_wall_ms"],
             "cpu_ratio": row["one_cpu_ms"] / row["two_cpu_ms"],
+            "apart_wall_ratio": row["one_wall_ms"] / row["apart_wall_ms"],
         }
         rows.append(row)
         print(f"round {number}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
-    ratios = {key: statistics.median(row[key] for row in rows) for key in ("wall_ratio", "cpu_ratio")}
+    names = [key for key in rows[0] if key.endswith("_ratio")]
+    ratios = {key: statistics.median(row[key] for row in rows) for key in names}
     print(", ".join(f"median {key} {value:.3f}" for key, value in ratios.items()))
     report = {
         **manifest(command=" ".join(["python", "benchmarks/workers.py", *sys.argv[1:]])),

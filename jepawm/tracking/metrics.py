@@ -5,6 +5,7 @@ slow, locked or gone never delays an update.
 """
 
 import json
+import math
 import os
 import threading
 import time
@@ -115,7 +116,7 @@ class MetricsPlace:
 
 
 class MetricsFollower:
-    """Follows a metrics file from another thread and hands each new record on.
+    """Follows a metrics file from another thread and hands each new record on, also of train steps that are made again.
 
     Args:
         path: The file; it may not exist yet.
@@ -128,7 +129,7 @@ class MetricsFollower:
         self.on_record = on_record
         self.poll_s = poll_s
         self._stop = threading.Event()
-        self._seen_step = -1
+        self._seen_step, self._seen_time_s = -1, -math.inf
         self._place = MetricsPlace()
         self._thread = threading.Thread(target=self._follow, name="metrics-follower", daemon=True)
 
@@ -143,11 +144,12 @@ class MetricsFollower:
     def _follow(self) -> None:
         while True:
             stopping = self._stop.is_set()
-            # A resume writes the file anew, with records that were handed on already: the train step says which.
+            # A resume writes the file anew, with records that were handed on already, and makes train steps again. The
+            # time says which is which, or the train step where another node's clock is behind.
             for record in self._place.new_records(self.path):
-                step = record.get("train_step", -1)
-                if step > self._seen_step:
-                    self._seen_step = step
+                step, time_s = record.get("train_step", -1), record.get("time_s", -math.inf)
+                if step > self._seen_step or time_s > self._seen_time_s:
+                    self._seen_step, self._seen_time_s = step, max(time_s, self._seen_time_s)
                     self.on_record(record)
             if stopping:
                 return

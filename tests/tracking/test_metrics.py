@@ -87,7 +87,15 @@ def test_a_follower_goes_on_when_a_resume_rewrites_the_file(tmp_path: Path) -> N
         write_steps(MetricsWriter(str(path)), 10, 20, 30)
         wait_for(lambda: seen == [10, 20, 30])
         write_steps(MetricsWriter(str(path), resume_step=10), 20, 30, 40, 50)
-    assert seen == [10, 20, 30, 40, 50]
+    # The person who waits sees the steps that are made again, and the record at 10 once.
+    assert seen == [10, 20, 30, 20, 30, 40, 50]
+
+
+def test_a_follower_hands_on_later_steps_of_a_node_whose_clock_is_behind(tmp_path: Path) -> None:
+    path, seen = tmp_path / METRICS_FILE, []
+    path.write_text('{"train_step": 1, "time_s": 100.0}\n{"train_step": 2, "time_s": 50.0}\n')
+    with MetricsFollower(str(path), lambda record: seen.append(record["train_step"]), poll_s=0.01):
+        wait_for(lambda: seen == [1, 2])
 
 
 def test_a_damaged_line_is_told_and_the_follower_goes_on(tmp_path: Path) -> None:
