@@ -323,6 +323,8 @@ def lose_env_nodes(number: int) -> list[Figures]:
     with nodes(number + 1) as cluster, joined(cluster.address):
         with ray_env_pool(WALL, ScalingConfig(num_env_actors=2, max_actor_restarts=0)) as pool:
             for _ in range(number):
+                # An actor's node is known once it has answered.
+                play(pool)
                 node_id = pool.backend.node_of(0)
                 (node,) = [each for each in cluster.worker_nodes if each.node_id == node_id]
                 found.append(disturbed(lambda: play(pool), lambda node=node: switch_off(cluster, node)))

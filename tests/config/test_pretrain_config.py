@@ -69,7 +69,7 @@ def test_a_wrong_entry_is_named_by_its_place(stages: Any, said: str) -> None:
 def test_flags_change_single_numbers_of_stages() -> None:
     words = ["--recipe", "pretrain/tiny_progressive", "--stages.1.num-train-steps", "9"]
     config, _ = parse_as(PretrainConfig, [*words, "--stages.1.schedule.final-fraction", "0.5"], PRETRAIN)
-    assert config.stages[0].num_train_steps == 3000
+    assert config.stages[0].num_train_steps == 2600
     assert config.stages[1].num_train_steps == 9
     assert to_dict(config)["stages"][1]["schedule"]["final_fraction"] == 0.5
 
