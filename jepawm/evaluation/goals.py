@@ -62,11 +62,13 @@ class HeldOutEpisodes:
 
 
 def task_seed(seed: int, episode_id: int) -> int:
-    """Seed of an episode's task: `seed * episode_id + 1`, the published numbering.
+    """Seed of an episode's task: `seed * episode_id + 1`, the published numbering, modulo 2^32.
+
+    The published samplers are numpy's `RandomState`, which takes no larger seed.
 
     Reference: Zhou et al. 2024, DINO-WM, arXiv 2411.04983 (evaluation seeds 1, 100, 199, ... for seed 99).
     """
-    return seed * episode_id + 1
+    return (seed * episode_id + 1) % 2**32
 
 
 def draw_episodes(

@@ -53,6 +53,13 @@ def test_tasks_have_the_published_seeds() -> None:
     assert [task_seed(99, episode_id) for episode_id in range(4)] == [1, 100, 199, 298]
 
 
+def test_seeds_of_tasks_are_those_that_numpy_takes_also_after_many_episodes():
+    seeds = [task_seed(20261127, episode_id) for episode_id in range(500)]
+    assert len(set(seeds)) == 500
+    for seed in seeds:
+        np.random.RandomState(seed)
+
+
 def test_tasks_depend_on_seed_and_episode_id_only() -> None:
     few, passed_over = sampled_tasks(wall_pool(), seed=99, num_episodes=3)
     many, _ = sampled_tasks(wall_pool(3), seed=99, num_episodes=7)
