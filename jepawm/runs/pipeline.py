@@ -252,16 +252,25 @@ def _tell_training_problems(records: list[Record], console: Console) -> None:
 
 def _how_to_go_on(config: RunConfig, run_dir: str) -> str:
     """From which train step a run that was interrupted goes on, by the checkpoints on its disk."""
-    steps = config.train.num_train_steps
-    made = checkpoint_step(newest_checkpoint(os.path.join(run_dir, "checkpoints"))) or 0
+    steps, made = config.train.num_train_steps, _steps_made(run_dir)
     command = "the same command"
     if config.resume == "never":
         command = f"`jepawm train --recipe {run_dir}/config.yaml --run-dir {where(run_dir)}`"
     if made == steps:
         return f"training is done (train step {steps}), and {command} goes on with the evaluation"
+    base, stage = base_run(config), ""
+    if base is not None and not made:
+        base_steps, base_made = base.train.num_train_steps, _steps_made(os.path.join(run_dir, "base"))
+        if base_made == base_steps:
+            return f"the base encoder is trained (train step {base_steps}), and {command} goes on with the model on it"
+        steps, made, stage = base_steps, base_made, " of the base encoder"
     if made:
-        return f"{command} goes on from train step {made} of {steps}"
-    return f"no checkpoint was written yet, so {command} begins at train step 0 of {steps}"
+        return f"{command} goes on from train step {made} of {steps}{stage}"
+    return f"no checkpoint was written yet, so {command} begins at train step 0 of {steps}{stage}"
+
+
+def _steps_made(folder: str) -> int:
+    return checkpoint_step(newest_checkpoint(os.path.join(folder, "checkpoints"))) or 0
 
 
 def _tell_working_copy(config: RunConfig, run_dir: str, console: Console) -> None:

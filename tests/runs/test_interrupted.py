@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from jepawm.config import DataConfig, EnvConfig, RunConfig
+from jepawm.config.compact import CompactEncoderConfig
+from jepawm.config.recipe_files import load_recipe
 from jepawm.runs.directory import LOCK_FILE, sweep_leftovers
 from jepawm.runs.pipeline import _how_to_go_on
 from jepawm.runs.tracking import run_tags, used_params
@@ -31,6 +33,38 @@ def test_the_last_line_says_from_which_train_step_a_run_goes_on(
     # The same command would begin a new run, so the one that goes on is named.
     other = f"`jepawm train --recipe {tmp_path}/config.yaml --run-dir {tmp_path}`"
     assert _how_to_go_on(RunConfig(resume="never"), str(tmp_path)) == said.replace("the same command", other)
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ((), "no checkpoint was written yet, so the same command begins at train step 0 of 70 of the base encoder"),
+        (("base/checkpoints/step-00000050",), "the same command goes on from train step 50 of 70 of the base encoder"),
+        (
+            ("base/checkpoints/step-00000070",),
+            "the base encoder is trained (train step 70), and the same command goes on with the model on it",
+        ),
+        (
+            ("base/checkpoints/step-00000070", "checkpoints/step-00000010"),
+            "the same command goes on from train step 10 of 90",
+        ),
+    ],
+)
+def test_the_last_line_tells_of_the_base_encoder_while_that_trains(
+    saved: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    for name in saved:
+        (tmp_path / name).mkdir(parents=True)
+    recipe = load_recipe("pusht")
+    encoder = recipe.model.encoder
+    assert isinstance(encoder, CompactEncoderConfig)
+    stage = replace(encoder.base_training, train=replace(encoder.base_training.train, num_train_steps=70))
+    config = replace(
+        recipe,
+        model=replace(recipe.model, encoder=replace(encoder, base_training=stage)),
+        train=replace(recipe.train, num_train_steps=90),
+    )
+    assert _how_to_go_on(config, str(tmp_path)) == said
 
 
 def test_what_a_kill_left_half_written_is_swept_and_nothing_else(tmp_path: Path) -> None:
