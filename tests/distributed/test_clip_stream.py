@@ -29,10 +29,8 @@ def mixed(root: Path) -> ClipsConfig:
 
 
 # Two workers from the start, and one that begins again from an earlier checkpoint, with two Ray datasets.
-@pytest.mark.parametrize(
-    ("world_size", "start", "stop", "most_tasks"),
-    [(2, 2, 5, 4000), pytest.param(1, 10, 12, 1, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("world_size", "start", "stop", "most_tasks"), [(2, 2, 5, 4000), (1, 10, 12, 1)])
 @pytest.mark.usefixtures("ray_local")
 def test_the_stream_holds_the_clips_of_one_process_for_any_number_of_workers(
     tmp_path, monkeypatch, world_size, start, stop, most_tasks
