@@ -13,7 +13,6 @@ from the last token time of a clip. Tokens are taken all (`patches`), as means o
 import argparse
 import json
 import math
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor, nn
 
 from jepawm.config import EncoderConfig, from_dict
@@ -33,6 +31,7 @@ from jepawm.data import EpisodeDataset
 from jepawm.encoders import build_encoder
 from jepawm.evaluation.manifest import manifest
 from jepawm.study.probes import Samples, ridge_r2
+from jepawm.study.statistics import over_seeds
 
 RESULTS = Path(__file__).resolve().parent / "results" / "probes.json"
 # Frames of a clip and env_steps between them; frames that a probe is fitted to and tested on.
@@ -122,8 +121,10 @@ def probed(folder: str, *, random: bool, fitted: Clips, tested: Clips) -> dict[s
 
 def interval(values: Sequence[float]) -> list[float]:
     """Mean, and half the width of its 95 % interval."""
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return [round(statistics.mean(values), 3), round(float(half), 3)]
+    found = over_seeds(values)
+    assert found is not None, "every split has a finite R2"
+    assert found.high is not None, "two splits or more have an interval"
+    return [round(found.mean, 3), round(found.high - found.mean, 3)]
 
 
 def compare(folder: str, path: str, splits: int) -> dict[str, dict[str, list[float]]]:
@@ -155,6 +156,8 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if arguments.splits < 2:
+        parser.error(f"--splits must be at least 2, for one has no interval; found {arguments.splits}")
     datasets = {Path(each).name: compare(arguments.encoder, each, arguments.splits) for each in arguments.datasets}
     report = {
         **manifest(command=f"python benchmarks/probes.py RUN/encoder {' '.join(datasets)}"),

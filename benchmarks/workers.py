@@ -4,7 +4,7 @@ python benchmarks/workers.py
 python benchmarks/workers.py --recipe lewm --batch-size 16 --train-steps 4
 
 The recipe's model is updated on random windows that lie in memory: by one process with the whole batch, and by two
-processes of one thread each that share it (gloo). The two take turns; the ratio within a round is what counts. On a
+processes of one thread each that share it (gloo). They take turns; the ratio within a round is what counts. On a
 machine with other work, read `cpu_ratio` instead: the training thread's processor time of an update, one worker against
 two. Workers that never wait for each other are faster by that factor. `collectives` counts the exchanges of an update
 and `exchange_ms` is what they take between idle workers, which is the rest. `apart` are two processes that share the

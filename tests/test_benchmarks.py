@@ -3,10 +3,16 @@
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
 
 BENCHMARKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "benchmarks").glob("*.py"))
 OURS = {"jepawm", "envs", *BENCHMARKS}
@@ -25,6 +31,26 @@ for name in sys.argv[1:]:
         failures[name] = [type(error).__name__, getattr(error, "name", None), str(error)]
 print(json.dumps(failures))
 """
+
+
+@pytest.fixture
+def probes(repo: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `benchmarks/probes.py` defines; the script changes the import path, here a copy."""
+    monkeypatch.setattr(sys, "path", ["benchmarks", *sys.path])
+    return runpy.run_path(str(repo / "benchmarks" / "probes.py"), run_name="imported")
+
+
+def test_probes_read_places_without_velocities_and_angles_without_a_jump(probes: dict[str, Any]) -> None:
+    states = np.array([[1.0, 2.0, -np.pi, 7.0], [3.0, 4.0, np.pi, 8.0]])
+    found = probes["places"](states, ["agent_x", "agent_y", "block_angle", "agent_velocity_x"])
+    np.testing.assert_allclose(found, [[1, 2, 0, -1], [3, 4, 0, -1]], atol=1e-12)
+
+
+def test_probes_take_the_mean_of_each_quarter_of_the_frame(probes: dict[str, Any]) -> None:
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+    quarter = 2 * (rows // 2) + columns // 2
+    tokens = torch.stack([quarter, 10 * quarter], dim=-1).reshape(1, 16, 2).float()
+    assert probes["quarters"](tokens).tolist() == [[0, 0, 1, 10, 2, 20, 3, 30]]
 
 
 def test_every_benchmark_can_be_imported(repo: Path) -> None:

@@ -5,16 +5,13 @@ import functools
 import os
 import typing
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
 from jepawm.config.migrate import VERSION, VERSION_KEY, migrate
 from jepawm.config.tagged import TaggedConfig
 from jepawm.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
