@@ -17,6 +17,7 @@ from jepawm.config.tune import TuneConfig
 from jepawm.console import Console
 from jepawm.errors import ConfigError, JepawmError
 from jepawm.runs import evaluation as evaluation_module
+from jepawm.runs import evaluation_grid as grid_module
 from jepawm.runs import tune as tune_module
 from jepawm.runs.evaluation import evaluate_run, read_result, trained_config
 from jepawm.runs.evaluation_grid import GridRequest, evaluate_grid
@@ -213,6 +214,24 @@ def test_where_evaluations_run_is_said_by_the_first_model_for_all(evaluated, mod
     assert [job.model_dir for job in jobs] == [str(model) for model in models]
     assert [job.config.device for job in jobs] == [asked.models[str(models[0])].device] * 2
     assert [job.config.seed for job in jobs] == [0, 1]
+
+
+def test_labels_of_training_workers_do_not_place_evaluations(models, tmp_path, monkeypatch):
+    """Trials of one process are refused labels, and a model that was trained with them can still be evaluated."""
+    asked = request(models, tmp_path / "grid")
+    first = asked.config
+    scaling = replace(first.scaling, worker_labels=("market=spot",), accelerator_type="H100")
+    asked = replace(asked, models=asked.models | {str(models[0]): replace(first, scaling=scaling)})
+    placed = []
+
+    def see(config, *_):
+        placed.append(config.scaling)
+        raise Killed
+
+    monkeypatch.setattr(grid_module, "run_trials", see)
+    with pytest.raises(Killed):
+        evaluate_grid(asked, Console(quiet=True))
+    assert placed == [first.scaling]
 
 
 def test_values_of_a_grid_are_read_as_yaml():
