@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from jepawm.config.model import ModelConfig
 from jepawm.encoders import build_encoder
 from jepawm.errors import ConfigError
-from jepawm.latent import Latent, stack
+from jepawm.latent import Latent, concatenate, stack
 from jepawm.nn.pose import move_pose
 from jepawm.nn.precision import at_least_float32
 from jepawm.predictors import CausalPredictor, build_predictor
@@ -246,6 +246,54 @@ class WorldModel(nn.Module):
             past = None if past_actions_BLA is None else spread(past_actions_BLA)
             unrolled = self.unroll(context.map(spread), chunks, past)
         return unrolled.map(lambda part: part.unflatten(0, (B, N)))
+
+    def step_candidates(
+        self,
+        context: Latent,
+        virtual: Latent,
+        chunks_BNHA: Float[Tensor, "B N H A"],
+        past_actions_BLA: Float[Tensor, "B L A"] | None = None,
+    ) -> Latent:
+        """Predicts one model step from each of the given latents, all of them side by side.
+
+        `unroll_candidates` feeds each prediction to the next step; here the latents that a step starts from are given.
+        With the latents of an unroll as `virtual`, both predict the same.
+
+        Args:
+            context: Observed latents `[B,T]` of each episode; the last one is the present.
+            virtual: Latents `[B,N,H-1]` that are taken for what chunks `0 ... H-2` led to.
+            chunks_BNHA: `[B,N,H,A]` raw chunks.
+            past_actions_BLA: `[B,T-1,A]` raw chunks between the context frames; needed when `T > 1`.
+
+        Returns:
+            Latents `[B,N,H]`; entry `h` is what chunk `h` leads to from the latents before it.
+
+        Raises:
+            ConfigError: The past actions do not fit the context, or another number of latents than lie between chunks.
+        """
+        T = _checked_context(context, past_actions_BLA)
+        B, N, H = chunks_BNHA.shape[:3]
+        if tuple(virtual.lead) != (B, N, H - 1):
+            raise ConfigError(
+                f"steps: {H} chunks need latents {[B, N, H - 1]} between them, found {list(virtual.lead)}"
+            )
+        chunks = chunks_BNHA.flatten(0, 1)
+        if past_actions_BLA is not None:
+            chunks = torch.cat([repeat_rows(past_actions_BLA, N), chunks], dim=1)
+        actions = self.normalize_actions(chunks)
+        seen = context.map(lambda part: repeat_rows(part, N))
+        frames = concatenate([seen, virtual.map(lambda part: part.flatten(0, 1))], axis=1)
+        # Windows of one length are one batch: as many passes as there are lengths, whatever the horizon.
+        spans: dict[int, list[int]] = {}
+        for now in range(T - 1, T - 1 + H):
+            spans.setdefault(min(now + 1, self.context_window), []).append(now)
+        found = []
+        for length, nows in spans.items():
+            index = torch.tensor([[*range(now + 1 - length, now + 1)] for now in nows], device=chunks.device)
+            windows = frames.map(lambda part, index=index: part[:, index].flatten(0, 1))  # type: ignore[misc]
+            step = self._step(windows, actions[:, index].flatten(0, 1), last_only=True)
+            found.append(step[:, 0].map(lambda part, nows=nows: part.unflatten(0, (B, N, len(nows)))))  # type: ignore[misc]
+        return concatenate(found, axis=2)
 
     def _model_step(self, window: Latent, actions_BTA: Tensor) -> Latent:
         """The successor of a window's last frame.

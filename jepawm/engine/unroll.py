@@ -75,6 +75,11 @@ class PlanningUnroll:
             return graphs.unroll(self._planned, self._unroll, self.context, chunks_BNHA, self.past_actions_BLA)
         return self._unroll(self._planned, self.context, chunks_BNHA, self.past_actions_BLA)
 
+    def steps(self, virtual: Latent, chunks_BNHA: Tensor) -> Latent:
+        """Latents `[B,N,H]` after each chunk, each from the latent `[B,N,H-1]` given before it; see `StepUnroll`."""
+        with autocast("bfloat16" if self._autocasts else "float32", self.device):
+            return self._planned.step_candidates(self.context, virtual, chunks_BNHA, self.past_actions_BLA)
+
     def _unroll(
         self, model: WorldModel, context: Latent, chunks_BNHA: Tensor, past_actions_BLA: Tensor | None
     ) -> Latent:

@@ -3,7 +3,7 @@
 The shapes on the way: candidates `[B,N,H,d]` -> chunks `[B,N,H,A]` -> latents `[B,N,H,P,D]` -> cost `[B,N]`.
 """
 
-from jepawm.planning.base import Objective, Plan, Planner, Unroll
+from jepawm.planning.base import Objective, Plan, Planner, StepUnroll, Unroll
 from jepawm.planning.mpc import MPC
 from jepawm.planning.objective import GoalDistance, LatentDistance, TemporalHead
 from jepawm.planning.registry import build_objective, build_planner
@@ -21,6 +21,7 @@ __all__ = [
     "Objective",
     "Plan",
     "Planner",
+    "StepUnroll",
     "Subgoals",
     "TemporalHead",
     "Unroll",

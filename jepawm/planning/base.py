@@ -18,6 +18,29 @@ Unroll = Callable[[Tensor], Any]
 Objective = Callable[[Any], Tensor]
 """Predicted latents `[B,N,H]` to cost `[B,N]`, lower is better."""
 
+
+@runtime_checkable
+class StepUnroll(Protocol):
+    """An unroll that also predicts single model steps, from latents that it is given."""
+
+    def __call__(self, chunks_BNHA: Tensor) -> Any:
+        """Raw chunks `[B,N,H,A]` to predicted latents `[B,N,H]`."""
+        ...
+
+    def steps(self, virtual: Any, chunks_BNHA: Tensor) -> Any:
+        """The latent after each chunk: after the first from the present, after chunk `h` from virtual latent `h`.
+
+        Args:
+            virtual: Latents `[B,N,H-1]`, of the kind that a call returns; entry `h` is taken for what chunk `h`, from
+                0, led to.
+            chunks_BNHA: `[B,N,H,A]` raw chunks.
+
+        Returns:
+            Predicted latents `[B,N,H]`. They do not depend on each other, so they are computed side by side.
+        """
+        ...
+
+
 # Candidates that differ by less, in standard deviations of the data's actions, may well cost the same: the search has
 # converged, or is pressed into a corner of the bounds.
 CONVERGED = 1e-3

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepawm.config.planner import CEMGradientConfig, GradientConfig
+from jepawm.config.planner import CEMGradientConfig, GradientConfig, GraspConfig
 from jepawm.errors import ConfigError, PlanningError, did_you_mean
 from jepawm.planning.base import Objective, Plan, Unroll, check_costs, draw_normal, score
 from jepawm.planning.cem import CEM
@@ -17,6 +17,8 @@ from jepawm.planning.search_space import ActionSearchSpace
 
 # They compute one step for all numbers together, from several evaluations, or for sparse gradients: a plan would depend
 # on the plans beside it.
+GradientPlannerConfig = GradientConfig | CEMGradientConfig | GraspConfig
+
 COUPLED = ("Adafactor", "LBFGS", "Muon", "SparseAdam")
 
 
@@ -136,7 +138,7 @@ def descend(
     space: ActionSearchSpace,
     start_BNHd: Float[Tensor, "B N H d"],
     *,
-    config: GradientConfig | CEMGradientConfig,
+    config: GradientPlannerConfig,
     num_updates: int,
     update_noise: float,
     generators: Sequence[torch.Generator],
@@ -166,10 +168,7 @@ def descend(
             unroll, objective, space, search.detach(), max_candidates_per_forward=size
         )
         rounds.add(elites_of(search.detach(), cost_BN, everybody))
-        if config.max_gradient_norm is not None:
-            norm = gradient_BNHd.flatten(2).norm(dim=2)[:, :, None, None]
-            gradient_BNHd = gradient_BNHd * (config.max_gradient_norm / norm.clamp_min(1e-12)).clamp_max(1.0)
-        search.grad = gradient_BNHd
+        search.grad = shortened(gradient_BNHd, config.max_gradient_norm)
         optimizer.step()
         if update_noise:
             search += update_noise * draw_normal(generators, tuple(search.shape[1:]), space.device)
@@ -215,20 +214,38 @@ def cost_and_gradient(
         plans = part.detach().requires_grad_()
         with torch.enable_grad():
             cost = objective(unroll(space.to_chunks(plans, clip=False))).float()
-            total = cost.sum()
-        gradient = None
-        if total.requires_grad:
-            (gradient,) = torch.autograd.grad(total, plans, allow_unused=True)
-        if gradient is None:
-            raise PlanningError(
-                "the cost lets no gradient pass to the actions, and this planner follows it; unroll and objective must "
-                "be differentiable (no torch.no_grad, torch.inference_mode or detach inside), or choose a planner that "
-                "needs no gradients, such as planner.name 'cem'"
-            )
+        gradients.append(gradient_of(cost, plans))
         costs.append(cost.detach())
-        gradients.append(gradient)
     cost_BN, gradient_BNHd = torch.cat(costs, dim=1), torch.cat(gradients, dim=1)
     check_costs(cost_BN, search_BNHd)
+    check_gradient(gradient_BNHd)
+    return cost_BN, gradient_BNHd
+
+
+def gradient_of(cost_BN: Float[Tensor, "B N"], plans_BNHd: Float[Tensor, "B N H d"]) -> Float[Tensor, "B N H d"]:
+    """The gradient of each plan's cost.
+
+    Raises:
+        PlanningError: No gradient passes from the cost to the plans.
+    """
+    gradient = None
+    if cost_BN.requires_grad:
+        (gradient,) = torch.autograd.grad(cost_BN, plans_BNHd, torch.ones_like(cost_BN), allow_unused=True)
+    if gradient is None:
+        raise PlanningError(
+            "the cost lets no gradient pass to the actions, and this planner follows it; unroll and objective must "
+            "be differentiable (no torch.no_grad, torch.inference_mode or detach inside), or choose a planner that "
+            "needs no gradients, such as planner.name 'cem'"
+        )
+    return gradient
+
+
+def check_gradient(gradient_BNHd: Float[Tensor, "B N H d"]) -> None:
+    """Refuses a gradient that no plan can follow.
+
+    Raises:
+        PlanningError: A number that is not finite.
+    """
     bad = ~torch.isfinite(gradient_BNHd).all(dim=-1).all(dim=-1)
     if bool(bad.any()):
         row, column = (int(value) for value in bad.nonzero()[0])
@@ -236,10 +253,17 @@ def cost_and_gradient(
             f"the gradient of candidate {column} of episode {row} in the batch is not finite, though its cost is; "
             "lower planner.learning_rate, or choose a planner that needs no gradients, such as planner.name 'cem'"
         )
-    return cost_BN, gradient_BNHd
 
 
-def make_optimizer(config: GradientConfig | CEMGradientConfig, plans: Tensor) -> torch.optim.Optimizer:
+def shortened(gradient_BNHd: Float[Tensor, "B N H d"], max_gradient_norm: float | None) -> Float[Tensor, "B N H d"]:
+    """Gradients of plans, the ones that are longer than `max_gradient_norm` scaled down to it; None: as they are."""
+    if max_gradient_norm is None:
+        return gradient_BNHd
+    norm = gradient_BNHd.flatten(2).norm(dim=2)[:, :, None, None]
+    return gradient_BNHd * (max_gradient_norm / norm.clamp_min(1e-12)).clamp_max(1.0)
+
+
+def make_optimizer(config: GradientPlannerConfig, plans: Tensor) -> torch.optim.Optimizer:
     """The optimiser that a configuration names, over some plans.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepawm.planning.base import Objective, Unroll
+from jepawm.planning.base import Objective, StepUnroll, Unroll
 
 
 class CandidateLog:
@@ -25,18 +25,24 @@ class CandidateLog:
     """
 
     def __init__(self, unroll: Unroll, objective: Objective, *, cheapest: int | None = None) -> None:
-        self._unroll, self._objective, self._cheapest = unroll, objective, cheapest
+        self.unroll: Unroll = (
+            _LoggedStepUnroll(self, unroll) if isinstance(unroll, StepUnroll) else _LoggedUnroll(self, unroll)
+        )
+        self._objective, self._cheapest = objective, cheapest
         self._scored: list[tuple[Tensor, Tensor]] = []
         self._unrolled: Tensor | None = None
+        self._single_steps = False
 
-    def unroll(self, chunks_BNHA: Tensor) -> Any:
-        """Unrolls, and remembers what."""
-        self._unrolled = chunks_BNHA.detach()
-        return self._unroll(chunks_BNHA)
+    def unrolled(self, chunks_BNHA: Tensor | None) -> None:
+        """Is told what was unrolled; None: single model steps were predicted, which are no candidate's cost."""
+        self._unrolled = None if chunks_BNHA is None else chunks_BNHA.detach()
+        self._single_steps = chunks_BNHA is None
 
     def objective(self, latents: Any) -> Tensor:
-        """Scores what was unrolled last, and keeps both."""
+        """Scores what was unrolled last, and keeps both; what it says of single model steps is not kept."""
         cost_BN = self._objective(latents)
+        if self._single_steps:
+            return cost_BN
         if self._unrolled is None:
             raise RuntimeError("a log's objective scores what its unroll has just unrolled, which is not there")
         self._scored.append((self._unrolled.cpu(), cost_BN.detach().float().cpu()))
@@ -59,3 +65,26 @@ class CandidateLog:
         cost_BN, index_BN = self.cost_BN.sort(dim=1, stable=True)
         index = index_BN[:, :count, None, None].expand(-1, -1, *self.chunks_BNHA.shape[2:])
         return self.chunks_BNHA.gather(1, index), cost_BN[:, :count]
+
+
+class _LoggedUnroll:
+    """Unrolls, and tells a log what."""
+
+    def __init__(self, log: CandidateLog, unroll: Unroll) -> None:
+        self._log, self._inner = log, unroll
+
+    def __call__(self, chunks_BNHA: Tensor) -> Any:
+        self._log.unrolled(chunks_BNHA)
+        return self._inner(chunks_BNHA)
+
+
+class _LoggedStepUnroll(_LoggedUnroll):
+    """The same of an unroll that also predicts single model steps."""
+
+    def __init__(self, log: CandidateLog, unroll: StepUnroll) -> None:
+        super().__init__(log, unroll)
+        self._steps = unroll.steps
+
+    def steps(self, virtual: Any, chunks_BNHA: Tensor) -> Any:
+        self._log.unrolled(None)
+        return self._steps(virtual, chunks_BNHA)

@@ -42,6 +42,28 @@ def test_candidates_unroll_as_plain_windows_do(kind: str, context_window: int, s
         torch.testing.assert_close(found[:, candidate].parts(), expected.parts(), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("context_window", "seen"), [(1, 1), (2, 1), (2, 3), (4, 2), (6, 1)])
+def test_single_steps_from_the_latents_of_an_unroll_predict_that_unroll(
+    kind: str, context_window: int, seen: int
+) -> None:
+    model = make_model(kind, context_window).double()
+    context, chunks = context_of(model, seen), random_chunks(model, 2, 5, 4).double()
+    past = random_chunks(model, 2, seen - 1, seed=4).double() if seen > 1 else None
+    expected = model.unroll_candidates(context, chunks, past)
+    found = model.step_candidates(context, expected[:, :, :-1], chunks, past)
+    torch.testing.assert_close(found.parts(), expected.parts(), rtol=1e-10, atol=1e-10)
+    # A step starts from the latents given, and from none that lies more than a window before it.
+    shifted = expected[:, :, :-1].map(lambda part: torch.cat([part[:, :, :1].roll(1, dims=-1), part[:, :, 1:]], dim=2))
+    moved = model.step_candidates(context, shifted, chunks, past).visual - found.visual
+    changed = moved.abs().flatten(3).amax(dim=(0, 1, 3)) > 1e-8
+    within = [1 <= step <= context_window for step in range(4)]
+    assert not changed[~torch.tensor(within)].any()
+    assert changed[1]
+    with pytest.raises(ConfigError, match=r"4 chunks need latents \[2, 5, 3\] between them, found \[2, 5, 4\]"):
+        model.step_candidates(context, expected, chunks, past)
+
+
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_windows_that_grow_are_computed_frame_by_frame(kind: str) -> None:
     """Counts the tokens that the first block's feed-forward sees: each frame once, and the past once an episode."""

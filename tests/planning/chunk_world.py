@@ -24,9 +24,18 @@ def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def unroll(chunks_BNHA: Tensor) -> Tensor:
-    """A world in which the latent is the chunk."""
-    return chunks_BNHA[:, :, :, None, :]
+class World:
+    """A world in which the latent is the chunk, wherever a model step starts from."""
+
+    def __call__(self, chunks_BNHA: Tensor) -> Tensor:
+        return chunks_BNHA[:, :, :, None, :]
+
+    def steps(self, virtual: Tensor, chunks_BNHA: Tensor) -> Tensor:
+        assert virtual.shape[2] == chunks_BNHA.shape[2] - 1
+        return self(chunks_BNHA)
+
+
+unroll = World()
 
 
 class Quadratic:
@@ -73,7 +82,7 @@ class Rippled:
         return self.of(line - self.centre[..., None]).amin(dim=-1).sum(dim=(-2, -1))
 
 
-class Inside:
+class Inside(World):
     """Unrolls, and fails on a candidate outside the bounds."""
 
     def __init__(self, spec: ActionSpec) -> None:
@@ -88,7 +97,7 @@ class Inside:
 
     def __call__(self, chunks_BNHA: Tensor) -> Tensor:
         self.check(chunks_BNHA)
-        return unroll(chunks_BNHA)
+        return super().__call__(chunks_BNHA)
 
 
 BOX = ActionSpec(2, (-0.3, -0.5), (0.4, np.inf))

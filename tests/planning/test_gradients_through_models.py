@@ -102,7 +102,7 @@ def test_an_unroll_for_gradients_keeps_the_latents_of_its_steps_alone() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["gradient", "cem_gradient"])
+@pytest.mark.parametrize("name", ["gradient", "cem_gradient", "grasp"])
 def test_an_agent_plans_with_gradients(name: str, precision: str) -> None:
     torch.manual_seed(0)
     # An untrained AdaLN predictor all but ignores actions; this one does not.

@@ -96,6 +96,11 @@ PLANNERS: dict[str, Case] = {
         {"num_samples": 256, "num_elites": 26, "num_iterations": 8, "num_iterations_warm": 4, "num_gradient_steps": 15},
         *(0.01, 256, 0.1),
     ),
+    # The world's costs are of whole plans, so there is no distance of a single step to the goal.
+    "grasp": Case(
+        {"num_samples": 48, "num_iterations": 40, "sync_every": 10, "learning_rate": 0.2, "goal_weight": 0.0},
+        *(0.01, 48, 0.1),
+    ),
     "function": Case(
         {"num_samples": 256, "num_iterations": 12, "function": "test_planner_contract:narrowing"}, 0.1, 256, 0.3
     ),
@@ -380,14 +385,27 @@ def test_a_function_is_named_by_module_and_attribute() -> None:
 # -- what else ---------------------------------------------------------------------------------------------------------
 
 
+class TwoParts:
+    """The world with a proprio part that never changes."""
+
+    def __call__(self, chunks: Tensor) -> Latent:
+        return Latent(unroll(chunks), torch.zeros_like(unroll(chunks)))
+
+    def steps(self, virtual: Latent, chunks: Tensor) -> Latent:
+        assert virtual.lead == (*chunks.shape[:2], chunks.shape[2] - 1)
+        return self(chunks)
+
+
 @pytest.mark.parametrize("name", SEARCHING)
 def test_planners_hand_on_whatever_the_world_predicts(name: str) -> None:
     """An unroll may return latents of any kind, if the objective reads them."""
     target, space = targets(0), make_space()
     quadratic = Quadratic(target)
-    plain = plan(name, space, target, (1, 2, 3))
-    found = make_planner(name, space, max_candidates_per_forward=100).plan(
-        lambda chunks: Latent(unroll(chunks), unroll(chunks)),
+    # Noise on the latents of a second part would be drawn from the same generator.
+    changes = {"virtual_noise": 0.0} if name == "grasp" else {}
+    plain = plan(name, space, target, (1, 2, 3), **changes)
+    found = make_planner(name, space, max_candidates_per_forward=100, **changes).plan(
+        TwoParts(),
         lambda latents: quadratic(latents.visual),
         generators=generators(1, 2, 3),
     )

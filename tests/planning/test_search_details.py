@@ -259,7 +259,7 @@ def test_options_reach_the_optimiser_and_a_long_gradient_is_scaled_down() -> Non
         ({"learning_rate": 0.0}, r"planner\.learning_rate must be above 0"),
     ],
 )
-@pytest.mark.parametrize("name", ["gradient", "cem_gradient"])
+@pytest.mark.parametrize("name", ["gradient", "cem_gradient", "grasp"])
 def test_a_wrong_optimiser_is_refused_before_anything_is_planned(
     name: str, settings: dict[str, Any], message: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 from jepawm.config.planner.base import PlannerConfig, Precision, RandomPlansConfig
 from jepawm.config.planner.function import FunctionPlannerConfig
-from jepawm.config.planner.gradient import CEMGradientConfig, GradientConfig
+from jepawm.config.planner.gradient import CEMGradientConfig, GradientConfig, GraspConfig
 from jepawm.config.planner.nevergrad import NevergradConfig
 from jepawm.config.planner.sampling import (
     CEMConfig,
@@ -17,6 +17,7 @@ __all__ = [
     "CEMGradientConfig",
     "FunctionPlannerConfig",
     "GradientConfig",
+    "GraspConfig",
     "ICEMConfig",
     "MPPIConfig",
     "NevergradConfig",

@@ -25,6 +25,7 @@ class PlannerConfig(TaggedConfig):
         "random_shooting": "jepawm.config.planner:RandomShootingConfig",
         "gradient": "jepawm.config.planner:GradientConfig",
         "cem_gradient": "jepawm.config.planner:CEMGradientConfig",
+        "grasp": "jepawm.config.planner:GraspConfig",
         "nevergrad": "jepawm.config.planner:NevergradConfig",
         "function": "jepawm.config.planner:FunctionPlannerConfig",
         "random": "jepawm.config.planner:RandomPlansConfig",
@@ -35,8 +36,9 @@ class PlannerConfig(TaggedConfig):
     """`cem`: the cross-entropy method; `icem`: the same with coloured noise and kept elites; `mppi`: model-predictive
     path integrals; `predictive_sampling`: the best of many plans around the last one; `random_shooting`: the best of
     many random plans; `gradient`: a torch optimiser from many starts; `cem_gradient`: cem, refined by gradients;
-    `nevergrad`: an optimiser of that library; `function`: a function of your own (`planner.function`); `random`: one
-    random plan, the baseline that no model is asked for; `module:Class`: a dataclass of your own."""
+    `grasp`: gradients of single model steps, over actions and the latents between them; `nevergrad`: an optimiser of
+    that library; `function`: a function of your own (`planner.function`); `random`: one random plan, the baseline that
+    no model is asked for; `module:Class`: a dataclass of your own."""
     horizon: int = 6
     """Action chunks in a plan."""
     init_std: float = 1.0

@@ -47,7 +47,7 @@ class TorchOptimizer:
         return arguments
 
 
-def _check_optimizer(config: "GradientConfig | CEMGradientConfig") -> None:
+def _check_optimizer(config: "GradientConfig | CEMGradientConfig | GraspConfig") -> None:
     positive(config, "learning_rate", "max_gradient_norm")
     config.optimizer_arguments()
 
@@ -102,3 +102,38 @@ class CEMGradientConfig(TorchOptimizer, CEMConfig):
                 f"planner.num_refined must be at most planner.num_elites + 1 ({self.num_elites + 1}: the elites and "
                 f"the mean), found {self.num_refined}"
             )
+
+
+@dataclass(frozen=True)
+class GraspConfig(TorchOptimizer, PlannerConfig):
+    """Gradients of single model steps, over actions and virtual latents between them."""
+
+    implementation: ClassVar[str] = "jepawm.planning.grasp:GRASP"
+
+    name: str = "grasp"
+    num_samples: int = 16
+    """Plans per episode that are improved side by side; the first starts at the warm start, or the mean action."""
+    num_iterations: int = 60
+    """Updates of a first plan that follow single model steps."""
+    num_iterations_warm: int = 20
+    """Such updates of a replan that starts from the shifted last plan."""
+    sync_every: int = 20
+    """After so many of them the plan becomes real again: it is unrolled as a whole (100 in the paper)."""
+    num_sync_updates: int = 5
+    """Updates that then follow the gradient through the whole unroll."""
+    dynamics_weight: float = 1.0
+    """Weight of how far a virtual latent lies from what the step before it predicts (1 in the paper)."""
+    goal_weight: float = 1.0
+    """Weight of how far each step's prediction lies from the goal; 0: only the cost of the whole plan counts."""
+    virtual_step: float = 0.2
+    """Share of the way to that prediction that a virtual latent goes in an update."""
+    virtual_noise: float = 0.1
+    """Deviation of noise on virtual latents in each update, in units of what an unroll changes in a model step."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "num_samples", "num_iterations", "num_iterations_warm", "sync_every")
+        not_negative(self, "num_sync_updates", "dynamics_weight", "goal_weight", "virtual_noise")
+        if not 0 < self.virtual_step <= 1:
+            raise ConfigError(f"planner.virtual_step must lie in (0, 1], found {self.virtual_step}")
+        _check_optimizer(self)
