@@ -33,15 +33,14 @@ def jobs(wall_dataset, tmp_path) -> dict[str, EncodeJob]:
     return {name: EncodeJob(str(tmp_path / name), to_dict(CONV), 64, "float32", model) for name in ("one", "two")}
 
 
-@pytest.fixture
-def demand(ray_local):
-    """Two actors of the shared Ray, on CPUs."""
+def demand(num_actors: int) -> Demand:
+    """Actors of the shared Ray, on CPUs."""
     from jepawm.distributed.cluster import look_at_cluster
 
-    return Demand(ScalingConfig(num_encode_actors=2), "cpu", look_at_cluster())
+    return Demand(ScalingConfig(num_encode_actors=num_actors), "cpu", look_at_cluster())
 
 
-def test_actors_encode_what_one_process_encodes(jobs, demand):
+def test_actors_encode_what_one_process_encodes(jobs, ray_local):
     from jepawm.distributed.encode import encode_on_ray
 
     alone, encoder = jobs["one"].open()
@@ -52,7 +51,7 @@ def test_actors_encode_what_one_process_encodes(jobs, demand):
     # One shard is there already: the actors leave it alone.
     list(encode_shards(store, encoder, [1], torch.device("cpu")))
     kept = store.shard_path(1).stat().st_mtime_ns
-    assert sum(encode_on_ray(jobs["two"], demand)) == store.num_frames - store.shard_frames(1)
+    assert sum(encode_on_ray(jobs["two"], demand(2))) == store.num_frames - store.shard_frames(1)
     assert store.shard_path(1).stat().st_mtime_ns == kept
     store.finish()
     for number in range(store.dataset.num_shards):
@@ -61,7 +60,7 @@ def test_actors_encode_what_one_process_encodes(jobs, demand):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_an_actor_says_what_is_wrong_with_an_episode(jobs, demand):
+def test_an_actor_says_what_is_wrong_with_an_episode(jobs, ray_local):
     from jepawm.distributed.encode import encode_on_ray
 
     store, encoder = jobs["one"].open()
@@ -73,4 +72,4 @@ def test_an_actor_says_what_is_wrong_with_an_episode(jobs, demand):
     content[len(content) // 3 : len(content) // 3 + 400] = bytes(400)
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"shard-00000\.parquet"):
-        list(encode_on_ray(jobs["one"], demand))
+        list(encode_on_ray(jobs["one"], demand(1)))
