@@ -61,6 +61,7 @@ def test_the_stream_holds_the_clips_of_one_process_for_any_number_of_workers(
         worker.close()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_local")
 def test_a_video_that_cannot_be_decoded_is_named(tmp_path):
     from jepawm.distributed.clip_stream import opened_once, streamed_clips
