@@ -28,11 +28,10 @@ class StepUnroll(Protocol):
         ...
 
     def steps(self, virtual: Any, chunks_BNHA: Tensor) -> Any:
-        """The latent after each chunk: after the first from the present, after chunk `h` from virtual latent `h`.
+        """Predicts the latent after each chunk: chunk 0 starts from the present, chunk `h` from `virtual[h - 1]`.
 
         Args:
-            virtual: Latents `[B,N,H-1]`, of the kind that a call returns; entry `h` is taken for what chunk `h`, from
-                0, led to.
+            virtual: Latents `[B,N,H-1]`, of the kind that a call returns; entry `h` stands for what chunk `h` led to.
             chunks_BNHA: `[B,N,H,A]` raw chunks.
 
         Returns:

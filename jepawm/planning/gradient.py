@@ -15,10 +15,10 @@ from jepawm.planning.micro_batches import micro_batch_size
 from jepawm.planning.rounds import Rounds, elites_of, start_of
 from jepawm.planning.search_space import ActionSearchSpace
 
-# They compute one step for all numbers together, from several evaluations, or for sparse gradients: a plan would depend
-# on the plans beside it.
 GradientPlannerConfig = GradientConfig | CEMGradientConfig | GraspConfig
 
+# They compute one step for all numbers together, from several evaluations, or for sparse gradients: a plan would depend
+# on the plans beside it.
 COUPLED = ("Adafactor", "LBFGS", "Muon", "SparseAdam")
 
 

@@ -27,8 +27,8 @@ class GRASP:
 
     No gradient passes into `s[h]` as an input of `f`, so none passes through more than one model step, and all steps
     are one batch. An update moves actions along `dL/da` with an optimiser of torch, and `s[h+1]` a share of the way to
-    `p[h]`, with noise. Every few updates the plan becomes real again: it follows the gradient of its own cost through
-    the whole unroll, whose latents then are the virtual ones.
+    `p[h]`, with noise. Every few updates the plan follows the gradient of its own cost through the whole unroll, and
+    the latents of that unroll become the virtual ones.
 
     Args:
         config: Starts, updates, weights, optimiser.
@@ -105,7 +105,7 @@ class GRASP:
         num_updates: int,
         generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "B N H d"]:
-        """Plans after updates of single model steps, which begin with the latents of the plans' own unroll."""
+        """Plans after updates that follow single model steps; virtual latents begin as those of the plans' unroll."""
         cfg, space = self.config, self.space
         search = search_BNHd.clone().requires_grad_()
         optimizer = make_optimizer(cfg, search)
@@ -163,7 +163,7 @@ class GRASP:
     def _moved(
         self, latents: Tensor, predicted: Tensor, change_B: Tensor, generators: Sequence[torch.Generator]
     ) -> Tensor:
-        """Virtual latents a share of the way nearer to what the step before them predicts, with noise."""
+        """Virtual latents after an update: nearer to what the steps before them predict, with noise."""
         moved = torch.lerp(latents.float(), predicted.float(), self.config.virtual_step)
         if self.config.virtual_noise and latents.shape[2]:
             scale = (self.config.virtual_noise * change_B).view(-1, *[1] * (latents.dim() - 1))

@@ -34,12 +34,12 @@ class CandidateLog:
         self._single_steps = False
 
     def unrolled(self, chunks_BNHA: Tensor | None) -> None:
-        """Is told what was unrolled; None: single model steps were predicted, which are no candidate's cost."""
+        """Remembers what was unrolled; None: single model steps were predicted, whose costs are not kept."""
         self._unrolled = None if chunks_BNHA is None else chunks_BNHA.detach()
         self._single_steps = chunks_BNHA is None
 
     def objective(self, latents: Any) -> Tensor:
-        """Scores what was unrolled last, and keeps both; what it says of single model steps is not kept."""
+        """Scores what was unrolled last, and keeps both; costs of single model steps are not kept."""
         cost_BN = self._objective(latents)
         if self._single_steps:
             return cost_BN

@@ -47,7 +47,7 @@ class TorchOptimizer:
         return arguments
 
 
-def _check_optimizer(config: "GradientConfig | CEMGradientConfig | GraspConfig") -> None:
+def _check_optimizer(config: TorchOptimizer) -> None:
     positive(config, "learning_rate", "max_gradient_norm")
     config.optimizer_arguments()
 
@@ -118,15 +118,16 @@ class GraspConfig(TorchOptimizer, PlannerConfig):
     num_iterations_warm: int = 20
     """Such updates of a replan that starts from the shifted last plan."""
     sync_every: int = 20
-    """After so many of them the plan becomes real again: it is unrolled as a whole (100 in the paper)."""
+    """After so many of them a plan is unrolled as a whole, and its virtual latents are those of the unroll (100 in the
+    paper)."""
     num_sync_updates: int = 5
-    """Updates that then follow the gradient through the whole unroll."""
+    """Updates that the plan then makes along the gradient through the whole unroll."""
     dynamics_weight: float = 1.0
     """Weight of how far a virtual latent lies from what the step before it predicts (1 in the paper)."""
     goal_weight: float = 1.0
     """Weight of how far each step's prediction lies from the goal; 0: only the cost of the whole plan counts."""
     virtual_step: float = 0.2
-    """Share of the way to that prediction that a virtual latent goes in an update."""
+    """A virtual latent goes this share of the way to what the step before it predicts, in each update."""
     virtual_noise: float = 0.1
     """Deviation of noise on virtual latents in each update, in units of what an unroll changes in a model step."""
 
