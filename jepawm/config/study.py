@@ -43,8 +43,10 @@ class StudyEncoderConfig:
     """A line for the report."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of a run over those of study and environment: `model.encoder` and whatever else the encoder needs."""
-    weights: str | None = None
-    """Its weights: a file, or a folder such as RUN/encoder, as `weights_key` takes it. None: as `settings` say."""
+    weights: str | tuple[str, ...] | None = None
+    """Its weights: a file, or a folder such as RUN/encoder, as `weights_key` takes it. A list has one for each seed, in
+    the order of the seeds: the intervals over seeds then speak of pretrainings, not of a single one. None: as
+    `settings` say."""
     weights_key: str = "model.encoder.weights"
     """Setting of a run that `weights` are put into; `model.encoder.base.weights` below a compact encoder."""
     needs_weights: bool = False
@@ -161,6 +163,7 @@ class UnlabelledStudyConfig:
         fractions: Shares of the training episodes, in (0, 1]; a smaller share is a part of a larger one.
         seeds: Of the trainings.
         data_seed: Of the episodes, which all seeds share.
+        only_encoders: Labels of the encoders that are tried and reported; empty: all.
         measures: What is measured.
         trials: How they run.
     """
@@ -174,6 +177,7 @@ class UnlabelledStudyConfig:
     fractions: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0, 1, 2)
     data_seed: int = 0
+    only_encoders: tuple[str, ...] = ()
     measures: StudyMeasuresConfig = field(default_factory=StudyMeasuresConfig)
     trials: StudyTrialsConfig = field(default_factory=StudyTrialsConfig)
 
@@ -202,19 +206,36 @@ class StudyConfig(UnlabelledStudyConfig):
                 raise ConfigError(f"{what} must name at least one")
         _check_grid("the study", self.fractions, self.seeds)
         for label, encoder in self.encoders.items():
-            _check_grid(f"encoders.{label}", encoder.fractions or self.fractions, encoder.seeds or self.seeds)
+            _check_grid(f"encoders.{label}", encoder.fractions or self.fractions, self.seeds_of(label))
             _known(f"encoders.{label}.environments", encoder.environments, self.environments)
             if encoder.random_weights and (encoder.weights is not None or encoder.needs_weights):
                 raise ConfigError(f"encoders.{label}: random_weights and weights that are given exclude each other")
+            _check_weights(label, encoder.weights, self.seeds_of(label))
+        _known("only_encoders", self.only_encoders, self.encoders)
         for label, ablation in self.ablations.items():
             _known(f"ablations.{label}.arms", ablation.arms, self.encoders)
         for label, transfer in self.transfers.items():
             _known(f"transfers.{label}.trained_on", (transfer.trained_on,), self.environments)
 
     @property
+    def wanted(self) -> tuple[str, ...]:
+        """Labels of the encoders that the study asks about, in the file's order."""
+        return tuple(label for label in self.encoders if not self.only_encoders or label in self.only_encoders)
+
+    @property
     def left_out(self) -> tuple[str, ...]:
-        """Labels of encoders whose weights were not given."""
-        return tuple(label for label, each in self.encoders.items() if each.needs_weights and each.weights is None)
+        """Labels of those among them whose weights were not given."""
+        encoders = {label: self.encoders[label] for label in self.wanted}
+        return tuple(label for label, each in encoders.items() if each.needs_weights and each.weights is None)
+
+    def seeds_of(self, label: str) -> tuple[int, ...]:
+        """The seeds that an encoder is tried with."""
+        return self.encoders[label].seeds or self.seeds
+
+    def weights_of(self, label: str, seed: int) -> str | None:
+        """What an encoder is given as weights in the trials of a seed; None: as its settings say."""
+        weights = self.encoders[label].weights
+        return weights[self.seeds_of(label).index(seed)] if isinstance(weights, tuple) else weights
 
 
 def _check_grid(where: str, fractions: tuple[float, ...], seeds: tuple[int, ...]) -> None:
@@ -225,6 +246,14 @@ def _check_grid(where: str, fractions: tuple[float, ...], seeds: tuple[int, ...]
         )
     if not seeds or any(seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds of {where} must be different whole numbers from 0 on, found {list(seeds)}")
+
+
+def _check_weights(label: str, weights: str | tuple[str, ...] | None, seeds: tuple[int, ...]) -> None:
+    if isinstance(weights, tuple) and len(weights) != len(seeds):
+        raise ConfigError(
+            f"encoders.{label}.weights lists {len(weights)} for {len(seeds)} seeds {list(seeds)}; name one for each "
+            "seed, or a single one for all of them"
+        )
 
 
 def _known(where: str, labels: tuple[str, ...], known: Mapping[str, object]) -> None:

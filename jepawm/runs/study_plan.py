@@ -71,7 +71,9 @@ class PlannedTrial:
         path = dataset_path(self.dataset_config(study))
         config = as_trial(self.config, self.folder(folder).path)
         config = replace(config, data=replace(config.data, source="dataset", path=path))
-        return TrialJob(self.identity, self.name, to_dict(config), self.recipe, self.parts)
+        cell = self.cells[0]
+        labels = {"environment": cell.environment, "encoder": cell.encoder, "share": f"{100 * cell.fraction:g} %"}
+        return TrialJob(self.identity, self.name, to_dict(config), self.recipe, self.parts, labels)
 
 
 def planned_trials(study: StudyConfig, folder: StudyFolder) -> list[PlannedTrial]:
@@ -139,7 +141,7 @@ def _planned(study: StudyConfig, cell: Cell, folder: StudyFolder, digests: _Dige
         config = _resolved(study, cell, weights=random)
         _check_frozen(cell, config)
     else:
-        config = _resolved(study, cell, weights=encoder.weights)
+        config = _resolved(study, cell, weights=study.weights_of(cell.encoder, cell.seed))
     sources = [f"random, seed {cell.seed}"] if random else [digests.of_files(each) for each in _weights_of(config)]
     which = identity(
         to_dict(config), weights=json.dumps(sources), data_seed=study.data_seed, contents=digests.contents(config)

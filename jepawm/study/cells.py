@@ -50,7 +50,7 @@ class Cell:
 def cells(study: StudyConfig) -> tuple[Cell, ...]:
     """All of them, the largest shares and the first seeds first, so that a study that is cut short compares the most.
 
-    Encoders whose weights were not given are left out.
+    Encoders that are not asked about, or whose weights were not given, are left out.
     """
     found = [
         Cell(
@@ -61,11 +61,12 @@ def cells(study: StudyConfig) -> tuple[Cell, ...]:
             is_largest=fraction == max(encoder.fractions or study.fractions),
             is_early=place < study.measures.reconstruction_seeds,
         )
-        for label, encoder in study.encoders.items()
+        for label in study.wanted
         if label not in study.left_out
+        for encoder in (study.encoders[label],)
         for environment in encoder.environments or tuple(study.environments)
         for fraction in encoder.fractions or study.fractions
-        for place, seed in enumerate(encoder.seeds or study.seeds)
+        for place, seed in enumerate(study.seeds_of(label))
     ]
     seeds = list(study.seeds) + [cell.seed for cell in found]
     return tuple(sorted(found, key=lambda cell: (-cell.fraction, seeds.index(cell.seed))))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jepawm.config.study import StudyConfig
+from jepawm.config.study import StudyConfig, StudyEncoderConfig
 from jepawm.evaluation.outcomes import ProtocolResult
 from jepawm.evaluation.result import EvaluationResult
 from jepawm.study.statistics import (
@@ -227,8 +227,10 @@ def summarise(
         name=study.name,
         about=study.about,
         environments={label: each.about for label, each in study.environments.items()},
-        encoders={label: each.about for label, each in study.encoders.items()},
-        ablations={label: each.about for label, each in study.ablations.items()},
+        encoders={label: _about(study.encoders[label]) for label in study.wanted},
+        ablations={
+            label: each.about for label, each in study.ablations.items() if len(set(each.arms) & set(study.wanted)) > 1
+        },
         transfers={label: each.about for label, each in study.transfers.items()},
         left_out=study.left_out,
         seeds=tuple(sorted({each.seed for each in outcomes})),
@@ -244,6 +246,11 @@ def summarise(
         cost=tuple(_numbers(at_most, _costs)),
         beware=tuple(_beware(study, outcomes)),
     )
+
+
+def _about(encoder: StudyEncoderConfig) -> str:
+    own = "weights of its own for each seed" if isinstance(encoder.weights, tuple) else ""
+    return "; ".join(text for text in (encoder.about, own) if text)
 
 
 # -- success ---------------------------------------------------------------------------------------------------------

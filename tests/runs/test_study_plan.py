@@ -140,6 +140,34 @@ def test_a_file_of_weights_is_read_once_for_all_cells(tmp_path: Path, monkeypatc
     assert read == [str(file)]
 
 
+def test_a_list_of_weights_has_one_for_each_seed(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("first.pt", "second.pt", "third.pt")]
+    for file in files:
+        file.write_text(file.name)
+
+    def of(seeds: list[int], weights: Any) -> dict[int, PlannedTrial]:
+        base = {"name": "dinov2", "trainable": False}
+        encoder = {
+            "settings": {**STATISTICS, "model.encoder.base": base},
+            "weights_key": "model.encoder.base.weights",
+            "weights": weights,
+        }
+        return {trial.config.seed: trial for trial in planned(study(seeds=seeds, encoders={"a": encoder}), tmp_path)}
+
+    named = [str(file) for file in files]
+    found = of([4, 2], named[:2])
+    assert {seed: frozen_encoder(trial.config.model.encoder).weights for seed, trial in found.items()} == {
+        4: named[0],
+        2: named[1],
+    }
+    # A seed that is added leaves the trials of the others, and the list is no part of what a trial is.
+    more = of([4, 2, 7], named)
+    assert {seed: more[seed].identity for seed in (4, 2)} == {seed: found[seed].identity for seed in (4, 2)}
+    assert of([2], named[1])[2].identity == found[2].identity
+    with pytest.raises(ConfigError, match=r"encoders.a.weights lists 2 for 3 seeds \[0, 1, 2\]"):
+        of([0, 1, 2], named[:2])
+
+
 VIDEO = {"name": "vjepa2", "latent_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "normalization": "imagenet"}
 
 

@@ -41,6 +41,16 @@ def test_the_grid_is_whole_and_begins_with_the_largest_share_and_the_first_seed(
     assert study().left_out == ("given",)
 
 
+def test_a_part_of_the_encoders_is_the_same_trials_as_in_the_whole() -> None:
+    encoders = {**PLAIN["encoders"], "more": {"settings": {"model": {"encoder": {"name": "vit"}}}}}
+    whole, part = study(encoders=encoders), study(encoders=encoders, only_encoders=["more"])
+    assert cells(part) == tuple(cell for cell in cells(whole) if cell.encoder == "more")
+    # What is not asked about is not missed.
+    assert (whole.left_out, part.left_out) == (("given",), ())
+    with pytest.raises(ConfigError, match=r"only_encoders: unknown 'mor' \(did you mean 'more'\?\)"):
+        study(encoders=encoders, only_encoders=["mor"])
+
+
 def test_settings_lie_over_each_other_from_the_recipe_to_the_cell() -> None:
     cell = cells(study())[0]
     layers = cell_layers(study(settings={"train": {"num_train_steps": 7}}), cell, weights="w.pt")
