@@ -5,6 +5,7 @@ from typing import Any
 STATISTICS = {"model.encoder": {"name": "compact", "latent_dim": 4, "hidden_dim": 8}, "data.features": "stored"}
 SETTINGS: dict[str, Any] = {
     "device": "cpu",
+    "tracking.mlflow": False,
     "data": {"num_episodes": 8, "env_steps_per_episode": 20, "held_out_fraction": 0.25},
     "train": {
         "num_train_steps": 4,

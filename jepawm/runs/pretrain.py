@@ -36,7 +36,7 @@ from jepawm.runs.usage import RunUsage, usage_lines
 from jepawm.runs.wall_times import WallTimes
 from jepawm.storage.holding import where
 from jepawm.storage.reading import fetched
-from jepawm.tracking import METRICS_FILE, MetricsFollower, Outcome, Record, TrackedRun, read_metrics
+from jepawm.tracking import METRICS_FILE, MetricsFollower, Outcome, Record, read_metrics
 from jepawm.tracking.mlflow_sink import Status
 from jepawm.training.checkpoint import checkpoint_step, newest_checkpoint
 from jepawm.training.pretrain_state import fresh_pretrain_state, restore_pretraining
@@ -87,9 +87,7 @@ def check_pretraining(config: PretrainConfig) -> None:
     check_disk({"checkpoints": (local_path(config.run_dir or home()), float(kept * checkpoint))})
 
 
-def pretrain(
-    config: PretrainConfig, recipe: str, runtime: Runtime, console: Console, *, group: TrackedRun | None = None
-) -> str:
+def pretrain(config: PretrainConfig, recipe: str, runtime: Runtime, console: Console) -> str:
     """Pretrains an encoder on a runtime.
 
     Args:
@@ -97,7 +95,6 @@ def pretrain(
         recipe: Name of its recipe.
         runtime: Where the work happens.
         console: Where progress is shown.
-        group: The run above it at the tracker, such as the study that it is a part of.
 
     Returns:
         The folder of the exported encoder, RUN/encoder.
@@ -128,7 +125,7 @@ def pretrain(
         times = WallTimes(run_dir, console, before)
         times.save()
         tags = {"kind": "pretraining", "recipe": recipe, "code_version": code_version()}
-        sink = pretraining_sink(config, run_dir, tags, group)
+        sink = pretraining_sink(config, run_dir, tags)
 
         def outcome(status: Status) -> Outcome:
             return outcome_of(run_dir, status, config.tracking)

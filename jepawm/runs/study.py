@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from jepawm.runs.runtime import Runtime
 from jepawm.runs.study_plan import PlannedTrial, check_study, planned_trials, write_random_weights
 from jepawm.runs.study_report import write_study_reports
 from jepawm.runs.study_trial import run_study_trial
+from jepawm.runs.tracked_study import study_outcome, study_sink
+from jepawm.runs.tracking import tracked
 from jepawm.study.records import FOUND_FILE, Found, StudyFolder
 
 
@@ -95,7 +98,13 @@ def run_study(request: StudyRequest, console: Console) -> StudyResult:
         # A report only reads what trials have left, so it may be written while another process runs them.
         return _report(study, folder, trials, request, console)
     goes_on = "the same command goes on; trials that are over are not run again"
-    with lock_run(str(folder.path), console.say), telling_how_to_go_on(lambda: goes_on):
+    place, tracking = str(folder.path), trials[0].config.tracking
+    sink = study_sink(place, tracking) if tracking.mlflow else None
+    with (
+        lock_run(place, console.say),
+        telling_how_to_go_on(lambda: goes_on),
+        tracked(sink, tracking, console, folder=place, outcome=partial(study_outcome, place)),
+    ):
         _run(study, folder, trials, request, console)
         return _report(study, folder, trials, request, console)
 

@@ -1,9 +1,10 @@
-"""Sends to a tracker later what it lacks of a run, of an improvement, or of a sweep."""
+"""Sends to a tracker later what it lacks of a run, of an improvement, of a sweep, or of a study."""
 
 import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from jepawm.runs.directory import FINISHED, known_config
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.improve import improvement_outcome
 from jepawm.runs.listing import state_of
-from jepawm.runs.tracked_sweep import SweepSink, is_sweep, sweep_run, sweep_tracking
+from jepawm.runs.tracked_study import is_study, study_outcome, study_run, study_sink, study_tracking
+from jepawm.runs.tracked_sweep import is_sweep, sweep_run, sweep_sink, sweep_tracking
+from jepawm.runs.tracked_trials import TrialsSink
 from jepawm.runs.tracking import evaluation_sink, mlflow_sink, outcome_of, run_tags
 from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker
+from jepawm.tracking.mlflow_sink import Status
 from jepawm.tracking.sent import SentFile
 
 
@@ -26,7 +30,7 @@ def sync_folder(folder: str, uri: str | None, say: Callable[[str], Any]) -> None
     """Sends what a tracker lacks.
 
     Args:
-        folder: Of a run, an evaluation, an improvement with its rounds, or a sweep with its trials.
+        folder: Of a run, an evaluation, an improvement with its rounds, or a sweep or study with its trials.
         uri: Address of the tracker; None: see `_tracking`.
         say: Told what was sent.
 
@@ -35,26 +39,34 @@ def sync_folder(folder: str, uri: str | None, say: Callable[[str], Any]) -> None
         TrackingError: The tracker does not open; says why and what to do.
     """
     if is_sweep(folder):
-        tracking = _tracking(sweep_tracking(folder), folder, uri)
-        sink = SweepSink(folder, tracking)
-        sink.start()
-        sent = sink.sync()
-        is_over = os.path.exists(os.path.join(folder, "report.html"))
-        if is_over or state_of(folder) != "running":
-            sink.finish(Outcome("FINISHED" if is_over else "KILLED"))
-        say(f"{sent} trials sent to {Tracker.of(tracking).address}")
+        _sync_trials(sweep_sink(folder, _tracking(sweep_tracking(folder), folder, uri)), folder, Outcome, say)
+        return
+    if is_study(folder):
+        sink = study_sink(folder, _tracking(study_tracking(folder), folder, uri))
+        _sync_trials(sink, folder, partial(study_outcome, folder), say)
         return
     is_one = any(os.path.isfile(os.path.join(folder, name)) for name in ("config.yaml", "eval.json"))
     runs = [folder] if is_one else rounds_of(folder)
     if not runs:
         raise ConfigError(
-            f"{folder} is no run (it has no config.yaml), no evaluation (no eval.json), no sweep (no sweep.json) "
-            "and no improvement (no round-00)"
+            f"{folder} is no run (it has no config.yaml), no evaluation (no eval.json), no sweep (no sweep.json), "
+            "no study (no trials) and no improvement (no round-00)"
         )
     for run_dir in runs:
         sync_run(run_dir, uri, say)
     if runs != [folder]:
         _close_group(folder, uri)
+
+
+def _sync_trials(
+    sink: TrialsSink, folder: str, outcome: Callable[[Status], Outcome], say: Callable[[str], Any]
+) -> None:
+    sink.start()
+    sent = sink.sync()
+    is_over = os.path.exists(os.path.join(folder, "report.html"))
+    if is_over or state_of(folder) != "running":
+        sink.finish(outcome("FINISHED" if is_over else "KILLED"))
+    say(f"{sent} trials sent to {sink.address}")
 
 
 def sync_run(folder: str, uri: str | None, say: Callable[[str], Any]) -> MLflowSink:
@@ -103,12 +115,14 @@ def _config_of(evaluation: EvaluationResult, folder: str) -> RunConfig:
 
 
 def group_of(folder: str) -> TrackedRun | None:
-    """The improvement or the sweep that a run belongs to, by where its folder lies; None: neither."""
+    """The improvement, the sweep or the study that a run belongs to, by where its folder lies; None: none of these."""
     above = os.path.dirname(os.path.abspath(folder))
     if rounds_of(above):
         return TrackedRun(above)
-    sweep = os.path.dirname(above)
-    return sweep_run(sweep) if os.path.basename(above) == "trials" and is_sweep(sweep) else None
+    if os.path.basename(above) != "trials":
+        return None
+    whole = os.path.dirname(above)
+    return sweep_run(whole) if is_sweep(whole) else study_run(whole) if is_study(whole) else None
 
 
 def rounds_of(folder: str) -> list[str]:

@@ -1,6 +1,4 @@
-"""A sweep at MLflow: one run for the sweep, and below it one for each trial that has ended.
-
-The process that leads a sweep alone talks to the tracker; it reads what the sweep has written:
+"""A sweep at MLflow: one run for the sweep, and below it one for each trial that has ended. It reads these files:
 
 ```
 SWEEP/
@@ -17,10 +15,10 @@ from typing import Any
 from jepawm.config.tracking import TrackingConfig
 from jepawm.config.yaml_io import flatten, from_dict
 from jepawm.errors import DataError
+from jepawm.runs.tracked_trials import TrackedTrial, TrialContents, TrialsSink
 from jepawm.runs.tracking import outcome_of
-from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker, read_metrics
+from jepawm.tracking import TrackedRun, read_metrics
 from jepawm.tracking.mlflow_sink import Status
-from jepawm.tracking.sent import SentFile
 from jepawm.tuning.description import SweepDescription
 from jepawm.tuning.sweep_folder import REPORT_FILE, SWEEP_FILE, TRIALS_FILE, SweepFolder
 
@@ -79,76 +77,45 @@ class EndedTrial:
         )
 
 
-class SweepSink:
-    """Copies a sweep to MLflow; see `jepawm.tracking.background.Sink`.
+def sweep_sink(sweep_dir: str, tracking: TrackingConfig) -> TrialsSink:
+    """The copy of a sweep at its tracker.
 
     Args:
         sweep_dir: The sweep.
         tracking: Names the tracker, and says what an hour costs.
     """
+    folder = os.path.abspath(sweep_dir)
+    # A sweep has many models; the best one is registered by itself.
+    without_models = replace(tracking, log_model=False)
+    return TrialsSink(
+        sweep_run(folder),
+        tracking,
+        lambda: [_tracked(trial, folder, without_models) for trial in ended_trials(folder)],
+        _ARTIFACTS,
+    )
 
-    def __init__(self, sweep_dir: str, tracking: TrackingConfig) -> None:
-        self.folder = os.path.abspath(sweep_dir)
-        # A sweep has many models; the best one is registered by itself.
-        self._tracking = replace(tracking, log_model=False)
-        self._tracker = Tracker.of(tracking)
-        self._sweep = sweep_run(self.folder)
-        self._sink = MLflowSink(self._sweep, self._tracker)
 
-    def start(self) -> None:
-        """Opens the run of the sweep, or continues it.
+def _tracked(trial: EndedTrial, sweep_dir: str, tracking: TrackingConfig) -> TrackedTrial:
+    # The sweep may have been moved, or copied to another machine.
+    place = os.path.join(sweep_dir, "trials", os.path.basename(os.path.normpath(trial.run_dir)))
+    if not os.path.isdir(place):
+        place = os.path.join(sweep_dir, trial.run_dir)
+    return TrackedTrial(place, trial.status, lambda: _contents(trial, place, tracking))
 
-        Raises:
-            TrackingError: The tracker does not open; says why and what to do.
-        """
-        self._sink.start()
 
-    def sync(self) -> int:
-        """Sends the trials that have ended and were not sent yet.
-
-        Returns:
-            Number of trials sent.
-        """
-        sent = 0
-        for trial in ended_trials(self.folder):
-            if not self._is_sent(trial):
-                self._send(trial)
-                sent += 1
-        return sent
-
-    def finish(self, outcome: Outcome) -> None:
-        """Sends the sweep's own files and numbers, and closes its run."""
-        files = {name: os.path.join(self.folder, name) for name in _ARTIFACTS}
-        there = {name: path for name, path in files.items() if os.path.isfile(path)}
-        self._sink.finish(replace(outcome, artifacts={**there, **outcome.artifacts}))
-
-    def _place(self, trial: EndedTrial) -> str:
-        """The trial's folder, also where the sweep was moved or copied to another machine."""
-        here = os.path.join(self.folder, "trials", os.path.basename(os.path.normpath(trial.run_dir)))
-        return here if os.path.isdir(here) else os.path.join(self.folder, trial.run_dir)
-
-    def _is_sent(self, trial: EndedTrial) -> bool:
-        known = SentFile(self._place(trial)).trackers.get(self._tracker.address)
-        return known is not None and bool(known.ended)
-
-    def _send(self, trial: EndedTrial) -> None:
-        place = self._place(trial)
-        tags = {"kind": "trial", "trial": str(trial.number), **({"error": trial.error[:500]} if trial.error else {})}
-        child = MLflowSink(TrackedRun(place, trial.point, tags, self._sweep), self._tracker)
-        child.start()
-        child.sync()
-        child.send_metrics(
-            [
-                (int(rung["train_step"]), {"rung/value": float(rung["value"])})
-                for rung in trial.rungs
-                if rung["value"] is not None
-            ]
-        )
-        # MLflow's parameters never change, so settings that did are numbers over train steps.
-        child.send_metrics([(int(each["train_step"]), _settings(each["point"])) for each in trial.takeovers])
-        outcome = outcome_of(place, _STATUS[trial.status], self._tracking)
-        found = {f"trial/{key}": value for key, value in trial.metrics.items() if value is not None}
-        child.finish(replace(outcome, summary={**outcome.summary, **found, "trial/seconds": trial.seconds}))
+def _contents(trial: EndedTrial, place: str, tracking: TrackingConfig) -> TrialContents:
+    outcome = outcome_of(place, _STATUS[trial.status], tracking)
+    found = {f"trial/{key}": value for key, value in trial.metrics.items() if value is not None}
+    outcome = replace(outcome, summary={**outcome.summary, **found, "trial/seconds": trial.seconds})
+    rungs = [
+        (int(rung["train_step"]), {"rung/value": float(rung["value"])})
+        for rung in trial.rungs
+        if rung["value"] is not None
+    ]
+    # MLflow's parameters never change, so settings that did are numbers over train steps.
+    changed = [(int(each["train_step"]), _settings(each["point"])) for each in trial.takeovers]
+    tags = {"kind": "trial", "trial": str(trial.number), **({"error": trial.error[:500]} if trial.error else {})}
+    return TrialContents(trial.point, tags, outcome, [*rungs, *changed])
 
 
 def ended_trials(sweep_dir: str) -> list[EndedTrial]:

@@ -92,21 +92,18 @@ def mlflow_sink(
     return MLflowSink(TrackedRun(run_dir, params, tags or {}, group), Tracker.of(config.tracking))
 
 
-def pretraining_sink(
-    config: PretrainConfig, run_dir: str, tags: dict[str, str], group: TrackedRun | None = None
-) -> MLflowSink | None:
+def pretraining_sink(config: PretrainConfig, run_dir: str, tags: dict[str, str]) -> MLflowSink | None:
     """The copy of a pretraining at its tracker; None where the configuration wants none.
 
     Args:
         config: What is trained.
         run_dir: Where its metrics are.
         tags: What it is about.
-        group: The run above it, such as a study.
     """
     if not config.tracking.mlflow:
         return None
     params = flatten(to_dict(replace(config, run_dir=run_dir)))
-    return MLflowSink(TrackedRun(run_dir, params, tags, group), Tracker.of(config.tracking))
+    return MLflowSink(TrackedRun(run_dir, params, tags), Tracker.of(config.tracking))
 
 
 def head_sink(job: HeadJob, folder: str, tags: dict[str, str]) -> MLflowSink | None:

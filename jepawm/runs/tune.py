@@ -25,7 +25,7 @@ from jepawm.runs.points import with_point
 from jepawm.runs.preflight.machine import check_writable, joins_a_cluster
 from jepawm.runs.runtime import Runtime
 from jepawm.runs.sweep_checks import SweepRequest, check_sweep
-from jepawm.runs.tracked_sweep import SweepSink
+from jepawm.runs.tracked_sweep import sweep_sink
 from jepawm.runs.tracking import tracked
 from jepawm.runs.trial import TrialJob, run_trial
 from jepawm.runs.trials import Trials
@@ -111,7 +111,7 @@ def begun(
     with lock_run(str(folder.path), console.say), telling_how_to_go_on(lambda: goes_on):
         goes_on_now = folder.begin(description)
         console.say(f"{what:<10} {folder.path}{' (continued)' if goes_on_now else ''}")
-        sink = SweepSink(str(folder.path), tracking) if tracking.mlflow else None
+        sink = sweep_sink(str(folder.path), tracking) if tracking.mlflow else None
         with tracked(sink, tracking, console, folder=str(folder.path), outcome=Outcome):
             yield
 

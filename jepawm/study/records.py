@@ -54,6 +54,7 @@ class TrialJob:
         config: The run, as plain data.
         recipe: Shown in its report.
         parts: What is measured beside the run's own evaluation.
+        labels: Where it stands in the grid, for people: `environment`, `encoder`, `share`.
     """
 
     identity: str
@@ -61,6 +62,7 @@ class TrialJob:
     config: Mapping[str, Any]
     recipe: str
     parts: tuple[Part, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -115,6 +117,11 @@ class StudyFolder:
         """The folder of a trial, found by its identity whatever it was named when it began."""
         there = sorted((self.path / "trials").glob(f"*-{identity}"))
         return TrialFolder(there[0] if there else self.path / "trials" / f"{name}-{identity}")
+
+    @property
+    def trials(self) -> list["TrialFolder"]:
+        """Those that were begun, by name."""
+        return [TrialFolder(file.parent) for file in sorted((self.path / "trials").glob(f"*/{TRIAL_FILE}"))]
 
 
 class TrialFolder:

@@ -1,6 +1,7 @@
 """Studies in one process: nothing runs twice, what is added runs alone, what fails is kept, the report has it all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from toy_study import STATISTICS, STUDY
 
+from jepawm.cli.main import main
 from jepawm.cli.study import changes_of
 from jepawm.console import Console
 from jepawm.errors import CheckpointError, ConfigError, FolderInUseError, TrainingError
@@ -16,7 +18,8 @@ from jepawm.runs import study as study_module
 from jepawm.runs import study_trial as study_trial_module
 from jepawm.runs.directory import lock_run
 from jepawm.runs.study import StudyRequest, StudyResult, list_trials, run_study
-from jepawm.study.records import Part
+from jepawm.study.records import Part, StudyFolder, TrialFolder
+from jepawm.tracking.tracker import open_client
 
 CONV = {"settings": {"model.encoder": {"name": "conv", "latent_dim": 4}}, "seeds": [0], "fractions": [1.0]}
 RANDOM = {
@@ -96,7 +99,7 @@ def studies(tmp_path_factory):
 def told(studies):
     """What was trained by: a study that is killed, the same again, with more encoders, and the report alone."""
     more = {"conv": CONV, "random": RANDOM, "broken": BROKEN}
-    seen: dict[str, Any] = {}
+    seen: dict[str, Any] = {"encoders": more}
     with pytest.raises(Killed):
         studies.run(kill_at="wall-statistics-100pct-seed1")
     seen["killed"], seen["killed_measured"] = list(studies.trained), list(studies.measured)
@@ -238,6 +241,61 @@ def test_the_command_of_a_report_that_is_written_again_is_the_one_that_runs_tria
     run_study(request, Console(quiet=True))
     markdown = (told["result"].folder / "report.md").read_text()
     assert "\njepawm study encoders --study STUDY.yaml --local\n" in markdown
+
+
+def test_a_study_is_a_run_at_mlflow_and_each_trial_a_run_below_it(
+    studies, told, tracker_uri: str, capsys, monkeypatch
+) -> None:
+    """The trials are over; that they are tracked now makes none of them another trial."""
+    monkeypatch.setenv("JEPAWM_HOME", str(studies.file.parent))
+    tracked = {**STUDY["settings"], "tracking.mlflow": True, "tracking.mlflow_uri": tracker_uri}
+    result = studies.run(encoders=told["encoders"], settings=tracked)
+    assert studies.trained == []
+    client = open_client(tracker_uri)
+    found = {
+        run.info.run_name.rpartition("-")[0]: run
+        for run in client.search_runs([client.get_experiment_by_name("jepawm").experiment_id])
+    }
+    above = found.pop("study")
+    assert (above.info.status, above.data.tags["kind"]) == ("FINISHED", "study")
+    rates = {
+        f"success/{row['environment']}/{row['encoder']}/{100 * row['fraction']:g}pct": (
+            row["planned"]["rate"]["success_rate"]
+        )
+        for row in told["summary"]["success"]
+    }
+    assert above.data.metrics == rates
+    assert {item.path for item in client.list_artifacts(above.info.run_id)} == {
+        "study.json",
+        "report.html",
+        "report.md",
+    }
+    assert set(found) == {trial.name for trial in result.trials}
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {above.info.run_id}
+    one = found["wall-statistics-100pct-seed1"]
+    assert one.info.status == "FINISHED"
+    assert {key: one.data.tags[f"study.{key}"] for key in ("environment", "encoder", "share")} == {
+        "environment": "wall",
+        "encoder": "statistics",
+        "share": "100 %",
+    }
+    assert one.data.params["seed"] == "1"
+    assert {"train/loss", "eval/success_rate", "trial/seconds", "trial/transfer_other_wall/solved"} <= set(
+        one.data.metrics
+    )
+    assert found["wall-broken-100pct-seed0"].info.status == "FAILED"
+    assert "finite" in found["wall-broken-100pct-seed0"].data.tags["error"]
+    capsys.readouterr()
+    assert main(["track", "sync", str(result.folder), "--uri", tracker_uri]) == 0
+    assert "0 trials sent" in capsys.readouterr().out
+    # A trial that got one more measure is sent again.
+    trial = TrialFolder(result.trials[0].folder(StudyFolder(result.folder)).path)
+    trial.begin(replace(trial.job, parts=(*trial.job.parts, Part("more"))))
+    trial.write(replace(trial.found, parts={**trial.found.parts, Part("more").key: {"number": 0.5}}))
+    assert main(["track", "sync", str(result.folder), "--uri", tracker_uri]) == 0
+    assert "1 trials sent" in capsys.readouterr().out
+    sent = client.search_runs([above.info.experiment_id], f"tags.mlflow.runName = '{trial.path.name}'")
+    assert sent[0].data.metrics["trial/more/number"] == 0.5
 
 
 def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys, monkeypatch) -> None:

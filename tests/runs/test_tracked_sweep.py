@@ -14,7 +14,7 @@ from jepawm.config.yaml_io import save_yaml
 from jepawm.errors import DataError
 from jepawm.runs.improve import RESULT_FILE
 from jepawm.runs.sync import group_of
-from jepawm.runs.tracked_sweep import SweepSink, ended_trials
+from jepawm.runs.tracked_sweep import ended_trials, sweep_sink
 from jepawm.tracking import METRICS_FILE, Outcome, append_metrics
 from jepawm.tracking.tracker import open_client
 from jepawm.tuning.description import SweepDescription
@@ -77,14 +77,14 @@ def test_a_sweep_is_a_run_and_each_ended_trial_a_run_below_it(
 ) -> None:
     tracking = TrackingConfig(mlflow_uri=tracker_uri)
     end(sweep, **trial(0))
-    sink = SweepSink(str(sweep), tracking)
+    sink = sweep_sink(str(sweep), tracking)
     sink.start()
     assert (sink.sync(), sink.sync()) == (1, 0)
     taken = [{"source": 0, "train_step": 20, "point": {"optim.learning_rate": 0.004, "model.predictor.name": "mlp"}}]
     end(sweep, **trial(1, "stopped", takeovers=taken))
     end(sweep, **trial(2, "failed"))
     # The driver was killed, and the same command goes on.
-    sink = SweepSink(str(sweep), tracking)
+    sink = sweep_sink(str(sweep), tracking)
     sink.start()
     assert sink.sync() == 2
     (sweep / "report.html").write_text("plots")
