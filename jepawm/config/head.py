@@ -57,6 +57,9 @@ class ImageHeadConfig(HeadConfig):
     """Side of a patch that is drawn, pixels."""
     normalization: Colours = "imagenet"
     """How colours are normalised where the head draws them."""
+    around_mean_frame: bool = False
+    """Draw what differs from the mean frame of the training episodes, which is kept with the head: under a still camera
+    the picture is whole from the first update. Off in the published decoders."""
     pixel_loss: Literal["l1", "l2"] = "l1"
     """Mean absolute or squared difference of colours in [0, 1]."""
     pixel_weight: float = 1.0

@@ -114,6 +114,8 @@ class StudyMeasuresConfig:
     """Updates of a decoder that draws frames from the frozen latents, the same for each encoder; 0: none is trained."""
     reconstruction_batch_size: int = 64
     """Frames of an update."""
+    reconstruction_learning_rate: float = 5e-4
+    """Peak learning rate of the decoder; a small one needs a higher rate than the heads of the published systems."""
     reconstruction_episodes: int | None = 64
     """Training episodes that it sees; None: all."""
     reconstruction_seeds: int = 1
@@ -123,7 +125,8 @@ class StudyMeasuresConfig:
 
     def __post_init__(self) -> None:
         positive(self, "num_probe_frames", "num_test_frames")
-        positive(self, "reconstruction_batch_size", "reconstruction_episodes", "reconstruction_seeds")
+        positive(self, "reconstruction_batch_size", "reconstruction_learning_rate")
+        positive(self, "reconstruction_episodes", "reconstruction_seeds")
         if self.reconstruction_steps < 0:
             raise ConfigError(f"measures.reconstruction_steps must not be negative, found {self.reconstruction_steps}")
 

@@ -80,6 +80,11 @@ class ImageHead(nn.Module):
         mlp_ratio: Width inside the feed-forward over `dim`.
         grid: Rows and columns of the latents' patches; None: they are a square. Resized bilinearly to the patches that
             are drawn.
+        around_mean_frame: Draw what differs from `mean_frame`; at first nothing does.
+
+    Attributes:
+        mean_frame: `[3,Y,X]` normalised colours that are added to what is drawn, 0 before the training sets them; None
+            where nothing is added.
 
     Raises:
         ConfigError: Patches that do not divide the frame.
@@ -99,6 +104,7 @@ class ImageHead(nn.Module):
         num_heads: int = 16,
         mlp_ratio: float = 4.0,
         grid: tuple[int, int] | None = None,
+        around_mean_frame: bool = False,
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -117,6 +123,10 @@ class ImageHead(nn.Module):
         nn.init.trunc_normal_(self.view_token, std=0.02)
         nn.init.trunc_normal_(self.proj.weight, std=0.02)
         nn.init.zeros_(self.proj.bias)
+        self.mean_frame: Tensor | None
+        self.register_buffer("mean_frame", torch.zeros(3, image_size, image_size) if around_mean_frame else None)
+        if around_mean_frame:
+            nn.init.zeros_(self.proj.weight)
 
     def patches(self, latents_BTPD: Float[Tensor, "B T P D"]) -> Float[Tensor, "B T L pixels"]:
         """`[B,T,L,p*q*3]` normalised colours of every patch drawn, by row `p`, column `q` and channel.
@@ -137,7 +147,8 @@ class ImageHead(nn.Module):
         patches = self.patches(latents_BTPD).unflatten(3, (self.patch_size, self.patch_size, 3))
         # [B,T,rows,columns,p,q,C] to [B,T,C,rows,p,columns,q]
         image = patches.unflatten(2, (rows, columns)).permute(0, 1, 6, 2, 4, 3, 5)
-        return image.flatten(5, 6).flatten(3, 4)
+        image = image.flatten(5, 6).flatten(3, 4)
+        return image if self.mean_frame is None else image + self.mean_frame
 
     @torch.no_grad()
     def decode(self, latents_BTPD: Float[Tensor, "B T P D"]) -> UInt8[Tensor, "B T 3 Y X"]:

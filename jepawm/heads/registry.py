@@ -48,6 +48,7 @@ def image_head(config: ImageHeadConfig, shape: HeadShape) -> ImageHead:
         num_heads=config.num_heads,
         mlp_ratio=config.mlp_ratio,
         grid=shape.grid,
+        around_mean_frame=config.around_mean_frame,
     )
 
 

@@ -174,9 +174,10 @@ def _parts(study: StudyConfig, cell: Cell, config: RunConfig) -> tuple[Part, ...
     if measures.cost:
         parts.append(Part("cost"))
     if measures.reconstruction_steps and cell.is_early:
-        names = ("reconstruction_steps", "reconstruction_batch_size", "reconstruction_episodes", "decoder")
         whole = to_dict(measures)
-        parts.append(Part("reconstruction", {"measures": {name: whole[name] for name in names}}))
+        # For how many seeds it is trained changes nothing of each.
+        names = [name for name in whole if name.startswith("reconstruction_") and name != "reconstruction_seeds"]
+        parts.append(Part("reconstruction", {"measures": {name: whole[name] for name in (*names, "decoder")}}))
     for label, transfer in study.transfers.items():
         if transfer.trained_on == cell.environment:
             parts.append(Part(f"transfer {label}", {"settings": transfer.settings}))

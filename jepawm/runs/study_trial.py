@@ -179,6 +179,7 @@ class _TrainedTrial:
             device=self._config.device,
             head=measures.decoder,
             data=HeadDataConfig(num_episodes=measures.reconstruction_episodes),
+            optim=replace(HeadJob().optim, learning_rate=measures.reconstruction_learning_rate),
             train=HeadTrainConfig(
                 num_train_steps=steps,
                 batch_size=measures.reconstruction_batch_size,

@@ -60,6 +60,7 @@ def test_actors_encode_what_one_process_encodes(jobs, ray_local):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_an_actor_says_what_is_wrong_with_an_episode(jobs, ray_local):
     from jepawm.distributed.encode import encode_on_ray
 

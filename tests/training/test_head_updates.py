@@ -89,6 +89,25 @@ def test_a_head_learns_what_latents_hold_and_nothing_from_empty_ones(name: str) 
     assert unexplained(name, blind.measure(dot_world.with_empty_latents(held_out), generator())) > 0.9
 
 
+def test_a_head_around_the_mean_frame_begins_with_it_and_is_saved_with_it() -> None:
+    whole = dot_world.halves(64, 1)
+    assert whole.pixels is not None
+    # Dark frames that differ little.
+    known = dataclasses.replace(whole, pixels=whole.pixels // 8)
+    barely = (dataclasses.replace(TRAIN, num_train_steps=1), dataclasses.replace(OPTIM, learning_rate=1e-9))
+    plain, around = (
+        trained("image", known, barely[0], optim=barely[1], around_mean_frame=wanted)[0] for wanted in (False, True)
+    )
+    metrics = around.measure(known, generator())
+    # Drawn colours are rounded to one of 256.
+    assert metrics["mse"] == pytest.approx(metrics["mse_mean_frame"], abs=1 / 255**2)
+    assert plain.measure(known, generator())["mse"] > 5 * metrics["mse"]
+    again = build_task(around.config, dot_world.SHAPE)
+    again.head.load_state_dict(around.finish().state_dict())
+    assert again.measure(known, generator()) == metrics
+    assert "mean_frame" not in plain.finish().state_dict()
+
+
 def test_a_head_is_a_function_of_its_seed() -> None:
     known = dot_world.episodes(10, 1)
     short = dataclasses.replace(TRAIN, num_train_steps=5)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from jepawm.config.head import ImageHeadConfig, TransposedConvHeadConfig, VQVAEHeadConfig
 from jepawm.heads import HeadShape
-from jepawm.heads.image import Decoder, Normalization, from_unit, to_unit
+from jepawm.heads.image import Decoder, ImageHead, Normalization, from_unit, to_unit
 from jepawm.training.head_tasks.base import MEASURED_ROWS, HeadBatch, HeadTask, Terms
 from jepawm.training.image_metrics import LPIPS, at_size, image_metrics
 from jepawm.training.latent_episodes import LatentEpisodes
@@ -85,6 +85,17 @@ class ImageTask(DecoderTask):
         self.config = config
         # Not a module of its own: its weights are no part of the head, and never train.
         self._lpips = (None if config.lpips_weights is None else LPIPS(config.lpips_weights, config.lpips_network),)
+
+    def prepare(self, episodes: LatentEpisodes) -> None:
+        head = self.head
+        if isinstance(head, ImageHead) and head.mean_frame is not None:
+            assert episodes.pixels is not None, "`kept` asks for them"
+            # In parts, for frames take four times as much memory as floats.
+            total = torch.zeros_like(head.mean_frame)
+            for part in episodes.pixels.split(256):
+                total += at_size(part, total.shape[-2:]).sum(dim=0)
+            mean = total / len(episodes.pixels)
+            head.mean_frame.copy_(from_unit(mean, self.normalization))
 
     def losses(self, batch: HeadBatch) -> Terms:
         config = self.config
