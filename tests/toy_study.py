@@ -47,6 +47,7 @@ STUDY: dict[str, Any] = {
         "num_probe_frames": 24,
         "num_test_frames": 12,
         "reconstruction_steps": 2,
+        "reconstruction_learning_rate": 2e-3,
         "decoder": {"name": "transposed_conv", "depth": 2},
     },
     "transfers": {"other_wall": {"trained_on": "wall", "settings": {"env.id": "envs:envs/WallRandom-v1"}}},

@@ -12,10 +12,10 @@ from jepawm.cli.group import run_group
 
 @dataclass(frozen=True)
 class Sync:
-    """Send to MLflow what it lacks of a run, of an improvement with its rounds, or of a sweep with its trials."""
+    """Send to MLflow what it lacks of a run, an improvement with its rounds, or a sweep or study with its trials."""
 
     folder: Positional[str]
-    """Directory or URI of the run, improvement or sweep."""
+    """Directory or URI of the run, improvement, sweep or study."""
     uri: str | None = None
     """Address of the tracker; by default that of its configuration, else $MLFLOW_TRACKING_URI, else the last one."""
 

@@ -115,7 +115,7 @@ class StudyMeasuresConfig:
     reconstruction_batch_size: int = 64
     """Frames of an update."""
     reconstruction_learning_rate: float = 5e-4
-    """Peak learning rate of the decoder; a small one needs a higher rate than the heads of the published systems."""
+    """Peak learning rate of the decoder; a small decoder needs a higher rate than the published ones."""
     reconstruction_episodes: int | None = 64
     """Training episodes that it sees; None: all."""
     reconstruction_seeds: int = 1
@@ -227,9 +227,17 @@ class StudyConfig(UnlabelledStudyConfig):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Labels of those among them whose weights were not given."""
+        """Labels of the wanted encoders whose weights were not given."""
         encoders = {label: self.encoders[label] for label in self.wanted}
         return tuple(label for label, each in encoders.items() if each.needs_weights and each.weights is None)
+
+    @property
+    def wanted_ablations(self) -> tuple[str, ...]:
+        """Labels of the ablations with at least two wanted arms, one of which is the reference."""
+        wanted = {label: [arm for arm in each.arms if arm in self.wanted] for label, each in self.ablations.items()}
+        return tuple(
+            label for label, arms in wanted.items() if len(arms) > 1 and arms[0] == self.ablations[label].arms[0]
+        )
 
     def seeds_of(self, label: str) -> tuple[int, ...]:
         """The seeds that an encoder is tried with."""
@@ -257,6 +265,8 @@ def _check_weights(label: str, weights: str | tuple[str, ...] | None, seeds: tup
             f"encoders.{label}.weights lists {len(weights)} for {len(seeds)} seeds {list(seeds)}; name one for each "
             "seed, or a single one for all of them"
         )
+    if isinstance(weights, tuple) and len(set(weights)) < len(weights):
+        raise ConfigError(f"encoders.{label}.weights names a file twice: {list(weights)}; name another for each seed")
 
 
 def _known(where: str, labels: tuple[str, ...], known: Mapping[str, object]) -> None:

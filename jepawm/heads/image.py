@@ -80,7 +80,7 @@ class ImageHead(nn.Module):
         mlp_ratio: Width inside the feed-forward over `dim`.
         grid: Rows and columns of the latents' patches; None: they are a square. Resized bilinearly to the patches that
             are drawn.
-        around_mean_frame: Draw what differs from `mean_frame`; at first nothing does.
+        around_mean_frame: Add `mean_frame` to what the transformer draws; its last layer begins at zero.
 
     Attributes:
         mean_frame: `[3,Y,X]` normalised colours that are added to what is drawn, 0 before the training sets them; None

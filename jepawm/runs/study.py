@@ -22,7 +22,7 @@ from jepawm.runs.features import encode_features, encode_job
 from jepawm.runs.pipeline import started_runtime
 from jepawm.runs.preflight.machine import check_writable
 from jepawm.runs.runtime import Runtime
-from jepawm.runs.study_plan import PlannedTrial, check_study, planned_trials, write_random_weights
+from jepawm.runs.study_plan import PlannedTrial, check_study, planned_trials, study_plan, write_random_weights
 from jepawm.runs.study_report import write_study_reports
 from jepawm.runs.study_trial import run_study_trial
 from jepawm.runs.tracked_study import study_outcome, study_sink
@@ -99,14 +99,12 @@ def run_study(request: StudyRequest, console: Console) -> StudyResult:
         return _report(study, folder, trials, request, console)
     goes_on = "the same command goes on; trials that are over are not run again"
     place, tracking = str(folder.path), trials[0].config.tracking
-    sink = study_sink(place, tracking) if tracking.mlflow else None
-    with (
-        lock_run(place, console.say),
-        telling_how_to_go_on(lambda: goes_on),
-        tracked(sink, tracking, console, folder=place, outcome=partial(study_outcome, place)),
-    ):
-        _run(study, folder, trials, request, console)
-        return _report(study, folder, trials, request, console)
+    with lock_run(place, console.say), telling_how_to_go_on(lambda: goes_on):
+        folder.begin(study_plan(trials))
+        sink = study_sink(place, tracking) if tracking.mlflow else None
+        with tracked(sink, tracking, console, folder=place, outcome=partial(study_outcome, place)):
+            _run(study, folder, trials, request, console)
+            return _report(study, folder, trials, request, console)
 
 
 def _report(

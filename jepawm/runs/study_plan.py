@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from jepawm.runs.study_trial import transfer_config
 from jepawm.runs.trial import as_trial
 from jepawm.seeding import stream_seed
 from jepawm.study.cells import Cell, cell_layers, cells, identity, weights_digest
-from jepawm.study.records import Part, StudyFolder, TrialFolder, TrialJob
+from jepawm.study.records import Part, StudyFolder, StudyPlan, TrialFolder, TrialJob
 
 # Of a study's folder: files of random weights.
 _RANDOM_FOLDER = "encoders"
@@ -71,9 +71,33 @@ class PlannedTrial:
         path = dataset_path(self.dataset_config(study))
         config = as_trial(self.config, self.folder(folder).path)
         config = replace(config, data=replace(config.data, source="dataset", path=path))
-        cell = self.cells[0]
-        labels = {"environment": cell.environment, "encoder": cell.encoder, "share": f"{100 * cell.fraction:g} %"}
-        return TrialJob(self.identity, self.name, to_dict(config), self.recipe, self.parts, labels)
+        return TrialJob(self.identity, self.name, to_dict(config), self.recipe, self.parts)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Where it stands in the grid, for people; two labels of the same settings stand side by side."""
+        places = {
+            "environment": [cell.environment for cell in self.cells],
+            "encoder": [cell.encoder for cell in self.cells],
+            "share": [f"{100 * cell.fraction:g} %" for cell in self.cells],
+        }
+        return {name: ", ".join(dict.fromkeys(labels)) for name, labels in places.items()}
+
+
+def study_plan(trials: Sequence[PlannedTrial]) -> StudyPlan:
+    """What the folder of a study keeps of its trials.
+
+    Raises:
+        ConfigError: Settings `tracking` that differ between trials; a study is one run at one tracker.
+    """
+    tracking = trials[0].config.tracking
+    for trial in trials:
+        if trial.config.tracking != tracking:
+            raise ConfigError(
+                f"{trial.name} has other settings `tracking` than {trials[0].name}, and a study is one run at one "
+                "tracker; set them in the study's own `settings`"
+            )
+    return StudyPlan({trial.identity: trial.labels for trial in trials}, to_dict(tracking))
 
 
 def planned_trials(study: StudyConfig, folder: StudyFolder) -> list[PlannedTrial]:
@@ -203,6 +227,7 @@ def check_study(study: StudyConfig, trials: list[PlannedTrial]) -> None:
             f"study {study.name} has no trial: no weights were given for {', '.join(study.left_out)}; pass "
             f"--encoders.{study.left_out[0]}.weights RUN/encoder"
         )
+    study_plan(trials)
     seen: set[str] = set()
     for trial in trials:
         config = trial.config

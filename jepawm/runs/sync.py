@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from jepawm.runs.directory import FINISHED, known_config
 from jepawm.runs.episodes import find_dataset
 from jepawm.runs.improve import improvement_outcome
 from jepawm.runs.listing import state_of
-from jepawm.runs.tracked_study import is_study, study_outcome, study_run, study_sink, study_tracking
+from jepawm.runs.tracked_study import is_study, study_outcome, study_run, study_sink, study_status, study_tracking
 from jepawm.runs.tracked_sweep import is_sweep, sweep_run, sweep_sink, sweep_tracking
 from jepawm.runs.tracked_trials import TrialsSink
 from jepawm.runs.tracking import evaluation_sink, mlflow_sink, outcome_of, run_tags
 from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker
-from jepawm.tracking.mlflow_sink import Status
 from jepawm.tracking.sent import SentFile
 
 
@@ -39,18 +37,20 @@ def sync_folder(folder: str, uri: str | None, say: Callable[[str], Any]) -> None
         TrackingError: The tracker does not open; says why and what to do.
     """
     if is_sweep(folder):
-        _sync_trials(sweep_sink(folder, _tracking(sweep_tracking(folder), folder, uri)), folder, Outcome, say)
+        sink = sweep_sink(folder, _tracking(sweep_tracking(folder), folder, uri))
+        is_over = os.path.exists(os.path.join(folder, "report.html"))
+        _sync_trials(sink, Outcome("FINISHED" if is_over else "KILLED"), is_over or _rests(folder), say)
         return
     if is_study(folder):
         sink = study_sink(folder, _tracking(study_tracking(folder), folder, uri))
-        _sync_trials(sink, folder, partial(study_outcome, folder), say)
+        _sync_trials(sink, study_outcome(folder, study_status(folder)), _rests(folder), say)
         return
     is_one = any(os.path.isfile(os.path.join(folder, name)) for name in ("config.yaml", "eval.json"))
     runs = [folder] if is_one else rounds_of(folder)
     if not runs:
         raise ConfigError(
             f"{folder} is no run (it has no config.yaml), no evaluation (no eval.json), no sweep (no sweep.json), "
-            "no study (no trials) and no improvement (no round-00)"
+            "no study (no plan.json) and no improvement (no round-00)"
         )
     for run_dir in runs:
         sync_run(run_dir, uri, say)
@@ -58,14 +58,17 @@ def sync_folder(folder: str, uri: str | None, say: Callable[[str], Any]) -> None
         _close_group(folder, uri)
 
 
-def _sync_trials(
-    sink: TrialsSink, folder: str, outcome: Callable[[Status], Outcome], say: Callable[[str], Any]
-) -> None:
+def _rests(folder: str) -> bool:
+    return state_of(folder) != "running"
+
+
+def _sync_trials(sink: TrialsSink, outcome: Outcome, is_over: bool, say: Callable[[str], Any]) -> None:
     sink.start()
     sent = sink.sync()
-    is_over = os.path.exists(os.path.join(folder, "report.html"))
-    if is_over or state_of(folder) != "running":
-        sink.finish(outcome("FINISHED" if is_over else "KILLED"))
+    if is_over:
+        sink.finish(outcome)
+    for trial, why in sink.unreadable.items():
+        say(f"{trial} was not sent: {why}")
     say(f"{sent} trials sent to {sink.address}")
 
 

@@ -1,5 +1,6 @@
 """A study at MLflow: one run for the study, and below it one for each trial that is over."""
 
+import hashlib
 import json
 import os
 import re
@@ -13,11 +14,13 @@ from jepawm.config.tracking import TrackingConfig
 from jepawm.config.yaml_io import from_dict
 from jepawm.errors import DataError, first_line
 from jepawm.runs.episodes import find_dataset
-from jepawm.runs.tracked_trials import TrackedTrial, TrialContents, TrialsSink
+from jepawm.runs.study_trial import PEAK_MEMORY
+from jepawm.runs.tracked_trials import ERROR_TAG, TrackedTrial, TrialContents, TrialsSink
 from jepawm.runs.tracking import outcome_of, run_tags, used_params
 from jepawm.study.records import (
     FOUND_FILE,
     MARKDOWN_FILE,
+    PLAN_FILE,
     REPORT_FILE,
     STUDY_FILE,
     Found,
@@ -36,14 +39,13 @@ def study_sink(study_dir: str, tracking: TrackingConfig) -> TrialsSink:
     """The copy of a study at its tracker.
 
     Args:
-        study_dir: The study.
+        study_dir: The study, which was begun.
         tracking: Names the tracker, and says what an hour costs.
     """
     folder = os.path.abspath(study_dir)
     # A study has many models, and is about none of them.
-    return TrialsSink(
-        study_run(folder), tracking, lambda: _ended_trials(folder, replace(tracking, log_model=False)), _FILES
-    )
+    ended = _EndedTrials(folder, replace(tracking, log_model=False))
+    return TrialsSink(study_run(folder), tracking, ended, _FILES)
 
 
 def study_run(study_dir: str) -> TrackedRun:
@@ -53,13 +55,23 @@ def study_run(study_dir: str) -> TrackedRun:
 
 def is_study(folder: str) -> bool:
     """Whether a folder is a study that was begun."""
-    return any(StudyFolder(folder).trials)
+    return os.path.isfile(os.path.join(folder, PLAN_FILE))
 
 
 def study_tracking(study_dir: str) -> TrackingConfig:
-    """Tracker and prices that the trials of a study were begun with."""
-    trial = StudyFolder(study_dir).trials[0]
-    return from_dict(TrackingConfig, dict(trial.job.config["tracking"]), str(trial.path))
+    """Tracker and prices that a study was started with last."""
+    plan = StudyFolder(study_dir).plan
+    assert plan is not None, "`is_study` says so"
+    return from_dict(TrackingConfig, dict(plan.tracking), os.path.join(study_dir, PLAN_FILE))
+
+
+def study_status(study_dir: str) -> Status:
+    """Whether all trials of the plan are over."""
+    folder = StudyFolder(study_dir)
+    plan, trials = folder.plan, folder.trials
+    assert plan is not None, "`is_study` says so"
+    whole = len(trials) == len(plan.labels) and all(each.found.is_over(each.job) for each in trials.values())
+    return "FINISHED" if whole else "KILLED"
 
 
 def study_outcome(study_dir: str, status: Status) -> Outcome:
@@ -85,28 +97,58 @@ def study_outcome(study_dir: str, status: Status) -> Outcome:
     return Outcome(status, summary)
 
 
-def _ended_trials(study_dir: str, tracking: TrackingConfig) -> Iterator[TrackedTrial]:
-    for trial in StudyFolder(study_dir).trials:
-        job, found = trial.job, trial.found
-        if found.is_over(job):
-            version = stamp(str(trial.path / FOUND_FILE))
-            yield TrackedTrial(str(trial.path), version, partial(_contents, trial, job, found, tracking))
+class _EndedTrials:
+    """Reads the trials of the plan that are over. What has not changed since the last look is not read again.
+
+    Args:
+        study_dir: The study.
+        tracking: What an hour costs.
+    """
+
+    def __init__(self, study_dir: str, tracking: TrackingConfig) -> None:
+        self._folder, self._tracking = StudyFolder(study_dir), tracking
+        # By identity, the stamp of `found.json` and what it said; None: the trial is not over.
+        self._seen: dict[str, tuple[str, TrackedTrial | None]] = {}
+
+    def __call__(self) -> list[TrackedTrial]:
+        plan = self._folder.plan
+        labels = {} if plan is None else plan.labels
+        ended = [self._looked_at(which, trial, labels[which]) for which, trial in self._folder.trials.items()]
+        return [trial for trial in ended if trial is not None]
+
+    def _looked_at(self, which: str, trial: TrialFolder, labels: Mapping[str, str]) -> TrackedTrial | None:
+        file = trial.path / FOUND_FILE
+        if not file.is_file():
+            return None
+        now = stamp(str(file))
+        seen, ended = self._seen.get(which, ("", None))
+        if seen != now:
+            job, found = trial.job, trial.found
+            ended = None
+            if found.is_over(job):
+                version = hashlib.sha256(file.read_bytes()).hexdigest()
+                ended = TrackedTrial(
+                    str(trial.path), version, partial(_contents, trial, job, found, labels, self._tracking)
+                )
+            self._seen[which] = (now, ended)
+        return ended
 
 
-def _contents(trial: TrialFolder, job: TrialJob, found: Found, tracking: TrackingConfig) -> TrialContents:
+def _contents(
+    trial: TrialFolder, job: TrialJob, found: Found, labels: Mapping[str, str], tracking: TrackingConfig
+) -> TrialContents:
     config = from_dict(RunConfig, dict(job.config), str(trial.path))
     tags = {"kind": "trial", **run_tags(config, job.recipe, find_dataset(config))}
-    tags |= {f"study.{name}": label for name, label in job.labels.items()}
+    tags |= {f"study.{name}": label for name, label in labels.items()}
     if found.error:
-        tags["error"] = found.error[:500]
+        tags[ERROR_TAG] = found.error[:500]
     measured: Record = {"trial/seconds": found.seconds}
-    names = {part.key: part.name for part in job.parts}
-    for key, numbers in found.parts.items():
+    for name, key in (*((part.name, part.key) for part in job.parts), (PEAK_MEMORY, PEAK_MEMORY)):
+        numbers = found.parts.get(key, {})
         if "solved" in numbers:
             # A transfer has the outcome of each episode.
             numbers = {kind: _share(numbers[kind]) for kind in ("solved", "random")}
-        # Peak memory is kept by its name.
-        measured |= dict(_numbers(numbers, f"trial/{_plain(names.get(key, key))}"))
+        measured |= dict(_numbers(numbers, f"trial/{_plain(name)}"))
     outcome = outcome_of(str(trial.path), "FAILED" if found.error else "FINISHED", tracking)
     return TrialContents(used_params(config), tags, replace(outcome, summary={**outcome.summary, **measured}))
 

@@ -15,7 +15,7 @@ from typing import Any
 from jepawm.config.tracking import TrackingConfig
 from jepawm.config.yaml_io import flatten, from_dict
 from jepawm.errors import DataError
-from jepawm.runs.tracked_trials import TrackedTrial, TrialContents, TrialsSink
+from jepawm.runs.tracked_trials import ERROR_TAG, TrackedTrial, TrialContents, TrialsSink
 from jepawm.runs.tracking import outcome_of
 from jepawm.tracking import TrackedRun, read_metrics
 from jepawm.tracking.mlflow_sink import Status
@@ -114,7 +114,7 @@ def _contents(trial: EndedTrial, place: str, tracking: TrackingConfig) -> TrialC
     ]
     # MLflow's parameters never change, so settings that did are numbers over train steps.
     changed = [(int(each["train_step"]), _settings(each["point"])) for each in trial.takeovers]
-    tags = {"kind": "trial", "trial": str(trial.number), **({"error": trial.error[:500]} if trial.error else {})}
+    tags = {"kind": "trial", "trial": str(trial.number), **({ERROR_TAG: trial.error[:500]} if trial.error else {})}
     return TrialContents(trial.point, tags, outcome, [*rungs, *changed])
 
 

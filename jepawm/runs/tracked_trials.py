@@ -1,6 +1,6 @@
 """Trials at MLflow: one run for what leads them, a sweep or a study, and below it one for each trial that has ended.
 
-The process that leads the trials alone talks to the tracker; it reads what they have left in their folders.
+Only the process that leads the trials talks to the tracker; it reads what they have left in their folders.
 """
 
 import os
@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jepawm.config.tracking import TrackingConfig
+from jepawm.errors import JepawmError, first_line
 from jepawm.tracking import MLflowSink, Outcome, TrackedRun, Tracker
-from jepawm.tracking.sent import SentFile
+from jepawm.tracking.sent import Sent, SentFile
+
+ERROR_TAG = "error"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class TrackedTrial:
 
     Attributes:
         folder: Its files, here.
-        version: Changes when the trial has something new to tell.
+        version: Follows from what the trial has to tell, on any machine.
         read: Reads its contents, which takes longer than to see that they are there.
     """
 
@@ -52,6 +55,9 @@ class TrialsSink:
         tracking: Names the tracker.
         ended: Reads the trials that have ended.
         files: Of the folder of `above`, what the tracker keeps at the end, where it is there.
+
+    Attributes:
+        unreadable: By folder, why a trial was not sent: its files are damaged, or another version's. The others are.
     """
 
     def __init__(
@@ -64,8 +70,9 @@ class TrialsSink:
         self._above, self._ended, self._files = above, ended, files
         self._tracker = Tracker.of(tracking)
         self._sink = MLflowSink(above, self._tracker)
-        # By folder, which version of a trial the tracker has.
+        # By folder, which version of a trial the tracker has, or cannot get.
         self._known: dict[str, str] = {}
+        self.unreadable: dict[str, str] = {}
 
     @property
     def address(self) -> str:
@@ -88,30 +95,40 @@ class TrialsSink:
         """
         sent = 0
         for trial in self._ended():
-            if self._known.get(trial.folder) == trial.version:
-                continue
-            contents = trial.read()
-            if not self._has(trial.folder, contents.outcome):
-                self._send(trial.folder, contents)
-                sent += 1
-            self._known[trial.folder] = trial.version
+            if self._known.get(trial.folder) != trial.version:
+                sent += self._sent(trial)
+                self._known[trial.folder] = trial.version
         return sent
+
+    def _sent(self, trial: TrackedTrial) -> bool:
+        """Whether a trial was sent now; one that the tracker has is not read again."""
+        self.unreadable.pop(trial.folder, None)
+        known = SentFile(trial.folder).trackers.get(self._tracker.address, Sent())
+        # Earlier versions of this package sent a trial once, and noted its end alone.
+        if known.ended and known.version in ("", trial.version):
+            return False
+        try:
+            contents = trial.read()
+        except (JepawmError, OSError, ValueError, LookupError, TypeError) as error:
+            self.unreadable[trial.folder] = first_line(error)
+            return False
+        tags = dict(contents.tags)
+        if known.ended == "FAILED":
+            # A tag stays at the tracker until it has another value.
+            tags.setdefault(ERROR_TAG, "")
+        child = MLflowSink(TrackedRun(trial.folder, contents.params, tags, self._above), self._tracker)
+        child.start()
+        child.sync()
+        if not known.ended:
+            child.send_metrics(contents.numbers)
+        child.finish(contents.outcome)
+        sent = SentFile(trial.folder)
+        sent.of(self._tracker.address).version = trial.version
+        sent.save()
+        return True
 
     def finish(self, outcome: Outcome) -> None:
         """Sends the files and numbers of the whole, and closes its run."""
         paths = {name: os.path.join(self._above.folder, name) for name in self._files}
         there = {name: path for name, path in paths.items() if os.path.isfile(path)}
         self._sink.finish(replace(outcome, artifacts={**there, **outcome.artifacts}))
-
-    def _has(self, folder: str, outcome: Outcome) -> bool:
-        """Whether the tracker has a trial with this end and all these numbers."""
-        known = SentFile(folder).trackers.get(self._tracker.address)
-        return known is not None and known.ended == outcome.status and known.summary.keys() >= outcome.summary.keys()
-
-    def _send(self, folder: str, contents: TrialContents) -> None:
-        run = TrackedRun(folder, contents.params, contents.tags, self._above)
-        child = MLflowSink(run, self._tracker)
-        child.start()
-        child.sync()
-        child.send_metrics(contents.numbers)
-        child.finish(contents.outcome)

@@ -2,6 +2,7 @@
 
 ```
 STUDY/
+  plan.json        which trials there are, and the tracker
   study.json       the command and all numbers of the report     report.html   for people     report.md   for docs
   encoders/        random weights, one file a seed
   trials/NAME-ID/  a run, and trial.json (what is to be done), found.json (what was measured), transfers/LABEL-KEY/
@@ -18,6 +19,7 @@ from typing import Any
 
 from jepawm.files import finite, write_json
 
+PLAN_FILE = "plan.json"
 STUDY_FILE = "study.json"
 REPORT_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
@@ -54,7 +56,6 @@ class TrialJob:
         config: The run, as plain data.
         recipe: Shown in its report.
         parts: What is measured beside the run's own evaluation.
-        labels: Where it stands in the grid, for people: `environment`, `encoder`, `share`.
     """
 
     identity: str
@@ -62,7 +63,6 @@ class TrialJob:
     config: Mapping[str, Any]
     recipe: str
     parts: tuple[Part, ...]
-    labels: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -103,6 +103,19 @@ class Found:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class StudyPlan:
+    """Which trials a study has as it was started last; the file `plan.json` in its folder.
+
+    Attributes:
+        labels: Of each trial, by its identity, where it stands in the grid: `environment`, `encoder` and `share`.
+        tracking: The section `tracking` of its runs.
+    """
+
+    labels: Mapping[str, Mapping[str, str]]
+    tracking: Mapping[str, Any]
+
+
 class StudyFolder:
     """The files of a study.
 
@@ -118,10 +131,23 @@ class StudyFolder:
         there = sorted((self.path / "trials").glob(f"*-{identity}"))
         return TrialFolder(there[0] if there else self.path / "trials" / f"{name}-{identity}")
 
+    def begin(self, plan: StudyPlan) -> None:
+        """Writes down which trials there are."""
+        write_json(self.path / PLAN_FILE, asdict(plan))
+
     @property
-    def trials(self) -> list["TrialFolder"]:
-        """Those that were begun, by name."""
-        return [TrialFolder(file.parent) for file in sorted((self.path / "trials").glob(f"*/{TRIAL_FILE}"))]
+    def plan(self) -> StudyPlan | None:
+        """What was written down at the last start; None: nothing was."""
+        path = self.path / PLAN_FILE
+        return StudyPlan(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+    @property
+    def trials(self) -> dict[str, "TrialFolder"]:
+        """Those that were begun and are in the plan, by identity."""
+        plan = self.plan
+        begun = {file.parent.name.rpartition("-")[2]: file for file in (self.path / "trials").glob(f"*/{TRIAL_FILE}")}
+        known = () if plan is None else plan.labels
+        return {which: TrialFolder(begun[which].parent) for which in known if which in begun}
 
 
 class TrialFolder:

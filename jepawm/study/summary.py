@@ -228,9 +228,7 @@ def summarise(
         about=study.about,
         environments={label: each.about for label, each in study.environments.items()},
         encoders={label: _about(study.encoders[label]) for label in study.wanted},
-        ablations={
-            label: each.about for label, each in study.ablations.items() if len(set(each.arms) & set(study.wanted)) > 1
-        },
+        ablations={label: study.ablations[label].about for label in study.wanted_ablations},
         transfers={label: each.about for label, each in study.transfers.items()},
         left_out=study.left_out,
         seeds=tuple(sorted({each.seed for each in outcomes})),
@@ -293,7 +291,9 @@ def _comparisons(study: StudyConfig, places: Mapping[Place, Sequence[Outcome]]) 
             at = {label: solved for (label, f), solved in here.items() if f == fraction}
             groups = [("encoders", [label for label in ranked if label in at], False)]
             groups += [
-                (name, [arm for arm in ablation.arms if arm in at], True) for name, ablation in study.ablations.items()
+                (name, [arm for arm in arms if arm in at], True)
+                for name, arms in ((name, study.ablations[name].arms) for name in study.wanted_ablations)
+                if arms[0] in at
             ]
             for what, labels, against_first in groups:
                 if len(labels) > 1:

@@ -12,7 +12,7 @@ LOOK_EVERY_S, LONGEST_PAUSE_S = 2.0, 60.0
 
 
 class Sink(Protocol):
-    """What a run, a head or a sweep is copied with; see `MLflowSink`."""
+    """What a run, a head, a sweep or a study is copied with; see `MLflowSink`."""
 
     def start(self) -> None:
         """Opens the copy or continues it."""

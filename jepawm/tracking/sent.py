@@ -22,6 +22,7 @@ class Sent:
         artifacts: Of each file that was sent, by its place there, a stamp of its contents.
         summary: Numbers of the evaluation as they were sent.
         ended: How the run ended there; empty: it was not closed, or goes on.
+        version: Of a trial, what of it was sent; see `jepawm.runs.tracked_trials.TrackedTrial`.
     """
 
     run_id: str = ""
@@ -29,6 +30,7 @@ class Sent:
     artifacts: dict[str, str] = field(default_factory=dict)
     summary: dict[str, float] = field(default_factory=dict)
     ended: str = ""
+    version: str = ""
 
 
 class SentFile:

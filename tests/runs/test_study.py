@@ -1,6 +1,7 @@
 """Studies in one process: nothing runs twice, what is added runs alone, what fails is kept, the report has it all."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from toy_study import STATISTICS, STUDY
 
 from jepawm.cli.main import main
 from jepawm.cli.study import changes_of
+from jepawm.config import DataConfig, EnvConfig, RunConfig, TrackingConfig, from_dict, to_dict
+from jepawm.config.yaml_io import save_yaml
 from jepawm.console import Console
 from jepawm.errors import CheckpointError, ConfigError, FolderInUseError, TrainingError
 from jepawm.runs import evaluation as evaluation_module
@@ -18,7 +21,7 @@ from jepawm.runs import study as study_module
 from jepawm.runs import study_trial as study_trial_module
 from jepawm.runs.directory import lock_run
 from jepawm.runs.study import StudyRequest, StudyResult, list_trials, run_study
-from jepawm.study.records import Part, StudyFolder, TrialFolder
+from jepawm.study.records import Found, Part, StudyFolder, StudyPlan, TrialJob
 from jepawm.tracking.tracker import open_client
 
 CONV = {"settings": {"model.encoder": {"name": "conv", "latent_dim": 4}}, "seeds": [0], "fractions": [1.0]}
@@ -198,6 +201,8 @@ def test_the_summary_has_every_measure_of_every_cell(told) -> None:
     assert {row["encoder"] for row in summary["transfer"]} == {"statistics", "conv", "random"}
     assert {row["elsewhere"]["rate"]["num_episodes"] for row in summary["transfer"]} == {2, 4}
     drawn = {row["encoder"]: row["numbers"] for row in summary["reconstruction"]}
+    head = next((told["result"].folder / "trials").glob("wall-statistics-100pct-seed0-*/model/heads/*/head.json"))
+    assert json.loads(head.read_text())["training"]["job"]["optim"]["learning_rate"] == 2e-3
     assert set(drawn) == {"statistics", "conv", "random"}
     assert all(numbers["mse"]["mean"] > 0 for numbers in drawn.values())
     costs = {row["encoder"]: row["numbers"] for row in summary["cost"]}
@@ -285,17 +290,73 @@ def test_a_study_is_a_run_at_mlflow_and_each_trial_a_run_below_it(
     )
     assert found["wall-broken-100pct-seed0"].info.status == "FAILED"
     assert "finite" in found["wall-broken-100pct-seed0"].data.tags["error"]
+    # The plan names the tracker, and every trial of it is there.
+    assert synced(result.folder, capsys) == 0
+
+
+def test_what_a_trial_found_later_is_sent_to_the_tracker_of_the_plan(tmp_path: Path, tracker_uri: str, capsys) -> None:
+    study, part = StudyFolder(tmp_path / "study-small"), Part("cost")
+    tracking = {"mlflow_uri": tracker_uri, "experiment": "mine"}
+    labels = {"environment": "wall", "encoder": "conv", "share": "100 %"}
+    run = RunConfig(env=EnvConfig(id="none"), data=DataConfig(source="dataset", path="nowhere"))
+    config = to_dict(run)
+    trials = [study.trial(which, f"wall-conv-100pct-seed{seed}") for seed, which in enumerate(("abc", "def"))]
+    for seed, (which, trial) in enumerate(zip(("abc", "def"), trials, strict=True)):
+        trial.begin(TrialJob(which, trial.path.name, {**config, "seed": seed}, "demo", (part,)))
+    study.begin(StudyPlan({"abc": labels, "def": labels, "not begun": labels}, tracking))
+    trials[0].write(Found(seconds=1.0, error="out of memory"))
+    parts = {part.key: {"encode_ms": 3.0}, "with other settings": {"encode_ms": 9.0}}
+    trials[1].write(Found(seconds=2.0, evaluated=True, parts=parts))
+
+    def at_tracker() -> dict[str, Any]:
+        client = open_client(tracker_uri)
+        mine = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+        return {run.info.run_name: run for run in mine}
+
+    assert synced(study.path, capsys) == 2
+    found = at_tracker()
+    assert set(found) == {"study-small", *(trial.path.name for trial in trials)}
+    assert found["study-small"].info.status == "KILLED"
+    failed, done = (found[trial.path.name] for trial in trials)
+    assert (failed.info.status, failed.data.tags["error"]) == ("FAILED", "out of memory")
+    assert done.data.metrics == {"trial/seconds": 2.0, "trial/cost/encode_ms": 3.0}
+
+    trials[0].write(Found(seconds=1.5, error="a full disk"))
+    assert synced(study.path, capsys) == 1
+    assert at_tracker()[trials[0].path.name].data.tags["error"] == "a full disk"
+    trials[0].write(Found(seconds=4.0, evaluated=True, parts={part.key: {"encode_ms": 5.0}}))
+    study.begin(StudyPlan({"abc": labels, "def": labels}, tracking))
+    assert synced(study.path, capsys) == 1
+    found = at_tracker()
+    mended = found[trials[0].path.name]
+    assert (mended.info.status, mended.data.tags["error"]) == ("FINISHED", "")
+    assert mended.data.metrics["trial/seconds"] == 4.0
+    assert found["study-small"].info.status == "FINISHED"
+    # A trial that is sent by itself, as a model is that gets registered, is not new because of it.
+    save_yaml(replace(run, tracking=from_dict(TrackingConfig, tracking)), trials[1].path / "config.yaml")
+    assert main(["track", "sync", str(trials[1].path)]) == 0
+    assert synced(study.path, capsys) == 0
+
+
+def test_a_trial_that_cannot_be_read_is_named_and_keeps_no_other_back(tmp_path: Path, tracker_uri: str, capsys) -> None:
+    study = StudyFolder(tmp_path / "study-old")
+    config = to_dict(RunConfig(env=EnvConfig(id="none"), data=DataConfig(source="dataset", path="nowhere")))
+    for which, plain in (("abc", {**config, "sead": 0}), ("def", config)):
+        study.trial(which, "trial").begin(TrialJob(which, "trial", plain, "demo", ()))
+        study.trial(which).write(Found(seconds=1.0, evaluated=True))
+    study.begin(StudyPlan({"abc": {}, "def": {}}, {"mlflow_uri": tracker_uri}))
+    assert main(["track", "sync", str(study.path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 trials sent" in out
+    assert "trial-abc was not sent: " in out
+    assert "unknown key 'sead'" in out
+
+
+def synced(folder: Path, capsys) -> int:
+    """Trials that `jepawm track sync` sends of a study."""
     capsys.readouterr()
-    assert main(["track", "sync", str(result.folder), "--uri", tracker_uri]) == 0
-    assert "0 trials sent" in capsys.readouterr().out
-    # A trial that got one more measure is sent again.
-    trial = TrialFolder(result.trials[0].folder(StudyFolder(result.folder)).path)
-    trial.begin(replace(trial.job, parts=(*trial.job.parts, Part("more"))))
-    trial.write(replace(trial.found, parts={**trial.found.parts, Part("more").key: {"number": 0.5}}))
-    assert main(["track", "sync", str(result.folder), "--uri", tracker_uri]) == 0
-    assert "1 trials sent" in capsys.readouterr().out
-    sent = client.search_runs([above.info.experiment_id], f"tags.mlflow.runName = '{trial.path.name}'")
-    assert sent[0].data.metrics["trial/more/number"] == 0.5
+    assert main(["track", "sync", str(folder)]) == 0
+    return int(re.findall(r"(\d+) trials sent", capsys.readouterr().out)[0])
 
 
 def test_a_list_says_what_is_over_and_writes_nothing(studies, told, capsys, monkeypatch) -> None:

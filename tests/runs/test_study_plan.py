@@ -19,7 +19,7 @@ from jepawm.encoders.vjepa_files import VJEPA21_FILES, VJEPA21_URL
 from jepawm.errors import CheckpointError, ConfigError
 from jepawm.nn import weights as weights_module
 from jepawm.runs import study_plan as study_plan_module
-from jepawm.runs.study_plan import PlannedTrial, check_study, planned_trials
+from jepawm.runs.study_plan import PlannedTrial, check_study, planned_trials, study_plan
 from jepawm.study.cells import weights_digest
 from jepawm.study.records import StudyFolder
 
@@ -166,6 +166,21 @@ def test_a_list_of_weights_has_one_for_each_seed(tmp_path: Path) -> None:
     assert of([2], named[1])[2].identity == found[2].identity
     with pytest.raises(ConfigError, match=r"encoders.a.weights lists 2 for 3 seeds \[0, 1, 2\]"):
         of([0, 1, 2], named[:2])
+    with pytest.raises(ConfigError, match=r"encoders.a.weights names a file twice"):
+        of([0, 1], [named[0], named[0]])
+
+
+def test_a_plan_has_the_labels_of_each_trial_and_one_tracker(tmp_path: Path) -> None:
+    encoder = STUDY["encoders"]["statistics"]
+    both = planned(study(encoders={"one": encoder, "other": encoder}), tmp_path)
+    assert [dict(labels) for labels in study_plan(both).labels.values()] == [
+        {"environment": "wall", "encoder": "one, other", "share": "100 %"}
+    ]
+    # Another tracker alone would make it the same trial.
+    elsewhere = {"settings": {**encoder["settings"], "tracking.experiment": "mine", "optim.learning_rate": 1e-4}}
+    plan = study(encoders={"one": encoder, "other": elsewhere})
+    with pytest.raises(ConfigError, match="wall-other-100pct-seed0 has other settings `tracking` than wall-one"):
+        check_study(plan, planned(plan, tmp_path))
 
 
 VIDEO = {"name": "vjepa2", "latent_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "normalization": "imagenet"}

@@ -47,6 +47,11 @@ def test_a_part_of_the_encoders_is_the_same_trials_as_in_the_whole() -> None:
     assert cells(part) == tuple(cell for cell in cells(whole) if cell.encoder == "more")
     # What is not asked about is not missed.
     assert (whole.left_out, part.left_out) == (("given",), ())
+    ablations = {"size": {"arms": ["conv", "more"]}}
+    assert study(encoders=encoders, ablations=ablations).wanted_ablations == ("size",)
+    # Without its reference an ablation compares nothing.
+    with_more = study(encoders=encoders, ablations=ablations, only_encoders=["more", "given"])
+    assert with_more.wanted_ablations == ()
     with pytest.raises(ConfigError, match=r"only_encoders: unknown 'mor' \(did you mean 'more'\?\)"):
         study(encoders=encoders, only_encoders=["mor"])
 

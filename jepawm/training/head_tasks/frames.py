@@ -90,7 +90,7 @@ class ImageTask(DecoderTask):
         head = self.head
         if isinstance(head, ImageHead) and head.mean_frame is not None:
             assert episodes.pixels is not None, "`kept` asks for them"
-            # In parts, for frames take four times as much memory as floats.
+            # In parts, for frames as floats take four times the memory of their bytes.
             total = torch.zeros_like(head.mean_frame)
             for part in episodes.pixels.split(256):
                 total += at_size(part, total.shape[-2:]).sum(dim=0)
