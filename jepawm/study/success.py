@@ -22,8 +22,8 @@ def ranking(summary: StudySummary, environment: str) -> Section | None:
     conclusions: list[str] = []
     tables = [_success_table(rows)]
     for comparison in tests:
+        conclusions += _conclusions(comparison)
         if comparison.fraction == best:
-            conclusions += _conclusions(comparison)
             tables += [_rank_table(comparison), _pair_table(comparison)]
     conclusions += [
         f"{row.encoder} at {share_in_words(row.fraction)} is not shown to beat random plans "
@@ -107,9 +107,9 @@ def _pair_table(comparison: Comparison) -> Table:
 
 def _conclusions(comparison: Comparison) -> list[str]:
     """Every difference that is shown, and the number of those that are not."""
-    shown = [pair.verdict() for pair in comparison.pairs if pair.is_shown]
-    rest = len(comparison.pairs) - len(shown)
     at = "" if comparison.fraction is None else f" at {share_in_words(comparison.fraction)} of the episodes"
+    shown = [f"{pair.verdict()}{at}" for pair in comparison.pairs if pair.is_shown]
+    rest = len(comparison.pairs) - len(shown)
     if not shown:
         return [f"No difference is shown{at} among {len(comparison.pairs)} pairs"]
     return [*shown, *([f"{rest} of {len(comparison.pairs)} pairs are not told apart{at}"] if rest else [])]

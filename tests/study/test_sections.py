@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from jepawm.study.parts import leader, of_seeds, spread
 from jepawm.study.sections import sections
-from jepawm.study.statistics import PooledRate, over_seeds, pooled
-from jepawm.study.summary import StudySummary, SuccessRow, TransferRow
+from jepawm.study.statistics import PooledRate, all_pairs, compare, over_seeds, pooled, ranking
+from jepawm.study.summary import Comparison, StudySummary, SuccessRow, TransferRow
 
 
 def values(*numbers: float):
@@ -68,3 +68,30 @@ def test_random_plans_are_beaten_and_success_is_lost_only_where_every_seed_says_
     assert not [text for text in conclusions(title, success, transfer) if "not shown to beat" in text]
     one_bad = replace(success, planned=of_40(40, 40, 8))
     assert [text for text in conclusions(title, one_bad, transfer) if "not shown to beat random plans" in text]
+
+
+def test_differences_at_smaller_shares_are_conclusions_and_the_ranking_is_that_of_the_largest() -> None:
+    def compared(fraction: float, *solved: PooledRate) -> Comparison:
+        outcomes = {
+            label: {seed: {e: e < each * 40 for e in range(40)} for seed, each in enumerate(rates.spread.values)}
+            for label, rates in zip("ab", solved, strict=True)
+        }
+        tests = compare(outcomes, all_pairs(list(outcomes)))
+        ranks = ranking({label: pooled(each) for label, each in outcomes.items()}, tests)
+        return Comparison("wall", "encoders", fraction, ranks, tests)
+
+    few, many = of_40(4, 6, 5), of_40(25, 24, 27)
+    rows = tuple(
+        SuccessRow("wall", label, fraction, 6, "two_plan", planned=rate, random=of_40(0))
+        for label, fraction, rate in (("a", 0.3, few), ("a", 1.0, many), ("b", 0.3, many), ("b", 1.0, many))
+    )
+    summary = StudySummary(
+        *("name", "about", {"wall": ""}, {"a": "", "b": ""}, {}, {}, (), (0, 1, 2), 12, 12, {}),
+        *(rows, (compared(1.0, many, many), compared(0.3, few, many)), (), (), (), (), (), ()),
+    )
+    section = next(each for each in sections(summary) if each.title == "Success in wall")
+    assert section.conclusions[0] == "No difference is shown at 100 % of the episodes among 1 pairs"
+    assert section.conclusions[1].startswith("b is better than a (")
+    assert section.conclusions[1].endswith(" at 30 % of the episodes")
+    assert [table.header[0] for table in section.tables] == ["encoder", "rank", "pair"]
+    assert section.tables[2].rows[0][1] == "+0.0"
