@@ -104,8 +104,7 @@ class TrialsSink:
         """Whether a trial was sent now; one that the tracker has is not read again."""
         self.unreadable.pop(trial.folder, None)
         known = SentFile(trial.folder).trackers.get(self._tracker.address, Sent())
-        # Earlier versions of this package sent a trial once, and noted its end alone.
-        if known.ended and known.version in ("", trial.version):
+        if known.version == trial.version:
             return False
         try:
             contents = trial.read()
@@ -119,7 +118,7 @@ class TrialsSink:
         child = MLflowSink(TrackedRun(trial.folder, contents.params, tags, self._above), self._tracker)
         child.start()
         child.sync()
-        if not known.ended:
+        if not known.version:
             child.send_metrics(contents.numbers)
         child.finish(contents.outcome)
         sent = SentFile(trial.folder)

@@ -61,9 +61,8 @@ def cells(study: StudyConfig) -> tuple[Cell, ...]:
             is_largest=fraction == max(encoder.fractions or study.fractions),
             is_early=place < study.measures.reconstruction_seeds,
         )
-        for label in study.wanted
-        if label not in study.left_out
-        for encoder in (study.encoders[label],)
+        for label, encoder in study.encoders.items()
+        if label in study.wanted and label not in study.left_out
         for environment in encoder.environments or tuple(study.environments)
         for fraction in encoder.fractions or study.fractions
         for place, seed in enumerate(study.seeds_of(label))

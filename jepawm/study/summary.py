@@ -290,11 +290,10 @@ def _comparisons(study: StudyConfig, places: Mapping[Place, Sequence[Outcome]]) 
         for fraction in sorted({f for _, f in here}, reverse=True):
             at = {label: solved for (label, f), solved in here.items() if f == fraction}
             groups = [("encoders", [label for label in ranked if label in at], False)]
-            groups += [
-                (name, [arm for arm in arms if arm in at], True)
-                for name, arms in ((name, study.ablations[name].arms) for name in study.wanted_ablations)
-                if arms[0] in at
-            ]
+            for name in study.wanted_ablations:
+                reference, *others = study.ablations[name].arms
+                if reference in at:
+                    groups.append((name, [reference, *(arm for arm in others if arm in at)], True))
             for what, labels, against_first in groups:
                 if len(labels) > 1:
                     pairs = [(labels[0], each) for each in labels[1:]] if against_first else all_pairs(labels)

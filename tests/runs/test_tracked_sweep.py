@@ -125,6 +125,21 @@ def test_a_sweep_is_a_run_and_each_ended_trial_a_run_below_it(
     assert group_of(str(moved / "trials" / "003")).folder == str(moved)  # type: ignore[union-attr]
 
 
+def test_a_trial_that_was_sent_by_itself_gets_the_rest_from_its_sweep_and_nothing_twice(
+    sweep: Path, tracker_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end(sweep, **trial(0))
+    place = str(sweep / "trials" / "000")
+    client = open_client(tracker_uri)
+    # Whether its model was registered before the sweep was sent, or after.
+    for folder, sent in ((place, ""), (str(sweep), "1 trials"), (place, ""), (str(sweep), "0 trials")):
+        assert main(["track", "sync", folder, "--uri", tracker_uri]) == 0
+        assert sent in capsys.readouterr().out
+    run = runs_by_name(tracker_uri)["000"]
+    assert (run.data.tags["kind"], run.data.tags["trial"]) == ("trial", "0")
+    assert [each.value for each in client.get_metric_history(run.info.run_id, "rung/value")] == [0.5]
+
+
 def test_a_sweep_that_is_sent_later_goes_to_its_own_experiment(sweep: Path, tracker_uri: str) -> None:
     tracking = {"mlflow_uri": tracker_uri, "experiment": "mine"}
     (sweep / "sweep.json").write_text(json.dumps(replace(DESCRIPTION, config={"tracking": tracking}).to_dict()))
